@@ -1,0 +1,33 @@
+"""clapcur: a better audio-text model for your sounds, without labels, and every pair traceable.
+
+The story, one stage a line; each stage turns artifacts into one new artifact whose name is the hash of everything
+that made it, so that the cache, the resume rule and the lineage are one thing::
+
+    ingest    folder or table        -> manifest           clips, captions, pairs; bad files quarantined
+    train     manifest               -> checkpoint         the teacher: contrastive loss (Eq. 1)
+    embed     checkpoint x manifest  -> embeddings         unit rows for clips, captions and class prompts
+    curate    embeddings             -> improvement_set    DU, DS or ADS pairs with their similarities
+    train     improvement_set        -> checkpoint         the student: soft labels (Eqs. 2-5) and replay
+    evaluate  embeddings x prompts   -> scores             zero-shot accuracy with its interval
+
+Source of the method: Wang et al. 2023, "Unsupervised Improvement of Audio-Text Cross-Modal Representations",
+arXiv 2305.01864. For use from Python: ``clapcur.load_model(folder)`` gives a model with ``embed_audio``,
+``embed_text`` and ``classify``.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clapcur.models.clap import load_model as load_model
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch only for those who ask for a model: the command line must answer at once."""
+    if name == "load_model":
+        from clapcur.models.clap import load_model
+
+        return load_model
+    raise AttributeError(f"module 'clapcur' has no attribute {name!r}")

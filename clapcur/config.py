@@ -1,0 +1,102 @@
+"""Configs are frozen dataclasses; this module reads, writes and signs them.
+
+The signature covers the *resolved* values, never a difference from defaults: a changed default must not hand out an
+old artifact under a new meaning. Fields made with `machine` (workers, device, batch of an inference) say how a result
+is computed and not what it is; they stay out of the signature.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def frozen(cls: type[T]) -> type[T]:
+    """Make `cls` a frozen keyword-only dataclass that refuses unknown keys wherever it is read."""
+    made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    made.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]  # read by pydantic and Prefect's forms
+    return made
+
+
+def machine(default: Any) -> Any:
+    """Declare a field that says how the work is done and not what comes out: it is not signed."""
+    return dataclasses.field(default=default, metadata={"machine": True})
+
+
+def canonical(value: Any) -> Any:
+    """Reduce a config, or any value inside one, to plain JSON types, without machine fields."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: canonical(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if not field.metadata.get("machine")
+        }
+    if isinstance(value, Mapping):
+        return {str(key): canonical(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [canonical(item) for item in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"a config value must be finite, got {value}")
+        return int(value) if value.is_integer() else value  # 1 and 1.0 are one setting
+    if value is None or isinstance(value, (str, int, bool)):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"cannot sign a value of type {type(value).__name__}: {value!r}")
+
+
+def canonical_json(value: Any) -> str:
+    """Write `value` as JSON that is the same text on every machine: sorted keys, no spaces."""
+    return json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def signature(value: Any) -> str:
+    """Return the SHA-256 of the canonical JSON of `value`, as 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
+    """Build a config from plain values, as they come out of YAML or JSON.
+
+    Raises
+    ------
+    ValueError
+        An unknown key, a missing key or a value of the wrong type; the message names each by its path.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(cls).validate_python(dict(values))
+    except ValidationError as error:
+        raise ValueError(f"{where}: " + "; ".join(_explain(cls, item) for item in error.errors())) from None
+
+
+def _explain(cls: type, item: Mapping[str, Any]) -> str:
+    path = ".".join(str(step) for step in item["loc"])
+    if item["type"] == "unexpected_keyword_argument":
+        import difflib
+
+        owner: Any = cls
+        for step in item["loc"][:-1]:
+            fields = {field.name: field.type for field in dataclasses.fields(owner)} if dataclasses.is_dataclass(owner) else {}
+            owner = fields.get(str(step))
+        known = [field.name for field in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
+        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown key {path!r}; {hint}"
+    if item["type"] == "missing_argument":
+        return f"{path!r} is required"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{path}: {message}, got {item['input']!r}" if path and "got" not in message else f"{path}: {message}".lstrip(": ")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return all fields of a config as plain values, machine fields included, for a file people edit."""
+    return dataclasses.asdict(config)

@@ -1,0 +1,33 @@
+"""The few errors of clapcur: everything that a user can mend is a `ClapcurError`.
+
+A caller's mistake (a threshold of 70) is a `ValueError` or `TypeError`; bad files, manifests, checkpoints and
+artifacts are the classes below. The command line prints one line for all of them, without a traceback.
+"""
+
+
+class ClapcurError(Exception):
+    """Something outside the program is not as expected; the message says what to do."""
+
+
+class DataError(ClapcurError):
+    """An audio file, a table or a folder cannot be used as it is."""
+
+
+class ManifestError(DataError):
+    """A manifest, or the table that should become one, has wrong columns or contents."""
+
+
+class CheckpointError(ClapcurError):
+    """A checkpoint is incomplete, from another configuration, or not one of ours."""
+
+
+class EmptySetError(ClapcurError):
+    """A curation kept no pair at all; the message names thresholds that would."""
+
+
+class ArtifactError(ClapcurError):
+    """An artifact is unknown, damaged, or was made from something else than its name says."""
+
+
+class Interrupted(ClapcurError):
+    """The process was asked to stop; the work so far is saved and goes on at the next run."""

@@ -1,0 +1,65 @@
+"""Progress of long work on stderr: a bar for people at a terminal, a line every few seconds in a log."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+LOG_EVERY_S = 15.0
+
+
+class Advance(Protocol):
+    """Tell that `amount` more units are done; `note` is a short text behind the bar."""
+
+    def __call__(self, amount: float = 1, note: str = "") -> None: ...  # noqa: D102
+
+
+@contextmanager
+def progress(description: str, total: float, unit: str = "it", done: float = 0) -> Iterator[Advance]:
+    """Show the progress of one piece of work.
+
+    Parameters
+    ----------
+    description : str
+        What is going on, such as ``embed pool``.
+    total : float
+        Number of units in all.
+    unit : str
+        What is counted: clips, steps, tiles.
+    done : float
+        Units that an earlier, interrupted run has finished already.
+    """
+    if sys.stderr.isatty():
+        yield from _bar(description, total, unit, done)
+    else:
+        yield from _lines(description, total, unit, done)
+
+
+def _bar(description: str, total: float, unit: str, done: float) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=total, completed=done, note="")
+
+        def advance(amount: float = 1, note: str = "") -> None:
+            bar.update(task, advance=amount, note=note or bar.tasks[0].fields["note"])
+
+        yield advance
+
+
+def _lines(description: str, total: float, unit: str, done: float) -> Iterator[Advance]:
+    state = {"done": done, "said": time.monotonic()}
+
+    def advance(amount: float = 1, note: str = "") -> None:
+        state["done"] += amount
+        if time.monotonic() - state["said"] >= LOG_EVERY_S:
+            state["said"] = time.monotonic()
+            print(f"{description}: {state['done']:g} of {total:g} {unit} {note}".rstrip(), file=sys.stderr, flush=True)
+
+    yield advance
