@@ -1,0 +1,63 @@
+"""Embedding tables: ids and unit rows in shards, and the checkpoint that made them.
+
+Payload of an ``embeddings`` artifact: ``ids.parquet`` (column ``id``: clip ids, caption ids or, for class prompts,
+the prompt itself; column ``text`` for captions and prompts) and ``rows-00000.npy``, ... (float32, unit norm), in the order of the ids.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from clapcur.artifacts import Artifact
+from clapcur.errors import ArtifactError
+
+UNIT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class EmbeddingTable:
+    """Ids and their unit rows.
+
+    Attributes
+    ----------
+    ids : list of str, length N
+    rows_ND : array, shape (N, D), float32
+        Rows of norm 1.
+    """
+
+    ids: list[str]
+    rows_ND: NDArray[np.float32]
+
+    @classmethod
+    def open(cls, artifact: Artifact) -> "EmbeddingTable":
+        """Read the table of a finished artifact."""
+        if artifact.kind != "embeddings":
+            raise ArtifactError(f"expected embeddings, got the {artifact.kind} {artifact.id}")
+        ids = pd.read_parquet(artifact.path / "ids.parquet").id.tolist()
+        shards = [np.load(path) for path in sorted(artifact.path.glob("rows-*.npy"))]
+        rows = np.concatenate(shards) if shards else np.zeros((0, 0), np.float32)
+        return cls(ids, rows)
+
+    def __post_init__(self) -> None:
+        """Refuse rows that are not one unit vector per id."""
+        if len(self.ids) != len(self.rows_ND):
+            raise ArtifactError(f"{len(self.ids)} ids for {len(self.rows_ND)} rows: the table is incomplete")
+        norms = np.linalg.norm(self.rows_ND, axis=1)
+        if len(norms) and not np.all(np.abs(norms - 1) < UNIT_TOLERANCE):
+            worst = int(np.nanargmax(np.where(np.isfinite(norms), np.abs(norms - 1), np.inf)))
+            raise ArtifactError(f"embedding rows must have norm 1, the row of {self.ids[worst]} has {norms[worst]:.4f}")
+
+    def select(self, ids: list[str]) -> NDArray[np.float32]:
+        """Return the rows of these ids, in their order; ArtifactError where one is missing."""
+        where = {name: index for index, name in enumerate(self.ids)}
+        if missing := [name for name in ids if name not in where]:
+            raise ArtifactError(f"{len(missing)} of {len(ids)} ids have no embedding, the first is {missing[0]}")
+        return self.rows_ND[[where[name] for name in ids]]
+
+
+def write_shard(folder: Path, index: int, rows_ND: NDArray[np.float32]) -> None:
+    """Write one shard; the caller marks it done."""
+    np.save(folder / f"rows-{index:05d}.npy", np.ascontiguousarray(rows_ND, dtype=np.float32))

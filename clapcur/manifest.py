@@ -1,0 +1,116 @@
+"""Manifests: which clips, captions and pairs there are, as Parquet tables.
+
+- ``clips``: clip_id (SHA-256 of the file's bytes), pcm_sha256 (of the decoded samples: finds the same sound in another
+  container), duration_s, sample_rate (Hz), num_channels, bytes; optional recording_id (the source recording a clip was
+  cut from), label and fold.
+- ``captions``: caption_id (SHA-256 of the normalised text), caption.
+- ``pairs``: clip_id, caption_id.
+
+Any table may be empty. Rows are sorted by id, so that the same content is the same bytes whatever order it came in.
+Where a clip lies on this machine (``locations``) is no part of what it is: a file that moves keeps its id.
+"""
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from clapcur.artifacts import LOCATIONS, Artifact
+from clapcur.errors import ManifestError
+
+CLIP_COLUMNS = (
+    "clip_id", "pcm_sha256", "duration_s", "sample_rate", "num_channels", "bytes", "recording_id", "label", "fold",
+)  # fmt: skip
+CAPTION_COLUMNS = ("caption_id", "caption")
+PAIR_COLUMNS = ("clip_id", "caption_id")
+
+
+def normalise_caption(text: str) -> str:
+    """Return `text` in Unicode NFC with runs of white space made one space, so that equal captions are equal bytes."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def caption_id(text: str) -> str:
+    """Return the id of a caption: the SHA-256 of its normalised text."""
+    return hashlib.sha256(normalise_caption(text).encode()).hexdigest()
+
+
+def captions_table(texts: Iterable[str]) -> pd.DataFrame:
+    """Return the captions table of some texts: normalised, without duplicates, sorted by id."""
+    unique = sorted({normalise_caption(text) for text in texts})
+    table = pd.DataFrame({"caption_id": [caption_id(text) for text in unique], "caption": unique}, dtype="str")
+    return table.sort_values("caption_id", ignore_index=True)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The tables of one manifest, checked: ids unique and sorted, pairs that point to rows that exist."""
+
+    clips: pd.DataFrame
+    captions: pd.DataFrame
+    pairs: pd.DataFrame
+    locations: pd.DataFrame  # clip_id, path
+
+    @classmethod
+    def open(cls, artifact: Artifact) -> "Manifest":
+        """Read the manifest of a finished artifact.
+
+        Raises
+        ------
+        ManifestError
+            The artifact is of another kind, or its tables contradict each other.
+        """
+        if artifact.kind != "manifest":
+            raise ManifestError(f"expected a manifest, got the {artifact.kind} {artifact.id}")
+        read = {name: pd.read_parquet(artifact.path / f"{name}.parquet") for name in ("clips", "captions", "pairs")}
+        return cls(**read, locations=pd.read_parquet(artifact.path / LOCATIONS))
+
+    def __post_init__(self) -> None:
+        """Refuse tables that contradict each other."""
+        for name, table, columns in (
+            ("clips", self.clips, CLIP_COLUMNS),
+            ("captions", self.captions, CAPTION_COLUMNS),
+            ("pairs", self.pairs, PAIR_COLUMNS),
+        ):
+            if tuple(table.columns) != columns:
+                raise ManifestError(f"table {name!r} must have the columns {list(columns)}, got {list(table.columns)}")
+        for table, column in ((self.clips, "clip_id"), (self.captions, "caption_id")):
+            if not table[column].is_unique:
+                raise ManifestError(f"{column} must be unique, {table[column].duplicated().sum()} rows repeat one")
+        for table, column in ((self.clips, "clip_id"), (self.captions, "caption_id")):
+            if unknown := set(self.pairs[column]) - set(table[column]):
+                raise ManifestError(f"{len(unknown)} pairs name a {column} that is not in the manifest: {min(unknown)}")
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Where each clip lies on this machine: clip_id -> path."""
+        return {clip: Path(path) for clip, path in zip(self.locations.clip_id, self.locations.path, strict=True)}
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """The unit in which clips may not be split: clip_id -> recording_id, or the clip itself where it has none."""
+        recording = self.clips.recording_id.where(self.clips.recording_id != "", self.clips.clip_id)
+        return dict(zip(self.clips.clip_id, recording, strict=True))
+
+    def held_out(self, fraction: float) -> set[str]:
+        """Return the clips that are kept from every training and used to select and to calibrate.
+
+        The choice is a hash of the source recording: all clips of a recording fall on one side, and the same ones do
+        for teacher and students, whatever else is in the manifest.
+
+        Parameters
+        ----------
+        fraction : float in [0, 1)
+            Expected share of the recordings.
+        """
+        if not 0 <= fraction < 1:
+            raise ValueError(f"the held-out fraction must lie in [0, 1), got {fraction}")
+        return {clip for clip, group in self.groups.items() if _uniform(group) < fraction}
+
+
+def _uniform(text: str) -> float:
+    """Map a text to a number in [0, 1) that looks uniform and never changes."""
+    return int.from_bytes(hashlib.sha256(b"held-out:" + text.encode()).digest()[:8]) / 2**64

@@ -1,0 +1,85 @@
+"""Small artifacts for tests, written through the store as the stages write them."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import soundfile
+
+from clapcur.artifacts import LOCATIONS, Artifact, Stage, Store, Workspace
+from clapcur.embeddings import write_shard
+from clapcur.manifest import CLIP_COLUMNS, captions_table
+
+
+def commit(store: Store, kind: str, name: str, write: Any, inputs: Mapping[str, Artifact] | None = None) -> Artifact:
+    """Make an artifact whose payload `write(work)` writes; the same name is the same artifact."""
+
+    def compute(inputs: Mapping[str, Artifact], config: Any, work: Workspace) -> dict[str, Any]:
+        return write(work) or {}
+
+    stage = Stage("test", "1", kind, compute)
+    key = stage.key({"name": name}, inputs or {})
+    if found := store.get(key):
+        return found
+    work = store.open(key)
+    return store.commit(work, {"counts": {}, "metrics": {}, **compute(inputs or {}, None, work)}, time.time())
+
+
+def clips_table(clip_ids: Sequence[str], **columns: Sequence[Any]) -> pd.DataFrame:
+    """Return a clips table with plausible values where a column is not given."""
+    table = pd.DataFrame(
+        {
+            "clip_id": list(clip_ids), "pcm_sha256": [f"pcm-{clip}" for clip in clip_ids], "duration_s": 1.0,
+            "sample_rate": 16_000, "num_channels": 1, "bytes": 32_044, "recording_id": "", "label": "", "fold": "",
+        }
+    )  # fmt: skip
+    for name, values in columns.items():
+        table[name] = list(values)
+    return table[list(CLIP_COLUMNS)]
+
+
+def manifest(
+    store: Store, name: str, clips: pd.DataFrame | None = None, pairs: Sequence[tuple[str, str]] = (),
+    captions: Sequence[str] = (), paths: Mapping[str, Path] | None = None,
+) -> Artifact:  # fmt: skip
+    """Make a manifest; `pairs` are (clip id, caption text)."""
+    texts = captions_table([*captions, *(text for _, text in pairs)])
+    id_of = dict(zip(texts.caption, texts.caption_id, strict=True))
+    rows = [(clip, id_of[text]) for clip, text in pairs]
+    clips = clips_table([]) if clips is None else clips
+
+    def write(work: Workspace) -> None:
+        clips.to_parquet(work.path / "clips.parquet", index=False)
+        texts.to_parquet(work.path / "captions.parquet", index=False)
+        pd.DataFrame(rows, columns=["clip_id", "caption_id"], dtype="str").to_parquet(work.path / "pairs.parquet", index=False)
+        where = {clip: str((paths or {}).get(clip, f"/nowhere/{clip}.wav")) for clip in clips.clip_id}
+        pd.DataFrame({"clip_id": list(where), "path": list(where.values())}, dtype="str").to_parquet(
+            work.path / LOCATIONS, index=False
+        )
+
+    return commit(store, "manifest", name, write)
+
+
+def embeddings(store: Store, name: str, ids: Sequence[str], rows_ND: np.ndarray, **config: Any) -> Artifact:
+    """Make an embedding table; the rows are made unit."""
+    rows_ND = np.asarray(rows_ND, np.float64)
+    unit = (rows_ND / np.linalg.norm(rows_ND, axis=1, keepdims=True)).astype(np.float32)
+
+    def write(work: Workspace) -> None:
+        write_shard(work.path, 0, unit)
+        pd.DataFrame({"id": list(ids), "text": ""}, dtype="str").to_parquet(work.path / "ids.parquet", index=False)
+
+    return commit(store, "embeddings", name, write)
+
+
+def write_tone(path: Path, frequency_hz: float, seed: int, duration_s: float = 0.6, sample_rate: int = 16_000) -> Path:
+    """Write a WAV of a tone in noise; another seed is another recording."""
+    rng = np.random.default_rng(seed)
+    time_s = np.arange(int(duration_s * sample_rate)) / sample_rate
+    wave = 0.3 * np.sin(2 * np.pi * frequency_hz * (1 + 0.02 * rng.standard_normal()) * time_s)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, wave + 0.02 * rng.standard_normal(len(time_s)), sample_rate, subtype="PCM_16")
+    return path
