@@ -1,0 +1,373 @@
+"""Curate: embeddings -> Improvement-Set. Three strategies over one exact similarity join.
+
+==== =========================== ===========================================================================
+DU   domain-unspecific           every (pool clip, caption) whose similarity reaches the audio threshold
+DS   domain-specific             the training pairs whose caption reaches the caption threshold to a class prompt
+ADS  augmented domain-specific   DU's rule with only the captions that reach the caption threshold
+==== =========================== ===========================================================================
+
+Source: Wang et al. 2023 (arXiv 2305.01864), section 2.3, as its code does it. Departures: the class that won and
+every similarity are kept with each pair (the reference drops them); similarities are float32, not float16 (whose
+spacing at 0.7 is 4.9e-4); evaluation clips, their source recordings and their near-duplicates are excluded and
+counted; thresholds can be set by count or by precision, for a cosine of 0.7 means another thing to every teacher.
+
+Payload: ``pairs.parquet`` (see `clapcur.improvement_set`), ``card.json`` and the card's figures.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clapcur.artifacts import Artifact, Stage, Workspace, write_atomic
+from clapcur.class_names import PROMPT, check_class_names
+from clapcur.config import frozen
+from clapcur.embeddings import EmbeddingTable
+from clapcur.errors import EmptySetError
+from clapcur.figures import class_coverage_figure, similarity_figure
+from clapcur.improvement_set import ImprovementSetWriter
+from clapcur.manifest import Manifest
+from clapcur.progress import progress
+from clapcur.similarity import best_class, caption_floor, similar_pairs, similarity_histogram, threshold_for_count, top_k
+
+HISTOGRAM_BINS = 20_000  # over [-1, 1]: thresholds by count are good to 1e-4
+LEAST_SUPPORT = 20  # held-out pairs below which a calibrated precision says nothing
+
+
+@frozen
+class Threshold:
+    """A similarity threshold, given in exactly one of three ways.
+
+    Thresholds do not transfer between teachers: 0.7 fits the paper's, while a teacher of 1,200 pairs has its 99.9th
+    percentile at 0.62.
+    """
+
+    similarity: float | None = None
+    # cosine in [-1, 1], inclusive
+    count: int | None = None
+    # the lowest threshold that keeps at most this many pairs (captions), good to 1e-4
+    precision: float | None = None
+    # audio only: the lowest threshold at which this share of held-out pairs agrees in class
+
+    def __post_init__(self) -> None:
+        """Refuse none or several, and values without a meaning."""
+        given = [name for name in ("similarity", "count", "precision") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a threshold is given by one of similarity, count or precision, got {given or 'none'}")
+        if self.similarity is not None and not -1 <= self.similarity <= 1:
+            raise ValueError(
+                f"threshold must be a cosine in [-1, 1], got {self.similarity:g}; a percentage? "
+                "every pair would be dropped"
+            )
+        if self.count is not None and self.count < 1:
+            raise ValueError(f"a threshold by count must keep at least one pair, got {self.count}")
+        if self.precision is not None and not 0 < self.precision <= 1:
+            raise ValueError(f"a precision lies in (0, 1], got {self.precision:g}")
+
+
+@frozen
+class CurateConfig:
+    """Which pairs become the Improvement-Set."""
+
+    strategy: Literal["du", "ds", "ads"]
+    class_names: tuple[str, ...]
+    # the classes of the domain
+    prompt: str = PROMPT
+    # {} is the place of the class name
+    audio_threshold: Threshold = Threshold(similarity=0.7)
+    # clip against caption: DU and ADS
+    caption_threshold: Threshold = Threshold(similarity=0.7)
+    # caption against class prompts: DS and ADS
+    max_per_clip: int | None = None
+    # best captions of a clip
+    max_per_caption: int | None = None
+    # best clips of a caption: keeps hubs from filling the set
+    held_out: float = 0.1
+    # share of the source recordings of the teacher pairs that never trains and that calibrates precision
+    near_duplicate: float | None = 0.9999
+    # audio similarity to an evaluation clip from which on a clip counts as the same sound; None: do not look
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        check_class_names(self.class_names)
+        if self.caption_threshold.precision is not None:
+            raise ValueError("only the audio threshold can be given by precision; give caption_threshold by similarity or count")
+        for name in ("max_per_clip", "max_per_caption"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, or left out for no cap, got {value}")
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Captions with their unit rows and the class whose prompt is nearest."""
+
+    ids: NDArray[np.object_]
+    texts: NDArray[np.object_]
+    rows_MD: NDArray[np.float32]
+    classes: NDArray[np.object_]
+    class_similarity_M: NDArray[np.float32]
+
+    def where(self, keep_M: NDArray[np.bool_]) -> "Captions":
+        """Return the captions for which the mask is true."""
+        return Captions(*(getattr(self, name)[keep_M] for name in self.__dataclass_fields__))
+
+
+def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace) -> dict[str, Any]:
+    """Write an Improvement-Set.
+
+    Inputs by role: ``teacher_pairs`` with ``teacher_clip_embeddings`` and ``teacher_caption_embeddings``;
+    ``prompt_embeddings``; for DU and ADS ``pool`` with ``pool_embeddings`` and, where there are unpaired captions,
+    ``captions`` with ``caption_embeddings``; ``evaluation`` with ``evaluation_embeddings`` only ever exclude.
+
+    Raises
+    ------
+    EmptySetError
+        No pair is left; the message names thresholds that would give some.
+    """
+    teacher_pairs = Manifest.open(inputs["teacher_pairs"])
+    captions = _candidate_captions(inputs, config)
+    num_captions = len(captions.ids)
+    thresholds: dict[str, float] = {}
+    if config.strategy in ("ds", "ads"):
+        thresholds["caption"] = _caption_threshold(captions, config.caption_threshold)
+        captions = captions.where(captions.class_similarity_M >= thresholds["caption"])
+    clip_ids, rows_ND, exclusions = _candidate_clips(inputs, config, teacher_pairs)
+    evidence: dict[str, Any] = {}
+    with ImprovementSetWriter(work.path) as writer:
+        if config.strategy == "ds":
+            _write_training_pairs(writer, teacher_pairs, clip_ids, rows_ND, captions)
+        else:
+            histogram = similarity_histogram(rows_ND, captions.rows_MD, num_bins=HISTOGRAM_BINS)
+            evidence["histogram"] = _coarse(histogram)
+            thresholds["audio"] = _audio_threshold(inputs, config, captions, teacher_pairs, histogram, evidence)
+            _write_join(writer, clip_ids, rows_ND, captions, thresholds["audio"], config)
+        if writer.num_pairs == 0:
+            raise EmptySetError(_how_to_fill(config, thresholds, captions, evidence, num_captions))
+    text_of = dict(zip(captions.ids, captions.texts, strict=True))
+    counts = writer.counts() | {
+        "candidate_clips": len(clip_ids), "candidate_captions": len(captions.ids), "all_captions": num_captions,
+    }  # fmt: skip
+    card = {
+        "strategy": config.strategy,
+        "thresholds": thresholds,
+        "counts": counts,
+        "exclusions": exclusions,
+        "similarity": writer.similarity_summary(),
+        "class_coverage": writer.class_coverage(check_class_names(config.class_names)),
+        "top_captions": [{"caption": text_of[i], "pairs": n} for i, n in writer.per_caption.most_common(20)],
+        **evidence,
+    }
+    write_atomic(work.path / "card.json", json.dumps(card, indent=1))
+    class_coverage_figure(card, work.path / "class_coverage.png")
+    if "histogram" in card:
+        similarity_figure(card, work.path / "similarity.png")
+    return {
+        "counts": counts | {f"excluded.{name}": count for name, count in exclusions.items()},
+        "metrics": {f"threshold.{name}": value for name, value in thresholds.items()},
+    }
+
+
+def _candidate_captions(inputs: Mapping[str, Artifact], config: CurateConfig) -> Captions:
+    """Return the captions to choose from, with their classes: of the teacher pairs and, but for DS, the unpaired ones."""
+    sources = [("teacher_pairs", "teacher_caption_embeddings")]
+    if "captions" in inputs and config.strategy != "ds":
+        sources.append(("captions", "caption_embeddings"))
+    rows: dict[str, NDArray[np.float32]] = {}
+    texts: dict[str, str] = {}
+    for manifest_role, embeddings_role in sources:
+        table = EmbeddingTable.open(inputs[embeddings_role])
+        rows |= dict(zip(table.ids, table.rows_ND, strict=True))
+        captions = Manifest.open(inputs[manifest_role]).captions
+        texts |= dict(zip(captions.caption_id, captions.caption, strict=True))
+    ids = sorted(rows)
+    rows_MD = np.stack([rows[name] for name in ids])
+    prompts = EmbeddingTable.open(inputs["prompt_embeddings"])
+    class_index_M, class_similarity_M = best_class(rows_MD, prompts.rows_ND)
+    names = np.array(check_class_names(config.class_names), object)
+    ids_M, texts_M = np.array(ids, object), np.array([texts[name] for name in ids], object)
+    return Captions(ids_M, texts_M, rows_MD, names[class_index_M], class_similarity_M)
+
+
+def _candidate_clips(
+    inputs: Mapping[str, Artifact], config: CurateConfig, teacher_pairs: Manifest
+) -> tuple[NDArray[np.object_], NDArray[np.float32], dict[str, int]]:
+    """Return the clips that may enter, sorted by id, their rows, and how many were excluded for what reason."""
+    is_ds = config.strategy == "ds"
+    clips = teacher_pairs.clips if is_ds else Manifest.open(inputs["pool"]).clips
+    table = EmbeddingTable.open(inputs["teacher_clip_embeddings" if is_ds else "pool_embeddings"])
+    clips = clips.sort_values("clip_id", ignore_index=True)
+    rows_ND = table.select(clips.clip_id.tolist())
+    reasons: dict[str, NDArray[np.bool_]] = {
+        "held_out": clips.clip_id.isin(teacher_pairs.held_out(config.held_out)).to_numpy()
+    }
+    if "evaluation" in inputs:
+        evaluation = Manifest.open(inputs["evaluation"]).clips
+        same_recording = clips.recording_id.isin(set(evaluation.recording_id) - {""})
+        reasons["evaluation_clip"] = (
+            clips.clip_id.isin(evaluation.clip_id) | clips.pcm_sha256.isin(evaluation.pcm_sha256)
+        ).to_numpy()
+        reasons["evaluation_recording"] = same_recording.to_numpy()
+        if config.near_duplicate is not None and "evaluation_embeddings" in inputs and len(rows_ND):
+            nearest, _ = top_k(rows_ND, EmbeddingTable.open(inputs["evaluation_embeddings"]).rows_ND, 1)
+            reasons["evaluation_near_duplicate"] = nearest[:, 0] >= config.near_duplicate
+    keep = np.ones(len(clips), bool)
+    counts = {}
+    for reason, applies in reasons.items():  # a clip counts for the first reason that applies
+        counts[reason] = int((keep & applies).sum())
+        keep &= ~applies
+    return clips.clip_id.to_numpy(object)[keep], rows_ND[keep], counts
+
+
+def _caption_threshold(captions: Captions, threshold: Threshold) -> float:
+    if threshold.similarity is not None:
+        return threshold.similarity
+    assert threshold.count is not None
+    ordered = np.sort(captions.class_similarity_M)[::-1]
+    return float(ordered[min(threshold.count, len(ordered)) - 1])
+
+
+def _audio_threshold(
+    inputs: Mapping[str, Artifact], config: CurateConfig, captions: Captions, teacher_pairs: Manifest,
+    histogram: NDArray[np.int64], evidence: dict[str, Any],
+) -> float:  # fmt: skip
+    threshold = config.audio_threshold
+    if threshold.similarity is not None:
+        return threshold.similarity
+    if threshold.count is not None:
+        return threshold_for_count(histogram, threshold.count)
+    assert threshold.precision is not None
+    scores, agrees = _held_out_agreement(inputs, config, captions, teacher_pairs)
+    found = precision_threshold(scores, agrees, threshold.precision)
+    evidence["calibration"] = {"target": threshold.precision, "held_out_pairs": len(scores), **found}
+    return found["similarity"]
+
+
+def _held_out_agreement(
+    inputs: Mapping[str, Artifact], config: CurateConfig, captions: Captions, teacher_pairs: Manifest
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Score every held-out clip against every candidate caption, and tell whether their classes agree.
+
+    The class of a held-out clip is that of its own caption's nearest prompt: no label is read. The pool may be harder
+    than the held-out pairs, so the precision is that of the teacher's own domain.
+    """
+    pairs = teacher_pairs.pairs[teacher_pairs.pairs.clip_id.isin(teacher_pairs.held_out(config.held_out))]
+    pairs = pairs.drop_duplicates("clip_id")
+    if pairs.empty:
+        raise EmptySetError("a threshold by precision needs held-out pairs; raise held_out or give a similarity")
+    prompts = EmbeddingTable.open(inputs["prompt_embeddings"]).rows_ND
+    own_rows = EmbeddingTable.open(inputs["teacher_caption_embeddings"]).select(pairs.caption_id.tolist())
+    own_class, _ = best_class(own_rows, prompts)
+    names = np.array(check_class_names(config.class_names), object)
+    audio = EmbeddingTable.open(inputs["teacher_clip_embeddings"]).select(pairs.clip_id.tolist())
+    similarity = audio @ captions.rows_MD.T
+    return similarity.ravel(), (names[own_class][:, None] == captions.classes[None, :]).ravel()
+
+
+def precision_threshold(scores: NDArray[np.float32], agrees: NDArray[np.bool_], target: float) -> dict[str, float]:
+    """Return the lowest similarity at or above which at least `target` of the scores agree.
+
+    Returns
+    -------
+    dict
+        ``similarity``, the ``precision`` reached there and its ``support`` in pairs.
+
+    Raises
+    ------
+    EmptySetError
+        No threshold with at least `LEAST_SUPPORT` pairs reaches the target; the message names the best.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ordered, hits = scores[order], np.cumsum(agrees[order])
+    support = np.arange(1, len(scores) + 1)
+    precision = hits / support
+    is_last_of_ties = np.append(ordered[1:] < ordered[:-1], True)
+    usable = is_last_of_ties & (support >= LEAST_SUPPORT)
+    reached = np.flatnonzero(usable & (precision >= target))
+    if len(reached) == 0:
+        best = float(precision[usable].max()) if usable.any() else float("nan")
+        raise EmptySetError(
+            f"no threshold reaches the precision {target:g} on {len(scores)} held-out pairs, the best is {best:.3f}; "
+            "ask for less, or give the threshold by similarity or count"
+        )
+    at = int(reached[-1])
+    return {"similarity": float(ordered[at]), "precision": float(precision[at]), "support": int(support[at])}
+
+
+def _write_join(
+    writer: ImprovementSetWriter, clip_ids: NDArray[np.object_], rows_ND: NDArray[np.float32], captions: Captions,
+    threshold: float, config: CurateConfig,
+) -> None:  # fmt: skip
+    """Write every (clip, caption) that reaches the threshold and its caps (DU and ADS)."""
+    if not len(captions.ids) or not len(clip_ids):
+        return
+    floor = caption_floor(rows_ND, captions.rows_MD, config.max_per_caption) if config.max_per_caption else None
+    with progress(f"curate {config.strategy}", len(clip_ids), "clips") as advance:
+        done = 0
+        for block in similar_pairs(
+            rows_ND, captions.rows_MD, threshold, cap_per_clip=config.max_per_clip, caption_floor_M=floor
+        ):
+            clip, text = block.audio_index, block.text_index
+            writer.add(
+                clip_ids[clip], captions.ids[text], block.similarity, captions.classes[text],
+                captions.class_similarity_M[text], block.rank,
+            )  # fmt: skip
+            if len(clip):
+                advance(int(clip[-1]) + 1 - done)
+                done = int(clip[-1]) + 1
+
+
+def _write_training_pairs(
+    writer: ImprovementSetWriter, teacher_pairs: Manifest, clip_ids: NDArray[np.object_],
+    rows_ND: NDArray[np.float32], captions: Captions,
+) -> None:  # fmt: skip
+    """Write the training pairs of the eligible clips whose caption was kept (DS)."""
+    pairs = teacher_pairs.pairs
+    pairs = pairs[pairs.clip_id.isin(clip_ids) & pairs.caption_id.isin(captions.ids)]
+    clip = np.searchsorted(clip_ids.astype(str), pairs.clip_id.to_numpy(str))
+    text = np.searchsorted(captions.ids.astype(str), pairs.caption_id.to_numpy(str))
+    similarity = np.einsum("pd,pd->p", rows_ND[clip], captions.rows_MD[text]).astype(np.float32)
+    order = np.lexsort((text, -similarity, clip))
+    clip, text, similarity = clip[order], text[order], similarity[order]
+    first_of_clip = np.searchsorted(clip, clip, side="left")
+    rank = (np.arange(len(clip)) - first_of_clip).astype(np.int32)
+    writer.add(
+        clip_ids[clip], captions.ids[text], similarity, captions.classes[text], captions.class_similarity_M[text], rank
+    )
+
+
+def _coarse(histogram: NDArray[np.int64], num_bins: int = 200) -> dict[str, list[float]]:
+    """Return a histogram for the card: bin edges over [-1, 1] and counts."""
+    return {
+        "edges": np.linspace(-1, 1, num_bins + 1).round(4).tolist(),
+        "counts": histogram.reshape(num_bins, -1).sum(axis=1).tolist(),
+    }
+
+
+def _how_to_fill(
+    config: CurateConfig, thresholds: Mapping[str, float], captions: Captions, evidence: Mapping[str, Any], num_captions: int
+) -> str:  # fmt: skip
+    """Say why the set is empty and which threshold would give pairs."""
+    name = config.strategy.upper()
+    if not len(captions.ids):
+        return (
+            f"{name} kept none of {num_captions} captions at a caption threshold of {thresholds['caption']:.3f}; "
+            "give the caption threshold by count (such as count: 100), or lower it"
+        )
+    if "histogram" not in evidence:
+        return f"{name} found no training pair outside the held-out recordings with one of its {len(captions.ids)} captions"
+    counts = np.array(evidence["histogram"]["counts"][::-1])
+    edges = np.array(evidence["histogram"]["edges"][:-1][::-1])
+    would = [
+        f"{edges[index]:.2f} would give {int(total)}"
+        for index, total in enumerate(np.cumsum(counts))
+        if total > 0 and counts[index] > 0
+    ][:3]
+    hint = f"; an audio threshold of {', '.join(would)} pairs" if would else "; there is no eligible clip at all"
+    return f"{name} kept no pair at an audio threshold of {thresholds['audio']:.3f}{hint}"
+
+
+STAGE = Stage("curate", "1", "improvement_set", curate)

@@ -1,0 +1,124 @@
+"""The Improvement-Set on disk, written as a stream, and the card that describes it.
+
+``pairs.parquet`` holds one row per pair: clip_id, caption_id, similarity (audio against caption), class (of the
+nearest class prompt of the caption), class_similarity (caption against that prompt) and rank (of the caption among
+those kept or passed over for its clip, 0 is the nearest). Rows are sorted by clip_id, so that the row groups answer
+"which pairs hold this clip" without reading the rest.
+"""
+
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from clapcur.artifacts import Artifact
+from clapcur.errors import ArtifactError
+
+PAIRS = "pairs.parquet"
+ROW_GROUP = 65_536
+SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("caption_id", pa.string()),
+        ("similarity", pa.float32()),
+        ("class", pa.string()),
+        ("class_similarity", pa.float32()),
+        ("rank", pa.int32()),
+    ]
+)
+
+
+class ImprovementSetWriter:
+    """Streams pairs into ``pairs.parquet`` and counts what the card tells.
+
+    Blocks must come in the order of clip_id, each clip whole in one block; memory holds one row group and counters.
+    """
+
+    def __init__(self, folder: Path):
+        self._path = folder / PAIRS
+        self._temporary = folder / f".{PAIRS}.tmp"
+        self._waiting: list[pa.Table] = []
+        self._num_waiting = 0
+        self.num_pairs = 0
+        self.num_clips = 0
+        self.per_caption: Counter[str] = Counter()
+        self.pairs_per_class: Counter[str] = Counter()
+        self.clips_per_class: Counter[str] = Counter()
+        self._similarity_sum = 0.0
+        self._similarity_range = (np.inf, -np.inf)
+
+    def __enter__(self) -> "ImprovementSetWriter":
+        """Open the file."""
+        self._writer = pq.ParquetWriter(self._temporary, SCHEMA, compression="zstd")
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Write what waits; the file takes its name only when all went well."""
+        if error is None:
+            self._flush()
+        self._writer.close()
+        if error is None:
+            self._temporary.replace(self._path)
+        else:
+            self._temporary.unlink(missing_ok=True)
+
+    def add(
+        self,
+        clip_ids: NDArray[np.object_],
+        caption_ids: NDArray[np.object_],
+        similarity: NDArray[np.float32],
+        classes: NDArray[np.object_],
+        class_similarity: NDArray[np.float32],
+        rank: NDArray[np.int32],
+    ) -> None:
+        """Add a block of pairs; all arrays have the same length."""
+        if not len(clip_ids):
+            return
+        columns = (clip_ids, caption_ids, similarity, classes, class_similarity, rank)
+        arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
+        self._waiting.append(pa.Table.from_arrays(arrays, schema=SCHEMA))
+        self._num_waiting += len(clip_ids)
+        self.num_pairs += len(clip_ids)
+        self.num_clips += len(np.unique(clip_ids))
+        self.per_caption.update(caption_ids.tolist())
+        self.pairs_per_class.update(classes.tolist())
+        self.clips_per_class.update(name for _, name in set(zip(clip_ids.tolist(), classes.tolist(), strict=True)))
+        self._similarity_sum += float(np.sum(similarity, dtype=np.float64))
+        low, high = self._similarity_range
+        self._similarity_range = (min(low, float(similarity.min())), max(high, float(similarity.max())))
+        if self._num_waiting >= ROW_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.concat_tables(self._waiting), row_group_size=ROW_GROUP)
+        self._waiting, self._num_waiting = [], 0
+
+    def counts(self) -> dict[str, int]:
+        """Return the numbers of pairs, clips and captions."""
+        return {"pairs": self.num_pairs, "clips": self.num_clips, "captions": len(self.per_caption)}
+
+    def similarity_summary(self) -> dict[str, float]:
+        """Return mean, least and greatest similarity of the pairs."""
+        low, high = self._similarity_range
+        return {"mean": self._similarity_sum / self.num_pairs, "min": low, "max": high}
+
+    def class_coverage(self, class_names: tuple[str, ...]) -> dict[str, dict[str, int]]:
+        """Return the numbers of pairs and clips of every class, those without any included."""
+        return {
+            name: {"pairs": self.pairs_per_class[name], "clips": self.clips_per_class[name]} for name in class_names
+        }
+
+
+def read_pairs(artifact: Artifact, clip_id: str | None = None) -> pd.DataFrame:
+    """Read the pairs of a finished Improvement-Set, or those of one clip."""
+    if artifact.kind != "improvement_set":
+        raise ArtifactError(f"expected an improvement_set, got the {artifact.kind} {artifact.id}")
+    filters: Any = [("clip_id", "==", clip_id)] if clip_id else None
+    return pq.read_table(artifact.path / PAIRS, filters=filters).to_pandas()

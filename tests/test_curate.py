@@ -1,0 +1,263 @@
+"""Curation against the rules of the paper, written out as loops."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from building import clips_table, embeddings, manifest
+
+from clapcur import curate as module
+from clapcur.artifacts import Store
+from clapcur.curate import CurateConfig, Threshold, curate, precision_threshold
+from clapcur.errors import EmptySetError
+from clapcur.manifest import Manifest, caption_id
+
+CLASSES = ("dog", "rain", "siren")
+DIM = 8
+
+
+class World:
+    """A small corpus in embedding space: class directions, noisy clips and captions around them."""
+
+    def __init__(self, store: Store, seed: int = 0):
+        rng = np.random.default_rng(seed)
+        self.store = store
+        self.centres = np.linalg.qr(rng.standard_normal((DIM, DIM)))[0][:3]
+
+        def near(labels, spread):
+            rows = self.centres[labels] + spread * rng.standard_normal((len(labels), DIM))
+            return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+        self.teacher_clips = sorted(f"t{i:02d}" for i in range(30))
+        self.teacher_labels = np.arange(30) % 3
+        self.texts = [f"caption {i} of {CLASSES[label]}" for i, label in enumerate(self.teacher_labels)]
+        self.caption_ids = [caption_id(text) for text in self.texts]
+        self.pool_clips = sorted(f"p{i:02d}" for i in range(40))
+        self.pool_labels = rng.integers(3, size=40)
+        self.free_texts = [f"free caption {i}" for i in range(25)]
+        self.free_ids = [caption_id(text) for text in self.free_texts]
+        self.rows = {
+            "teacher_clip": near(self.teacher_labels, 0.15), "teacher_caption": near(self.teacher_labels, 0.15),
+            "pool": near(self.pool_labels, 0.25), "caption": near(rng.integers(3, size=25), 0.6),
+            "prompt": near(np.arange(3), 0.05),
+        }  # fmt: skip
+        self.recordings = [f"rec{i // 2}" for i in range(40)]
+        self.evaluation = clips_table(
+            ["e0", self.pool_clips[0], "e2"],
+            recording_id=["rec5", "", ""],
+            pcm_sha256=["x", "y", f"pcm-{self.pool_clips[1]}"],
+        )
+
+    def inputs(self, with_captions: bool = True, with_evaluation: bool = False):
+        pairs = list(zip(self.teacher_clips, self.texts, strict=True))
+        s = self.store
+        made = {
+            "teacher_pairs": manifest(s, "pairs", clips_table(self.teacher_clips), pairs),
+            "pool": manifest(s, "pool", clips_table(self.pool_clips, recording_id=self.recordings)),
+            "teacher_clip_embeddings": embeddings(s, "tc", self.teacher_clips, self.rows["teacher_clip"]),
+            "teacher_caption_embeddings": embeddings(s, "tt", self.caption_ids, self.rows["teacher_caption"]),
+            "pool_embeddings": embeddings(s, "p", self.pool_clips, self.rows["pool"]),
+            "prompt_embeddings": embeddings(s, "k", list(CLASSES), self.rows["prompt"]),
+        }
+        if with_captions:
+            made["captions"] = manifest(s, "captions", captions=self.free_texts)
+            made["caption_embeddings"] = embeddings(s, "c", self.free_ids, self.rows["caption"])
+        if with_evaluation:
+            made["evaluation"] = manifest(s, "evaluation", self.evaluation)
+            rows = np.stack([self.centres[0], self.rows["pool"][0], self.rows["pool"][7]])
+            made["evaluation_embeddings"] = embeddings(s, "e", self.evaluation.clip_id.tolist(), rows)
+        return made
+
+
+@pytest.fixture
+def world(tmp_path) -> World:
+    return World(Store(tmp_path / "store"))
+
+
+def run(world: World, tmp_path, inputs=None, **settings) -> pd.DataFrame:
+    settings = {"class_names": CLASSES, "held_out": 0.0, **settings}
+    config = CurateConfig(**settings)
+    key = module.STAGE.key(config, {})
+    work = world.store.open(key)
+    work.outcome = curate(inputs or world.inputs(), config, work)
+    world.card = json.loads((work.path / "card.json").read_text())
+    world.outcome = work.outcome
+    return pd.read_parquet(work.path / "pairs.parquet")
+
+
+def as_set(pairs: pd.DataFrame) -> set[tuple[str, str]]:
+    return set(zip(pairs.clip_id, pairs.caption_id, strict=True))
+
+
+def all_captions(world: World):
+    rows = np.concatenate([world.rows["teacher_caption"], world.rows["caption"]])
+    return world.caption_ids + world.free_ids, rows
+
+
+def test_du_is_every_clip_and_caption_at_or_above_the_threshold(world, tmp_path):
+    """A lost tile or a strict comparison would drop pairs that the paper keeps."""
+    ids, rows = all_captions(world)
+    pairs = run(world, tmp_path, strategy="du", audio_threshold=Threshold(similarity=0.8))
+    expected = {
+        (clip, ids[m])
+        for n, clip in enumerate(world.pool_clips)
+        for m in range(len(ids))
+        if world.rows["pool"][n] @ rows[m] >= 0.8
+    }
+    assert as_set(pairs) == expected and len(expected) > 50
+
+
+def test_pairs_keep_class_similarities_and_rank_and_are_sorted_by_clip(world, tmp_path):
+    """Without them there is no lineage and no new threshold without a new search."""
+    pairs = run(world, tmp_path, strategy="du", audio_threshold=Threshold(similarity=0.7))
+    ids, rows = all_captions(world)
+    place = {name: index for index, name in enumerate(ids)}
+    clip = {name: index for index, name in enumerate(world.pool_clips)}
+    assert pairs.clip_id.is_monotonic_increasing
+    for _, row in pairs.sample(30, random_state=0).iterrows():
+        caption = rows[place[row.caption_id]]
+        to_prompts = world.rows["prompt"] @ caption
+        assert row["class"] == CLASSES[to_prompts.argmax()]
+        assert row.class_similarity == pytest.approx(to_prompts.max(), abs=1e-6)
+        to_captions = rows @ world.rows["pool"][clip[row.clip_id]]
+        assert row.similarity == pytest.approx(to_captions[place[row.caption_id]], abs=1e-6)
+        assert row["rank"] == (to_captions > to_captions[place[row.caption_id]]).sum()
+
+
+def test_ds_is_the_training_pairs_with_a_caption_near_a_prompt(world, tmp_path):
+    """DS that reads the pool, or the audio similarity, would be another set."""
+    threshold = 0.9
+    pairs = run(world, tmp_path, strategy="ds", caption_threshold=Threshold(similarity=threshold))
+    near = (world.rows["teacher_caption"] @ world.rows["prompt"].T).max(axis=1) >= threshold
+    expected = {(c, t) for c, t, keep in zip(world.teacher_clips, world.caption_ids, near, strict=True) if keep}
+    assert as_set(pairs) == expected and 0 < len(expected) < 30
+
+
+def test_ads_is_du_with_domain_captions_only(world, tmp_path):
+    """ADS must use no caption below the caption threshold and lose none above it."""
+    settings = {"audio_threshold": Threshold(similarity=0.6)}
+    du = run(world, tmp_path, strategy="du", **settings)
+    ads = run(world, tmp_path, strategy="ads", caption_threshold=Threshold(similarity=0.85), **settings)
+    assert as_set(ads) == as_set(du[du.class_similarity >= 0.85])
+    assert 0 < len(ads) < len(du)
+
+
+def test_without_unpaired_captions_those_of_the_pairs_are_used(world, tmp_path):
+    """The paper's DU and ADS have no other captions than the teacher's."""
+    pairs = run(world, tmp_path, world.inputs(with_captions=False), strategy="du", audio_threshold=Threshold(similarity=0.5))
+    assert set(pairs.caption_id) <= set(world.caption_ids)
+
+
+def test_a_higher_threshold_keeps_a_subset(world, tmp_path):
+    """Thresholds that are not monotonous make every comparison of sets meaningless."""
+    sets = [
+        as_set(run(world, tmp_path, strategy="du", audio_threshold=Threshold(similarity=s))) for s in (0.5, 0.7, 0.9)
+    ]
+    assert sets[0] > sets[1] > sets[2]
+
+
+def test_evaluation_clips_recordings_and_near_duplicates_never_enter(world, tmp_path):
+    """One evaluation clip in the set and the score is contaminated without a sign."""
+    pairs = run(
+        world, tmp_path, world.inputs(with_evaluation=True), strategy="du", audio_threshold=Threshold(similarity=-1.0)
+    )
+    forbidden = {world.pool_clips[i] for i in (0, 1, 7, 10, 11)}
+    assert set(pairs.clip_id) == set(world.pool_clips) - forbidden
+    assert world.card["exclusions"] == {
+        "held_out": 0, "evaluation_clip": 2, "evaluation_recording": 2, "evaluation_near_duplicate": 1,
+    }  # fmt: skip
+    assert world.outcome["counts"]["excluded.evaluation_recording"] == 2
+
+
+def test_held_out_recordings_are_in_no_ds_pair(world, tmp_path):
+    """A student that trains on what selects its checkpoint selects itself."""
+    pairs = run(world, tmp_path, strategy="ds", held_out=0.4, caption_threshold=Threshold(similarity=0.0))
+    held_out = Manifest.open(world.inputs()["teacher_pairs"]).held_out(0.4)
+    assert held_out and not set(pairs.clip_id) & held_out
+    assert world.card["exclusions"]["held_out"] == len(held_out)
+
+
+def test_caps_keep_the_best_pairs_of_a_clip_and_of_a_caption(world, tmp_path):
+    """A cap that keeps the first instead of the nearest would fill the set with chance."""
+    free = run(world, tmp_path, strategy="du", audio_threshold=Threshold(similarity=0.6))
+    by_clip = run(world, tmp_path, strategy="du", audio_threshold=Threshold(similarity=0.6), max_per_clip=2)
+    expected = free.sort_values("similarity", ascending=False).groupby("clip_id").head(2)
+    assert as_set(by_clip) == as_set(expected)
+    by_caption = run(world, tmp_path, strategy="du", audio_threshold=Threshold(similarity=0.6), max_per_caption=3)
+    expected = free.sort_values("similarity", ascending=False).groupby("caption_id").head(3)
+    assert as_set(by_caption) == as_set(expected)
+
+
+def test_a_threshold_by_count_keeps_about_that_many_pairs_and_never_more(world, tmp_path):
+    """A target that overshoots would break the budget it is meant to fix."""
+    pairs = run(world, tmp_path, strategy="du", audio_threshold=Threshold(count=300))
+    assert 290 <= len(pairs) <= 300
+    captions = run(
+        world, tmp_path, strategy="ads", caption_threshold=Threshold(count=12), audio_threshold=Threshold(similarity=-1.0)
+    )
+    assert captions.caption_id.nunique() == 12
+
+
+def test_a_threshold_by_precision_is_the_lowest_that_reaches_it():
+    """Against the definition as a loop: another threshold would be below the target or waste pairs."""
+    rng = np.random.default_rng(1)
+    scores = np.round(rng.random(400), 2).astype(np.float32)
+    agrees = rng.random(400) < scores
+    found = precision_threshold(scores, agrees, 0.7)
+    usable = [t for t in np.unique(scores) if (scores >= t).sum() >= module.LEAST_SUPPORT]
+    reaching = [t for t in usable if agrees[scores >= t].mean() >= 0.7]
+    assert found["similarity"] == pytest.approx(min(reaching))
+    assert found["precision"] == pytest.approx(agrees[scores >= min(reaching)].mean())
+
+
+def test_calibration_by_precision_reads_classes_of_captions_and_no_label(world, tmp_path):
+    """The threshold must come from held-out pairs, and its evidence stand in the card."""
+    run(world, tmp_path, strategy="du", held_out=0.5, audio_threshold=Threshold(precision=0.9))
+    evidence = world.card["calibration"]
+    assert evidence["precision"] >= 0.9 and evidence["support"] >= module.LEAST_SUPPORT
+    assert world.card["thresholds"]["audio"] == pytest.approx(evidence["similarity"])
+
+
+def test_an_unreachable_precision_names_the_best(world, tmp_path):
+    """A silent fall-back to some threshold would fill the set with wrong pairs."""
+    with pytest.raises(EmptySetError, match="the best is"):
+        precision_threshold(np.linspace(0, 1, 100, dtype=np.float32), np.zeros(100, bool), 0.9)
+
+
+def test_an_empty_set_says_which_threshold_would_give_pairs(world, tmp_path):
+    """`0 pairs` alone leaves the user to guess."""
+    with pytest.raises(EmptySetError, match=r"0\.9\d would give \d+"):
+        run(world, tmp_path, strategy="du", audio_threshold=Threshold(similarity=1.0))
+    with pytest.raises(EmptySetError, match="none of 30 captions"):
+        run(world, tmp_path, strategy="ds", caption_threshold=Threshold(similarity=1.0))
+
+
+def test_the_card_agrees_with_the_pairs(world, tmp_path):
+    """A card that counts something else than the set misleads everyone who reads it."""
+    pairs = run(world, tmp_path, strategy="du", audio_threshold=Threshold(similarity=0.75))
+    card = world.card
+    assert card["counts"]["pairs"] == len(pairs)
+    assert card["counts"]["clips"] == pairs.clip_id.nunique()
+    assert sum(c["pairs"] for c in card["class_coverage"].values()) == len(pairs)
+    for name, coverage in card["class_coverage"].items():
+        assert coverage["clips"] == pairs[pairs["class"] == name].clip_id.nunique()
+    edges, counts = np.array(card["histogram"]["edges"]), np.array(card["histogram"]["counts"])
+    assert counts[edges[:-1] >= 0.75 - 1e-9].sum() == len(pairs)
+    assert card["top_captions"][0]["pairs"] == pairs.caption_id.value_counts().iloc[0]
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: Threshold(similarity=70), "a percentage"),
+        (lambda: Threshold(), "one of similarity, count or precision"),
+        (lambda: Threshold(similarity=0.5, count=3), "one of"),
+        (lambda: CurateConfig(strategy="du", class_names=CLASSES, max_per_clip=0), "max_per_clip"),
+        (lambda: CurateConfig(strategy="ds", class_names=CLASSES, caption_threshold=Threshold(precision=0.5)), "audio"),
+    ],
+)
+def test_thresholds_without_a_meaning_are_refused(make, message):
+    """A threshold of 70 would drop every pair without a word."""
+    with pytest.raises(ValueError, match=message):
+        make()
