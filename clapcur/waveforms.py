@@ -1,0 +1,67 @@
+"""Crops of clips as batches of waveforms, decoded ahead of the step that needs them."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clapcur.audio import WaveformCache, fit
+from clapcur.mixing import Batch
+
+AHEAD = 4  # batches in flight: enough to hide decoding, few enough to stay small
+DECODED = WaveformCache(0)  # one for the process: the next training of a comparison finds its clips decoded
+
+
+class Waveforms:
+    """Loads crops by clip id; threads suffice, for libsndfile and soxr leave the interpreter's lock.
+
+    Parameters
+    ----------
+    paths : mapping
+        clip_id -> file.
+    sample_rate : int
+        Hz, of the model.
+    num_samples : int
+        Length of a crop.
+    cache_mib : int
+        Memory for decoded waveforms, MiB, shared by all trainings of the process.
+    num_workers : int
+        Threads that decode ahead.
+    """
+
+    def __init__(self, paths: Mapping[str, Path], *, sample_rate: int, num_samples: int, cache_mib: int, num_workers: int):
+        self.paths, self.sample_rate, self.num_samples = paths, sample_rate, num_samples
+        DECODED.max_bytes = max(DECODED.max_bytes, cache_mib * 2**20)
+        self._pool = ThreadPoolExecutor(max(1, num_workers), thread_name_prefix="decode")
+
+    def load(self, clip_ids: list[str], offsets_B: NDArray[np.float64]) -> torch.Tensor:
+        """Return crops, shape (B, num_samples), float32; `offsets_B` in [0, 1] places each in the slack of its clip."""
+        crops = [self._crop(clip, offset) for clip, offset in zip(clip_ids, offsets_B, strict=True)]
+        return torch.from_numpy(np.stack(crops))
+
+    def _crop(self, clip_id: str, offset: float) -> NDArray[np.float32]:
+        return fit(DECODED.load(self.paths[clip_id], self.sample_rate), self.num_samples, offset)
+
+    def ahead(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, torch.Tensor]]:
+        """Yield each batch with its waveforms, a few batches decoded in advance."""
+        waiting: deque[tuple[Batch, Future[torch.Tensor]]] = deque()
+        for batch in batches:
+            waiting.append((batch, self._pool.submit(self.load, batch.clip_ids, batch.offsets_B)))
+            if len(waiting) > AHEAD:
+                ready, future = waiting.popleft()
+                yield ready, future.result()
+        for ready, future in waiting:
+            yield ready, future.result()
+
+    def __enter__(self) -> "Waveforms":
+        """Start."""
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Stop the threads; what is still queued is dropped."""
+        self._pool.shutdown(wait=True, cancel_futures=True)

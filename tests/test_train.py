@@ -1,0 +1,292 @@
+"""One loop for teacher and student: what it learns from, what it never sees, and that it resumes exactly."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from building import clips_table, commit, manifest, write_tone
+from safetensors.torch import load_file
+
+from clapcur.artifacts import Store
+from clapcur.config import canonical
+from clapcur.errors import CheckpointError, EmptySetError, Interrupted
+from clapcur.improvement_set import ImprovementSetWriter
+from clapcur.manifest import Manifest, caption_id
+from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
+from clapcur.train import STAGE, SoftLabels, TrainConfig, gather_data, mask, train
+
+TONES = {"low tone": 200.0, "middle tone": 800.0, "high tone": 3200.0}
+MODEL = ClapConfig(
+    audio=AudioConfig(
+        front_end=FrontEndConfig(sample_rate=16_000, n_fft=512, hop_samples=160, num_mels=32, f_max=8000.0),
+        width="tiny", block_dropout=0.1, dropout=0.1,
+    ),
+    text=TextConfig(hidden_size=32, num_layers=1, vocab_size=60),
+    embedding_dim=32, window_s=0.5, projection_dropout=0.1,
+)  # fmt: skip
+TEACHER = TrainConfig(
+    model=MODEL, num_examples=8 * 12, batch_size=8, learning_rate=2e-3, held_out=0.3, num_evaluations=3,
+    num_workers=1, device="cpu",
+)  # fmt: skip
+
+
+class Corpus:
+    """Tones in noise with captions, as artifacts in a store."""
+
+    def __init__(self, folder: Path):
+        self.store = Store(folder / "store")
+        names = list(TONES)
+        clips = [f"clip{i:02d}" for i in range(24)]
+        paths = {c: write_tone(folder / "audio" / f"{c}.wav", TONES[names[i % 3]], i) for i, c in enumerate(clips)}
+        self.texts = {clip: f"a {names[i % 3]} sounds" for i, clip in enumerate(clips)}
+        pairs = [(clip, self.texts[clip]) for clip in clips[:18]]
+        self.pairs = manifest(self.store, "pairs", clips_table(clips[:18]), pairs, paths=paths)
+        self.pool = manifest(self.store, "pool", clips_table(clips[18:]), paths=paths)
+        pool = [(clip, caption_id(self.texts[clip])) for clip in clips[18:]]
+        self.set = commit(self.store, "improvement_set", "ads", lambda work: self._write_set(work, pool))
+
+    @staticmethod
+    def _write_set(work, pairs):
+        with ImprovementSetWriter(work.path) as writer:
+            columns = list(zip(*pairs, strict=True))
+            ones = np.ones(len(pairs), np.float32)
+            names = np.array([f"class {i % 3}" for i in range(len(pairs))], object)
+            writer.add(
+                np.array(columns[0], object), np.array(columns[1], object), ones, names, ones, np.zeros(len(pairs), np.int32)
+            )  # fmt: skip
+
+    def run(self, config: TrainConfig, inputs, on_step=None):
+        work = self.store.open(STAGE.key(config, inputs))
+        if on_step:
+            work.on_step = on_step
+        outcome = train(inputs, config, work)
+        return self.store.commit(work, outcome, 0.0)
+
+    def teacher(self, **changes):
+        config = dataclasses.replace(TEACHER, **changes)
+        inputs = {"teacher_pairs": self.pairs}
+        return self.store.get(STAGE.key(config, inputs)) or self.run(config, inputs)
+
+    def student_inputs(self):
+        return {
+            "init": self.teacher(), "teacher_pairs": self.pairs, "improvement_set": self.set, "pool": self.pool,
+        }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Corpus:
+    return Corpus(tmp_path_factory.mktemp("corpus"))
+
+
+STUDENT = dataclasses.replace(TEACHER, model=None, learning_rate=5e-4, num_examples=8 * 6)
+
+
+def weights(artifact) -> dict[str, torch.Tensor]:
+    return load_file(artifact.path / "model.safetensors")
+
+
+def history(artifact) -> list[dict]:
+    return [json.loads(line) for line in (artifact.path / "history.jsonl").read_text().splitlines()]
+
+
+def test_a_teacher_learns_to_tell_tones_apart(corpus):
+    """A loop whose loss falls by shrinking the scale, or not at all, would go unnoticed without a score."""
+    from clapcur import load_model
+
+    config = dataclasses.replace(TEACHER, num_examples=8 * 100, learning_rate=4e-3, selection="last", hard_target="identical")
+    artifact = corpus.run(config, {"teacher_pairs": corpus.pairs})
+    model = load_model(artifact.path, device="cpu")
+    pool = Manifest.open(corpus.pool)
+    answers = model.classify([pool.paths[c] for c in pool.clips.clip_id], list(TONES), prompt="a {} sounds")
+    expected = [corpus.texts[clip].removeprefix("a ").removesuffix(" sounds") for clip in pool.clips.clip_id]
+    assert (answers["class"].to_numpy() == np.array(expected)).mean() >= 5 / 6
+    losses = [row["loss"] for row in history(artifact) if "loss" in row]
+    assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(corpus):
+    """Randomness that does not come from the seed makes every comparison of rows a comparison of luck."""
+    once = weights(corpus.teacher())
+    again = Corpus(corpus.store.root.parent / "again")
+    other = weights(again.teacher())
+    assert all(torch.equal(once[name], other[name]) for name in once)
+    changed = weights(corpus.teacher(seed=1))
+    assert not torch.equal(once["audio.fc1.weight"], changed["audio.fc1.weight"])
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_an_interrupted_training_ends_with_the_weights_of_an_unbroken_one(corpus, soft):
+    """A state without moments, generator or best weights resumes into another model, and nobody sees it."""
+    labels = SoftLabels(form="softmax", beta=0.5) if soft else None
+    config = dataclasses.replace(STUDENT, soft_labels=labels, save_every_s=0.0, seed=5, time_masks=1)
+    inputs = corpus.student_inputs()
+    unbroken = weights(corpus.run(config, inputs))
+    key = dataclasses.replace(STAGE, version="resumed").key(config, inputs)
+    work = corpus.store.open(key)
+
+    def fail(step, metrics):
+        if step == 4 and "loss" in metrics:
+            raise KeyboardInterrupt
+
+    work.on_step = fail
+    with pytest.raises(KeyboardInterrupt):
+        train(inputs, config, work)
+    assert not (work.path / "model.safetensors").exists()
+    again = corpus.store.open(key)
+    steps = []
+    again.on_step = lambda step, metrics: steps.append(step)
+    resumed = corpus.store.commit(again, train(inputs, config, again), 0.0)
+    assert min(steps) == 4, "the run must go on from the saved state and not from the start"
+    assert all(torch.equal(unbroken[name], tensor) for name, tensor in weights(resumed).items())
+    assert [row["step"] for row in history(resumed)] == sorted(row["step"] for row in history(resumed))
+
+
+def test_sigterm_saves_the_state_and_leaves(corpus):
+    """A worker that is told to stop must lose at most the step it is in."""
+    config = dataclasses.replace(STUDENT, seed=9)
+    inputs = corpus.student_inputs()
+    work = corpus.store.open(STAGE.key(config, inputs))
+    work.on_step = lambda step, metrics: os.kill(os.getpid(), signal.SIGTERM) if step == 2 else None
+    with pytest.raises(Interrupted, match="step 2 of 6"):
+        train(inputs, config, work)
+    assert json.loads((work.scratch / "state.json").read_text())["step"] == 2
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_held_out_recordings_are_in_no_source(corpus):
+    """A held-out clip in a batch would choose the checkpoint that remembers it."""
+    inputs = corpus.student_inputs()
+    data = gather_data(inputs, STUDENT)
+    held_out = Manifest.open(corpus.pairs).held_out(STUDENT.held_out)
+    assert set(data.held_out.clip_id) == held_out
+    assert not held_out & (set(data.main.pairs.clip_id) | set(data.replay.pairs.clip_id))
+    assert data.main.name == "improvement_set" and data.replay.name == "teacher_pairs"
+
+
+def test_a_student_that_gets_worse_keeps_its_teachers_weights(corpus):
+    """Selection that ignores the start would hand out a student that is worse than what it came from."""
+    config = dataclasses.replace(STUDENT, learning_rate=3.0, gradient_clip=1e9)
+    inputs = corpus.student_inputs()
+    student, teacher = weights(corpus.run(config, inputs)), weights(inputs["init"])
+    assert all(torch.equal(student[name], teacher[name]) for name in teacher)
+
+
+def test_soft_labels_with_beta_zero_are_the_hard_loss(corpus):
+    """A form that leaks into the target at beta 0 would make SL and the control differ by construction."""
+    inputs = corpus.student_inputs()
+    hard = corpus.run(dataclasses.replace(STUDENT, selection="last"), inputs)
+    soft = corpus.run(dataclasses.replace(STUDENT, selection="last", soft_labels=SoftLabels(form="row", beta=0.0)), inputs)
+    assert all(torch.allclose(weights(hard)[name], tensor, atol=1e-6) for name, tensor in weights(soft).items())
+
+
+def test_a_frozen_text_tower_keeps_its_weights_and_its_projection_learns(corpus):
+    """A frozen tower that drifts (weights, or running statistics) breaks the cache of its features."""
+    inputs = corpus.student_inputs()
+    teacher = weights(inputs["init"])
+    student = weights(corpus.run(dataclasses.replace(STUDENT, frozen_towers=("text",), selection="last"), inputs))
+    for name, tensor in student.items():
+        if name.startswith("text."):
+            assert torch.equal(tensor, teacher[name]), name
+    assert not torch.equal(student["text_projection.linear1.weight"], teacher["text_projection.linear1.weight"])
+
+
+def test_cached_text_features_give_the_gradients_of_the_tower(corpus):
+    """The table of features must be what the frozen tower would give at this step."""
+    from clapcur import load_model
+    from clapcur.train import TextFeatures
+
+    model = load_model(corpus.teacher().path, device="cpu")
+    captions = {"x": "a low tone sounds", "y": "a high tone sounds"}
+    through = TextFeatures(model, captions, is_frozen=False).encode(["x", "y", "x"])
+    table = TextFeatures(model, captions, is_frozen=True).encode(["x", "y", "x"])
+    assert torch.allclose(through, table, atol=1e-6) and table.requires_grad
+
+
+def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
+    """A schedule off by one spends the first step at zero or ends above the final rate."""
+    config = dataclasses.replace(TEACHER, num_examples=8 * 100, learning_rate=1.0, final_learning_rate=0.1, warmup=0.1)
+    rates = [config.learning_rate_at(step) for step in range(config.num_steps)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == pytest.approx(1.0)
+    assert rates[55] == pytest.approx(0.55) and 0.1 < rates[-1] < 0.102
+    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_masks_hide_stretches_and_nothing_else():
+    """SpecAugment that blanks whole clips, or shares one mask over the batch, would harm in silence."""
+    torch.manual_seed(0)
+    clips = torch.randn(50, 64, 32)
+    hidden = mask(clips, 1, 1) != clips
+    share = hidden.float().mean(dim=(1, 2))
+    assert 0.01 < share.mean() < 0.2 and share.max() < 0.3
+    assert len({tuple(row) for row in hidden.all(dim=2).int().tolist()}) > 10
+    assert torch.equal(mask(clips, 0, 0), clips)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"num_examples": 3}, "at least one batch"),
+        ({"batch_size": 1}, "at least 2 pairs"),
+        ({"replay_probability": 1.5}, "replay_probability"),
+        ({"held_out": 0.0}, "selection='last'"),
+    ],
+)
+def test_configs_without_a_meaning_are_refused(changes, message):
+    """A budget below one batch would train nothing and call it a student."""
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TEACHER, **changes)
+
+
+def test_a_model_config_that_contradicts_the_checkpoint_is_refused(corpus):
+    """Training on with another architecture than asked for, silently."""
+    other = dataclasses.replace(MODEL, embedding_dim=16)
+    with pytest.raises(CheckpointError, match="another model"):
+        corpus.run(dataclasses.replace(STUDENT, model=other), corpus.student_inputs())
+
+
+def test_no_held_out_pair_is_an_error_that_says_what_to_do(corpus):
+    """Selecting on nothing would keep the first weights."""
+    with pytest.raises(EmptySetError, match="raise held_out"):
+        gather_data({"teacher_pairs": corpus.pairs}, dataclasses.replace(TEACHER, held_out=1e-9))
+
+
+def test_machine_fields_do_not_name_the_checkpoint():
+    """Another number of threads must find the same artifact."""
+    other = dataclasses.replace(TEACHER, num_workers=7, cache_mib=1, save_every_s=1.0, device="auto")
+    assert canonical(other) == canonical(TEACHER)
+
+
+def test_a_killed_training_goes_on_in_a_new_process(corpus, tmp_path):
+    """kill -9 at any moment: no half-written checkpoint may count as done."""
+    script = f"""
+import dataclasses, os, signal, sys
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
+import torch; torch.set_num_threads(1)
+from pathlib import Path
+from test_train import Corpus, STUDENT, STAGE, train
+corpus = Corpus(Path({str(tmp_path)!r}))
+inputs = corpus.student_inputs()
+config = dataclasses.replace(STUDENT, save_every_s=0.0)
+work = corpus.store.open(STAGE.key(config, inputs))
+def on_step(step, metrics):
+    print("step", step, flush=True)
+    if sys.argv[1] == "kill" and step == 3 and "loss" in metrics:
+        os.kill(os.getpid(), signal.SIGKILL)
+work.on_step = on_step
+print(corpus.store.commit(work, train(inputs, config, work), 0.0).id)
+"""
+    killed = subprocess.run([sys.executable, "-c", script, "kill"], capture_output=True, text=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    store = Store(tmp_path / "store")
+    assert [a.kind for a in store].count("checkpoint") == 1, "only the teacher is finished"
+    finished = subprocess.run([sys.executable, "-c", script, "go on"], capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.split()[:2] == ["step", "3"]
+    assert [a.kind for a in store].count("checkpoint") == 2
