@@ -1,0 +1,177 @@
+"""Evaluate: embeddings x class prompts -> zero-shot scores; or embeddings x captions -> retrieval scores.
+
+Zero-shot accuracy is the share of clips whose nearest class prompt is their label. Every score carries its protocol:
+prompt, class names and their hash, crops, numbers of clips and recordings, seed and interval. The transductive score
+(text-anchored EM over the whole batch of clips, arXiv 2606.17160) is reported apart: it needs the batch; labels never enter.
+
+Inputs by role: ``checkpoint``, ``audio_embeddings``, ``evaluation`` (a labelled manifest) with ``prompt_embeddings``,
+or (a manifest with pairs) with ``caption_embeddings``.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from clapcur.artifacts import Artifact, Stage, Workspace, write_atomic
+from clapcur.class_names import PROMPT, check_class_names, readable
+from clapcur.config import frozen, signature
+from clapcur.embeddings import EmbeddingTable
+from clapcur.errors import ManifestError
+from clapcur.figures import confusion_figure
+from clapcur.manifest import Manifest
+from clapcur.metrics import (
+    accuracy,
+    bootstrap_interval,
+    confusion_matrix,
+    mean_average_precision_at_k,
+    per_class_accuracy,
+    predict,
+    recall_at_k,
+    transductive_posteriors,
+)
+
+NUM_RESAMPLES = 2000
+LEVEL = 0.95
+
+
+@frozen
+class EvaluateConfig:
+    """What is scored, and under which protocol."""
+
+    task: Literal["zero_shot", "retrieval"] = "zero_shot"
+    class_names: tuple[str, ...] = ()
+    # every label of the evaluation manifest must be one of them
+    prompt: str = PROMPT
+    # {} is the place of the class name
+    seed: int = 0
+    # of the bootstrap over source recordings
+
+    def __post_init__(self) -> None:
+        """Refuse a zero-shot evaluation without classes."""
+        if self.task == "zero_shot":
+            check_class_names(self.class_names)
+
+
+def evaluate(inputs: Mapping[str, Artifact], config: EvaluateConfig, work: Workspace) -> dict[str, Any]:
+    """Write ``scores.json`` and ``predictions.parquet`` (or, for retrieval, ``ranks.parquet``)."""
+    manifest = Manifest.open(inputs["evaluation"])
+    audio = EmbeddingTable.open(inputs["audio_embeddings"])
+    if config.task == "retrieval":
+        scores, table, name = *_retrieval(inputs, manifest, audio), "ranks.parquet"
+    else:
+        scores, table, name = *_zero_shot(inputs, config, manifest, audio), "predictions.parquet"
+        confusion_figure(scores["confusion"], list(check_class_names(config.class_names)), work.path / "confusion.png")
+    table.to_parquet(work.path / name, index=False)
+    write_atomic(work.path / "scores.json", json.dumps(scores, indent=1))
+    metrics = {key: value for key, value in scores.items() if isinstance(value, float)}
+    return {"counts": {"clips": scores["protocol"]["num_clips"]}, "metrics": metrics}
+
+
+def _zero_shot(
+    inputs: Mapping[str, Artifact], config: EvaluateConfig, manifest: Manifest, audio: EmbeddingTable
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    names = check_class_names(config.class_names)
+    clips = manifest.clips[manifest.clips.clip_id.isin(set(audio.ids))].reset_index(drop=True)
+    labels_N = _label_index(clips, names)
+    rows_ND = audio.select(clips.clip_id.tolist())
+    prompts_KD = EmbeddingTable.open(inputs["prompt_embeddings"]).rows_ND
+    groups = clips.clip_id.map(manifest.groups).to_numpy(str)
+    predicted_N = predict(rows_ND, prompts_KD)
+    with safe_open(inputs["checkpoint"].path / "model.safetensors", "np") as weights:
+        logit_scale = float(np.exp(weights.get_tensor("logit_scale")))
+    posteriors_NK = transductive_posteriors(rows_ND, prompts_KD, logit_scale=logit_scale)
+    transductive_N = posteriors_NK.argmax(axis=1)
+
+    def interval(predicted: NDArray[np.int64]) -> list[float]:
+        found = bootstrap_interval(predicted == labels_N, groups, level=LEVEL, num_resamples=NUM_RESAMPLES, seed=config.seed)
+        return [float(limit) for limit in found]
+
+    recall = per_class_accuracy(predicted_N, labels_N, len(names))
+    scores = {
+        "accuracy": float(accuracy(predicted_N, labels_N)),
+        "interval": interval(predicted_N),
+        "macro_accuracy": float(np.nanmean(recall)),
+        "transductive": float(accuracy(transductive_N, labels_N)),
+        "transductive_interval": interval(transductive_N),
+        "per_class": {name: float(value) for name, value in zip(names, recall, strict=True) if np.isfinite(value)},
+        "per_fold": {
+            str(fold): float(accuracy(predicted_N[rows], labels_N[rows]))
+            for fold, rows in clips.groupby("fold").indices.items()
+        },
+        "confusion": confusion_matrix(predicted_N, labels_N, len(names)).tolist(),
+        "protocol": _protocol(inputs, clips, manifest)
+        | {
+            "task": "zero-shot classification", "prompt": config.prompt, "num_classes": len(names),
+            "class_names_sha256": signature(list(names)), "interval": f"bootstrap over recordings, {LEVEL:.0%}",
+            "seed": config.seed,
+        },
+    }  # fmt: skip
+    similarity_NK = rows_ND @ prompts_KD.T
+    table = pd.DataFrame(
+        {
+            "clip_id": clips.clip_id,
+            "group": groups,
+            "fold": clips.fold,
+            "label": [names[i] for i in labels_N],
+            "predicted": [names[i] for i in predicted_N],
+            "similarity": similarity_NK.max(axis=1),
+            "label_similarity": similarity_NK[np.arange(len(labels_N)), labels_N],
+            "transductive": [names[i] for i in transductive_N],
+        }
+    )
+    return scores, table
+
+
+def _label_index(clips: pd.DataFrame, names: tuple[str, ...]) -> NDArray[np.int64]:
+    place = {name: index for index, name in enumerate(names)}
+    labels = [readable(label) for label in clips.label]
+    if unknown := sorted({label or "(no label)" for label in labels if label not in place}):
+        raise ManifestError(
+            f"labels that are not among the {len(names)} class names: {', '.join(unknown[:5])}; the class names are "
+            f"{', '.join(names[:5])}, ...; mend the label column or the class-name file"
+        )
+    return np.array([place[label] for label in labels], np.int64)
+
+
+def _retrieval(
+    inputs: Mapping[str, Artifact], manifest: Manifest, audio: EmbeddingTable
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Score caption-to-audio and audio-to-caption retrieval; a clip may have several captions."""
+    if manifest.pairs.empty:
+        raise ManifestError("retrieval needs an evaluation manifest with captions, got one without pairs")
+    captions = EmbeddingTable.open(inputs["caption_embeddings"])
+    clips = manifest.clips[manifest.clips.clip_id.isin(set(manifest.pairs.clip_id))].reset_index(drop=True)
+    texts = manifest.captions[manifest.captions.caption_id.isin(set(manifest.pairs.caption_id))].reset_index(drop=True)
+    similarity_NM = audio.select(clips.clip_id.tolist()) @ captions.select(texts.caption_id.tolist()).T
+    row = pd.Series(range(len(clips)), clips.clip_id)
+    column = pd.Series(range(len(texts)), texts.caption_id)
+    relevant_NM = np.zeros(similarity_NM.shape, bool)
+    relevant_NM[row[manifest.pairs.clip_id].to_numpy(), column[manifest.pairs.caption_id].to_numpy()] = True
+    scores: dict[str, Any] = {}
+    for direction, similarity, relevant in (
+        ("text_to_audio", similarity_NM.T, relevant_NM.T),
+        ("audio_to_text", similarity_NM, relevant_NM),
+    ):
+        for k in (1, 5, 10):
+            scores[f"{direction}.recall_at_{k}"] = float(recall_at_k(similarity, relevant, k))
+        scores[f"{direction}.map_at_10"] = float(mean_average_precision_at_k(similarity, relevant, 10))
+    scores["protocol"] = _protocol(inputs, clips, manifest) | {"task": "retrieval", "num_captions": len(texts)}
+    best = similarity_NM.argmax(axis=0)
+    table = pd.DataFrame({"caption_id": texts.caption_id, "nearest_clip_id": clips.clip_id.to_numpy()[best]})
+    return scores, table
+
+
+def _protocol(inputs: Mapping[str, Artifact], clips: pd.DataFrame, manifest: Manifest) -> dict[str, Any]:
+    return {
+        "crops": inputs["audio_embeddings"].record["config"]["num_crops"],
+        "num_clips": len(clips),
+        "num_recordings": len({manifest.groups[clip] for clip in clips.clip_id}),
+    }
+
+
+STAGE = Stage("evaluate", "1", "scores", evaluate)
