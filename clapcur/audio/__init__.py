@@ -1,0 +1,16 @@
+"""Audio files: to a mono waveform at a rate, to a fixed length, and what is wrong with a bad one.
+
+A waveform is float32 of shape (T,), mono by the mean over channels (stereo is never flattened into one long signal),
+full scale 1::
+
+    containers    what the bytes of a file promise, where libsndfile does not say
+    decoding      file -> mono blocks, or the reason why not
+    loading       file -> waveform; crop, repeat, pad; a cache
+    probing       file -> its hashes and facts, or the problem with it
+"""
+
+from clapcur.audio.decoding import UnusableAudio
+from clapcur.audio.loading import WaveformCache, fit, load_audio
+from clapcur.audio.probing import ClipInfo, ProbeRules, Problem, probe
+
+__all__ = ["ClipInfo", "ProbeRules", "Problem", "UnusableAudio", "WaveformCache", "fit", "load_audio", "probe"]

@@ -1,0 +1,105 @@
+"""Decoding: a file to mono blocks, or the reason why not.
+
+Files are decoded forward, block by block, and never sought in: a FLAC from a pipe, which does not know its length,
+reads like any other, and memory does not grow with the file. An MP3 without a Xing header has no stated length:
+libsndfile estimates one from the first frame and may end early there, which nothing here can see.
+"""
+
+import os
+from collections.abc import Iterator
+from io import FileIO
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from clapcur.audio.containers import mp3_states_length, what_is_cut_off
+from clapcur.errors import DataError
+
+BLOCK_FRAMES = 2**16  # 1.5 s at 44.1 kHz: fits a processor's cache, and memory does not grow with the file
+UNKNOWN_FRAMES = 2**63 - 1  # libsndfile's SF_COUNT_MAX: the header states no length
+MP3_SLACK_FRAMES = 2 * 1152  # ours: encoders disagree on whether header frame and padding count
+
+
+class UnusableAudio(DataError):
+    """A file that cannot be used: `reason` is one word for tables, `detail` says more."""
+
+    def __init__(self, path: Path | str, reason: str, detail: str) -> None:
+        super().__init__(path, reason, detail)
+        self.path, self.reason, self.detail = path, reason, detail
+
+    def __str__(self) -> str:
+        """One line with the path in front."""
+        return f"{self.path}: {self.reason.replace('_', ' ')}: {self.detail}"
+
+
+def open_audio(path: Path | str) -> FileIO:
+    """Open a regular file that is not empty, unbuffered."""
+    try:
+        if not os.path.isfile(path) and os.path.exists(path):
+            raise UnusableAudio(path, "unreadable", "not a file")  # a pipe would block, a folder has no samples
+        file = FileIO(path)
+    except FileNotFoundError:
+        raise UnusableAudio(path, "missing", "no such file") from None
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        raise UnusableAudio(path, "unreadable", getattr(error, "strerror", None) or str(error)) from None
+    if not os.fstat(file.fileno()).st_size:
+        file.close()
+        raise UnusableAudio(path, "empty", "0 bytes")
+    return file
+
+
+class _ForwardFile(soundfile.SoundFile):
+    """soundfile seeks after every block where it can, which is slow, and fails where the length is unknown."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class Decoder:
+    """Iterates over a file's mono blocks; raises UnusableAudio for all that can be wrong with them."""
+
+    def __init__(self, path: Path | str, file: FileIO) -> None:
+        self._path, self._lack = path, what_is_cut_off(file.fileno())
+        file.seek(0)  # libsndfile takes the descriptor's position for the start of the file
+        try:
+            self._sound = _ForwardFile(file.fileno(), closefd=False)
+        except soundfile.LibsndfileError as error:
+            raise UnusableAudio(
+                path, "truncated" if self._lack else "unreadable", self._lack or error.error_string
+            ) from None
+        self.sample_rate, self.num_channels = self._sound.samplerate, self._sound.channels
+        self.num_frames = 0
+        is_mp3 = self._sound.format == "MP3"
+        is_stated = self._sound.frames != UNKNOWN_FRAMES and (not is_mp3 or mp3_states_length(file.fileno()))
+        self._stated = self._sound.frames if is_stated else 0
+        self._slack = MP3_SLACK_FRAMES if is_mp3 else 0
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds decoded so far."""
+        return self.num_frames / self.sample_rate
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        """Yield blocks of shape (T,) with T up to `BLOCK_FRAMES`, once; a defect is raised where it is met."""
+        with self._sound:
+            stopped = ""
+            while True:
+                try:
+                    block_TC = self._sound.read(BLOCK_FRAMES, dtype="float32", always_2d=True)
+                except soundfile.LibsndfileError as error:
+                    stopped = f": {error.error_string}"
+                    break
+                if not len(block_TC):
+                    break
+                self.num_frames += len(block_TC)
+                block = block_TC.mean(axis=1) if block_TC.shape[1] > 1 else block_TC[:, 0]
+                if not np.isfinite(block).all():
+                    raise UnusableAudio(self._path, "non_finite", "has NaN or infinite samples")
+                yield block
+        if self._lack or stopped or self.num_frames < self._stated - self._slack:
+            counted = f"decoding stops after {self.num_frames} of {self._stated or 'unknown'} frames{stopped}"
+            raise UnusableAudio(self._path, "truncated", self._lack or counted)
+        if not self.num_frames:
+            raise UnusableAudio(self._path, "empty", "0 frames")

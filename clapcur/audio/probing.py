@@ -1,0 +1,94 @@
+"""Probing: a file to its hashes and facts, or the problem with it."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+import numpy as np
+
+from clapcur.audio.decoding import Decoder, UnusableAudio, open_audio
+from clapcur.config import frozen
+
+
+@frozen
+class ProbeRules:
+    """Which readable files are still of no use."""
+
+    min_duration_s: float = 0.05
+    # ours; shorter than the window of a few mel frames
+    max_duration_s: float | None = None
+    # None takes clips of any length
+    silence_peak: float = 1e-5
+    # ours: -100 dB of full scale; a clip whose every sample (after the mean over channels) is below is silent
+
+    def __post_init__(self) -> None:
+        """Refuse limits that no clip could meet."""
+        longest_s = np.inf if self.max_duration_s is None else self.max_duration_s
+        if not 0 <= self.min_duration_s < longest_s:
+            raise ValueError(
+                f"durations must be 0 <= min < max in s, got {self.min_duration_s} and {self.max_duration_s}"
+            )
+        if not 0 <= self.silence_peak < 1:
+            raise ValueError(f"silence_peak must lie in [0, 1) (full scale is 1), got {self.silence_peak}")
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """What a usable file holds."""
+
+    clip_id: str  # SHA-256 of the file's bytes
+    pcm_sha256: str  # of the samples: mono, int16, at the file's own rate
+    duration_s: float
+    sample_rate: int  # Hz
+    num_channels: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a file is of no use."""
+
+    reason: str
+    # missing, unreadable, empty, truncated, silent, non_finite, too_short or too_long
+    detail: str
+
+
+def probe(path: Path | str, rules: ProbeRules | None = None) -> ClipInfo | Problem:
+    """Hash and check one file; a bad file is an answer, not an exception.
+
+    The hash of the samples is the same for the same sound in WAV and in FLAC. It is not across a lossy format, nor for
+    two sounds that differ below 16 bits; a lossy file's may also change with the version of its decoder.
+    """
+    rules = rules or ProbeRules()
+    try:
+        with open_audio(path) as file:
+            clip_id = hashlib.file_digest(file, "sha256").hexdigest()
+            return _examine(path, file, clip_id, rules)
+    except UnusableAudio as bad:
+        return Problem(bad.reason, bad.detail)
+    except OSError as error:  # a disk or a network that fails while the file is read
+        return Problem("unreadable", error.strerror or str(error))
+
+
+def _examine(path: Path | str, file: FileIO, clip_id: str, rules: ProbeRules) -> ClipInfo | Problem:
+    decoder = Decoder(path, file)
+    pcm, peak = hashlib.sha256(), 0.0
+    for block in decoder:
+        if rules.max_duration_s is not None and decoder.duration_s > rules.max_duration_s:
+            return Problem("too_long", f"longer than {rules.max_duration_s:g} s")
+        peak = max(peak, float(np.abs(block).max()))
+        pcm.update(np.clip(np.rint(block * 32768), -32768, 32767).astype("<i2").tobytes())
+    if decoder.duration_s < rules.min_duration_s:
+        return Problem("too_short", f"{decoder.duration_s:.4g} s, at least {rules.min_duration_s:g} s are needed")
+    if peak < rules.silence_peak:
+        return Problem("silent", f"the loudest sample of the channels' mean is {peak:.2g} of full scale")
+    return ClipInfo(
+        clip_id=clip_id,
+        pcm_sha256=pcm.hexdigest(),
+        duration_s=decoder.duration_s,
+        sample_rate=decoder.sample_rate,
+        num_channels=decoder.num_channels,
+        bytes=os.fstat(file.fileno()).st_size,
+    )
