@@ -1,0 +1,56 @@
+"""What is ingested and under which rules."""
+
+import math
+
+from clapcur.audio import ProbeRules
+from clapcur.config import frozen, machine
+
+
+@frozen
+class Columns:
+    """What the columns of a table are called.
+
+    A name that is given must be there; a default name may be absent, and None says that the table has no such column,
+    whatever it looks like.
+    """
+
+    path: str | None = "path"
+    # of the audio file
+    caption: str | tuple[str, ...] | None = "caption"
+    # one column or several (Clotho has five); a cell that is a list (JSONL, Parquet) is several captions
+    label: str | None = "label"
+    # the clip's class
+    fold: str | None = "fold"
+    # of a cross-validation
+    recording_id: str | None = "recording_id"
+    # what the clip was cut from (Freesound or YouTube id): clips of one recording are never split
+
+
+@frozen
+class IngestConfig:
+    """Where clips and captions come from, and what is left out."""
+
+    source: str
+    # .csv, .tsv, .jsonl, .parquet; .txt with one caption per line; or a folder of audio, taken with all its sub-folders
+    audio_folder: str | None = None
+    # what relative paths in tables are relative to; None: the table's own folder
+    columns: Columns = Columns()
+    metadata: str | None = None
+    # for a folder: a table that is joined to its files by the path column
+    rules: ProbeRules = ProbeRules()
+    # which readable files are still of no use
+    exclude: tuple[str, ...] = ()
+    # lists of clips that must not enter: text (one clip id, path or recording id per line) or a table with such columns
+    max_bad_fraction: float = 0.1
+    # of the rows; more of them in quarantine is an error (ours)
+    num_workers: int = machine(0)
+    # threads that probe; 0: one per CPU (libsndfile leaves the interpreter's lock)
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        if not 0 <= self.max_bad_fraction <= 1 or math.isnan(self.max_bad_fraction):
+            raise ValueError(f"max_bad_fraction is a share in [0, 1], got {self.max_bad_fraction}; a percentage?")
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers must be 0 (one per CPU) or more, got {self.num_workers}")
+        if isinstance(self.exclude, str):  # a text passes for a sequence of texts
+            raise TypeError(f"exclude is a list of paths, got the text {self.exclude!r}")

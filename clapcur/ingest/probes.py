@@ -1,0 +1,174 @@
+"""Every file probed once: in parallel, and remembered in a SQLite file between runs.
+
+The memory is no truth: an answer holds for one path, size, time of change and set of rules; a file that is lost or
+broken costs time only. It is written every `CHUNK` clips, so that a killed ingest goes on where it was.
+"""
+
+import dataclasses
+import json
+import os
+import sqlite3
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from clapcur.audio import ClipInfo, ProbeRules, Problem, probe
+from clapcur.config import signature
+from clapcur.progress import progress
+
+CHUNK = 256  # clips between two commits: about a second of work
+VERSION = 1  # of what `probe` says; raise it when its answers change
+Answer = ClipInfo | Problem
+T = TypeVar("T")
+Stamp = tuple[int, int]  # size, time of last change in ns
+
+
+def probe_all(
+    paths: Sequence[str],
+    rules: ProbeRules,
+    *,
+    num_workers: int = 0,
+    cache: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Answer]:
+    """Probe files.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Absolute, each once.
+    rules : ProbeRules
+    num_workers : int
+        Threads; 0 is one per CPU.
+    cache : Path or None
+        Where answers are remembered.
+    on_progress : callable or None
+        Called with (done, total) after each chunk is on disk.
+
+    Returns
+    -------
+    dict
+        path -> ClipInfo or Problem.
+    """
+    answers: dict[str, Answer] = {}
+    with (
+        ProbeCache(cache, rules) as memory,
+        ThreadPoolExecutor(num_workers or os.cpu_count(), thread_name_prefix="probe") as pool,
+        progress("probe", len(paths), "clips") as advance,
+    ):
+        for start in range(0, len(paths), CHUNK):
+            chunk = paths[start : start + CHUNK]
+            stamps = {path: stamp for path in chunk if (stamp := _stamp(path)) is not None}
+            known = memory.recall(stamps)
+            advance(len(known))
+            todo = [path for path in chunk if path not in known]
+            new = {}
+            for path, answer in zip(todo, pool.map(partial(probe, rules=rules), todo), strict=True):
+                new[path] = answer
+                advance()
+            memory.remember({path: (stamps[path], new[path]) for path in new if path in stamps and _lasts(new[path])})
+            answers |= known | new
+            if on_progress is not None:
+                on_progress(len(answers), len(paths))
+    return answers
+
+
+def _stamp(path: str) -> Stamp | None:
+    """Return what tells that a file is still the same, taken before it is read; None where there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _lasts(answer: Answer) -> bool:
+    """Tell whether an answer is about the file's content; a right to read, or a network, comes back without a trace."""
+    return isinstance(answer, ClipInfo) or answer.reason not in ("missing", "unreadable")
+
+
+class ProbeCache:
+    """Answers by path, size, time of change and rules. Without a path, or when SQLite fails, it remembers nothing."""
+
+    def __init__(self, path: Path | None, rules: ProbeRules) -> None:
+        self._path = path
+        self._rules = signature({"version": VERSION, "rules": rules})
+        self._connection: sqlite3.Connection | None = None
+        if path is not None:
+            self._attempt(lambda connection: None)
+
+    def recall(self, stamps: Mapping[str, Stamp]) -> dict[str, Answer]:
+        """Return the answers that still hold for these files."""
+
+        def read(connection: sqlite3.Connection) -> dict[str, Answer]:
+            found: dict[str, Answer] = {}
+            for path, stamp in stamps.items():
+                row = connection.execute(
+                    "SELECT size, mtime_ns, answer FROM probes WHERE path = ? AND rules = ?", (path, self._rules)
+                ).fetchone()
+                if row and row[:2] == stamp:
+                    values = json.loads(row[2])
+                    found[path] = Problem(**values) if "reason" in values else ClipInfo(**values)
+            return found
+
+        return self._attempt(read) or {}
+
+    def remember(self, answers: Mapping[str, tuple[Stamp, Answer]]) -> None:
+        """Keep answers; they are on disk when this returns."""
+        rows = [
+            (path, self._rules, *stamp, json.dumps(dataclasses.asdict(answer)))
+            for path, (stamp, answer) in answers.items()
+        ]
+
+        def write(connection: sqlite3.Connection) -> None:
+            with connection:
+                connection.executemany("REPLACE INTO probes VALUES (?, ?, ?, ?, ?)", rows)
+
+        if rows:
+            self._attempt(write)
+
+    def _attempt(self, action: Callable[[sqlite3.Connection], T]) -> T | None:
+        """Run `action`; a broken file is thrown away once, any other failure ends the remembering of this run."""
+        for is_second in (False, True):
+            if self._path is None:
+                break
+            try:
+                self._connection = self._connection or self._connect(self._path)
+                return action(self._connection)
+            except (sqlite3.Error, OSError) as error:
+                self._close()
+                is_broken = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+                if is_broken and not is_second:
+                    warnings.warn(f"{self._path} is broken ({error}); it starts anew", stacklevel=2)
+                    self._path.unlink(missing_ok=True)
+                else:
+                    warnings.warn(f"{self._path} cannot be used ({error}); files are probed again", stacklevel=2)
+                    self._path = None
+        return None
+
+    @staticmethod
+    def _connect(path: Path) -> sqlite3.Connection:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=30)
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS probes (path TEXT, rules TEXT, size INTEGER, mtime_ns INTEGER, answer TEXT, "
+            "PRIMARY KEY (path, rules)) WITHOUT ROWID"
+        )
+        return connection
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def __enter__(self) -> "ProbeCache":
+        """Start."""
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close the file."""
+        self._close()

@@ -1,0 +1,138 @@
+"""Tables from files: CSV, TSV, JSONL and Parquet, as a header and rows with the line each stands on.
+
+Strict where a lenient reader would shift captions into the wrong column: a row must have as many cells as the header,
+a quote must be closed. Texts are UTF-8, with or without a byte order mark, with any line ends. CSV cells stay texts:
+``007`` is no number and ``NA`` no missing value.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from clapcur.errors import ManifestError
+
+Rows = Iterator[tuple[int, Mapping[str, Any]]]
+
+
+def read_table(path: Path) -> tuple[list[str], Rows]:
+    """Return the column names of a table and an iterator over (line, row).
+
+    Raises
+    ------
+    ManifestError
+        The file is missing, of an unknown kind, or broken; the last may come while the rows are iterated.
+    """
+    if not path.is_file():
+        raise ManifestError(f"the table {path} does not exist")
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise ManifestError(f"{path}: expected a table ({', '.join(READERS)}), got {path.suffix or 'no extension'}")
+    header, rows = reader(path)
+    if repeated := sorted({name for name in header if name and header.count(name) > 1}):
+        raise ManifestError(f"{path} has more than one column {', '.join(map(repr, repeated))}; rename all but one")
+    return header, rows
+
+
+def cell_text(value: Any, where: str) -> str:
+    """Return a cell as text: "" for a missing value, 119028.0 (an id that pandas made a float) as 119028.
+
+    Lone surrogates, which no file can hold, come out escaped.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, (list, tuple, dict)):
+        raise ManifestError(f"{where}: expected one value, got {value!r}; only captions may be lists")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip().encode("utf-8", "backslashreplace").decode()
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number, line without its end) of a UTF-8 text file."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                yield number, line.rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+
+
+def _delimited(path: Path, delimiter: str) -> tuple[list[str], Rows]:
+    cells = _cells(path, delimiter)
+    _, header = next(cells, (0, None))
+    if header is None:
+        raise ManifestError(f"{path} is empty: the first line must name the columns")
+    names = [name.strip() for name in header]
+
+    def rows() -> Rows:
+        for line, values in cells:
+            if len(values) != len(names):
+                raise ManifestError(
+                    f"{path}, line {line}: {len(values)} cells where the header has {len(names)}; "
+                    "a caption with a comma or a tab must stand in double quotes"
+                )
+            yield line, dict(zip(names, values, strict=True))
+
+    return names, rows()
+
+
+def _cells(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line on which it ends, cells) of each row that is not blank."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        try:
+            for cells in reader:
+                if cells and (len(cells) == 1 or any(cells)):
+                    yield reader.line_num, cells
+        except csv.Error as error:
+            raise ManifestError(f"{path}, line {reader.line_num}: {error}; is a quote open or not doubled?") from None
+        except UnicodeDecodeError as error:
+            raise ManifestError(f"{path} is not UTF-8 ({error.reason}); save it as UTF-8") from None
+
+
+def _jsonl(path: Path) -> tuple[list[str], Rows]:
+    """Read twice: the columns are the keys of all lines."""
+    return list(dict.fromkeys(key for _, row in _objects(path) for key in row)), _objects(path)
+
+
+def _objects(path: Path) -> Rows:
+    for number, line in text_lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ManifestError(f"{path}, line {number}: not JSON ({error.msg} at character {error.colno})") from None
+        if not isinstance(row, dict):
+            raise ManifestError(f"{path}, line {number}: expected a JSON object, got {line[:80]}")
+        yield number, row
+
+
+def _parquet(path: Path) -> tuple[list[str], Rows]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise ManifestError(f"{path} is not a Parquet file: {error}") from None
+
+    def rows() -> Rows:
+        number = 0
+        for batch in file.iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+
+    return file.schema_arrow.names, rows()
+
+
+READERS = {
+    ".csv": lambda path: _delimited(path, ","),
+    ".tsv": lambda path: _delimited(path, "\t"),
+    ".jsonl": _jsonl,
+    ".parquet": _parquet,
+}
