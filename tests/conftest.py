@@ -1,0 +1,124 @@
+"""What holds for every test: a quiet environment of its own, one thread, and no way out of this machine."""
+
+import atexit
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from clapcur.home import Home
+
+TESTS = Path(__file__).resolve().parent
+SHARED = TESTS.parents[1] / "shared" / "data"
+SCRATCH = Path(tempfile.mkdtemp(prefix="clapcur-tests-"))
+JOURNAL = SCRATCH / "left-this-machine.txt"
+atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
+
+# Prefect, MLflow and transformers read their settings when they are imported, so all of this stands before any of them.
+for name in list(os.environ):
+    if name.startswith(("CLAPCUR_", "MLFLOW_", "PREFECT_")) and not name.startswith("CLAPCUR_TEST_"):
+        del os.environ[name]  # a developer's own servers and stores are no place for tests to write to
+os.environ.update(
+    # nothing calls home
+    DO_NOT_TRACK="1",
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    RAY_USAGE_STATS_ENABLED="0",
+    # nothing chatters
+    PREFECT_LOGGING_LEVEL="WARNING",
+    PREFECT_LOGGING_INTERNAL_LEVEL="ERROR",
+    PREFECT_LOGGING_TO_API_ENABLED="false",
+    PREFECT_SERVER_LOGGING_LEVEL="CRITICAL",
+    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true",
+    TOKENIZERS_PARALLELISM="false",
+    # one event a transaction makes every other flow wait two seconds for SQLite
+    PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE="50",
+    PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE="50",
+    PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL="1",
+    # nothing is left behind, and nothing depends on the terminal
+    PREFECT_HOME=str(SCRATCH / "prefect"),
+    MPLBACKEND="Agg",
+    COLUMNS="120",
+    NO_COLOR="1",
+    # read by offline/sitecustomize.py, here and in every Python process that a test starts
+    CLAPCUR_TEST_JOURNAL=str(JOURNAL),
+    PYTHONPATH=os.pathsep.join(filter(None, [str(TESTS / "offline"), os.environ.get("PYTHONPATH")])),
+)
+os.environ.pop("FORCE_COLOR", None)
+
+_guard = importlib.util.spec_from_file_location("clapcur_offline_guard", TESTS / "offline" / "sitecustomize.py")
+assert _guard is not None and _guard.loader is not None
+_guard.loader.exec_module(importlib.util.module_from_spec(_guard))
+
+
+@pytest.fixture
+def journal() -> Path:
+    """Give the file that holds the refused ways out; what still stands in it when a test ends fails that test."""
+    JOURNAL.touch()
+    return JOURNAL
+
+
+@pytest.fixture(autouse=True)
+def stays_on_this_machine(journal: Path) -> Iterator[None]:
+    """Fail the test that tried to reach another machine, itself or by a process that it started."""
+    yield
+    if refused := journal.read_text():
+        journal.write_text("")
+        pytest.fail(f"no test may reach another machine, this one (or what was imported for it) tried:\n{refused}")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Let sums come out the same on every machine, and leave the cores to the other processes."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Give a seeded generator, new for each test."""
+    return np.random.default_rng(20230501864)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Home":
+    """Give an empty home in a temporary folder that the commands and child processes of the test use too."""
+    from clapcur.home import Home
+
+    monkeypatch.setenv("CLAPCUR_HOME", str(tmp_path / "home"))
+    return Home.open()
+
+
+@pytest.fixture
+def shared_data() -> Callable[[str], Path]:
+    """Give a function from a name inside ``../shared/data`` to its path; it skips the test where that is absent."""
+
+    def find(name: str = ".") -> Path:
+        if not (SHARED / name).exists():
+            pytest.skip(f"needs shared/data/{name} beside the checkout, which is absent")
+        return SHARED / name
+
+    return find
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip by name what this machine lacks."""
+    for marker in item.iter_markers("shared_data"):
+        for name in marker.args or (".",):
+            if not (SHARED / name).exists():
+                pytest.skip(f"needs shared/data/{name} beside the checkout, which is absent")
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device, and there is none")

