@@ -21,6 +21,7 @@ from clapcur.errors import ArtifactError
 
 RECORD = "record.json"
 WORK = "work"  # sub-folder of an unfinished artifact: parts and training state, gone when the record is written
+LOST = "lost.json"  # record of an artifact whose payload was damaged, until it is made again
 LOCATIONS = "locations.parquet"  # where clips lie on this machine: replaceable, so not part of the payload's digests
 
 
@@ -169,9 +170,10 @@ class Store:
                 f"{folder} was made from another key that shares its first 12 digits; move it away and run again"
             )
         if damaged := damaged_files(folder, record, verify):
-            write_atomic(folder / "lost.json", json.dumps({"files": damaged, "record": record}))
+            write_atomic(folder / LOST, json.dumps({"files": damaged, "record": record}))
             (folder / RECORD).unlink()
             return None
+        _tidy(folder)
         return Artifact(key.kind, key.id, str(folder))
 
     def find(self, artifact_id: str) -> Artifact:
@@ -203,7 +205,7 @@ class Store:
         return Workspace(folder, key)
 
     def commit(self, work: Workspace, outcome: Mapping[str, Any], started: float) -> Artifact:
-        """Finish an artifact: drop the scratch, digest the payload, write the record last.
+        """Finish an artifact: digest the payload, write the record, drop the scratch.
 
         Parameters
         ----------
@@ -213,14 +215,12 @@ class Store:
         started : float
             Unix time in seconds at which the work began.
         """
-        shutil.rmtree(work.path / WORK, ignore_errors=True)
-        lost = work.path / "lost.json"
+        lost = work.path / LOST
         previous = json.loads(lost.read_text())["record"] if lost.exists() else None
-        lost.unlink(missing_ok=True)
         files = {
             str(path.relative_to(work.path)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
             for path in sorted(work.path.rglob("*"))
-            if path.is_file() and path.name not in (RECORD, LOCATIONS)
+            if path.is_file() and _is_payload(path.relative_to(work.path))
         }
         record = {
             "kind": work.key.kind,
@@ -244,7 +244,19 @@ class Store:
         for folder in {path.parent for path in work.path.rglob("*")} | {work.path}:
             sync_folder(folder)
         write_atomic(work.path / RECORD, json.dumps(record, indent=1))
+        _tidy(work.path)  # not before: a kill while digesting must not cost the work
         return Artifact(work.key.kind, work.key.id, str(work.path))
+
+
+def _is_payload(path: Path) -> bool:
+    """Tell whether a file of an artifact's folder is what the stage made (and no scratch, no half-written file)."""
+    return path.parts[0] not in (RECORD, LOCATIONS, LOST, WORK) and not path.name.startswith(".")
+
+
+def _tidy(folder: Path) -> None:
+    """Remove from a finished artifact what only its making needed."""
+    shutil.rmtree(folder / WORK, ignore_errors=True)
+    (folder / LOST).unlink(missing_ok=True)
 
 
 def damaged_files(folder: Path, record: Mapping[str, Any], verify: bool = False) -> list[str]:

@@ -1,0 +1,201 @@
+"""The store: what an artifact is called, and when it counts as finished."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+
+import pytest
+
+from clapcur.artifacts import Artifact, Key, Stage, Store, damaged_files, explain_difference, write_atomic
+from clapcur.config import frozen, machine
+from clapcur.errors import ArtifactError
+
+KEY = Key("scores", "evaluate", "1", {"threshold": 0.5}, {"pool": "0123456789ab"})
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def finish(store, key=KEY, text="payload", **outcome):
+    work = store.open(key)
+    (work.path / "deep").mkdir(exist_ok=True)
+    (work.path / "deep" / "data.txt").write_text(text)
+    return store.commit(work, {"counts": {}, "metrics": {}, **outcome}, started=1.0)
+
+
+def test_the_id_is_the_hash_of_the_whole_key_written_as_sorted_json():
+    """Another spelling of the same key would orphan every artifact that was ever made."""
+    written = (
+        '{"config":{"threshold":0.5},"inputs":{"pool":"0123456789ab"},"kind":"scores","stage":"evaluate","version":"1"}'
+    )
+    assert KEY.sha256 == hashlib.sha256(written.encode()).hexdigest()
+    assert KEY.id == KEY.sha256[:12]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "report"},
+        {"stage": "score"},
+        {"version": "2"},
+        {"config": {"threshold": 0.6}},
+        {"inputs": {"pool": "0123456789ac"}},
+        {"inputs": {"captions": "0123456789ab"}},
+    ],
+)
+def test_whatever_made_an_artifact_changes_its_id(change):
+    """A part of the key that is not hashed hands out an old result under a new meaning."""
+    assert dataclasses.replace(KEY, **change).id != KEY.id
+
+
+def test_how_the_work_is_done_does_not_change_the_id():
+    """A signed worker count would recompute everything on every other machine."""
+
+    @frozen
+    class Config:
+        threshold: float = 0.5
+        workers: int = machine(2)
+
+    stage = Stage("curate", "1", "improvement_set", lambda inputs, config, work: {})
+    assert stage.key(Config(workers=8), {}) == stage.key(Config(), {})
+    assert stage.key(Config(threshold=0.6), {}) != stage.key(Config(), {})
+
+
+def test_inputs_are_signed_by_id_and_role_whatever_their_order_and_place(store):
+    """An address in the key would make a moved store forget everything."""
+    stage = Stage("curate", "1", "improvement_set", lambda inputs, config, work: {})
+    one, two = Artifact("manifest", "a" * 12, "/here"), Artifact("manifest", "b" * 12, "/here")
+    moved = Artifact("manifest", "a" * 12, "/there")
+    same = stage.key({}, {"pool": one, "captions": two})
+    assert same == stage.key({}, {"captions": two, "pool": moved})
+    assert same != stage.key({}, {"captions": one, "pool": two})
+
+
+def test_a_folder_without_a_record_is_not_an_artifact(store):
+    """A killed run leaves payload files: taken for finished, they would be trained on."""
+    work = store.open(KEY)
+    (work.path / "data.txt").write_text("half")
+    assert store.get(KEY) is None
+    assert list(store) == []
+    with pytest.raises(ArtifactError, match="not a finished artifact"):
+        _ = Artifact("scores", KEY.id, str(work.path)).record
+
+
+def test_the_record_has_the_digests_that_another_tool_computes(store):
+    """A digest of something else than the file's bytes would never find a damaged file."""
+    artifact = finish(store, text="some bytes\n")
+    said = subprocess.run(
+        ["sha256sum", artifact.path / "deep" / "data.txt"], capture_output=True, text=True, check=True
+    )
+    assert artifact.record["files"] == {"deep/data.txt": {"bytes": 11, "sha256": said.stdout.split()[0]}}
+
+
+@pytest.mark.parametrize("damage", ["gone", "shorter"])
+def test_lost_bytes_are_a_miss_and_the_record_goes_with_them(store, damage):
+    """A hit on a dead path is an error in the middle of the next stage; others must not see it either."""
+    artifact = finish(store)
+    path = artifact.path / "deep" / "data.txt"
+    path.unlink() if damage == "gone" else path.write_text("pay")
+    assert store.get(KEY) is None
+    assert list(store) == []
+
+
+def test_flipped_bytes_of_the_same_length_are_found_where_asked_for(store):
+    """The quick check sees sizes only, so that there must be one that reads."""
+    artifact = finish(store, text="payload")
+    (artifact.path / "deep" / "data.txt").write_text("PAYLOAD")
+    assert damaged_files(artifact.path, artifact.record) == []
+    assert store.get(KEY) == artifact
+    assert store.get(KEY, verify=True) is None
+
+
+@pytest.mark.parametrize(("text", "identical"), [("payload", True), ("another", False)])
+def test_a_recomputed_artifact_says_whether_it_came_out_the_same(store, text, identical):
+    """A stage that is not deterministic would otherwise replace what students were trained on, unseen."""
+    (finish(store).path / "deep" / "data.txt").unlink()
+    assert store.get(KEY) is None
+    assert finish(store, text=text).record["recomputed"] == {"identical": identical}
+    assert not (store.folder("scores", KEY.id) / "lost.json").exists()
+
+
+def test_a_first_computation_says_nothing_of_a_recomputation(store):
+    """A note on everything is a note on nothing."""
+    assert "recomputed" not in finish(store).record
+
+
+def test_a_key_that_shares_only_its_first_digits_is_refused(store):
+    """The folder's name is 12 digits of 64; a collision would return somebody else's result."""
+    artifact = finish(store)
+    record = artifact.record | {"key_sha256": KEY.id + "0" * 52}
+    write_atomic(artifact.path / "record.json", json.dumps(record))
+    with pytest.raises(ArtifactError, match="another key that shares its first 12 digits"):
+        store.get(KEY)
+
+
+def test_parts_survive_a_restart_and_vanish_with_the_record(store):
+    """Marks that are lost redo hours; marks that stay skip the work of a recomputation."""
+    work = store.open(KEY)
+    (work.scratch / "state").write_text("training state")
+    work.mark_done("part-0")
+    again = store.open(KEY)
+    assert (again.is_done("part-0"), again.is_done("part-1")) == (True, False)
+    artifact = finish(store)
+    assert list(artifact.record["files"]) == ["deep/data.txt"]
+    assert not store.open(KEY).is_done("part-0")
+
+
+def test_where_clips_lie_is_not_part_of_the_payload(store):
+    """Re-finding moved audio would look like damage and recompute every stage."""
+    work = store.open(KEY)
+    (work.path / "locations.parquet").write_text("here")
+    artifact = finish(store)
+    (artifact.path / "locations.parquet").write_text("somewhere else")
+    assert store.get(KEY, verify=True) == artifact
+
+
+def test_an_atomic_write_that_dies_leaves_the_old_content(tmp_path, monkeypatch):
+    """Half a record is a record that cannot be read, for good."""
+    path = tmp_path / "record.json"
+    write_atomic(path, "old")
+
+    def die(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_an_artifact_is_found_by_the_start_of_its_id(store):
+    """People copy the first digits; the wrong artifact is worse than none."""
+    artifact = finish(store)
+    assert store.find(artifact.id[:4]) == artifact
+    other = dataclasses.replace(KEY, version="2")
+    finish(store, other)
+    (store.root / "scores" / other.id).rename(store.root / "scores" / f"{artifact.id[:6]}ffffff")
+    with pytest.raises(ArtifactError, match=f"expected one artifact .* found scores {artifact.id[:6]}"):
+        store.find(artifact.id[:6])
+    with pytest.raises(ArtifactError, match="found none"):
+        store.find("0000")
+    with pytest.raises(ArtifactError, match="4 at least"):
+        store.find(artifact.id[:3])
+
+
+def test_the_store_lists_artifacts_in_the_order_in_which_they_were_made(store, monkeypatch):
+    """A catalog rebuilt in another order would tell MLflow of scores before their checkpoints."""
+    times = iter([30.0, 10.0, 20.0])
+    monkeypatch.setattr("clapcur.artifacts.time.time", lambda: next(times))
+    made = [finish(store, dataclasses.replace(KEY, version=version)) for version in "abc"]
+    assert list(store) == [made[1], made[2], made[0]]
+
+
+def test_a_difference_names_every_leaf_that_differs():
+    """`why` that overlooks a nested value sends people to search elsewhere."""
+    ours = {"a": 1, "b": {"c": [1, 2], "d": None}}
+    theirs = {"a": 1.0, "b": {"c": [1, 3]}, "e": "new"}
+    assert explain_difference(ours, theirs) == ["b.c: [1, 2] -> [1, 3]", "e: None -> 'new'"]
