@@ -1,0 +1,126 @@
+"""Lineage for people: what the catalog's outbox holds, shown in MLflow.
+
+MLflow is a picture of the store and may be thrown away: `sync` draws it again. MLflow being down
+never stops a run of the pipeline; what could not be said waits in the outbox.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from clapcur.artifacts import RECORD, Key
+from clapcur.catalog import Campaign, Catalog
+from clapcur.home import Home
+from clapcur.lineage.curves import Live, Point
+from clapcur.lineage.page import MlflowPage, one_line
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+MLFLOW = "mlflow"  # the lease under which runs are looked for and made
+REST_S = 60.0  # after a failure MLflow is left alone for so long
+
+_rests_until: dict[str, float] = {}
+log = logging.getLogger("clapcur")
+
+
+class Delivery(NamedTuple):
+    """How many messages reached MLflow just now, and how many still wait."""
+
+    delivered: int
+    waiting: int
+
+
+def deliver(home: Home) -> Delivery:
+    """Tell MLflow what it does not know yet; where it does not answer, warn and let it wait."""
+    catalog = Catalog.open(home)
+    waiting = catalog.num_waiting()
+    if not waiting or time.monotonic() < _rests_until.get(home.mlflow_uri, 0):
+        return Delivery(0, waiting)
+    return _deliver(home, catalog)
+
+
+def sync(home: Home, rebuild: bool = False) -> Delivery:
+    """Tell MLflow everything that waits, what was given up and what the catalog never knew too.
+
+    Parameters
+    ----------
+    home : Home
+    rebuild : bool
+        Make the catalog again from the store and tell everything anew, for an MLflow that lost
+        its database. Known runs are completed, not doubled.
+    """
+    catalog = Catalog.open(home)
+    if rebuild:
+        catalog.rebuild(home.store)
+    else:
+        catalog.catch_up(home.store)
+    catalog.requeue(everything=rebuild)
+    return _deliver(home, catalog)
+
+
+def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[str, Any] | None = None) -> Live:
+    """Open the run of an artifact that is about to be made, so that its curves are seen now.
+
+    The result is the ``on_step`` of `clapcur.stage.run` and a context manager around it: the run
+    is RUNNING inside, FAILED or KILLED where the block is left by an error; at its end the last
+    points are sent, before `deliver` completes the same run. MLflow is met in a thread of its own
+    and never holds up the training.
+    """
+    if (home.store.folder(key.kind, key.id) / RECORD).exists():
+        return Live(lambda points: None, lambda status: None)
+    record = {
+        "kind": key.kind, "id": key.id, "key_sha256": key.sha256, "stage": key.stage,
+        "version": key.version, "config": key.config, "inputs": key.inputs,
+        "started": time.time(), "tags": dict(tags or {}),
+        "campaign": asdict(campaign) if campaign else None,
+    }  # fmt: skip
+    opened: list[tuple[MlflowPage, Run]] = []
+
+    def send(points: list[Point]) -> None:
+        if not opened:
+            catalog = Catalog.open(home)
+            page = MlflowPage(home, catalog)
+            with catalog.lease(MLFLOW, "MLflow's turn"):
+                run = page.open_run(record)
+            page.describe(run, record)
+            opened.append((page, run))
+        page, run = opened[0]
+        if points and run.info.status != "RUNNING":  # goes on from where an earlier try ended
+            page.client.update_run(run.info.run_id, "RUNNING")
+            opened[0] = page, page.client.get_run(run.info.run_id)
+        page.add_points(run, points)
+
+    def close(status: str) -> None:
+        for page, run in opened:
+            page.client.set_terminated(run.info.run_id, status)
+
+    return Live(send, close)
+
+
+def _deliver(home: Home, catalog: Catalog) -> Delivery:
+    delivered = 0
+    try:
+        page = MlflowPage(home, catalog)
+        last = 0
+        while catalog.waiting(after=last):
+            with catalog.lease(MLFLOW, "MLflow's turn"):  # one message a turn: nobody waits long
+                for message in catalog.waiting(after=last)[:1]:
+                    arrived = page.tell(message)
+                    catalog.mark(message, arrived)
+                    delivered += arrived
+                    last = message.id
+    except Exception as error:  # whatever MLflow does, the run of the pipeline goes on
+        first_time = home.mlflow_uri not in _rests_until
+        _rests_until[home.mlflow_uri] = time.monotonic() + REST_S
+        log.log(
+            logging.WARNING if first_time else logging.DEBUG,
+            "MLflow at %s does not answer: %s. Nothing is lost; `clapcur sync` sends what waits",
+            home.mlflow_uri,
+            one_line(error),
+        )
+    else:
+        _rests_until.pop(home.mlflow_uri, None)
+    return Delivery(delivered, catalog.num_waiting())

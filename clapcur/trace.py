@@ -1,0 +1,315 @@
+"""The two questions of lineage: what made this model, and what did this clip touch.
+
+Answers come from records and Parquet files alone; neither torch nor MLflow is imported. Pairs are
+sorted by clip id, so that row groups without the clip are never read.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from clapcur.artifacts import LOCATIONS, Artifact, read_record, sha256_file
+from clapcur.catalog import Catalog, Edge
+from clapcur.errors import ArtifactError, DataError
+from clapcur.home import Home
+from clapcur.lineage import facts
+from clapcur.stage import label
+
+MIN_CLIP_DIGITS = 6
+TRAINED_ON = ("improvement_set", "replay", "teacher_pairs")  # roles whose pairs a training reads
+INHERITED = ("init", "teacher")  # roles through which one model shapes the next
+
+
+def find(home: Home, name: str) -> Artifact:
+    """Return the artifact that an id, the start of one, or an MLflow run id means.
+
+    Raises
+    ------
+    ArtifactError
+        None, or more than one.
+    """
+    try:
+        return home.store.find(Catalog.open(home).resolve(name))
+    except ArtifactError as unknown:
+        try:
+            return home.store.find(name)  # finished, but a crash came before the catalog
+        except ArtifactError:
+            raise unknown from None
+
+
+def trace(home: Home, name: str) -> dict[str, Any]:
+    """Return the tree of everything that an artifact was made from.
+
+    Returns
+    -------
+    dict
+        ``id``, ``kind``, ``role`` (in the node above), ``label``, ``uri``, ``summary`` (one line),
+        ``counts``, ``metrics``, ``thresholds`` and ``inputs``, a list of such nodes. A node that
+        stands elsewhere in the tree with its inputs has ``repeated`` true and none here; one
+        whose record is gone has ``lost`` true.
+    """
+    artifact = find(home, name)
+    return _node(home, artifact.id, "", set())
+
+
+def _node(home: Home, name: str, role: str, seen: set[str]) -> dict[str, Any]:
+    try:
+        artifact = home.store.find(name)
+    except ArtifactError:
+        known = Catalog.open(home).kinds([name])
+        return {
+            "id": name, "kind": known.get(name, "unknown"), "role": role, "lost": True,
+            "summary": "its record is not in the store", "inputs": [],
+        }  # fmt: skip
+    record = artifact.record
+    node = {
+        "id": name,
+        "kind": artifact.kind,
+        "role": role,
+        "label": label(record),
+        "uri": artifact.uri,
+        "summary": _summary(record),
+        "counts": record.get("counts", {}),
+        "metrics": record.get("metrics", {}),
+        "thresholds": facts.thresholds(record),
+        "inputs": [],
+    }
+    if name in seen:
+        return node | {"repeated": True}
+    seen.add(name)
+    inputs = sorted(record["inputs"].items())
+    return node | {"inputs": [_node(home, below, role, seen) for role, below in inputs]}
+
+
+def _summary(record: Mapping[str, Any]) -> str:
+    counts = [f"{value:,} {name}" for name, value in list(record.get("counts", {}).items())[:3]]
+    numbers = facts.thresholds(record) | {
+        name: value
+        for name, value in facts.metrics(record).items()
+        if not name.startswith("count.") and "threshold" not in name
+    }
+    said = [f"{name} {value:.4g}" for name, value in numbers.items() if isinstance(value, float)]
+    return ", ".join(counts + said)
+
+
+def trace_pairs(home: Home, name: str) -> Iterator[dict[str, Any]]:
+    """Yield every pair that a checkpoint was trained on, or that an Improvement-Set holds.
+
+    Yields
+    ------
+    dict
+        ``clip_id``, ``caption_id``, ``caption``, ``path`` (None where not known on this machine),
+        ``similarity``, ``class`` and ``class_similarity`` (None for given pairs, which nobody
+        scored), ``source`` (artifact id) and ``role``.
+
+    Raises
+    ------
+    ArtifactError
+        Unknown, or of a kind that has no pairs.
+    """
+    artifact = find(home, name)
+    if artifact.kind in ("improvement_set", "manifest"):
+        return _pairs_of(home, artifact, artifact.kind, frozenset())
+    if artifact.kind == "checkpoint":
+        return _pairs_behind(home, artifact)
+    raise ArtifactError(
+        f"pairs are in checkpoints, Improvement-Sets and manifests; {artifact.id} is of the kind {artifact.kind}"
+    )
+
+
+def _pairs_behind(home: Home, checkpoint: Artifact) -> Iterator[dict[str, Any]]:
+    record = checkpoint.record
+    inputs = {role: home.store.find(name) for role, name in record["inputs"].items()}
+    held_out = _held_out(inputs, record["config"])
+    for role in _roles_read(record):
+        yield from _pairs_of(home, inputs[role], role, held_out)
+
+
+def _roles_read(record: Mapping[str, Any]) -> list[str]:
+    """Return the roles whose pairs came up in the training, by the count of examples seen."""
+    given = [role for role in TRAINED_ON if role in record["inputs"]]
+    counts = record.get("counts", {})
+    if any(f"seen.{role}" in counts for role in given):
+        return [role for role in given if counts.get(f"seen.{role}", 0)]
+    return [role for role in given if role != "teacher_pairs"] or given
+
+
+def _held_out(inputs: Mapping[str, Artifact], config: Mapping[str, Any]) -> frozenset[str]:
+    """Return the clips that the training kept away from its losses."""
+    fraction = config.get("held_out", 0)
+    if not fraction or "teacher_pairs" not in inputs:
+        return frozenset()
+    from clapcur.manifest import Manifest
+
+    return frozenset(Manifest.open(inputs["teacher_pairs"]).held_out(fraction))
+
+
+def _pairs_of(home: Home, source: Artifact, role: str, held_out: frozenset[str]) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    if source.kind == "manifest":
+        manifests = [source]
+    else:
+        below = (home.store.find(name) for name in set(source.record["inputs"].values()))
+        manifests = [artifact for artifact in below if artifact.kind == "manifest"]
+    captions = _lookup(manifests, "captions.parquet", "caption_id", "caption")
+    paths = _lookup(manifests, LOCATIONS, "clip_id", "path")
+    with pq.ParquetFile(source.path / "pairs.parquet") as file:
+        for batch in file.iter_batches(8192):
+            for pair in batch.to_pylist():
+                if pair["clip_id"] not in held_out:
+                    yield {
+                        "clip_id": pair["clip_id"],
+                        "caption_id": pair["caption_id"],
+                        "caption": captions.get(pair["caption_id"]),
+                        "path": paths.get(pair["clip_id"]),
+                        "similarity": pair.get("similarity"),
+                        "class": pair.get("class"),
+                        "class_similarity": pair.get("class_similarity"),
+                        "source": source.id,
+                        "role": role,
+                    }
+
+
+def _lookup(manifests: Iterable[Artifact], name: str, key: str, value: str) -> dict[str, str]:
+    import pyarrow.parquet as pq
+
+    found: dict[str, str] = {}
+    for manifest in manifests:
+        if (manifest.path / name).exists():
+            with pq.ParquetFile(manifest.path / name) as file:
+                table = file.read(columns=[key, value])
+            found |= zip(table[key].to_pylist(), table[value].to_pylist(), strict=True)
+    return found
+
+
+def impact(home: Home, clip: str) -> dict[str, Any]:
+    """Return everything that one clip touched.
+
+    Parameters
+    ----------
+    home : Home
+    clip : str
+        A clip id, the start of one (6 digits), or the path of an audio file.
+
+    Returns
+    -------
+    dict
+        ``clip_id``, then lists of ``{"id", "label", "uri", "because"}``: ``manifests`` that list
+        it, ``embeddings`` of those, ``improvement_sets`` that hold it, ``checkpoints`` trained on
+        such a set or on given pairs with it, and what was started from or taught by one of
+        those, ``scores`` of these checkpoints and scores measured on it; ``unread`` lists what
+        could not be looked into because its table is lost.
+
+    Raises
+    ------
+    ArtifactError
+        The start of several clip ids.
+    DataError
+        Neither a file nor the id of a known clip.
+    """
+    catalog = Catalog.open(home)
+    catalog.catch_up(home.store)
+    listing = _tables(home, catalog, "manifest", "clips.parquet")
+    pairing = _tables(home, catalog, "manifest", "pairs.parquet")
+    choosing = _tables(home, catalog, "improvement_set", "pairs.parquet")
+    clip_id = _clip_id(clip, listing + choosing)
+    manifests, paired, sets = (_holding(clip_id, files) for files in (listing, pairing, choosing))
+    edges = catalog.downstream(*manifests, *sets)
+    kinds = catalog.kinds({edge.artifact_id for edge in edges})
+    trained = {
+        edge.artifact_id: f"trained on {edge.role} {edge.input_id}"
+        for edge in edges
+        if kinds.get(edge.artifact_id) == "checkpoint"
+        and (edge.input_id in sets or (edge.input_id in paired and edge.role == "teacher_pairs"))
+    }
+    inherited = _inheriting(catalog.downstream(*trained, roles=INHERITED), trained)
+    checkpoints = inherited | trained
+    measured = {
+        edge.artifact_id: f"measured on {edge.input_id}"
+        for edge in edges
+        if edge.role == "evaluation" and edge.input_id in manifests
+    }
+    scored = {
+        edge.artifact_id: f"scores of {edge.input_id}"
+        for edge in catalog.downstream(*checkpoints, roles=["checkpoint"])
+        if edge.input_id in checkpoints
+    }
+    embedded = {
+        edge.artifact_id: f"embeds {edge.input_id}"
+        for edge in edges
+        if edge.role == "manifest" and edge.input_id in manifests
+    }
+    below = measured | scored | embedded
+    kinds |= catalog.kinds([*checkpoints, *below])
+
+    def listed(kind: str, reasons: Mapping[str, str]) -> list[dict[str, str]]:
+        wanted = {name: why for name, why in reasons.items() if kinds.get(name, kind) == kind}
+        return [_entry(home, kind, name, why) for name, why in sorted(wanted.items())]
+
+    return {
+        "clip_id": clip_id,
+        "manifests": listed("manifest", dict.fromkeys(manifests, "lists it")),
+        "embeddings": listed("embeddings", embedded),
+        "improvement_sets": listed("improvement_set", dict.fromkeys(sets, "holds it")),
+        "checkpoints": listed("checkpoint", checkpoints),
+        "scores": listed("scores", measured | scored),
+        "unread": sorted({file.parent.name for file in listing + choosing if not file.exists()}),
+    }
+
+
+def _inheriting(edges: Iterable[Edge], trained: Mapping[str, str]) -> dict[str, str]:
+    return {edge.artifact_id: f"{edge.role} is {edge.input_id}" for edge in edges if edge.artifact_id not in trained}
+
+
+def _entry(home: Home, kind: str, name: str, because: str) -> dict[str, str]:
+    folder = home.store.folder(kind, name)
+    try:
+        said = label(read_record(folder))
+    except ArtifactError:
+        said = f"{kind} that is lost"
+    return {"id": name, "label": said, "uri": str(folder), "because": because}
+
+
+def _tables(home: Home, catalog: Catalog, kind: str, file: str) -> list[Path]:
+    return [home.store.folder(kind, name) / file for name in catalog.of_kind(kind)]
+
+
+def _clip_id(clip: str, files: Iterable[Path]) -> str:
+    if Path(clip).is_file():
+        return sha256_file(Path(clip))
+    if not re.fullmatch(rf"[0-9a-f]{{{MIN_CLIP_DIGITS},64}}", clip):
+        raise DataError(
+            f"expected an audio file, a clip id or its first {MIN_CLIP_DIGITS} digits or more, "
+            f"got {clip!r}, which is none of these"
+        )
+    found = {name for file in files for name in _clips_from(file, clip)}
+    if not found:
+        raise DataError(f"no manifest and no Improvement-Set has a clip whose id starts with {clip}")
+    if len(found) > 1:
+        names = ", ".join(name[:16] for name in sorted(found)[:5])
+        raise ArtifactError(f"{clip!r} is the start of {len(found)} clip ids, give more: {names}")
+    return found.pop()
+
+
+def _holding(clip_id: str, files: Iterable[Path]) -> list[str]:
+    return [file.parent.name for file in files if _clips_from(file, clip_id)]
+
+
+def _clips_from(file: Path, start: str) -> set[str]:
+    """Return the ids of a sorted file that start so, out of the row groups that can have some."""
+    import pyarrow.parquet as pq
+
+    found: set[str] = set()
+    if not file.exists():
+        return found
+    with pq.ParquetFile(file) as table:
+        place = table.schema_arrow.get_field_index("clip_id")
+        for index in range(table.num_row_groups):
+            bounds = table.metadata.row_group(index).column(place).statistics
+            if bounds is not None and bounds.has_min_max and (bounds.max < start or bounds.min > f"{start}g"):
+                continue  # g comes behind every digit of an id
+            names = table.read_row_group(index, columns=["clip_id"])["clip_id"].to_pylist()
+            found.update(name for name in names if name.startswith(start))
+    return found
