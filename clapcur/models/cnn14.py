@@ -1,0 +1,108 @@
+"""Cnn14 of PANNs: log-mel frames to one feature vector a clip, at three widths.
+
+Module names equal those of the PANNs release, so its weights load by name; its 527-way head
+`fc_audioset` is left out, since only what stands before it is used.
+
+Shapes: B batch, L frames, M mel bands, C channels, F features.
+
+References
+----------
+Kong et al. 2020, PANNs, arXiv:1912.10211; qiuqiangkong/audioset_tagging_cnn, `pytorch/models.py`.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clapcur.models.config import FIRST_CHANNELS, POOLING
+
+
+class ConvBlock(nn.Module):
+    """Twice a 3x3 convolution, batch norm and ReLU, then average pooling."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        nn.init.xavier_uniform_(self.conv1.weight)
+        nn.init.xavier_uniform_(self.conv2.weight)
+
+    def forward(self, x_BCLM: Tensor, pool: int) -> Tensor:
+        """Return the block's maps; frames and bands are divided by `pool`, a rest is dropped."""
+        x_BCLM = F.relu_(self.bn1(self.conv1(x_BCLM)))
+        x_BCLM = F.relu_(self.bn2(self.conv2(x_BCLM)))
+        return F.avg_pool2d(x_BCLM, pool) if pool > 1 else x_BCLM
+
+
+class Cnn14(nn.Module):
+    """The audio encoder.
+
+    Parameters
+    ----------
+    width : {"full", "small", "tiny"}
+        All layers', as published or a quarter or an eighth of it; see `config.FIRST_CHANNELS`.
+    num_mels : int
+        Mel bands of the input, at least 32.
+    block_dropout : float in [0, 1)
+        After every block; 0.2 in PANNs.
+    dropout : float in [0, 1)
+        Before and after `fc1`; 0.5 in PANNs.
+    """
+
+    def __init__(
+        self,
+        width: str = "full",
+        num_mels: int = 64,
+        block_dropout: float = 0.2,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        channels = [FIRST_CHANNELS[width] * 2**i for i in range(6)]
+        self.num_features = channels[-1]
+        self.block_dropout, self.dropout = block_dropout, dropout
+        self.bn0 = nn.BatchNorm2d(num_mels)
+        self.conv_block1 = ConvBlock(1, channels[0])
+        self.conv_block2 = ConvBlock(channels[0], channels[1])
+        self.conv_block3 = ConvBlock(channels[1], channels[2])
+        self.conv_block4 = ConvBlock(channels[2], channels[3])
+        self.conv_block5 = ConvBlock(channels[3], channels[4])
+        self.conv_block6 = ConvBlock(channels[4], channels[5])
+        self.fc1 = nn.Linear(channels[5], channels[5])
+        nn.init.xavier_uniform_(self.fc1.weight)
+        nn.init.zeros_(self.fc1.bias)
+
+    def forward(self, logmel_BLM: Tensor) -> Tensor:
+        """Features of a clip.
+
+        Parameters
+        ----------
+        logmel_BLM : Tensor, shape (B, L, M)
+            Log-mel frames in dB, at least 32 of them.
+
+        Returns
+        -------
+        Tensor, shape (B, F)
+            At least 0, not normalised.
+
+        Raises
+        ------
+        ValueError
+            Fewer than 32 frames: nothing would be left after five halvings.
+        """
+        if logmel_BLM.ndim != 3 or logmel_BLM.shape[1] < POOLING:
+            raise ValueError(
+                f"expected log-mel frames of shape (batch, frames, bands) with at least {POOLING} "
+                f"frames, got {tuple(logmel_BLM.shape)}; nothing would be left after five "
+                "halvings, use a longer window"
+            )
+        x = self.bn0(logmel_BLM.transpose(1, 2).unsqueeze(3))  # (B, M, L, 1): statistics per band
+        x = x.transpose(1, 3)  # (B, 1, L, M)
+        for i in range(1, 7):
+            x = self.get_submodule(f"conv_block{i}")(x, pool=2 if i < 6 else 1)
+            x = F.dropout(x, self.block_dropout, self.training)
+        x = x.mean(dim=3)  # over bands: (B, C, L / 32)
+        x = x.amax(dim=2) + x.mean(dim=2)
+        x = F.dropout(x, self.dropout, self.training)
+        x = F.relu_(self.fc1(x))
+        return F.dropout(x, self.dropout, self.training)

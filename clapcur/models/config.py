@@ -1,0 +1,187 @@
+"""What a model is made of, as frozen configs; importing them does not import torch.
+
+A config describes everything but the weights and the vocabulary; `clap.Clap.save` writes it beside
+them. The defaults are the paper's model (Wang et al. 2023) at the 32 kHz of the PANNs weights, with
+a small text tower that needs no download; the paper's own is `TextConfig(source="bert-base-uncased")`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from clapcur import config
+from clapcur.config import frozen
+
+FIRST_CHANNELS = {"full": 64, "small": 16, "tiny": 8}
+"""Channels of Cnn14's first block at each width; five doublings follow, so that a clip's features
+are 32 times as many. full: as published, 80 M parameters; small: a quarter of every width, 5 M;
+tiny: an eighth, 1.3 M, which trains on a CPU."""
+
+POOLING = 32
+"""Frames, and mel bands, behind one cell of Cnn14's last map: five halvings."""
+
+MAX_SCALE = 100.0
+"""Largest exp(logit_scale), as in CLIP (Radford et al. 2021, section 2.5)."""
+
+
+def _check_dropout(name: str, probability: float) -> None:
+    if not 0 <= probability < 1:
+        raise ValueError(f"{name} must be a probability in [0, 1), got {probability}")
+
+
+@frozen
+class FrontEndConfig:
+    """What a log-mel frame is; the defaults are PANNs' (Kong et al. 2020)."""
+
+    sample_rate: int = 32000
+    # Hz; waveforms must come at this rate, nothing here can notice when they do not.
+    n_fft: int = 1024
+    # Samples in a frame and its periodic Hann window.
+    hop_samples: int = 320
+    # Samples from frame to frame; 10 ms at 32 kHz.
+    num_mels: int = 64
+    # Mel bands.
+    f_min: float = 50.0
+    # Hz; lower edge of the lowest band.
+    f_max: float = 14000.0
+    # Hz; upper edge of the highest band, at most half the sample rate.
+    mel_norm: Literal["slaney"] | None = "slaney"
+    # "slaney": triangles of equal area, as librosa; None: of equal height.
+    mel_scale: Literal["slaney", "htk"] = "slaney"
+    # The formula from Hz to mel; librosa's default is "slaney".
+    amin: float = 1e-10
+    # Least power, so that digital silence is -100 dB and not -inf.
+
+    def __post_init__(self) -> None:
+        """Refuse a front end whose bands would be empty or lie above what the waveform can hold."""
+        for name in ("sample_rate", "n_fft", "hop_samples", "num_mels"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if not 0 <= self.f_min < self.f_max:
+            raise ValueError(f"expected 0 <= f_min < f_max in Hz, got {self.f_min}, {self.f_max}")
+        if self.f_max > self.sample_rate / 2:
+            raise ValueError(
+                f"f_max is {self.f_max:g} Hz, but audio at {self.sample_rate} Hz holds nothing "
+                f"above {self.sample_rate / 2:g} Hz: the upper bands would always be silent; "
+                f"set f_max to {self.sample_rate / 2:g} or less, or raise sample_rate"
+            )
+        if self.mel_norm not in ("slaney", None):
+            raise ValueError(f"mel_norm must be 'slaney' or None, got {self.mel_norm!r}")
+        if self.mel_scale not in ("slaney", "htk"):
+            raise ValueError(f"mel_scale must be 'slaney' or 'htk', got {self.mel_scale!r}")
+        if not self.amin > 0:
+            raise ValueError(f"amin must be above 0, got {self.amin}; silence would be -inf dB")
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of a clip of `num_samples`: one at every hop, centred, the first at sample 0."""
+        return num_samples // self.hop_samples + 1
+
+
+@frozen
+class AudioConfig:
+    """The audio tower: front end and Cnn14."""
+
+    front_end: FrontEndConfig = FrontEndConfig()
+    width: Literal["full", "small", "tiny"] = "full"
+    # Of every layer; see FIRST_CHANNELS.
+    block_dropout: float = 0.2
+    # Probability, after every convolution block; PANNs.
+    dropout: float = 0.5
+    # Probability, before and after the last layer; PANNs.
+
+    def __post_init__(self) -> None:
+        """Refuse a tower that could not be built."""
+        if self.width not in FIRST_CHANNELS:
+            raise ValueError(f"width must be one of {', '.join(FIRST_CHANNELS)}, got {self.width!r}")
+        _check_dropout("block_dropout", self.block_dropout)
+        _check_dropout("dropout", self.dropout)
+        if self.front_end.num_mels < POOLING:
+            raise ValueError(
+                f"Cnn14 halves the mel bands five times and needs at least {POOLING}, "
+                f"got num_mels {self.front_end.num_mels}"
+            )
+
+
+@frozen
+class TextConfig:
+    """The text tower: any bidirectional encoder that Hugging Face's AutoModel loads, or our own."""
+
+    source: str = "bert-tiny"
+    # "bert-tiny": a small BERT with fresh weights and a vocabulary of the training captions;
+    # "minilm": all-MiniLM-L6-v2 from an installed package; else a folder or a name on the Hub.
+    pooling: Literal["cls", "mean"] = "cls"
+    # Features of a caption: the last hidden state at [CLS] (the paper), or the mean over its tokens.
+    max_tokens: int = 100
+    # Longer captions are cut, [CLS] and [SEP] included; the paper's.
+    hidden_size: int = 128
+    # Of "bert-tiny" alone, as the fields below.
+    num_layers: int = 2
+    num_heads: int = 2
+    vocab_size: int = 4096
+    # Word pieces at most.
+
+    def __post_init__(self) -> None:
+        """Refuse a tower that could not be built, or whose features would be poor unnoticed."""
+        if self.pooling not in ("cls", "mean"):
+            raise ValueError(f"pooling must be 'cls' or 'mean', got {self.pooling!r}")
+        if self.source == "minilm" and self.pooling != "mean":
+            raise ValueError(
+                "all-MiniLM-L6-v2 was trained with the mean over tokens and its [CLS] says little; "
+                "set pooling to 'mean'"
+            )
+        if self.max_tokens < 3:
+            raise ValueError(f"max_tokens must be at least 3, got {self.max_tokens}: two go to [CLS] and [SEP]")
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of num_heads, got {self.hidden_size} and {self.num_heads}"
+            )
+
+
+@frozen
+class ClapConfig:
+    """Both towers and the space where they meet."""
+
+    audio: AudioConfig = AudioConfig()
+    text: TextConfig = TextConfig()
+    embedding_dim: int = 1024
+    # Of the shared space; the paper's.
+    window_s: float = 5.0
+    # Seconds of a clip that the model hears at a time; the paper's.
+    projection_dropout: float = 0.5
+    # Probability, in both projections; the paper's.
+    initial_temperature: float = 0.07
+    # Similarities are divided by it before the softmax; learned from there on. The reference code
+    # starts from 0.07, the paper says 0.007.
+
+    def __post_init__(self) -> None:
+        """Refuse a window that Cnn14 would pool away, and a temperature that would not last."""
+        _check_dropout("projection_dropout", self.projection_dropout)
+        if self.embedding_dim < 1:
+            raise ValueError(f"embedding_dim must be at least 1, got {self.embedding_dim}")
+        if not 1 / MAX_SCALE <= self.initial_temperature:
+            raise ValueError(
+                f"initial_temperature must be at least {1 / MAX_SCALE:g}, got "
+                f"{self.initial_temperature}: similarities are multiplied by at most "
+                f"{MAX_SCALE:g}, so that the first step would undo it"
+            )
+        front_end = self.audio.front_end
+        least = max((POOLING - 1) * front_end.hop_samples, front_end.n_fft // 2 + 1)
+        if self.num_samples < least:
+            raise ValueError(
+                f"window_s must be at least {least / front_end.sample_rate:.4g} s, got "
+                f"{self.window_s:g}: Cnn14 halves the frames five times and nothing would be left"
+            )
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of a window at the front end's rate."""
+        return round(self.window_s * self.audio.front_end.sample_rate)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as `from_dict` takes them."""
+        return config.to_dict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ClapConfig":
+        """Build a config; ValueError names an unknown key and the nearest known one."""
+        return config.from_dict(cls, values, "model config")

