@@ -1,0 +1,324 @@
+"""Contrastive losses and their targets: pure functions of tensors, each with its equation number.
+
+Shapes: N pairs in the batch (row i of the audio belongs to row i of the text), D embedding. In
+every (N, N) matrix the rows are audio clips and the columns captions, except in a text-to-audio
+target, whose rows are captions.
+
+Everything is computed in float32 at least, inside autocast too: a float16 logit of 50 is known to
+0.03 only, and a float16 target to 5e-4 (the trap in the reference code, which computes both under
+autocast).
+
+References
+----------
+.. [1] Wang et al. 2023, "Unsupervised Improvement of Audio-Text Cross-Modal Representations",
+    arXiv:2305.01864.
+.. [2] Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision",
+    arXiv:2103.00020.
+.. [3] "Estimated correspondences", arXiv:2408.11641: targets from a teacher's cross-modal
+    similarities.
+"""
+
+from collections.abc import Hashable, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+HardForm = Literal["diagonal", "identical"]
+SoftForm = Literal["paper", "row", "softmax", "cross_modal"]
+
+
+def contrastive_loss(logits_NN: Tensor) -> Tensor:
+    """Symmetric cross-entropy with the diagonal as the right answer, in nats.
+
+    Parameters
+    ----------
+    logits_NN : Tensor, shape (N, N)
+        Similarity times exp(logit_scale); rows audio, columns text.
+
+    Returns
+    -------
+    Tensor, shape ()
+        Mean of the audio-to-text and the text-to-audio cross-entropy, each a mean over N.
+
+    Raises
+    ------
+    ValueError
+        The logits are not a square matrix of at least one pair.
+
+    Notes
+    -----
+    Eq. (1) of [1]_ is printed without its minus sign and as a sum over the batch; this is the
+    mean that its code and CLIP [2]_ compute, so the learning rate does not depend on the batch
+    size.
+    """
+    logits_NN = _at_least_float32(_square(logits_NN, "logits"))
+    diagonal_N = torch.arange(len(logits_NN), device=logits_NN.device)
+    audio_to_text = F.cross_entropy(logits_NN, diagonal_N)
+    text_to_audio = F.cross_entropy(logits_NN.T, diagonal_N)
+    return (audio_to_text + text_to_audio) / 2  # Eq. (1)
+
+
+def soft_contrastive_loss(
+    logits_NN: Tensor, audio_to_text_NN: Tensor, text_to_audio_NN: Tensor
+) -> Tensor:
+    """Kullback-Leibler divergence of the student's rows and columns from their targets, in nats.
+
+    Parameters
+    ----------
+    logits_NN : Tensor, shape (N, N)
+        Student similarity times exp(logit_scale); rows audio, columns text.
+    audio_to_text_NN : Tensor, shape (N, N)
+        Target of each clip over the captions: non-negative; its rows need not sum to 1.
+    text_to_audio_NN : Tensor, shape (N, N)
+        Target of each *caption* over the clips: row j belongs to column j of the logits.
+
+    Returns
+    -------
+    Tensor, shape ()
+        Mean of both directions, each summed over its row and averaged over N. A target of zero adds
+        nothing. The least value of a row whose target sums to s is s log s: 0 for a distribution.
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, or a target is negative or not a number: its logarithm would make the loss
+        NaN while the gradient stays finite, so that training goes on towards something else.
+
+    Notes
+    -----
+    Eq. (5) of [1]_. With targets that are the identity this is `contrastive_loss`, in value
+    and in gradient. A target row that sums to s scales that row's gradient by s: see
+    `target_statistics`.
+    """
+    logits_NN = _at_least_float32(_square(logits_NN, "logits"))
+    audio_to_text = _divergence(logits_NN, audio_to_text_NN, "audio-to-text")
+    text_to_audio = _divergence(logits_NN.T, text_to_audio_NN, "text-to-audio")
+    return (audio_to_text + text_to_audio) / 2  # Eq. (5)
+
+
+def hard_target(
+    caption_ids: Sequence[Hashable], clip_ids: Sequence[Hashable], *, form: HardForm = "diagonal"
+) -> Tensor:
+    """Target of a batch of pairs that nobody softened; the same in both directions.
+
+    Parameters
+    ----------
+    caption_ids, clip_ids : sequence, length N
+        What pair i consists of.
+    form : {"diagonal", "identical"}
+        ``diagonal``: the identity, as in [1]_. ``identical``: see `identical_target`.
+
+    Returns
+    -------
+    Tensor, shape (N, N), float32
+        Rows sum to 1.
+
+    Raises
+    ------
+    ValueError
+        Lengths differ, or the form is unknown.
+    """
+    if len(caption_ids) != len(clip_ids):
+        raise ValueError(
+            "a pair has one caption and one clip, "
+            f"got {len(caption_ids)} captions and {len(clip_ids)} clips"
+        )
+    if form == "diagonal":
+        return torch.eye(len(caption_ids))
+    if form == "identical":
+        return identical_target(_codes(caption_ids), _codes(clip_ids))
+    raise ValueError(f"hard target must be one of {get_args(HardForm)}, got {form!r}")
+
+
+def identical_target(caption_codes_N: Tensor, clip_codes_N: Tensor) -> Tensor:
+    """Target in which pairs with the same caption, or the same clip, share the mass.
+
+    A caption set with few classes puts the same caption twice into a batch. The diagonal then calls
+    a clip's own caption a negative because it stands in another row, and the two copies repel each
+    other.
+
+    Parameters
+    ----------
+    caption_codes_N, clip_codes_N : Tensor, shape (N,), integer
+        Equal codes are equal captions, or clips.
+
+    Returns
+    -------
+    Tensor, shape (N, N), float32
+        Row i is uniform over the pairs that share a caption or a clip with pair i. Without repeats:
+        the identity. The unnormalised matrix is symmetric, so the same target serves both
+        directions.
+
+    Notes
+    -----
+    Ours; [1]_ uses the identity. Sharing is not passed on: that i and j have the same clip,
+    and j and k the same caption, says nothing of the clip of i and the caption of k.
+    """
+    same_caption_NN = caption_codes_N[:, None] == caption_codes_N[None, :]
+    same_clip_NN = clip_codes_N[:, None] == clip_codes_N[None, :]
+    shared_NN = (same_caption_NN | same_clip_NN).float()
+    return shared_NN / shared_NN.sum(dim=1, keepdim=True)
+
+
+@torch.no_grad()
+def soft_targets(
+    form: SoftForm,
+    audio_ND: Tensor,
+    text_ND: Tensor,
+    *,
+    beta: float,
+    temperature: float | None = None,
+    hard: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Blend the hard target with what a teacher thinks is similar: (1 - beta) * hard + beta * soft.
+
+    Parameters
+    ----------
+    form : {"paper", "row", "softmax", "cross_modal"}
+        What ``soft`` is; see the notes.
+    audio_ND, text_ND : Tensor, shape (N, D)
+        The teacher's embeddings of the batch's clips, as cropped for the student, and captions.
+    beta : float in [0, 1]
+        Weight of the soft target; 0 is the hard target.
+    temperature : float > 0, in units of cosine
+        Of the forms ``softmax`` and ``cross_modal``; the other two do not use it.
+    hard : Tensor, shape (N, N), optional
+        The identity where not given. Used in both directions.
+
+    Returns
+    -------
+    audio_to_text_NN, text_to_audio_NN : Tensor, shape (N, N)
+        Non-negative and without gradient. Rows of the first are clips, of the second captions.
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, the form is unknown, beta is out of range, or a temperature is missing or not
+        positive.
+
+    Notes
+    -----
+    With A = audio-audio, T = text-text and C = audio-text cosines of the teacher, ``soft`` is
+
+    ===========  ======================  ======================  =========
+    form         audio to text           text to audio           rows
+    ===========  ======================  ======================  =========
+    paper        max(A, 0)               max(T, 0)               sum freely
+    row          max(A, 0) / row sum     max(T, 0) / row sum     sum to 1
+    softmax      softmax(A / tau)        softmax(T / tau)        sum to 1
+    cross_modal  softmax(C / tau)        softmax(C.T / tau)      sum to 1
+    ===========  ======================  ======================  =========
+
+    ``paper`` is Eqs. (3)-(4) of [1]_ with one departure: negative cosines are clamped at 0. With
+    the torch 1.10 that its code pins, a negative target adds nothing to the loss, which the clamp
+    reproduces; since torch 1.13 it makes the loss NaN. The rows of ``paper`` are not distributions:
+    with a mean off-diagonal cosine of 0.3 and beta 0.3 they sum to 6.7 in a batch of 64 and to 47
+    in one of 512, and the diagonal keeps 15 % and 2 % of them. The softening that a beta stands for
+    thus grows with the batch, and so does the gradient. ``row`` and ``softmax`` (both ours)
+    take the second away and temper the first. ``cross_modal`` follows [3]_: the only one of the
+    four in which the teacher may find a clip's own caption a poor one.
+    """
+    if form not in get_args(SoftForm):
+        raise ValueError(f"soft target must be one of {get_args(SoftForm)}, got {form!r}")
+    if audio_ND.ndim != 2 or audio_ND.shape != text_ND.shape:
+        raise ValueError(
+            "expected one audio and one text row per pair, "
+            f"got shapes {_shape(audio_ND)} and {_shape(text_ND)}"
+        )
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta must be in [0, 1], got {beta:g}: the targets would be negative")
+    with torch.autocast(audio_ND.device.type, enabled=False):
+        # unit rows again: rows of half-precision towers have norms that are off by up to 1e-3
+        audio_ND = F.normalize(_at_least_float32(audio_ND), dim=1)
+        text_ND = F.normalize(_at_least_float32(text_ND), dim=1)
+        if form == "cross_modal":
+            audio_to_text_NN = audio_ND @ text_ND.T
+            text_to_audio_NN = audio_to_text_NN.T
+        else:
+            audio_to_text_NN = audio_ND @ audio_ND.T  # Eq. (3)
+            text_to_audio_NN = text_ND @ text_ND.T  # Eq. (4)
+    if hard is None:
+        hard = torch.eye(len(audio_ND), device=audio_ND.device, dtype=audio_to_text_NN.dtype)
+    elif hard.shape != audio_to_text_NN.shape:
+        raise ValueError(
+            f"hard target must have the shape {_shape(audio_to_text_NN)}, got {_shape(hard)}"
+        )
+    hard = hard.to(audio_to_text_NN)  # device and dtype
+    return (
+        (1 - beta) * hard + beta * _soften(form, audio_to_text_NN, temperature),
+        (1 - beta) * hard + beta * _soften(form, text_to_audio_NN, temperature),
+    )
+
+
+def target_statistics(target_NN: Tensor) -> dict[str, float]:
+    """How far a target is from a distribution over the right answer.
+
+    Parameters
+    ----------
+    target_NN : Tensor, shape (N, N)
+        One direction of a target, non-negative, without an empty row.
+
+    Returns
+    -------
+    dict
+        ``row_sum``: mean sum of a row, the factor by which the target scales the gradient (1 for a
+        distribution); ``diagonal_share``: mean share of a row's mass that its own pair keeps, in
+        [0, 1].
+    """
+    target_NN = _at_least_float32(_square(target_NN, "target"))
+    row_sum_N = target_NN.sum(dim=1)
+    share_N = target_NN.diagonal() / row_sum_N
+    return {"row_sum": row_sum_N.mean().item(), "diagonal_share": share_N.mean().item()}
+
+
+def _soften(form: SoftForm, similarity_NN: Tensor, temperature: float | None) -> Tensor:
+    if form == "paper":
+        return similarity_NN.clamp(min=0)
+    if form == "row":
+        clamped_NN = similarity_NN.clamp(min=0)
+        return clamped_NN / clamped_NN.sum(dim=1, keepdim=True)  # at least the diagonal's 1
+    if temperature is None or not temperature > 0:
+        raise ValueError(f"{form} targets need a temperature above 0, got {temperature}")
+    return torch.softmax(similarity_NN / temperature, dim=1)
+
+
+def _divergence(logits_NN: Tensor, target_NN: Tensor, direction: str) -> Tensor:
+    if target_NN.shape != logits_NN.shape:
+        raise ValueError(
+            f"{direction} target must have the logits' shape {_shape(logits_NN)}, "
+            f"got {_shape(target_NN)}"
+        )
+    if not (target_NN >= 0).all():
+        raise ValueError(
+            f"{direction} target must be non-negative, its least entry is "
+            f"{target_NN.min().item():g}: the loss would be NaN and its gradient not; "
+            "clamp it, as soft_targets does"
+        )
+    log_probability_NN = F.log_softmax(logits_NN, dim=1)
+    return F.kl_div(log_probability_NN, target_NN.to(logits_NN.dtype), reduction="batchmean")
+
+
+def _codes(ids: Sequence[Hashable]) -> Tensor:
+    first_seen: dict[Hashable, int] = {}
+    return torch.tensor(
+        [first_seen.setdefault(name, len(first_seen)) for name in ids], dtype=torch.int64
+    )
+
+
+def _square(matrix_NN: Tensor, name: str) -> Tensor:
+    if matrix_NN.ndim != 2 or matrix_NN.shape[0] != matrix_NN.shape[1] or not len(matrix_NN):
+        raise ValueError(
+            f"{name} must be a square matrix over the pairs of a batch, "
+            f"got shape {_shape(matrix_NN)}"
+        )
+    return matrix_NN
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _shape(values: Tensor) -> tuple[int, ...]:
+    return tuple(values.shape)

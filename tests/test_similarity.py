@@ -1,0 +1,471 @@
+"""Tiled similarity against an obvious loop, faiss and numpy, with ragged tiles and many ties."""
+
+import math
+
+import faiss
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clapcur import similarity as module
+from clapcur.similarity import (
+    best_class,
+    caption_floor,
+    similar_pairs,
+    similarity_histogram,
+    threshold_for_count,
+    top_k,
+)
+
+
+def unit(rows):
+    """Make rows unit vectors in float32."""
+    rows = np.asarray(rows, np.float64)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def random_rows(num_rows, dim, seed):
+    """Seeded directions."""
+    return unit(np.random.default_rng(seed).standard_normal((num_rows, dim)))
+
+
+def cosine(a, b):
+    """One exact dot product, rounded once to float32: what a similarity is defined as."""
+    return np.float32(math.fsum(float(x) * float(y) for x, y in zip(a, b, strict=True)))
+
+
+def slow_pairs(audio, text, threshold, cap=None, floor=None):
+    """Every pair, one at a time."""
+    floor = np.full(len(text), -2, np.float32) if floor is None else floor
+    pairs = []
+    for i, a in enumerate(audio):
+        hits = [(cosine(a, t), j) for j, t in enumerate(text)]
+        hits = [(s, j) for s, j in hits if s >= np.float32(threshold) and s >= floor[j]]
+        best_first = sorted(hits, key=lambda hit: (-hit[0], hit[1]))[:cap]
+        pairs += [(i, j, s, rank) for rank, (s, j) in enumerate(best_first)]
+    return pairs
+
+
+def rows_of(blocks):
+    """Lay blocks end to end as tuples."""
+    return [
+        pair
+        for b in blocks
+        for pair in zip(b.audio_index, b.text_index, b.similarity, b.rank, strict=True)
+    ]
+
+
+def slow_top_k(queries, keys, k):
+    """Sort all keys of each query."""
+    ranked = [sorted((-cosine(q, key), j) for j, key in enumerate(keys))[:k] for q in queries]
+    similarity = [[-s for s, _ in row] for row in ranked]
+    return np.array(similarity, np.float32), np.array([[j for _, j in row] for row in ranked])
+
+
+@st.composite
+def tables(draw):
+    """Rows on a coarse grid: equal rows, equal similarities and zeros are common."""
+    entry = st.integers(-2, 2)
+    row = st.tuples(entry, entry, entry).filter(any)
+    audio = draw(st.lists(row, min_size=1, max_size=7))
+    text = draw(st.lists(row, min_size=1, max_size=9))
+    return unit(audio), unit(text)
+
+
+@st.composite
+def joins(draw):
+    """Two tables, and a threshold that often is exactly the similarity of a pair."""
+    audio, text = draw(tables())
+    pair = draw(st.integers(0, len(audio) - 1)), draw(st.integers(0, len(text) - 1))
+    on_a_pair = float(np.clip(cosine(audio[pair[0]], text[pair[1]]), -1, 1))
+    return audio, text, draw(st.sampled_from([on_a_pair, -1.0, 0.0, 0.7, 1.0]))
+
+
+@given(
+    join=joins(),
+    tile=st.tuples(st.integers(1, 8), st.integers(1, 10)),
+    budget=st.integers(1, 70),
+    cap=st.none() | st.integers(1, 10),
+    cap_per_caption=st.none() | st.integers(1, 8),
+)
+@settings(max_examples=120, deadline=None)
+def test_pairs_equal_an_obvious_loop_for_ragged_tiles(join, tile, budget, cap, cap_per_caption):
+    """A pair lost at the seam of two tiles is missed by nobody."""
+    audio, text, threshold = join
+    floor = None if cap_per_caption is None else caption_floor(audio, text, cap_per_caption)
+    found = similar_pairs(
+        audio, text, threshold,
+        cap_per_clip=cap, caption_floor_M=floor, tile=tile, max_pairs_per_block=budget,
+    )  # fmt: skip
+    assert rows_of(found) == slow_pairs(audio, text, threshold, cap, floor)
+
+
+@given(
+    rows=tables(),
+    k=st.integers(1, 9),
+    tile=st.tuples(st.integers(1, 8), st.integers(1, 10)),
+    backend=st.sampled_from(["faiss", "torch"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_top_k_equals_sorting_everything_for_both_backends(rows, k, tile, backend):
+    """Two backends with two rules for ties make the choice of backend a hidden setting."""
+    queries, keys = rows
+    k = min(k, len(keys))
+    similarity, index = top_k(queries, keys, k, backend=backend, tile=tile)
+    slow_similarity, slow_index = slow_top_k(queries, keys, k)
+    np.testing.assert_array_equal(index, slow_index)
+    np.testing.assert_array_equal(similarity, slow_similarity)
+
+
+@pytest.mark.parametrize("backend", ["faiss", "torch"])
+@pytest.mark.parametrize("num_copies", [5, 70, 300])
+def test_more_ties_than_candidates_still_keep_the_lowest_indices(backend, num_copies):
+    """A caption that stands 300 times: which copies a search keeps must not be left to chance."""
+    keys = np.concatenate([random_rows(40, 16, 0), np.tile(random_rows(1, 16, 1), (num_copies, 1))])
+    keys = keys[np.random.default_rng(2).permutation(len(keys))]
+    queries = np.concatenate([random_rows(6, 16, 3), random_rows(1, 16, 1)])
+    found = top_k(queries, keys, 4, backend=backend, tile=(3, 50))
+    for ours, slow in zip(found, slow_top_k(queries, keys, 4), strict=True):
+        np.testing.assert_array_equal(ours, slow)
+
+
+def test_pairs_equal_a_range_search_of_faiss():
+    """An independent library over the same rows; its comparison is strict, ours is not."""
+    audio, text = random_rows(60, 24, 0), random_rows(90, 24, 1)
+    threshold = 0.25
+    index = faiss.IndexFlatIP(24)
+    index.add(text)
+    limits, similarity, found = index.range_search(audio, threshold)
+    clip = np.repeat(np.arange(60), np.diff(limits).astype(int))
+    theirs = dict(zip(zip(clip, found, strict=True), similarity, strict=True))
+    assert len(theirs) > 400 and np.abs(similarity - threshold).min() > 1e-6
+    ours = {
+        (i, j): s for i, j, s, _ in rows_of(similar_pairs(audio, text, threshold, tile=(7, 11)))
+    }
+    assert ours.keys() == theirs.keys()
+    assert all(abs(ours[pair] - theirs[pair]) < 1e-6 for pair in ours)
+
+
+def test_a_pair_at_the_threshold_is_kept_and_faiss_drops_it():
+    """The paper's code compares with >=; a strict one loses the pair that set the threshold."""
+    audio, text = np.eye(4, dtype=np.float32), np.full((1, 4), 0.5, np.float32)
+    index = faiss.IndexFlatIP(4)
+    index.add(text)
+    assert len(index.range_search(audio, 0.5)[2]) == 0
+    assert rows_of(similar_pairs(audio, text, 0.5)) == [(i, 0, 0.5, 0) for i in range(4)]
+    assert rows_of(similar_pairs(audio, text, float(np.nextafter(np.float32(0.5), 1)))) == []
+
+
+def test_pairs_within_rounding_of_the_threshold_are_decided_exactly():
+    """Sums in float32 decide such pairs by tile shape, device and number of threads."""
+    rng = np.random.default_rng(0)
+    anchor, aside = np.linalg.qr(rng.standard_normal((512, 2)))[0].T
+    angle = math.acos(0.5) + rng.uniform(-2e-7, 2e-7, 1500)
+    text = unit(np.cos(angle)[:, None] * anchor + np.sin(angle)[:, None] * aside)
+    audio = unit(anchor[None])
+    expected = slow_pairs(audio, text, 0.5)
+    assert 300 < len(expected) < 1200
+    for tile in ((1, 1500), (1, 64), (1, 7)):
+        assert rows_of(similar_pairs(audio, text, 0.5, tile=tile)) == expected
+
+
+def test_tiles_and_threads_leave_every_bit_alone():
+    """An Improvement-Set that depends on the machine cannot be reproduced from its record."""
+    audio, text = random_rows(70, 100, 0), random_rows(130, 100, 1)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for num_threads, tile, budget in (
+            (1, (2048, 8192), 10**6),
+            (2, (13, 29), 97),
+            (1, (70, 1), 10),
+        ):
+            torch.set_num_threads(num_threads)
+            blocks = similar_pairs(audio, text, 0.05, tile=tile, max_pairs_per_block=budget)
+            results.append(rows_of(blocks))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(results[0]) > 2000
+    assert results[0] == results[1] == results[2]
+
+
+def test_blocks_and_proposals_never_exceed_the_budget(monkeypatch):
+    """A low threshold on a large pool must cost time, not memory."""
+    audio, text = random_rows(50, 4, 0), random_rows(40, 4, 1)
+    scored = []
+    score = module._Join._score
+
+    def spy(self, audio_RD, clip_P, text_P):
+        scored.append((len(audio_RD), len(clip_P)))
+        return score(self, audio_RD, clip_P, text_P)
+
+    monkeypatch.setattr(module._Join, "_score", spy)
+    for budget in (5, 60, 333):
+        scored.clear()
+        blocks = list(similar_pairs(audio, text, 0.0, tile=(16, 9), max_pairs_per_block=budget))
+        assert max(len(block) for block in blocks) <= budget
+        assert min(len(block) for block in blocks) > 0
+        assert all(found <= budget for clips, found in scored if clips > 1)
+        assert sum(clips for clips, _ in scored) == 50
+        assert rows_of(blocks) == slow_pairs(audio, text, 0.0)
+    assert max(clips for clips, _ in scored) > 1
+
+
+def test_blocks_grow_again_after_a_dense_stretch(monkeypatch):
+    """One dense clip at the start must not make the rest of the pool crawl clip by clip."""
+    text = random_rows(64, 8, 0)
+    audio = np.concatenate([np.tile(text[:1], (8, 1)), np.tile(-text[:1], (200, 1))])
+    sizes = []
+    score = module._Join._score
+    monkeypatch.setattr(
+        module._Join, "_score", lambda self, a, c, t: sizes.append(len(a)) or score(self, a, c, t)
+    )
+    list(similar_pairs(audio, text, 0.9, tile=(64, 64), max_pairs_per_block=4))
+    assert min(sizes) <= 4 and max(sizes) == 64 and sum(sizes) == 208
+
+
+def test_an_evenly_dense_pool_is_not_searched_again_and_again(monkeypatch):
+    """Blocks that grow as soon as they fit are refused every other time: twice the work."""
+    text = random_rows(64, 8, 0)
+    audio = np.tile(text[:1], (400, 1))
+    proposals = []
+    propose = module._Join._propose
+
+    def spy(self, audio_RD):
+        proposals.append(propose(self, audio_RD))
+        return proposals[-1]
+
+    monkeypatch.setattr(module._Join, "_propose", spy)
+    blocks = list(similar_pairs(audio, text, 0.9999, tile=(64, 64), max_pairs_per_block=10))
+    assert sum(map(len, blocks)) == 400
+    assert sum(found is None for found in proposals) == 3  # 64, 32, 16 and then 8 throughout
+
+
+def test_a_cap_finds_few_proposals_even_without_a_threshold(monkeypatch):
+    """The five best captions of each clip, at no threshold, must not score every pair twice."""
+    audio, text = random_rows(30, 32, 0), random_rows(600, 32, 1)
+    num_scored = []
+    score = module._Join._score
+    monkeypatch.setattr(
+        module._Join,
+        "_score",
+        lambda self, a, c, t: num_scored.append(len(c)) or score(self, a, c, t),
+    )
+    found = rows_of(similar_pairs(audio, text, -1.0, cap_per_clip=5, tile=(30, 60)))
+    assert found == slow_pairs(audio, text, -1.0, cap=5)
+    assert sum(num_scored) < 30 * 600 / 10
+
+
+@given(join=joins(), lower=st.floats(-1, 1))
+@settings(max_examples=40, deadline=None)
+def test_a_higher_threshold_keeps_a_subset(join, lower):
+    """Stored pairs are filtered again at a higher threshold in place of a new search."""
+    audio, text, threshold = join
+    high, low = max(threshold, lower), min(threshold, lower)
+    kept = {pair[:3] for pair in rows_of(similar_pairs(audio, text, high))}
+    loose = {pair[:3] for pair in rows_of(similar_pairs(audio, text, low))}
+    assert kept == {pair for pair in loose if pair[2] >= np.float32(high)}
+
+
+@given(join=joins(), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_the_order_of_the_rows_does_not_matter(join, seed):
+    """A pool whose files are listed in another order must give the same Improvement-Set."""
+    audio, text, threshold = join
+    rng = np.random.default_rng(seed)
+    clips, texts = rng.permutation(len(audio)), rng.permutation(len(text))
+    plain = {pair[:3] for pair in rows_of(similar_pairs(audio, text, threshold))}
+    mixed = rows_of(similar_pairs(audio[clips], text[texts], threshold, tile=(2, 3)))
+    assert {(clips[i], texts[j], s) for i, j, s, _ in mixed} == plain
+
+
+def test_the_floor_of_a_caption_is_its_kth_best_clip():
+    """A floor that is off by one bit drops the very clip that set it."""
+    audio, text = random_rows(40, 12, 0), random_rows(25, 12, 1)
+    for k in (1, 6, 39):
+        expected = [sorted((cosine(a, t) for a in audio), reverse=True)[k - 1] for t in text]
+        floor = caption_floor(audio, text, k)
+        np.testing.assert_array_equal(floor, np.array(expected, np.float32))
+        pairs = rows_of(similar_pairs(audio, text, -1.0, caption_floor_M=floor, tile=(9, 4)))
+        np.testing.assert_array_equal(np.bincount([j for _, j, _, _ in pairs], minlength=25), k)
+    np.testing.assert_array_equal(caption_floor(audio, text, 40), np.full(25, -np.inf, np.float32))
+
+
+def test_both_caps_hold_together_and_ranks_count_what_is_kept():
+    """A rank that counts dropped pairs makes 'the best caption of each clip' drop the clip."""
+    audio, text = random_rows(30, 8, 4), random_rows(20, 8, 5)
+    floor = caption_floor(audio, text, 4)
+    pairs = rows_of(similar_pairs(audio, text, 0.1, cap_per_clip=2, caption_floor_M=floor))
+    assert pairs == slow_pairs(audio, text, 0.1, cap=2, floor=floor)
+    assert {rank for *_, rank in pairs} == {0, 1}
+    assert all(s >= floor[j] and s >= np.float32(0.1) for _, j, s, _ in pairs)
+
+
+def test_the_best_class_is_the_argmax_and_of_equal_prompts_the_first():
+    """Class names that are listed twice would split their captions at random."""
+    prompts = random_rows(5, 16, 0)
+    prompts[3] = prompts[1]
+    text = np.concatenate([random_rows(50, 16, 1), prompts])
+    index, similarity = best_class(text, prompts)
+    np.testing.assert_array_equal(index, (text.astype(np.float64) @ prompts.T).argmax(axis=1))
+    assert list(index[-5:]) == [0, 1, 2, 1, 4]
+    assert [cosine(t, prompts[k]) for t, k in zip(text, index, strict=True)] == list(similarity)
+
+
+@given(
+    rows=tables(), tile=st.tuples(st.integers(1, 8), st.integers(1, 10)), bins=st.integers(1, 50)
+)
+@settings(max_examples=40, deadline=None)
+def test_the_histogram_counts_every_pair_once_in_its_bin(rows, tile, bins):
+    """A pair that falls between two bins, or beyond 1 by rounding, shifts every threshold."""
+    audio, text = rows
+    counts = similarity_histogram(audio, text, num_bins=bins, tile=tile)
+    exact = np.array([cosine(a, t) for a in audio for t in text], np.float64)
+    assert counts.sum() == len(exact) and counts.dtype == np.int64
+    at_or_above = np.cumsum(counts[::-1])[::-1]
+    for edge, count in zip(np.linspace(-1, 1, bins + 1)[1:-1], at_or_above[1:], strict=True):
+        assert (exact >= edge + 1e-6).sum() <= count <= (exact >= edge - 1e-6).sum()
+
+
+def test_the_histogram_agrees_with_numpy():
+    """The counts of a whole pool, whose every bin is checked nowhere else."""
+    audio, text = random_rows(80, 10, 0), random_rows(70, 10, 1)
+    exact = audio.astype(np.float64) @ text.T
+    for limits in ((-1.0, 1.0), (-0.25, 0.75)):
+        counts = similarity_histogram(audio, text, num_bins=64, range=limits, tile=(33, 17))
+        expected, _ = np.histogram(np.clip(exact, *limits), bins=64, range=limits)
+        np.testing.assert_array_equal(counts, expected)
+
+
+@pytest.mark.parametrize("target", [1, 10, 500, 5599, 5600])
+def test_a_threshold_by_count_keeps_at_most_that_many_and_one_bin_lower_more(target):
+    """A target of a million pairs that gives three leaves the student without data."""
+    audio, text = random_rows(80, 10, 0), random_rows(70, 10, 1)
+    counts = similarity_histogram(audio, text)
+    threshold = threshold_for_count(counts, target)
+    kept = sum(len(block) for block in similar_pairs(audio, text, threshold))
+    assert kept <= target
+    if target < 80 * 70:
+        lower = sum(len(block) for block in similar_pairs(audio, text, threshold - 1e-4))
+        assert kept <= target < lower
+    else:
+        assert threshold == -1.0 and kept == target
+
+
+def test_a_threshold_by_count_of_hand_made_bins():
+    """An off-by-one between edges and bins moves the threshold by a bin."""
+    counts = np.array([5, 0, 3, 2])
+    edges = {1: None, 2: 0.5, 4: 0.5, 5: -0.5, 9: -0.5, 10: -1.0}
+    for target, edge in edges.items():
+        if edge is None:
+            with pytest.raises(ValueError, match="highest bin alone holds 2 pairs, .* target of 1"):
+                threshold_for_count(counts, target)
+        else:
+            assert threshold_for_count(counts, target) == edge
+    assert threshold_for_count(counts, 2, range=(0.0, 1.0)) == 0.75
+    with pytest.raises(ValueError, match="target must be at least 1, got 0"):
+        threshold_for_count(counts, 0)
+
+
+def test_autocast_and_low_matmul_precision_do_not_reach_the_products():
+    """TF32 or bfloat16, chosen for training, moves cosines by 1e-3 and drops pairs."""
+    audio, text = random_rows(40, 64, 0), random_rows(50, 64, 1)
+    expected, counts = slow_pairs(audio, text, 0.1), similarity_histogram(audio, text, num_bins=400)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with module._full_precision():
+            assert torch.get_float32_matmul_precision() == "highest"
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert rows_of(similar_pairs(audio, text, 0.1)) == expected
+            np.testing.assert_array_equal(similarity_histogram(audio, text, num_bins=400), counts)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_memory_maps_tensors_and_half_precision_rows_give_the_same_pairs(tmp_path):
+    """A read-only memory map is how a large pool arrives; torch warns of it, or copies it whole."""
+    audio, text = random_rows(20, 16, 0).astype(np.float16), random_rows(30, 16, 1)
+    np.save(tmp_path / "audio.npy", audio)
+    mapped = np.load(tmp_path / "audio.npy", mmap_mode="r")
+    expected = slow_pairs(audio.astype(np.float32), text, 0.2)
+    assert rows_of(similar_pairs(mapped, text, 0.2, tile=(6, 7))) == expected
+    np.save(tmp_path / "text.npy", text)
+    mapped_text = np.load(tmp_path / "text.npy", mmap_mode="r")
+    assert rows_of(similar_pairs(mapped, mapped_text, 0.2)) == expected
+    tensors = torch.from_numpy(audio), torch.from_numpy(text).requires_grad_()
+    assert rows_of(similar_pairs(*tensors, 0.2)) == expected
+
+
+def test_results_have_the_documented_types():
+    """Rows of one type on one machine and another on the next change the bytes of an artifact."""
+    audio, text = random_rows(5, 4, 0), random_rows(6, 4, 1)
+    (block,) = similar_pairs(audio, text, -1.0)
+    types = [x.dtype for x in (block.audio_index, block.text_index, block.similarity, block.rank)]
+    assert types == [np.int64, np.int64, np.float32, np.int32] and len(block) == 30
+    for backend in ("faiss", "torch"):
+        assert [x.dtype for x in top_k(audio, text, 2, backend=backend)] == [np.float32, np.int64]
+    assert [x.dtype for x in best_class(text, audio)] == [np.int64, np.float32]
+    assert caption_floor(audio, text, 2).dtype == np.float32
+
+
+def test_an_empty_side_gives_no_pairs():
+    """An empty table has no dimension to check; a crash here ends a night's run at its end."""
+    rows, nothing = random_rows(3, 4, 0), np.zeros((0, 0), np.float32)
+    for audio, text in ((rows, nothing), (nothing, rows), (nothing, nothing)):
+        assert list(similar_pairs(audio, text, 0.5)) == []
+        assert similarity_histogram(audio, text, num_bins=10).tolist() == [0] * 10
+    assert [x.shape for x in top_k(nothing, rows, 2)] == [(0, 2), (0, 2)]
+    assert caption_floor(nothing, rows, 1).tolist() == [-np.inf] * 3
+    assert caption_floor(rows, nothing, 1).shape == (0,)
+
+
+@pytest.mark.parametrize("threshold", [70, -1.5, float("nan")])
+def test_a_threshold_that_is_no_cosine_is_refused_at_the_call(threshold):
+    """A percentage drops every pair, and a generator would tell so only when it is read."""
+    rows = random_rows(3, 4, 0)
+    with pytest.raises(
+        ValueError, match=rf"cosine in \[-1, 1\], got {threshold:g}; a percentage\?"
+    ):
+        similar_pairs(rows, rows, threshold)
+
+
+def test_rows_that_are_not_unit_vectors_are_refused():
+    """Products of features are no cosines: a threshold of 0.7 would keep nearly everything."""
+    rows = random_rows(5, 4, 0)
+    features, broken = 3 * rows, rows.copy()
+    broken[3] = np.nan
+    with pytest.raises(ValueError, match="audio rows must be unit vectors, row 0 has norm 3"):
+        similar_pairs(features, rows, 0.5)
+    with pytest.raises(ValueError, match="text rows must be unit vectors, row 3 has norm nan"):
+        similarity_histogram(rows, broken)
+    with pytest.raises(ValueError, match="key rows must be unit vectors, row 3"):
+        top_k(rows, broken, 1)
+    with pytest.raises(ValueError, match="query rows must be unit vectors, row 0"):
+        best_class(features, rows)
+    with pytest.raises(
+        ValueError, match=r"audio rows must have the shape \(number, D\), got \(4,\)"
+    ):
+        similar_pairs(rows[0], rows, 0.5)
+    assert len(rows_of(similar_pairs(1.0009 * rows, rows, -1.0))) == 25
+
+
+def test_other_mistakes_of_the_caller_are_refused_with_what_came():
+    """A k of 0, or rows of two models, would give an empty or a meaningless answer."""
+    rows, other = random_rows(5, 4, 0), random_rows(5, 3, 0)
+    with pytest.raises(ValueError, match="from one model, got 4 and 3 dimensions"):
+        similar_pairs(rows, other, 0.5)
+    for k in (0, 6):
+        with pytest.raises(ValueError, match=f"between 1 and the number of keys, 5, got {k}"):
+            top_k(rows, rows, k)
+    with pytest.raises(ValueError, match="backend must be 'faiss' or 'torch', got 'annoy'"):
+        top_k(rows, rows, 1, backend="annoy")
+    for name in ("cap_per_clip", "max_pairs_per_block"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+            similar_pairs(rows, rows, 0.5, **{name: 0})
+    for floor in (np.zeros(4), np.full(5, np.nan)):
+        with pytest.raises(ValueError, match="caption_floor_M must hold one number per text, 5"):
+            similar_pairs(rows, rows, 0.5, caption_floor_M=floor)
