@@ -16,7 +16,7 @@ from clapcur.embeddings import write_shard
 from clapcur.manifest import Manifest
 from clapcur.progress import progress
 
-SHARD_ROWS = 512
+SHARD_ROWS = 1024
 
 
 @frozen

@@ -58,8 +58,8 @@ class Home:
         return {
             "CLAPCUR_HOME": str(self.root),
             "PREFECT_HOME": str(self.prefect_home),
-            "PREFECT_LOGGING_LEVEL": "WARNING",
-            "PREFECT_LOGGING_INTERNAL_LEVEL": "ERROR",
+            "PREFECT_LOGGING_LEVEL": "CRITICAL",  # a failure is told once, by our own error line
+            "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
             "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
             "PREFECT_LOGGING_TO_API_ENABLED": "false",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -1,0 +1,265 @@
+"""Experiments as full configs: what is ingested, how teacher and students are trained, what is curated and compared.
+
+An `Experiment` is all that a flow needs. It is read from a YAML file (`experiment_from_file`), made from a few paths
+(`starter`), or named for what it reproduces. Every row of a comparison sees the same number of examples, and
+``continued`` (the teacher trained on for the same budget) is always there to compare with.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from clapcur.class_names import PROMPT, check_class_names, prompts, read_class_names
+from clapcur.config import from_dict, frozen
+from clapcur.corpora.procedural import Corpus
+from clapcur.curate import CurateConfig, Threshold
+from clapcur.embed import EmbedConfig
+from clapcur.errors import DataError
+from clapcur.evaluate import EvaluateConfig
+from clapcur.ingest import IngestConfig
+from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
+from clapcur.train import SoftLabels, TrainConfig
+
+Strategy = Literal["teacher", "continued", "sl", "du", "ds", "ads"]
+
+
+@frozen
+class Row:
+    """One row of a comparison: what the student learns from, and whether its targets are softened."""
+
+    strategy: Strategy
+    soft_labels: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse rows that contradict their name."""
+        if self.strategy in ("teacher", "continued") and self.soft_labels:
+            raise ValueError(f"the row {self.strategy!r} has no soft labels; 'sl' is the teacher continued with them")
+        if self.strategy == "sl" and not self.soft_labels:
+            raise ValueError("the row 'sl' is the teacher continued with soft labels: set soft_labels")
+
+    @property
+    def name(self) -> str:
+        """The row's short name, such as ``ads+sl``."""
+        return f"{self.strategy}+sl" if self.soft_labels and self.strategy != "sl" else self.strategy
+
+    @property
+    def improvement_set(self) -> Literal["du", "ds", "ads"] | None:
+        """Which set the student learns from; None for the teacher's own pairs."""
+        return self.strategy if self.strategy in ("du", "ds", "ads") else None  # type: ignore[return-value]
+
+
+PAPER_ROWS = (
+    Row(strategy="teacher"),
+    Row(strategy="continued"),
+    Row(strategy="sl", soft_labels=True),
+    *(Row(strategy=strategy, soft_labels=soft) for strategy in ("du", "ds", "ads") for soft in (False, True)),
+)  # fmt: skip
+
+
+@frozen
+class Experiment:
+    """A dataset, a teacher, the curation and the rows that are compared."""
+
+    name: str
+    # of the dataset; names the MLflow experiment
+    pairs: IngestConfig
+    # clips with captions: what the teacher learns from
+    evaluation: IngestConfig
+    # clips with labels: only ever scored
+    class_names: tuple[str, ...]
+    pool: IngestConfig | None = None
+    # unpaired audio: DU and ADS
+    captions: IngestConfig | None = None
+    # unpaired captions; None: those of the pairs
+    prompt: str = PROMPT
+    # {} is the place of the class name
+    teacher: TrainConfig
+    student: TrainConfig
+    # of every student; `soft_labels` below is put in where a row has them
+    soft_labels: SoftLabels = SoftLabels()
+    audio_threshold: Threshold = Threshold(similarity=0.7)
+    caption_threshold: Threshold = Threshold(similarity=0.7)
+    max_per_clip: int | None = None
+    max_per_caption: int | None = None
+    ads_replay: Literal["ds", "teacher_pairs"] = "teacher_pairs"
+    # what an ADS student replays; the paper replays DS
+    num_crops: int = 1
+    # crops per clip in every embedding
+    rows: tuple[Row, ...] = PAPER_ROWS
+    seeds: tuple[int, ...] = (0,)
+    # one teacher and one set of students each
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be compared."""
+        check_class_names(self.class_names)
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds must be given and differ, got {list(self.seeds)}")
+        if self.pool is None and (needs := sorted({row.strategy for row in self.rows} & {"du", "ads"})):
+            raise ValueError(f"the rows {', '.join(needs)} need unpaired audio: give `pool`")
+        if self.teacher.held_out != self.student.held_out:
+            raise ValueError("teacher and student must hold out the same share, or a student trains on what selects it")
+
+    def prompts(self) -> EmbedConfig:
+        """Return the embedding of the class prompts."""
+        return EmbedConfig(what="prompts", prompts=prompts(self.class_names, self.prompt))
+
+    def curate(self, strategy: Literal["du", "ds", "ads"]) -> CurateConfig:
+        """Return the curation of one strategy."""
+        return CurateConfig(
+            strategy=strategy, class_names=self.class_names, prompt=self.prompt, audio_threshold=self.audio_threshold,
+            caption_threshold=self.caption_threshold, max_per_clip=self.max_per_clip,
+            max_per_caption=self.max_per_caption, held_out=self.student.held_out,
+        )  # fmt: skip
+
+    def train_teacher(self, seed: int) -> TrainConfig:
+        """Return the training of the teacher."""
+        return dataclasses.replace(self.teacher, seed=seed)
+
+    def train_student(self, row: Row, seed: int) -> TrainConfig:
+        """Return the training of one row's student."""
+        labels = self.soft_labels if row.soft_labels else None
+        return dataclasses.replace(self.student, seed=seed, soft_labels=labels)
+
+    def evaluate(self) -> EvaluateConfig:
+        """Return the zero-shot evaluation of every row."""
+        return EvaluateConfig(class_names=self.class_names, prompt=self.prompt)
+
+
+def experiment_from_file(path: Path | str) -> Experiment:
+    """Read an experiment from a YAML file.
+
+    Relative paths in it are relative to the file. ``class_names`` is a list or the path of a class-name file; an
+    ingest is a path or a mapping of `IngestConfig`; what is left out of ``teacher``, ``student`` and so on is taken
+    from `starter`.
+
+    Raises
+    ------
+    DataError
+        The file is missing or no YAML mapping.
+    ValueError
+        An unknown key, or a value that makes no sense.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"the config {path} does not exist; `clapcur init` writes one to start from") from None
+    except yaml.YAMLError as error:
+        raise DataError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{path} must hold a mapping with pairs, evaluation and class_names, got {type(values).__name__}")
+    folder = path.absolute().parent
+    if missing := [name for name in ("pairs", "evaluation", "class_names") if name not in values]:
+        raise ValueError(f"{path}: missing {', '.join(missing)}")
+    for name in ("pairs", "pool", "captions", "evaluation"):
+        if values.get(name) is not None:
+            values[name] = _ingest_values(values[name], folder)
+    if isinstance(values["class_names"], str):
+        values["class_names"] = read_class_names(folder / values["class_names"])
+    values.setdefault("name", path.stem)
+    defaults = dataclasses.asdict(_defaults())
+    return from_dict(Experiment, _merge(defaults, values), where=str(path))
+
+
+def starter(
+    *,
+    name: str,
+    pairs: Path,
+    evaluation: Path,
+    class_names: Path,
+    pool: Path | None = None,
+    captions: Path | None = None,
+    rows: Sequence[Row] = PAPER_ROWS,
+    seeds: Sequence[int] = (0,),
+) -> Experiment:
+    """Return the experiment of the common case: four paths and our defaults."""
+    return dataclasses.replace(
+        _defaults(),
+        name=name,
+        pairs=IngestConfig(source=str(Path(pairs).absolute())),
+        evaluation=IngestConfig(source=str(Path(evaluation).absolute())),
+        pool=IngestConfig(source=str(Path(pool).absolute())) if pool else None,
+        captions=IngestConfig(source=str(Path(captions).absolute())) if captions else None,
+        class_names=read_class_names(class_names),
+        rows=tuple(rows),
+        seeds=tuple(seeds),
+    )
+
+
+def demo_experiment(corpus: Corpus, seed: int = 0) -> Experiment:
+    """Return the comparison of the demo: a corpus of synthetic sounds, towers that a laptop trains in minutes.
+
+    The teacher hears few clean pairs; the pool and the evaluation clips are harder and noisier.
+    """
+    front_end = FrontEndConfig(sample_rate=16_000, n_fft=512, hop_samples=320, num_mels=40, f_max=7800.0)
+    model = ClapConfig(
+        audio=AudioConfig(front_end=front_end, width="tiny", block_dropout=0.0, dropout=0.1),
+        text=TextConfig(pooling="mean", hidden_size=64, num_layers=1, vocab_size=800),
+        embedding_dim=128, window_s=2.0, projection_dropout=0.1,
+    )  # fmt: skip
+    training = TrainConfig(num_examples=64 * 80, learning_rate=4e-3, hard_target="identical", precision="bfloat16")
+    return Experiment(
+        name="demo-synthetic-sounds",
+        pairs=IngestConfig(source=str(corpus.pairs)),
+        pool=IngestConfig(
+            source=str(corpus.pool), metadata=str(corpus.pool_table), audio_folder=str(corpus.pool.parent)
+        ),
+        captions=IngestConfig(source=str(corpus.captions)),
+        evaluation=IngestConfig(source=str(corpus.evaluation)),
+        class_names=read_class_names(corpus.class_names),
+        teacher=dataclasses.replace(training, model=model, num_examples=64 * 120),
+        student=dataclasses.replace(training, learning_rate=2e-3),
+        audio_threshold=Threshold(count=600),
+        caption_threshold=Threshold(count=150),
+        max_per_clip=3,
+        seeds=(seed,),
+    )
+
+
+def _defaults() -> Experiment:
+    """Return the settings that win on held-out real sounds at a fixed budget (docs/results/us8k.md)."""
+    front_end = FrontEndConfig(sample_rate=32_000, n_fft=1024, hop_samples=320, num_mels=64, f_min=50.0, f_max=14_000.0)
+    model = ClapConfig(
+        audio=AudioConfig(front_end=front_end, width="small"),
+        text=TextConfig(source="bert-tiny", pooling="mean"),
+        embedding_dim=256,
+        window_s=5.0,
+    )
+    placeholder = IngestConfig(source="")
+    return Experiment(
+        name="my-sounds", pairs=placeholder, evaluation=placeholder, pool=placeholder, class_names=("one", "other"),
+        teacher=TrainConfig(model=model, num_examples=64 * 400, hard_target="identical"),
+        student=TrainConfig(num_examples=64 * 200, learning_rate=3e-4, hard_target="identical"),
+    )  # fmt: skip
+
+
+def _ingest_values(value: Any, folder: Path) -> dict[str, Any]:
+    given = {"source": value} if isinstance(value, str) else dict(value)
+    for field in ("source", "audio_folder", "metadata"):
+        if given.get(field):
+            given[field] = str(folder / given[field])
+    if given.get("exclude"):
+        given["exclude"] = [str(folder / item) for item in given["exclude"]]
+    return given
+
+
+def _merge(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Put `values` over `defaults`; ingests and thresholds are replaced whole, trainings and models key by key."""
+    whole = {"pairs", "pool", "captions", "evaluation", "audio_threshold", "caption_threshold"}
+    merged = dict(defaults)
+    merged["pool"] = None
+    for name, value in values.items():
+        both = isinstance(value, dict) and isinstance(defaults.get(name), dict) and name not in whole
+        merged[name] = _merge_keys(defaults[name], value) if both else value
+    return merged
+
+
+def _merge_keys(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(defaults)
+    for name, value in values.items():
+        both = isinstance(value, dict) and isinstance(defaults.get(name), dict)
+        merged[name] = _merge_keys(defaults[name], value) if both else value
+    return merged

@@ -1,0 +1,103 @@
+"""The grid: every strategy, with and without soft labels, at one sample budget, over seeds."""
+
+from collections.abc import Mapping
+
+from prefect import flow
+
+from clapcur.artifacts import Artifact
+from clapcur.catalog import Campaign
+from clapcur.config import signature
+from clapcur.embed import EmbedConfig
+from clapcur.recipes import Experiment, Row
+from clapcur.report import ReportConfig, ReportRow
+from tasks.curate import curate
+from tasks.embed import embed
+from tasks.evaluate import evaluate
+from tasks.ingest import ingest
+from tasks.report import report
+from tasks.train import train
+
+Manifests = Mapping[str, Artifact]
+
+
+@flow(name="compare", flow_run_name="compare-{experiment.name}")
+def compare(experiment: Experiment) -> Artifact:
+    """Train a teacher and one student per row and seed, score all of them, and report.
+
+    Returns
+    -------
+    Artifact
+        The report; its inputs are the scores, from which every checkpoint, Improvement-Set and pair can be traced.
+    """
+    campaign = Campaign(experiment.name, f"compare {experiment.name}", signature(experiment))
+    manifests = {
+        role: ingest(config, role, campaign)
+        for role in ("pairs", "pool", "captions", "evaluation")
+        if (config := getattr(experiment, role)) is not None
+    }
+    rows, scores = [], {}
+    for seed in experiment.seeds:
+        teacher = train(experiment.train_teacher(seed), {"teacher_pairs": manifests["pairs"]}, "teacher", campaign)
+        sets = improvement_sets(experiment, manifests, teacher, seed, campaign)
+        for row in experiment.rows:
+            checkpoint = teacher if row.strategy == "teacher" else student(experiment, row, seed, manifests, teacher, sets, campaign)
+            role = f"scores.{row.name}.seed{seed}"
+            scores[role] = score(experiment, row, seed, manifests, checkpoint, campaign)
+            rows.append(ReportRow(strategy=row.strategy, soft_labels=row.soft_labels, seed=seed, scores=role))
+    return report(ReportConfig(title=experiment.name, rows=tuple(rows)), scores, campaign)
+
+
+def improvement_sets(
+    experiment: Experiment, manifests: Manifests, teacher: Artifact, seed: int, campaign: Campaign
+) -> dict[str, Artifact]:
+    """Embed everything with the teacher, then curate each set that a row needs."""
+    wanted = {row.improvement_set for row in experiment.rows} - {None}
+    if "ads" in wanted and experiment.ads_replay == "ds":
+        wanted.add("ds")
+    if not wanted:
+        return {}
+    audio, captions = EmbedConfig(what="audio", num_crops=experiment.num_crops), EmbedConfig(what="captions")
+    inputs = {"teacher_pairs": manifests["pairs"], "evaluation": manifests["evaluation"]}
+    inputs["prompt_embeddings"] = embed(experiment.prompts(), {"checkpoint": teacher}, "prompts", campaign)
+    for role, config, manifest in (
+        ("teacher_clip_embeddings", audio, "pairs"),
+        ("teacher_caption_embeddings", captions, "pairs"),
+        ("evaluation_embeddings", audio, "evaluation"),
+        ("pool_embeddings", audio, "pool"),
+        ("caption_embeddings", captions, "captions"),
+    ):
+        if manifest in manifests:
+            embedded = {"checkpoint": teacher, "manifest": manifests[manifest]}
+            inputs[role] = embed(config, embedded, role.removesuffix("_embeddings"), campaign)
+    inputs |= {role: manifests[role] for role in ("pool", "captions") if role in manifests}
+    return {name: curate(experiment.curate(name), inputs, seed, campaign) for name in sorted(wanted)}
+
+
+def student(
+    experiment: Experiment, row: Row, seed: int, manifests: Manifests, teacher: Artifact, sets: Mapping[str, Artifact],
+    campaign: Campaign,
+) -> Artifact:  # fmt: skip
+    """Train the student of one row, from the teacher's weights."""
+    inputs = {"init": teacher, "teacher_pairs": manifests["pairs"]}
+    if row.improvement_set is not None:
+        inputs["improvement_set"] = sets[row.improvement_set]
+        inputs |= {role: manifests[role] for role in ("pool", "captions") if role in manifests}
+        if row.strategy == "ads" and experiment.ads_replay == "ds":
+            inputs["replay"] = sets["ds"]
+    return train(experiment.train_student(row, seed), inputs, row.name, campaign)
+
+
+def score(
+    experiment: Experiment, row: Row, seed: int, manifests: Manifests, checkpoint: Artifact, campaign: Campaign
+) -> Artifact:
+    """Embed the evaluation clips and the prompts with a checkpoint, and score it zero-shot."""
+    audio = EmbedConfig(what="audio", num_crops=experiment.num_crops)
+    clips = embed(audio, {"checkpoint": checkpoint, "manifest": manifests["evaluation"]}, "evaluation", campaign)
+    prompts = embed(experiment.prompts(), {"checkpoint": checkpoint}, "prompts", campaign)
+    inputs = {
+        "checkpoint": checkpoint,
+        "audio_embeddings": clips,
+        "prompt_embeddings": prompts,
+        "evaluation": manifests["evaluation"],
+    }
+    return evaluate(experiment.evaluate(), inputs, row.name, seed, campaign)

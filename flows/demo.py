@@ -1,0 +1,19 @@
+"""The demo: a synthetic corpus, then the real job on it."""
+
+from pathlib import Path
+
+from prefect import flow
+
+from clapcur.artifacts import Artifact
+from clapcur.corpora.procedural import ProceduralConfig, generate
+from clapcur.home import Home
+from clapcur.recipes import demo_experiment
+from flows.compare import compare
+
+
+@flow(name="demo", flow_run_name="demo-seed{seed}")
+def demo(seed: int = 0) -> Artifact:
+    """Generate procedural everyday sounds and compare all strategies on them; returns the report."""
+    folder: Path = Home.open().root / "demo" / f"seed{seed}"
+    corpus = generate(folder, ProceduralConfig(seed=seed))
+    return compare(demo_experiment(corpus, seed))

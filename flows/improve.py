@@ -1,0 +1,23 @@
+"""The common case: one student, beside its teacher and the control."""
+
+import dataclasses
+from typing import Literal
+
+from prefect import flow
+
+from clapcur.artifacts import Artifact
+from clapcur.recipes import Experiment, Row
+from flows.compare import compare
+
+
+@flow(name="improve", flow_run_name="improve-{experiment.name}")
+def improve(experiment: Experiment, strategy: Literal["du", "ds", "ads"] = "ads", soft_labels: bool = True) -> Artifact:
+    """Make one student and say whether it beats the teacher, and the teacher trained on for the same budget.
+
+    Returns
+    -------
+    Artifact
+        The report of three rows: teacher, continued and the student.
+    """
+    rows = (Row(strategy="teacher"), Row(strategy="continued"), Row(strategy=strategy, soft_labels=soft_labels))
+    return compare(dataclasses.replace(experiment, rows=rows))

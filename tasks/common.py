@@ -1,0 +1,38 @@
+"""What every task does around its one call: run the stage once, tell MLflow."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from clapcur import lineage, stage
+from clapcur.artifacts import Artifact, Stage
+from clapcur.catalog import Campaign
+from clapcur.home import Home
+
+
+def run_stage(
+    what: Stage, config: Any, inputs: Mapping[str, Artifact], campaign: Campaign | None, tags: Mapping[str, Any],
+    is_live: bool = False,
+) -> Artifact:  # fmt: skip
+    """Run a stage in the home of this process and send its record to MLflow.
+
+    Parameters
+    ----------
+    what : Stage
+    config : the stage's config
+    inputs : mapping
+        Artifacts by role.
+    campaign : Campaign or None
+        The experiment that the MLflow run belongs to.
+    tags : mapping
+        What the artifact is in this experiment: strategy, seed, role.
+    is_live : bool
+        Send the curves while the stage runs, not only afterwards.
+    """
+    home = Home.open()
+    if is_live:
+        with lineage.live(home, what.key(config, inputs), campaign, tags) as on_step:
+            artifact = stage.run(what, config, inputs, home, campaign=campaign, tags=tags, on_step=on_step)
+    else:
+        artifact = stage.run(what, config, inputs, home, campaign=campaign, tags=tags)
+    lineage.deliver(home)
+    return artifact

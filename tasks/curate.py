@@ -1,0 +1,19 @@
+"""Embeddings -> Improvement-Set."""
+
+from collections.abc import Mapping
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from clapcur.artifacts import Artifact
+from clapcur.catalog import Campaign
+from clapcur.curate import STAGE, CurateConfig
+from tasks.common import run_stage
+
+
+@task(cache_policy=NO_CACHE, task_run_name="curate-{config.strategy}-seed{seed}")
+def curate(
+    config: CurateConfig, inputs: Mapping[str, Artifact], seed: int, campaign: Campaign | None = None
+) -> Artifact:
+    """Curate one strategy's pairs with the teacher of one seed."""
+    return run_stage(STAGE, config, inputs, campaign, {"strategy": config.strategy, "seed": seed})

@@ -1,0 +1,21 @@
+"""Embeddings x class prompts -> scores."""
+
+from collections.abc import Mapping
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from clapcur.artifacts import Artifact
+from clapcur.catalog import Campaign
+from clapcur.evaluate import STAGE, EvaluateConfig
+from tasks.common import run_stage
+
+
+@task(cache_policy=NO_CACHE, task_run_name="evaluate-{row}-seed{seed}")
+def evaluate(
+    config: EvaluateConfig, inputs: Mapping[str, Artifact], row: str, seed: int, campaign: Campaign | None = None
+) -> Artifact:
+    """Score one row's checkpoint zero-shot."""
+    strategy, soft = row.removesuffix("+sl"), row.endswith("sl")
+    tags = {"row": row, "strategy": strategy, "soft_labels": soft, "seed": seed}
+    return run_stage(STAGE, config, inputs, campaign, tags)

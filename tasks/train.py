@@ -1,0 +1,21 @@
+"""Pairs, or an Improvement-Set with replay -> checkpoint."""
+
+from collections.abc import Mapping
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from clapcur.artifacts import Artifact
+from clapcur.catalog import Campaign
+from clapcur.train import STAGE, TrainConfig
+from tasks.common import run_stage
+
+
+@task(cache_policy=NO_CACHE, task_run_name="train-{row}-seed{config.seed}")
+def train(config: TrainConfig, inputs: Mapping[str, Artifact], row: str, campaign: Campaign | None = None) -> Artifact:
+    """Train the teacher or one row's student; the curves are seen in MLflow while it runs."""
+    strategy = row.removesuffix("+sl")
+    role = "teacher" if "init" not in inputs else "student"
+    soft = config.soft_labels is not None
+    tags = {"role": role, "row": row, "strategy": strategy, "soft_labels": soft, "seed": config.seed}
+    return run_stage(STAGE, config, inputs, campaign, tags, is_live=True)
