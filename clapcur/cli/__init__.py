@@ -1,0 +1,156 @@
+"""The command line: ``clapcur <command>``.
+
+The result goes to stdout, as a table for people or with ``--json`` as one line; progress and log lines go to stderr.
+Help answers at once: what is heavy is imported inside the commands.
+
+==== =====================================================================================
+exit meaning
+==== =====================================================================================
+0    done
+1    something outside the program is not as expected: a file, a manifest, a checkpoint
+2    wrong usage: an option, a value of a config
+130  stopped by Ctrl-C
+143  stopped by SIGTERM; a training has saved its state, and the same command goes on from it
+==== =====================================================================================
+
+Every error is one line that says what to do. A traceback is a bug of ours (or of a library); `CLAPCUR_TRACEBACK=1`
+shows one for every error.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from clapcur.cli import experiments, stages, tracing
+from clapcur.errors import ClapcurError, Interrupted
+
+DONE, FAILED, USAGE, CTRL_C, TERMINATED = 0, 1, 2, 130, 143
+ROOT = Path(__file__).resolve().parents[2]
+OURS = tuple(str(ROOT / package) + os.sep for package in ("clapcur", "flows", "tasks"))
+DISK_FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
+
+app = typer.Typer(
+    name="clapcur",
+    help="A better audio-text model for your sounds, without labels, and every pair traceable.",
+    epilog="\b\nExample:\n  clapcur demo\n  clapcur improve my-sounds.yaml\n  clapcur trace STUDENT",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: it answers before rich would be imported
+)
+catalog_app = typer.Typer(
+    help="Mend the index over the store.", epilog="\b\nExample:\n  clapcur catalog rebuild", rich_markup_mode=None
+)
+
+COMMANDS = (
+    ("demo", experiments.demo, "clapcur demo --seed 1"),
+    ("init", experiments.init, "clapcur init my-sounds.yaml"),
+    (
+        "improve",
+        experiments.improve,
+        "clapcur improve my-sounds.yaml\n  "
+        "clapcur improve --pairs pairs.csv --pool recordings/ --classes classes.txt --evaluation labelled.csv",
+    ),
+    ("compare", experiments.compare, "clapcur compare my-sounds.yaml --seeds 0,1,2 --strategies du,ads"),
+    ("ingest", stages.ingest, "clapcur ingest pairs.csv --caption-column text"),
+    ("train-teacher", stages.train_teacher, "clapcur train-teacher 3f2a9c --config my-sounds.yaml"),
+    ("embed", stages.embed, "clapcur embed 81d0e4 3f2a9c --what audio\n  clapcur embed 81d0e4 --classes classes.txt"),
+    (
+        "curate",
+        stages.curate,
+        "clapcur curate --strategy ads --checkpoint 81d0e4 --pairs 3f2a9c --pool 77b1c2 \\\n"
+        "      --classes classes.txt --evaluation 90aa41 --audio-threshold count:2000 --caption-threshold 0.7",
+    ),
+    (
+        "train-student",
+        stages.train_student,
+        "clapcur train-student --teacher 81d0e4 --set c4e6f0 --pairs 3f2a9c --pool 77b1c2 \\\n"
+        "      --config my-sounds.yaml --soft-labels",
+    ),
+    ("evaluate", stages.evaluate, "clapcur evaluate 5be7d1 90aa41 --classes classes.txt"),
+    ("report", stages.report, "clapcur report teacher=d3a1 continued=0c77 ads+sl=b2f9\n  clapcur report 6e5f0b"),
+    ("trace", tracing.trace, "clapcur trace 5be7d1\n  clapcur trace 5be7d1 --pairs --json > pairs.jsonl"),
+    ("impact", tracing.impact, "clapcur impact recordings/dog.wav"),
+    ("pairs", tracing.pairs, 'clapcur pairs c4e6f0 --class "dog bark" --sort similarity --limit 10'),
+    ("why", tracing.why, "clapcur why 5be7d1 41c09e"),
+    ("sync", tracing.sync, "clapcur sync"),
+)
+for name, command, example in COMMANDS:
+    app.command(name, epilog=f"\b\nExample:\n  {example}")(command)
+catalog_app.command("rebuild", epilog="\b\nExample:\n  clapcur catalog rebuild")(tracing.rebuild)
+app.add_typer(catalog_app, name="catalog")
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from clapcur import __version__
+
+        print(f"clapcur {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _clapcur(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Show the version."),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command that the arguments of this process name."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; errors that a user can mend become one line on stderr."""
+    arguments = arguments or ["--help"]
+    if os.environ.get("CLAPCUR_TRACEBACK"):
+        return _exit_code(app(list(arguments), prog_name="clapcur", standalone_mode=False))
+    try:
+        code = _exit_code(app(list(arguments), prog_name="clapcur", standalone_mode=False))
+    except typer.TyperException as error:
+        return _say(_usage(error, arguments), USAGE)
+    except Interrupted as error:
+        return _say(f"interrupted: {error}", TERMINATED)
+    except ClapcurError as error:
+        return _say(f"error: {error}", FAILED)
+    except typer.Abort:
+        return _say("interrupted", CTRL_C)
+    except Exception as error:
+        if any(text in str(error) for text in DISK_FULL):
+            return _say(
+                f"error: the disk is full ({error}); what was finished is kept, free some space and run again", FAILED
+            )
+        if isinstance(error, OSError):
+            said = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+            return _say(f"error: {said}", FAILED)
+        if isinstance(error, (ValueError, TypeError)) and _is_raised_by_us(error):
+            return _say(f"error: {error}", USAGE)
+        raise
+    return _say("interrupted; what was finished is kept, run again to go on", CTRL_C) if code == CTRL_C else code
+
+
+def _exit_code(returned: object) -> int:
+    return returned if isinstance(returned, int) else DONE
+
+
+def _say(line: str, code: int) -> int:
+    print(" ".join(line.split()), file=sys.stderr, flush=True)
+    return code
+
+
+def _usage(error: typer.TyperException, arguments: Sequence[str]) -> str:
+    """Return a usage error in one line, with where to find help."""
+    command = [argument for argument in arguments[:1] if argument in {name for name, *_ in COMMANDS}]
+    said = error.format_message().removeprefix("Invalid value: ").rstrip(".")
+    return f"error: {said}; see `{' '.join(['clapcur', *command, '--help'])}`"
+
+
+def _is_raised_by_us(error: BaseException) -> bool:
+    """Tell whether the error was raised in our own code, as a judgement of a value, and not in a library below it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code.co_filename.startswith(OURS)

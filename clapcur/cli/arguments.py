@@ -1,0 +1,73 @@
+"""What the arguments of the stage commands mean: ids, thresholds, training files."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from clapcur.artifacts import Artifact
+from clapcur.config import from_dict
+from clapcur.errors import ArtifactError, DataError
+from clapcur.home import Home
+
+if TYPE_CHECKING:
+    from clapcur.curate import Threshold
+    from clapcur.train import TrainConfig
+
+
+def find(home: Home, name: str, kind: str) -> Artifact:
+    """Return the artifact that an id, its first digits or an MLflow run means; ArtifactError for another kind."""
+    from clapcur.trace import find as find_any
+
+    found = find_any(home, name)
+    if found.kind != kind:
+        raise ArtifactError(f"expected a {kind}, got the {found.kind} {found.id}".replace("_", " "))
+    return found
+
+
+def threshold(text: str) -> "Threshold":
+    """Read a threshold: a cosine, ``count:N`` or ``precision:P``."""
+    from clapcur.curate import Threshold
+
+    way, colon, value = text.rpartition(":")
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if way == "count" and number.is_integer():
+        return Threshold(count=int(number))
+    if way == "precision" and math.isfinite(number):
+        return Threshold(precision=number)
+    if not colon and math.isfinite(number):
+        return Threshold(similarity=number)
+    raise ValueError(f"a threshold is a cosine such as 0.7, count:2000 or precision:0.8, got {text!r}")
+
+
+def training_from_file(
+    path: Path, which: Literal["teacher", "student"], seed: int | None, soft_labels: bool = False
+) -> "TrainConfig":
+    """Return a training from an experiment file, or from a file with the fields of one training."""
+    from dataclasses import replace
+
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"the config {path} does not exist; `clapcur init` writes one to start from") from None
+    except yaml.YAMLError as error:
+        raise DataError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{path} must hold a mapping, got {type(values).__name__}")
+    from clapcur.recipes import experiment_from_file
+    from clapcur.train import SoftLabels, TrainConfig
+
+    labels = SoftLabels()
+    if values.keys() & {"pairs", "teacher", "student"}:
+        experiment = experiment_from_file(path)
+        config, labels = getattr(experiment, which), experiment.soft_labels
+    else:
+        config = from_dict(TrainConfig, values, where=str(path))
+    changes: dict[str, Any] = {} if seed is None else {"seed": seed}
+    if soft_labels and config.soft_labels is None:
+        changes["soft_labels"] = labels
+    return replace(config, **changes)

@@ -1,0 +1,134 @@
+"""What the commands share: options, the home, and how a result is printed."""
+
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clapcur.artifacts import Artifact
+from clapcur.errors import DataError
+from clapcur.home import Home
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+PIPED_WIDTH = 200  # columns where stdout is no terminal: nothing is cut
+
+HomeOption = Annotated[
+    Path | None,
+    typer.Option("--home", help="Folder of store, catalog and MLflow files; default: CLAPCUR_HOME, or ./.clapcur."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One line of JSON instead of a table.")]
+
+
+class StderrHandler(logging.Handler):
+    """Writes to the stderr of the moment, which a progress bar may have taken over."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message alone: these lines are read by people."""
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+def open_home(root: Path | None, must_exist: bool = False) -> Home:
+    """Return the home, and make this process log to stderr and run inside it, quietly.
+
+    Parameters
+    ----------
+    root : Path, optional
+        What ``--home`` says.
+    must_exist : bool
+        For commands that only read: an empty home, made in the wrong folder, would answer "nothing found".
+    """
+    chosen = Path(root or os.environ.get("CLAPCUR_HOME") or ".clapcur").expanduser()
+    if must_exist and not chosen.is_dir():
+        raise DataError(f"there is no clapcur home at {chosen.absolute()}; give --home, or set CLAPCUR_HOME")
+    home = Home.open(chosen)
+    for name, value in home.environment().items():
+        os.environ.setdefault(name, value)
+    os.environ["CLAPCUR_HOME"] = str(home.root)
+    log = logging.getLogger("clapcur")
+    if not any(isinstance(handler, StderrHandler) for handler in log.handlers):
+        log.addHandler(StderrHandler())
+    log.setLevel(logging.INFO)
+    log.propagate = False  # Prefect would print every line a second time
+    return home
+
+
+@contextmanager
+def working() -> Iterator[None]:
+    """Keep stdout for the result: whatever a library prints meanwhile goes to stderr."""
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value on one line."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def show(*parts: "RenderableType", **options: Any) -> None:
+    """Print text and tables for people."""
+    from rich.console import Console
+
+    piped = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
+    console = Console(width=piped, highlight=False, soft_wrap=True)
+    for part in parts:
+        console.print(part, **options)
+
+
+def facts_table(rows: Mapping[str, Any]) -> "RenderableType":
+    """Return names and values side by side."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        table.add_row(Text(name, style="dim"), Text(str(value)))
+    return table
+
+
+def columns_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> "RenderableType":
+    """Return a plain table; the columns in `right` are aligned to the right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    return table
+
+
+def interval_text(interval: Sequence[float]) -> str:
+    """Return an interval as people read it."""
+    return " to ".join(f"{limit:.4g}" for limit in interval)
+
+
+def show_artifact(artifact: Artifact, as_json: bool, **more: Any) -> None:
+    """Print what a stage made: its name first, so that it can be given to the next command."""
+    record = artifact.record
+    known = {"id": artifact.id, "kind": artifact.kind, "uri": artifact.uri}
+    if as_json:
+        print_json(known | {"counts": record["counts"], "metrics": record["metrics"]} | more)
+        return
+    numbers = {name: f"{value:,}" for name, value in record["counts"].items()}
+    numbers |= {name: f"{value:.4g}" for name, value in record["metrics"].items()}
+    show(facts_table({artifact.kind: artifact.id, "folder": artifact.uri} | numbers | more))
+
+
+def command_line(program: str, home: Home) -> str:
+    """Return how to call a program of this environment from here, so that it finds this home."""
+    if shutil.which(program) is None:
+        there = str(Path(sys.executable).parent / program)
+        program = min(there, os.path.relpath(there), key=len)
+    is_default = home.root == Path(".clapcur").absolute()
+    return program if is_default or program.endswith("mlflow") else f"CLAPCUR_HOME={home.root} {program}"

@@ -1,0 +1,262 @@
+"""The commands that do the whole job: demo, init, improve and compare. They start the flows."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from clapcur.artifacts import Artifact
+from clapcur.cli.console import HomeOption, JsonOption, command_line, open_home, print_json, show, working
+from clapcur.errors import DataError
+from clapcur.home import Home
+
+if TYPE_CHECKING:
+    from clapcur.recipes import Experiment, Row
+
+StudentStrategy = Literal["du", "ds", "ads"]
+ConfigFile = Annotated[
+    Path | None, typer.Argument(help="An experiment as YAML; `clapcur init` writes one.", show_default=False)
+]
+
+STARTER = """\
+# An experiment for `clapcur improve` and `clapcur compare`. Paths are relative to this file.
+name: my-sounds
+
+# Clips with captions, what the teacher learns from: a table (CSV, TSV, JSONL, Parquet) with path and caption.
+pairs: pairs.csv
+# Sounds without captions: where a student finds new pairs. A folder, or a table with the column path.
+pool: recordings/
+# Clips with labels, only ever scored: a table with the columns path and label.
+evaluation: labelled.csv
+# What to tell apart, one class name a line. The labels above are among them.
+class_names: classes.txt
+# More captions without sounds, if there are some: a table with the column caption.
+# captions: captions.csv
+
+# A pair enters where clip and caption are similar enough to the teacher, and (ADS, DS) the caption to a class.
+# By similarity (a cosine), by count, or (audio only) by the precision wanted on held-out pairs.
+audio_threshold: {count: 2000}
+caption_threshold: {count: 200}
+# At most so many captions a clip: keeps a few clips from filling the set.
+max_per_clip: 3
+
+# One teacher and one set of students per seed; three show how much is luck.
+seeds: [0]
+# What is left out is taken from clapcur's defaults. To change a training, for instance:
+# teacher: {num_examples: 25600}
+# student: {num_examples: 12800, learning_rate: 0.0003}
+# soft_labels: {form: cross_modal, beta: 0.3}
+"""
+
+
+def demo(
+    seed: Annotated[int, typer.Option(help="Of the sounds and of the trainings.")] = 0,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Do the whole job on synthetic sounds.
+
+    Generates a small corpus of procedural everyday sounds with captions, trains a teacher on few pairs, curates DU, DS
+    and ADS, trains a student for each with and without soft labels, and compares all of them with the teacher and with
+    the teacher trained on. A few minutes on two cores; run again, it is all there already.
+    """
+    where = open_home(home)
+    with working():
+        from flows.demo import demo as flow
+
+        report = run_flow(flow, seed=seed)
+    if show_report(report, where, as_json):
+        show(
+            "These sounds are synthetic, made by formulas: the table shows that the machinery works,"
+            " not what it does for yours.\n"
+        )
+        show_where_to_look(report, where)
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("clapcur.yaml"),
+) -> None:
+    """Write a commented experiment file to start from."""
+    if path.exists():
+        raise DataError(f"{path} exists already; name another file, or edit this one")
+    path.write_text(STARTER)
+    show(f"wrote {path}: put your paths into it, then run `clapcur improve {path}`")
+
+
+def improve(
+    config: ConfigFile = None,
+    pairs: Annotated[Path | None, typer.Option(help="Clips with captions: a table with path and caption.")] = None,
+    pool: Annotated[Path | None, typer.Option(help="Sounds without captions: a folder, or a table with path.")] = None,
+    classes: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
+    evaluation: Annotated[Path | None, typer.Option(help="Clips with labels: a table with path and label.")] = None,
+    captions: Annotated[Path | None, typer.Option(help="More captions without sounds: a table with caption.")] = None,
+    name: Annotated[str, typer.Option(help="Of the experiment, with --pairs.")] = "my-sounds",
+    strategy: Annotated[StudentStrategy, typer.Option(help="What the student learns from.")] = "ads",
+    soft_labels: Annotated[
+        bool, typer.Option("--soft-labels/--hard-labels", help="Soften the student's targets.")
+    ] = True,
+    seeds: Annotated[str, typer.Option(help="Such as 0,1,2; default: those of the config, or 0.")] = "",
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a better student from your sounds.
+
+    The student stands beside its teacher and the control, which is the teacher trained on for the same budget.
+    Give an experiment file, or the four paths --pairs, --pool, --classes and --evaluation.
+    """
+    given = {"--pairs": pairs, "--pool": pool, "--classes": classes, "--evaluation": evaluation, "--captions": captions}
+    if config is not None and any(given.values()):
+        raise typer.BadParameter("give an experiment file or the paths, not both; the file names the paths")
+    if config is None and (
+        missing := [flag for flag in ("--pairs", "--classes", "--evaluation") if given[flag] is None]
+    ):
+        raise typer.BadParameter(f"give an experiment file, or {', '.join(missing)} as well")
+    for flag, path in given.items():
+        if path is not None and not path.exists():
+            raise DataError(f"{flag} {path} does not exist")
+    from clapcur import recipes
+
+    if config is not None:
+        experiment = recipes.experiment_from_file(config)
+    else:
+        assert pairs and classes and evaluation
+        student = recipes.Row(strategy=strategy, soft_labels=soft_labels)
+        rows = (recipes.Row(strategy="teacher"), recipes.Row(strategy="continued"), student)
+        experiment = recipes.starter(
+            name=name, pairs=pairs, pool=pool, class_names=classes, evaluation=evaluation, captions=captions, rows=rows
+        )
+    experiment = with_seeds(experiment, seeds)
+    where = open_home(home)
+    with working():
+        from flows.improve import improve as flow
+
+        report = run_flow(flow, experiment, strategy=strategy, soft_labels=soft_labels)
+    if show_report(report, where, as_json):
+        show_where_to_look(report, where)
+
+
+def compare(
+    config: Annotated[
+        Path, typer.Argument(help="An experiment as YAML; `clapcur init` writes one.", show_default=False)
+    ],
+    seeds: Annotated[str, typer.Option(help="Such as 0,1,2; default: those of the config.")] = "",
+    strategies: Annotated[
+        str,
+        typer.Option(help="Such as du,ads (with and without soft labels) or ads+sl; default: all rows of the config."),
+    ] = "",
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the strategies over seeds.
+
+    Every strategy with and without soft labels, at one sample budget.
+    The teacher and the control (the teacher trained on for the same budget) are always among the rows.
+    """
+    from dataclasses import replace
+
+    from clapcur import recipes
+
+    experiment = with_seeds(recipes.experiment_from_file(config), seeds)
+    if strategies:
+        experiment = replace(experiment, rows=chosen_rows(experiment.rows, strategies))
+    where = open_home(home)
+    with working():
+        from flows.compare import compare as flow
+
+        report = run_flow(flow, experiment)
+    if show_report(report, where, as_json):
+        show_where_to_look(report, where)
+
+
+def with_seeds(experiment: "Experiment", text: str) -> "Experiment":
+    """Return the experiment with these seeds, or as it is where none are given."""
+    from dataclasses import replace
+
+    if not text:
+        return experiment
+    try:
+        seeds = tuple(int(seed) for seed in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"seeds are whole numbers with commas between, such as 0,1,2, got {text!r}") from None
+    return replace(experiment, seeds=seeds)
+
+
+def chosen_rows(rows: Sequence["Row"], text: str) -> tuple["Row", ...]:
+    """Return the rows of these strategies, and teacher and control."""
+    wanted = {"teacher", "continued"} | {name.strip().lower() for name in text.split(",")}
+    known = {row.strategy for row in rows} | {row.name for row in rows} | {"teacher", "continued"}
+    if unknown := sorted(wanted - known):
+        raise typer.BadParameter(
+            f"no row is called {', '.join(unknown)}; the rows are {', '.join(row.name for row in rows)}"
+        )
+    return tuple(row for row in rows if wanted & {row.strategy, row.name})
+
+
+def run_flow(flow: Callable[..., Artifact], *arguments: Any, **options: Any) -> Artifact:
+    """Run a flow in this process.
+
+    Without a heartbeat: its thread sleeps in steps of a second, and every flow would wait for it at its end.
+    """
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        return flow(*arguments, **options)
+
+
+def scored_rows(report: Artifact, home: Home) -> list[dict[str, Any]]:
+    """Return what programs rely on: one entry per row and seed of a report."""
+    from clapcur.catalog import Catalog
+    from clapcur.report import load_table
+
+    catalog = Catalog.open(home)
+    return [
+        {
+            "strategy": row["strategy"],
+            "soft_labels": row["soft_labels"],
+            "seed": seed["seed"],
+            "accuracy": seed["accuracy"],
+            "interval": seed["interval"],
+            "transductive": seed["transductive"],
+            "checkpoint": seed["checkpoint"],
+            "improvement_set": seed["improvement_set"],
+            "mlflow_run_id": catalog.run_of(seed["checkpoint"]),
+        }
+        for row in load_table(report)
+        for seed in row["by_seed"]
+    ]
+
+
+def show_report(report: Artifact, home: Home, as_json: bool) -> bool:
+    """Print the table, or one line of JSON; tell whether people are reading."""
+    from clapcur.report import load_table, render
+
+    if as_json:
+        print_json({"home": str(home.root), "rows": scored_rows(report, home)})
+        return False
+    show(render(load_table(report)))
+    show(f"Changes in points with their paired 95 % interval. The whole story: {report.path / 'report.html'}\n")
+    return True
+
+
+def show_where_to_look(report: Artifact, home: Home) -> None:
+    """Print the next commands, with ids that exist."""
+    import pyarrow.parquet as pq
+
+    clapcur, mlflow = command_line("clapcur", home), command_line("mlflow", home)
+    students = [row for row in scored_rows(report, home) if row["improvement_set"]]
+    if students:
+        best = max(students, key=lambda row: row["accuracy"])
+        chosen = home.store.folder("improvement_set", best["improvement_set"]) / "pairs.parquet"
+        clip = next(pq.ParquetFile(chosen).iter_batches(1, columns=["clip_id"]))["clip_id"][0].as_py()
+        show(
+            f"The best student here, for clapcur.load_model: {home.store.folder('checkpoint', best['checkpoint'])}",
+            f"  {clapcur} trace {best['checkpoint']}    what made it, down to every pair",
+            f"  {clapcur} pairs {best['improvement_set']}    the pairs that the teacher found",
+            f"  {clapcur} impact {clip[:12]}   what one of its clips has touched",
+        )
+    show(
+        "Curves, sets and models in MLflow, on a page of its own:",
+        f"  MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true {mlflow} ui"
+        f" --backend-store-uri {home.mlflow_uri}",
+    )

@@ -1,0 +1,392 @@
+"""The commands that run one stage each; they take and give artifact ids."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from clapcur.artifacts import Artifact
+from clapcur.class_names import PROMPT, prompts, read_class_names
+from clapcur.cli.arguments import find, threshold, training_from_file
+from clapcur.cli.console import (
+    HomeOption,
+    JsonOption,
+    columns_table,
+    facts_table,
+    interval_text,
+    open_home,
+    print_json,
+    show,
+    show_artifact,
+    working,
+)
+from clapcur.home import Home
+
+if TYPE_CHECKING:
+    from clapcur.embed import EmbedConfig
+
+Checkpoint = Annotated[
+    str, typer.Argument(help="A checkpoint: id, its first digits, or its MLflow run.", show_default=False)
+]
+ManifestId = Annotated[str, typer.Argument(help="A manifest, as `ingest` named it.", show_default=False)]
+ClassFile = Annotated[Path | None, typer.Option("--classes", help="Class names, one a line.")]
+PromptOption = Annotated[str, typer.Option("--prompt", help="The text of a class; {} is the place of its name.")]
+CropsOption = Annotated[
+    int, typer.Option("--num-crops", min=1, help="Crops of a clip that are averaged; 1 is the centre.")
+]
+TrainingFile = Annotated[
+    Path, typer.Option("--config", help="An experiment as for `improve`, or the fields of one training, as YAML.")
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Of the training; default: that of the config.")]
+
+
+def ingest(
+    source: Annotated[
+        Path,
+        typer.Argument(help="CSV, TSV, JSONL, Parquet, a .txt of captions, or a folder of audio.", show_default=False),
+    ],
+    audio_folder: Annotated[
+        Path | None, typer.Option(help="What relative paths are relative to; default: the table's folder.")
+    ] = None,
+    path_column: Annotated[str | None, typer.Option(help="Default: path.")] = None,
+    caption_column: Annotated[
+        list[str] | None, typer.Option(help="Default: caption; give it again for several.")
+    ] = None,
+    label_column: Annotated[str | None, typer.Option(help="Default: label.")] = None,
+    fold_column: Annotated[str | None, typer.Option(help="Default: fold.")] = None,
+    recording_column: Annotated[
+        str | None, typer.Option(help="Of the source recording; default: recording_id.")
+    ] = None,
+    metadata: Annotated[Path | None, typer.Option(help="For a folder: a table that is joined by its paths.")] = None,
+    exclude: Annotated[
+        list[Path] | None, typer.Option(help="Clips that must not enter: ids, paths or recordings, one a line.")
+    ] = None,
+    min_duration: Annotated[float | None, typer.Option(help="Seconds; shorter clips go to quarantine.")] = None,
+    max_duration: Annotated[float | None, typer.Option(help="Seconds; longer clips go to quarantine.")] = None,
+    max_bad: Annotated[float, typer.Option(help="Share of bad rows from which on it is an error.")] = 0.1,
+    role: Annotated[
+        str, typer.Option(help="What it is for, as MLflow shows it: pairs, pool, captions, evaluation.")
+    ] = "pool",
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a table or a folder into a manifest.
+
+    Every file is decoded and hashed; a bad one is put in quarantine with its reason and never stops the rest.
+    Prints the id of the manifest, which the other commands take.
+    """
+    open_home(home)
+    named: dict[str, Any] = {
+        "path": path_column, "caption": tuple(caption_column or ()) or None, "label": label_column, "fold": fold_column,
+        "recording_id": recording_column,
+    }  # fmt: skip
+    durations = {"min_duration_s": min_duration, "max_duration_s": max_duration}
+    with working():
+        from clapcur.audio import ProbeRules
+        from clapcur.ingest import Columns, IngestConfig
+        from tasks.ingest import ingest as run
+
+        config = IngestConfig(
+            source=str(source.absolute()),
+            audio_folder=str(audio_folder.absolute()) if audio_folder else None,
+            columns=Columns(**{name: column for name, column in named.items() if column}),
+            metadata=str(metadata.absolute()) if metadata else None,
+            rules=ProbeRules(**{name: limit for name, limit in durations.items() if limit is not None}),
+            exclude=tuple(str(path.absolute()) for path in exclude or ()),
+            max_bad_fraction=max_bad,
+        )
+        made = run.fn(config, role)
+    quarantine = made.record.get("quarantine", {})
+    if as_json:
+        show_artifact(made, as_json, quarantine=quarantine)
+        return
+    show_artifact(made, as_json)
+    if quarantine:
+        table = [(reason, f"{count:,}") for reason, count in sorted(quarantine.items(), key=lambda item: -item[1])]
+        show(columns_table(("in quarantine", "rows"), table, right=("rows",)))
+        show(f"each with its path: {made.path / 'quarantine.parquet'}")
+
+
+def train_teacher(
+    pairs: ManifestId,
+    config: TrainingFile,
+    seed: SeedOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a teacher on captioned clips."""
+    settings = training_from_file(config, "teacher", seed)
+    where = open_home(home)
+    inputs = {"teacher_pairs": find(where, pairs, "manifest")}
+    with working():
+        from tasks.train import train
+
+        made = train.fn(settings, inputs, "teacher")
+    show_artifact(made, as_json)
+
+
+def train_student(
+    teacher: Annotated[str, typer.Option(help="The checkpoint that the student goes on from.")],
+    pairs: Annotated[str, typer.Option(help="Manifest of the teacher's pairs: held out, and replayed.")],
+    config: TrainingFile,
+    improvement_set: Annotated[
+        str, typer.Option("--set", help="What it learns from; default: the teacher's pairs.")
+    ] = "",
+    pool: Annotated[str, typer.Option(help="Manifest of the set's clips; default: the one it was curated from.")] = "",
+    captions: Annotated[str, typer.Option(help="Manifest of the set's captions; default: as above.")] = "",
+    replay: Annotated[
+        str, typer.Option(help="An Improvement-Set to replay, such as DS; default: the teacher's pairs.")
+    ] = "",
+    soft_labels: Annotated[
+        bool, typer.Option("--soft-labels", help="Soften the targets with the teacher (Eqs. 2-5).")
+    ] = False,
+    seed: SeedOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a student from its teacher.
+
+    With --set it learns from an Improvement-Set, with replay of the teacher's pairs; without, the teacher is trained on
+    with its own pairs, which is the control that a student must beat.
+    """
+    settings = training_from_file(config, "student", seed, soft_labels)
+    where = open_home(home)
+    inputs = {"init": find(where, teacher, "checkpoint"), "teacher_pairs": find(where, pairs, "manifest")}
+    strategy = "sl" if settings.soft_labels else "continued"
+    if improvement_set:
+        chosen = find(where, improvement_set, "improvement_set")
+        inputs["improvement_set"] = chosen
+        strategy = chosen.record["config"]["strategy"] + ("+sl" if settings.soft_labels else "")
+        for role, given in (("pool", pool), ("captions", captions)):
+            if name := given or chosen.record["inputs"].get(role):
+                inputs[role] = find(where, name, "manifest")
+    if replay:
+        inputs["replay"] = find(where, replay, "improvement_set")
+    with working():
+        from tasks.train import train
+
+        made = train.fn(settings, inputs, strategy)
+    show_artifact(made, as_json)
+
+
+def embed(
+    checkpoint: Checkpoint,
+    manifest: Annotated[str, typer.Argument(help="A manifest, unless --classes is given.", show_default=False)] = "",
+    what: Annotated[Literal["audio", "captions"], typer.Option(help="What of the manifest.")] = "audio",
+    classes: ClassFile = None,
+    prompt: PromptOption = PROMPT,
+    num_crops: CropsOption = 1,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Embed clips, captions or class prompts.
+
+    The clips or captions are those of a manifest; the prompts are made of a class-name file.
+    """
+    if bool(manifest) == bool(classes):
+        raise typer.BadParameter("give a manifest or --classes, one of the two")
+    where = open_home(home)
+    inputs = {"checkpoint": find(where, checkpoint, "checkpoint")}
+    if manifest:
+        inputs["manifest"] = find(where, manifest, "manifest")
+    names = read_class_names(classes) if classes else None
+    with working():
+        from clapcur.embed import EmbedConfig
+        from tasks.embed import embed as run
+
+        if names:
+            made = run.fn(EmbedConfig(what="prompts", prompts=prompts(names, prompt)), inputs, "prompts")
+        else:
+            made = run.fn(EmbedConfig(what=what, num_crops=num_crops if what == "audio" else 1), inputs, what)
+    show_artifact(made, as_json)
+
+
+def curate(
+    strategy: Annotated[
+        Literal["du", "ds", "ads"], typer.Option(help="Which pairs: domain-unspecific, specific, augmented.")
+    ],
+    checkpoint: Annotated[str, typer.Option(help="The teacher.")],
+    pairs: Annotated[str, typer.Option(help="Manifest of the teacher's pairs.")],
+    classes: Annotated[Path, typer.Option(help="Class names, one a line.")],
+    pool: Annotated[str, typer.Option(help="Manifest of sounds without captions: DU and ADS.")] = "",
+    captions: Annotated[str, typer.Option(help="Manifest of more captions.")] = "",
+    evaluation: Annotated[str, typer.Option(help="Manifest whose clips and recordings must not enter.")] = "",
+    audio_threshold: Annotated[
+        str, typer.Option(help="Clip against caption: a cosine such as 0.7, count:2000 or precision:0.8.")
+    ] = "0.7",
+    caption_threshold: Annotated[
+        str, typer.Option(help="Caption against class: a cosine such as 0.7, or count:200.")
+    ] = "0.7",
+    near_duplicate: Annotated[
+        float,
+        typer.Option(help="Cosine to an evaluation clip from which on a clip counts as the same sound; 2: never."),
+    ] = 0.9999,
+    max_per_clip: Annotated[int | None, typer.Option(help="At most so many captions a clip.")] = None,
+    max_per_caption: Annotated[int | None, typer.Option(help="At most so many clips a caption.")] = None,
+    prompt: PromptOption = PROMPT,
+    num_crops: CropsOption = 1,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose the pairs that a student learns from.
+
+    Everything is embedded with the checkpoint first, where that is not done yet. What the teacher's training held out
+    stays out of the set, and so does whatever sounds like an evaluation clip.
+    """
+    if strategy != "ds" and not pool:
+        raise typer.BadParameter(f"{strategy} finds its pairs among sounds without captions: give --pool")
+    names = read_class_names(classes)
+    to_caption, to_class = threshold(audio_threshold), threshold(caption_threshold)
+    where = open_home(home)
+    teacher = find(where, checkpoint, "checkpoint")
+    given = {"teacher_pairs": pairs, "pool": pool, "captions": captions, "evaluation": evaluation}
+    inputs = {role: find(where, name, "manifest") for role, name in given.items() if name}
+    with working():
+        from clapcur.curate import CurateConfig
+        from clapcur.embed import EmbedConfig
+        from tasks.curate import curate as run
+
+        config = CurateConfig(
+            strategy=strategy, class_names=names, prompt=prompt, audio_threshold=to_caption, caption_threshold=to_class,
+            max_per_clip=max_per_clip, max_per_caption=max_per_caption, held_out=teacher.record["config"]["held_out"],
+            near_duplicate=near_duplicate,
+        )  # fmt: skip
+        audio, texts = EmbedConfig(what="audio", num_crops=num_crops), EmbedConfig(what="captions")
+        embeddings = {
+            "teacher_clip_embeddings": ("teacher_pairs", audio),
+            "teacher_caption_embeddings": ("teacher_pairs", texts),
+            "pool_embeddings": ("pool", audio),
+            "caption_embeddings": ("captions", texts),
+            "evaluation_embeddings": ("evaluation", audio),
+        }
+        inputs |= embedded(teacher, inputs, embeddings)
+        inputs |= embedded(
+            teacher, {}, {"prompt_embeddings": (None, EmbedConfig(what="prompts", prompts=prompts(names, prompt)))}
+        )
+        made = run.fn(config, inputs, teacher.record["config"].get("seed", 0))
+    show_artifact(made, as_json, card=str(made.path / "card.json"))
+
+
+def embedded(
+    checkpoint: Artifact, manifests: Mapping[str, Artifact], wanted: Mapping[str, tuple[str | None, "EmbedConfig"]]
+) -> dict[str, Artifact]:
+    """Return the embeddings by role, made where they are missing; a manifest that was not given is left out."""
+    from tasks.embed import embed as run
+
+    made = {}
+    for role, (manifest, config) in wanted.items():
+        inputs = {"checkpoint": checkpoint}
+        if manifest is not None:
+            if manifest not in manifests:
+                continue
+            inputs["manifest"] = manifests[manifest]
+        name = role.removesuffix("_embeddings")
+        made[role] = run.fn(config, inputs, {"audio": "evaluation", "prompt": "prompts"}.get(name, name))
+    return made
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    evaluation: Annotated[
+        str, typer.Argument(help="A manifest with labels; with --retrieval, with captions.", show_default=False)
+    ],
+    classes: ClassFile = None,
+    retrieval: Annotated[
+        bool, typer.Option("--retrieval", help="Captions and clips find each other, instead of classes.")
+    ] = False,
+    prompt: PromptOption = PROMPT,
+    num_crops: CropsOption = 1,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a checkpoint: zero-shot, or retrieval.
+
+    The transductive score is reported apart: it classifies all clips at once. What is needed is embedded first.
+    """
+    if retrieval == bool(classes):
+        raise typer.BadParameter("give --classes, or --retrieval; one of the two")
+    names = read_class_names(classes) if classes else ()
+    where = open_home(home)
+    scored = find(where, checkpoint, "checkpoint")
+    manifest = find(where, evaluation, "manifest")
+    inputs = {"checkpoint": scored, "evaluation": manifest}
+    with working():
+        from clapcur.embed import EmbedConfig
+        from clapcur.evaluate import EvaluateConfig
+        from tasks.evaluate import evaluate as run
+
+        audio = EmbedConfig(what="audio", num_crops=num_crops)
+        wanted: dict[str, tuple[str | None, EmbedConfig]] = {"audio_embeddings": ("evaluation", audio)}
+        if retrieval:
+            wanted["caption_embeddings"] = ("evaluation", EmbedConfig(what="captions"))
+            config = EvaluateConfig(task="retrieval")
+        else:
+            wanted["prompt_embeddings"] = (None, EmbedConfig(what="prompts", prompts=prompts(names, prompt)))
+            config = EvaluateConfig(class_names=names, prompt=prompt)
+        inputs |= embedded(scored, inputs, wanted)
+        tags = scored.record.get("tags", {})
+        made = run.fn(config, inputs, str(tags.get("row", "student")), int(tags.get("seed", 0)))
+    scores = json.loads((made.path / "scores.json").read_text())
+    if as_json:
+        show_artifact(made, as_json, **{name: scores[name] for name in ("interval", "protocol") if name in scores})
+        return
+    intervals = {name: interval_text(scores[name]) for name in ("interval", "transductive_interval") if name in scores}
+    show_artifact(made, as_json, **intervals)
+    show("\nunder this protocol:", facts_table(scores["protocol"]))
+
+
+def report(
+    rows: Annotated[
+        list[str],
+        typer.Argument(
+            help="NAME=SCORES, or NAME.seedN=SCORES, for each row; or the id of a report.", show_default=False
+        ),
+    ],
+    title: Annotated[str, typer.Option(help="Of the page.")] = "comparison",
+    note: Annotated[str, typer.Option(help="What a reader must know of the sounds.")] = "",
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Lay scores side by side: table, plots, page.
+
+    The id of a report shows that report again. Names are teacher, continued, sl, du, du+sl, ds, ds+sl, ads and ads+sl.
+    """
+    from clapcur.cli.experiments import scored_rows
+    from clapcur.report import load_table, render
+
+    if len(rows) == 1 and "=" not in rows[0]:
+        where = open_home(home, must_exist=True)
+        made = find(where, rows[0], "report")
+    else:
+        where = open_home(home)
+        made = _make_report(where, rows, title, note)
+    if as_json:
+        print_json({"home": str(where.root), "report": made.id, "rows": scored_rows(made, where)})
+        return
+    show(render(load_table(made)))
+    show(f"report {made.id}: {made.path / 'report.html'}")
+
+
+def _make_report(home: Home, rows: list[str], title: str, note: str) -> Artifact:
+    from clapcur.report import ReportConfig, ReportRow
+
+    inputs, lines = {}, []
+    for text in rows:
+        name, is_row, scores = text.partition("=")
+        name, _, seed = name.partition(".seed")
+        strategy = name.removesuffix("+sl")
+        if (
+            not is_row
+            or (seed and not seed.isdecimal())
+            or strategy not in ("teacher", "continued", "sl", "du", "ds", "ads")
+        ):
+            raise typer.BadParameter(f"expected a row such as ads+sl=SCORES or ads+sl.seed1=SCORES, got {text!r}")
+        role = f"scores.{name}.seed{int(seed or 0)}"
+        inputs[role] = find(home, scores, "scores")
+        lines.append(ReportRow(strategy=strategy, soft_labels=name.endswith("sl"), seed=int(seed or 0), scores=role))
+    with working():
+        from tasks.report import report as run
+
+        return run.fn(ReportConfig(title=title, rows=tuple(lines), note=note), inputs)

@@ -1,0 +1,289 @@
+"""The commands that look: trace, impact, pairs, why; and those that mend what is looked at: sync, catalog rebuild."""
+
+import csv
+import heapq
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from textwrap import shorten
+from typing import Annotated, Any, Literal
+
+import typer
+
+from clapcur.artifacts import Artifact, explain_difference
+from clapcur.cli.console import HomeOption, JsonOption, columns_table, open_home, print_json, show
+from clapcur.errors import DataError
+from clapcur.home import Home
+
+SUMMARY_WIDTH = 90  # characters behind a node of the tree
+SHOWN = 20  # pairs in a table, unless --limit says otherwise
+PAIR_FIELDS = ("clip_id", "caption_id", "caption", "path", "similarity", "class", "class_similarity", "source", "role")
+
+Form = Literal["table", "csv", "json"]
+ArtifactId = Annotated[
+    str, typer.Argument(help="An artifact id, its first digits, or an MLflow run id.", show_default=False)
+]
+
+
+def trace(
+    artifact: ArtifactId,
+    with_pairs: Annotated[bool, typer.Option("--pairs", help="The pairs themselves instead of the tree.")] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what made an artifact.
+
+    From a student down to its Improvement-Set, its teacher and the manifests; with --pairs to every pair.
+    """
+    from clapcur import trace as lineage
+
+    where = open_home(home, must_exist=True)
+    if with_pairs:
+        form: Form = "json" if as_json else "table"
+        _show_pairs(lineage.trace_pairs(where, artifact), form)
+        return
+    node = lineage.trace(where, artifact)
+    if as_json:
+        print_json(_tree_for_programs(node))
+    else:
+        show(_tree_for_people(node))
+
+
+def _tree_for_programs(node: Mapping[str, Any]) -> dict[str, Any]:
+    flags = {flag: True for flag in ("repeated", "lost") if node.get(flag)}
+    inputs = [_tree_for_programs(below) for below in node["inputs"]]
+    return {"id": node["id"], "kind": node["kind"], "role": node["role"], **flags, "inputs": inputs}
+
+
+def _tree_for_people(node: Mapping[str, Any], tree: Any = None) -> Any:
+    from rich.text import Text
+    from rich.tree import Tree
+
+    is_repeated = node.get("repeated") and node["kind"] != "manifest"  # a manifest has nothing below it
+    said = "(as above)" if is_repeated else shorten(node["summary"], SUMMARY_WIDTH, placeholder=" ...")
+    line = Text.assemble(
+        (f"{node['role']}  " if node["role"] else "", "dim"), (node["id"], "bold"),
+        f"  {node.get('label') or node['kind']}  ", (said, "dim"),
+    )  # fmt: skip
+    branch = Tree(line, guide_style="dim") if tree is None else tree.add(line)
+    for below in node["inputs"]:
+        _tree_for_people(below, branch)
+    return branch
+
+
+def impact(
+    clip: Annotated[
+        str, typer.Argument(help="A clip id, its first digits, or the path of an audio file.", show_default=False)
+    ],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what one clip has touched.
+
+    From a sound up to every Improvement-Set that holds it, every checkpoint trained on it, and their scores.
+    """
+    from clapcur import trace as lineage
+
+    found = lineage.impact(open_home(home, must_exist=True), clip)
+    kinds = ("improvement_sets", "checkpoints", "scores")
+    if as_json:
+        print_json({"clip_id": found["clip_id"]} | {kind: [entry["id"] for entry in found[kind]] for kind in kinds})
+        return
+    show(f"clip {found['clip_id']}")
+    rows = [
+        (kind.replace("_", " "), entry["id"], entry["label"], entry["because"])
+        for kind in ("manifests", *kinds)
+        for entry in found[kind]
+    ]
+    show(columns_table(("", "id", "made by", "because"), rows))
+    if found["unread"]:
+        show(f"Not looked into, because their tables are lost: {', '.join(found['unread'])}; run what made them again.")
+
+
+def pairs(
+    artifact: Annotated[
+        str,
+        typer.Argument(help="An Improvement-Set, a checkpoint or a manifest: id or first digits.", show_default=False),
+    ],
+    class_name: Annotated[str, typer.Option("--class", help="Only pairs whose caption is nearest this class.")] = "",
+    clip: Annotated[str, typer.Option(help="Only pairs of this clip: its id or first digits.")] = "",
+    sort: Annotated[
+        Literal["similarity", "class_similarity"] | None, typer.Option(help="The most similar first.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help=f"At most so many; a table shows {SHOWN} without it.")
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV with a header.")] = False,
+    home: HomeOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per pair.")] = False,
+) -> None:
+    """List the pairs of a set, or of a student."""
+    from clapcur import trace as lineage
+    from clapcur.class_names import readable
+
+    if as_csv and as_json:
+        raise typer.BadParameter("give --csv or --json, not both")
+    rows = lineage.trace_pairs(open_home(home, must_exist=True), artifact)
+    if clip:
+        rows = (row for row in rows if row["clip_id"].startswith(clip))
+    if class_name:
+        rows = _of_class(rows, readable(class_name))
+    form: Form = "csv" if as_csv else "json" if as_json else "table"
+    _show_pairs(_most_similar(rows, sort, limit) if sort else rows, form, limit)
+
+
+def _of_class(rows: Iterable[dict[str, Any]], name: str) -> Iterator[dict[str, Any]]:
+    seen: set[str] = set()
+    found = False
+    for row in rows:
+        if row["class"] == name:
+            found = True
+            yield row
+        elif row["class"] is not None:
+            seen.add(row["class"])
+    if not found:
+        there = f"the classes of these pairs are {', '.join(sorted(seen))}" if seen else "these pairs have no classes"
+        raise DataError(f"no pair has the class {name!r}; {there}")
+
+
+def _most_similar(rows: Iterable[dict[str, Any]], field: str, limit: int | None) -> Iterator[dict[str, Any]]:
+    """Return the best first; pairs that nobody scored come last."""
+
+    def order(row: Mapping[str, Any]) -> float:
+        return math.inf if row[field] is None else -row[field]
+
+    # with a limit, only so many are in memory
+    yield from sorted(rows, key=order) if limit is None else heapq.nsmallest(limit, rows, key=order)
+
+
+def _show_pairs(rows: Iterable[dict[str, Any]], form: Form, limit: int | None = None) -> None:
+    """Print all pairs, or the first; a table for people is short unless they ask for more."""
+    rows = iter(rows)
+    if form == "json":
+        for row in islice(rows, limit):
+            print_json({field: row[field] for field in PAIR_FIELDS})
+        return
+    if form == "csv":
+        writer = csv.DictWriter(sys.stdout, PAIR_FIELDS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(islice(rows, limit))
+        return
+    shown = list(islice(rows, limit or SHOWN))
+    lines = [
+        (
+            row["clip_id"][:12], row["caption"] or row["caption_id"][:12], _number(row["similarity"]),
+            row["class"] or "-",
+            _number(row["class_similarity"]), row["role"], row["path"] or "(not on this machine)",
+        )
+        for row in shown
+    ]  # fmt: skip
+    columns = ("clip", "caption", "similarity", "class", "to class", "role", "file")
+    show(columns_table(columns, lines, right=("similarity", "to class")))
+    rest = sum(1 for _ in rows)
+    show(f"{len(shown):,} of {len(shown) + rest:,} pairs" + ("; --limit N, --json or --csv give more" if rest else ""))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def why(
+    artifact: ArtifactId,
+    other: Annotated[
+        str,
+        typer.Argument(
+            help="Compare with this one; default: the nearest earlier of the same stage.", show_default=False
+        ),
+    ] = "",
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say why an artifact is not an earlier one.
+
+    Names the part of the key that differs: config, stage version or an input.
+    An input that differs is followed down to what differs in it.
+    """
+    from clapcur.trace import find
+
+    where = open_home(home, must_exist=True)
+    ours = find(where, artifact)
+    theirs = find(where, other) if other else _nearest(where, ours)
+    differences = list(_differences(where, theirs, ours, "", set()))
+    if as_json:
+        print_json({"id": ours.id, "other": theirs.id, "differences": differences})
+        return
+    show(f"{theirs.kind} {theirs.id} -> {ours.kind} {ours.id}")
+    show(*(f"  {line}" for line in differences or ["the same key: they are one artifact"]))
+
+
+def _nearest(home: Home, ours: Artifact) -> Artifact:
+    """Return the earlier artifact of the same stage with the fewest differences, the latest of several."""
+    record = ours.record
+    earlier = [
+        artifact
+        for artifact in home.store
+        if artifact.kind == ours.kind and artifact.id != ours.id
+        and (other := artifact.record)["stage"] == record["stage"] and other["finished"] <= record["finished"]
+    ]  # fmt: skip
+    if not earlier:
+        raise DataError(
+            f"there is no earlier {ours.kind} to compare {ours.id} with; name one: clapcur why {ours.id} OTHER"
+        )
+    return min(reversed(earlier), key=lambda artifact: len(explain_difference(_key(artifact), _key(ours))))
+
+
+def _key(artifact: Artifact) -> dict[str, Any]:
+    record = artifact.record
+    return {name: record[name] for name in ("stage", "version", "config", "inputs")}
+
+
+def _differences(home: Home, theirs: Artifact, ours: Artifact, path: str, seen: set[tuple[str, str]]) -> Iterator[str]:
+    """Yield every leaf in which two keys differ, and for inputs what differs inside them."""
+    one, two = _key(theirs), _key(ours)
+    inputs = one.pop("inputs"), two.pop("inputs")
+    if one["stage"] != two["stage"]:
+        yield f"{path}stage: {one['stage']!r} -> {two['stage']!r}"
+        return
+    yield from (path + line for line in explain_difference(one, two))
+    for role in sorted({*inputs[0], *inputs[1]}):
+        before, after = inputs[0].get(role), inputs[1].get(role)
+        if before == after:
+            continue
+        yield f"{path}{role}: {before} -> {after}"
+        if before and after and (before, after) not in seen:
+            seen.add((before, after))
+            yield from _differences(home, home.store.find(before), home.store.find(after), f"{path}{role} > ", seen)
+
+
+def sync(
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Tell everything anew, for an MLflow that lost its database.")
+    ] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell MLflow what it does not know yet."""
+    from clapcur import lineage
+
+    delivery = lineage.sync(open_home(home, must_exist=True), rebuild=rebuild)
+    if as_json:
+        print_json({"delivered": delivery.delivered, "waiting": delivery.waiting})
+        return
+    waiting = f", {delivery.waiting} still wait: MLflow did not take them" if delivery.waiting else ""
+    show(f"{delivery.delivered} messages delivered to MLflow{waiting}")
+
+
+def rebuild(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Make the catalog again.
+
+    From the records of the store, which are the truth.
+    """
+    from clapcur.catalog import Catalog
+
+    where = open_home(home, must_exist=True)
+    count = Catalog.open(where).rebuild(where.store)
+    if as_json:
+        print_json({"artifacts": count})
+    else:
+        show(f"{count} artifacts in the catalog of {where.root}")
