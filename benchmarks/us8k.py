@@ -1,0 +1,258 @@
+"""Real sounds: does curation improve a weak teacher on UrbanSound8K?
+
+Teacher pairs are ESC-10 and 15 clips per class of UrbanSound8K fold 1, captioned from several phrasings per class; the
+pool is the rest of the given folds with spoken digits and long Freesound clips mixed in, unlabelled; AudioCaps training captions
+are the unpaired text.
+
+Two splits keep the final score honest. ``development`` (pool: fold 1, evaluation: fold 10) is where every setting is
+chosen; ``final`` (pool: folds 1 and 10, evaluation: fold 2) is run with the chosen settings, once.
+
+    python benchmarks/us8k.py --split development --ablation targets --seeds 0,1,2
+    python benchmarks/us8k.py --split final --seeds 0,1,2
+
+Needs the real sounds of ``../shared/data`` (or ``--data``) and the extra ``clapcur[minilm]``.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import os
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from clapcur.home import Home
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+POOL_FOLDS = {"development": ("1",), "final": ("1", "10")}
+EVALUATION_FOLD = {"development": "10", "final": "2"}
+TEACHER_CLIPS_PER_CLASS = 15
+CAPTIONS_PER_CLIP = 2
+
+PHRASES = {
+    "air_conditioner": ["an air conditioner hums", "the steady hum of an air conditioner", "air conditioning blowing in a room",
+                        "a ventilation unit is running", "a fan of an air conditioner whirs"],
+    "car_horn": ["a car horn honks", "a car is honking its horn", "honking of a car horn in the street",
+                 "a driver blows the horn", "a vehicle beeps its horn"],
+    "children_playing": ["children are playing", "kids shout and play outside", "children laugh and play in a playground",
+                         "voices of playing children", "a group of children playing and yelling"],
+    "dog_bark": ["a dog barks", "a dog is barking", "barking of a dog", "a dog barks several times", "dogs bark outside"],
+    "drilling": ["a power drill is running", "someone is drilling", "drilling into a wall", "an electric drill whirs",
+                 "the noise of drilling"],
+    "engine_idling": ["an engine is idling", "a car engine idles", "a motor runs steadily while idling",
+                      "an idling vehicle engine", "a truck engine idles"],
+    "gun_shot": ["a gun is fired", "a gun shot rings out", "gunshots are heard", "someone fires a gun", "a loud gun shot"],
+    "jackhammer": ["a jackhammer is running", "a jackhammer pounds the pavement", "a pneumatic hammer breaks concrete",
+                   "jackhammer noise at a construction site", "hammering of a jackhammer"],
+    "siren": ["a siren wails", "an emergency vehicle siren", "a police siren is sounding", "sirens are blaring",
+              "an ambulance passes with its siren on"],
+    "street_music": ["street musicians are playing", "music is played in the street", "a street performer plays music",
+                     "street music with instruments", "a band plays outside in the street"],
+    "dog": ["a dog barks", "a dog is barking", "barking of a dog", "a dog barks several times", "a small dog yaps"],
+    "chainsaw": ["a chainsaw is running", "someone cuts wood with a chainsaw", "a chainsaw revs", "the buzz of a chainsaw"],
+    "crackling_fire": ["a fire is crackling", "crackling of a fire", "wood burns and crackles", "a campfire crackles"],
+    "helicopter": ["a helicopter flies by", "a helicopter hovers", "the rotor of a helicopter", "a helicopter overhead"],
+    "rain": ["rain is falling", "heavy rain falls", "the sound of rain", "rain patters on a roof"],
+    "crying_baby": ["a baby is crying", "an infant cries", "crying of a baby", "a baby wails"],
+    "clock_tick": ["a clock is ticking", "ticking of a clock", "a clock ticks", "a watch ticks quietly"],
+    "sneezing": ["a person sneezes", "someone is sneezing", "a sneeze", "a man sneezes loudly"],
+    "rooster": ["a rooster crows", "crowing of a rooster", "a cock crows", "a rooster is crowing"],
+    "sea_waves": ["waves break on the shore", "the sound of sea waves", "ocean waves roll in", "waves wash over a beach"],
+}  # fmt: skip
+
+
+def write_tables(data: Path, folder: Path, split: str) -> dict[str, Path]:
+    """Write the tables of one split and return where they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(2023)
+    esc, urban = _rows(data / "esc10"), _rows(data / "urbansound8k")
+    evaluation = [row for row in urban if row["fold"] == EVALUATION_FOLD[split]]
+    forbidden = {row["recording_id"] for row in evaluation}
+    first_fold = [row for row in urban if row["fold"] == "1"]
+    rng.shuffle(first_fold)
+    taken: dict[str, list[dict[str, str]]] = {}
+    for row in first_fold:
+        chosen = taken.setdefault(row["label"], [])
+        if len(chosen) < TEACHER_CLIPS_PER_CLASS:
+            chosen.append(row)
+    teacher = esc + [row for label in sorted(taken) for row in taken[label]]
+    teacher = [row for row in teacher if row["recording_id"] not in forbidden]
+    paths = {row["path"] for row in teacher}
+    pool = [row for row in urban if row["fold"] in POOL_FOLDS[split] and row["path"] not in paths]
+    pool += _rows(data / "fsdd") + _rows(data / "freesound_samples")
+    pairs = [
+        {**row, "caption": caption}
+        for row in teacher
+        for caption in rng.sample(PHRASES[row["label"]], CAPTIONS_PER_CLIP)
+    ]
+    with open(data / "captions" / "audiocaps" / "train.csv", newline="", encoding="utf-8") as file:
+        captions = [{"caption": row["caption"]} for row in csv.DictReader(file)]
+    tables = {
+        "pairs": (pairs, ("path", "caption", "recording_id")),
+        "pool": (pool, ("path", "recording_id")),
+        "captions": (captions, ("caption",)),
+        "evaluation": (evaluation, ("path", "label", "recording_id", "fold")),
+    }
+    where = {}
+    for name, (rows, columns) in tables.items():
+        where[name] = folder / f"{name}.csv"
+        with open(where[name], "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+    where["class_names"] = folder / "classes.txt"
+    where["class_names"].write_text("\n".join(sorted({row["label"] for row in evaluation})))
+    return where
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "manifest.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["path"] = str(folder / row["path"])
+        row["recording_id"] = f"freesound:{row['freesound_id']}" if row["freesound_id"] else ""
+    return rows
+
+
+def base(tables: dict[str, Path], split: str):
+    """Return the experiment that every ablation changes one thing of."""
+    from clapcur.class_names import read_class_names
+    from clapcur.curate import Threshold
+    from clapcur.ingest import IngestConfig
+    from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
+    from clapcur.recipes import Experiment
+    from clapcur.train import SoftLabels, TrainConfig
+
+    model = ClapConfig(
+        audio=AudioConfig(front_end=FrontEndConfig(hop_samples=640), width="tiny", block_dropout=0.0, dropout=0.1),
+        text=TextConfig(source="minilm", pooling="mean", max_tokens=64),
+        embedding_dim=256, window_s=4.0, projection_dropout=0.1,
+    )  # fmt: skip
+    training = TrainConfig(
+        num_examples=64 * 120, batch_size=64, learning_rate=1e-3, hard_target="identical", frozen_towers=("text",),
+        precision="bfloat16", held_out=0.1, num_evaluations=4,
+    )  # fmt: skip
+    return Experiment(
+        name=f"us8k-{split}",
+        pairs=IngestConfig(source=str(tables["pairs"])),
+        pool=IngestConfig(source=str(tables["pool"])),
+        captions=IngestConfig(source=str(tables["captions"])),
+        evaluation=IngestConfig(source=str(tables["evaluation"])),
+        class_names=read_class_names(tables["class_names"]),
+        teacher=dataclasses.replace(training, model=model, num_examples=64 * 200),
+        student=training,
+        soft_labels=SoftLabels(form="cross_modal", beta=0.5, temperature=0.07),
+        audio_threshold=Threshold(count=2000),
+        caption_threshold=Threshold(count=2000),
+        max_per_clip=3,
+    )  # fmt: skip
+
+
+def ablations() -> dict[str, dict[str, tuple[tuple[str, ...], dict[str, object]]]]:
+    """Return, per ablation, its settings: which rows are run, and what is changed (``student.``, ``soft_labels.`` ...)."""
+    from clapcur.curate import Threshold
+
+    targets = {
+        f"{form}, beta {beta}": (("ads+sl",), {"soft_labels.form": form, "soft_labels.beta": beta})
+        for form in ("paper", "row", "softmax", "cross_modal")
+        for beta in (0.3, 0.7)
+    }
+    return {
+        "grid": {"base": (("teacher", "continued", "sl", "du", "du+sl", "ds", "ds+sl", "ads", "ads+sl"), {})},
+        "targets": targets,
+        "temperature": {
+            f"cross_modal, temperature {t}": (("ads+sl",), {"soft_labels.temperature": t}) for t in (0.03, 0.07, 0.15)
+        },
+        "hard": {form: (("continued", "ads"), {"student.hard_target": form}) for form in ("diagonal", "identical")},
+        "batch": {f"batch {b}": (("ads", "ads+sl"), {"student.batch_size": b}) for b in (32, 64, 128)},
+        "threshold": {
+            f"{count} pairs": (("ads",), {"audio_threshold": Threshold(count=count)}) for count in (500, 2000, 8000)
+        },
+        "captions": {
+            f"{count} captions": (("ads",), {"caption_threshold": Threshold(count=count)}) for count in (200, 2000, 10000)
+        },
+        "caps": {
+            "no cap": (("ads", "du"), {"max_per_clip": None}),
+            "1 per clip": (("ads", "du"), {"max_per_clip": 1}),
+            "3 per clip, 20 per caption": (("ads", "du"), {"max_per_caption": 20}),
+        },
+        "replay": {
+            "none": (("ads",), {"student.replay_probability": 0.0}),
+            "teacher pairs, 0.5": (("ads",), {}),
+            "teacher pairs, 0.75": (("ads",), {"student.replay_probability": 0.75}),
+            "DS, 0.5": (("ads",), {"ads_replay": "ds"}),
+        },
+        "balance": {f"{by}": (("ads",), {"student.balance": by}) for by in (None, "class", "clip_id")},
+        "augmentation": {
+            f"{n} masks": (("continued", "ads"), {"student.time_masks": n, "student.frequency_masks": n}) for n in (0, 2)
+        },
+        "selection": {s: (("continued", "ads"), {"student.selection": s}) for s in ("held_out", "last")},
+        "teacher": {
+            f"teacher of {steps} steps": (("teacher", "continued", "ads"), {"teacher.num_examples": 64 * steps})
+            for steps in (100, 200, 400)
+        },
+    }
+
+
+def changed(experiment, changes: dict[str, object]):
+    """Return the experiment with some fields replaced; a dotted name goes one level down."""
+    for name, value in changes.items():
+        head, _, tail = name.partition(".")
+        new = dataclasses.replace(getattr(experiment, head), **{tail: value}) if tail else value
+        experiment = dataclasses.replace(experiment, **{head: new})
+    return experiment
+
+
+def row(name: str):
+    """Return the row of a short name such as ``ads+sl``."""
+    from clapcur.recipes import Row
+
+    return Row(strategy=name.removesuffix("+sl"), soft_labels=name.endswith("sl"))
+
+
+def run(split: str, name: str, seeds: tuple[int, ...], data: Path) -> Iterator[dict[str, object]]:
+    """Run one ablation through the flow that users run, and yield a result per setting and row."""
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    from clapcur.report import load_table
+    from flows.compare import compare
+
+    tables = write_tables(data, Home.open().root / "us8k" / split, split)
+    start = base(tables, split)
+    for setting, (rows, changes) in ablations()[name].items():
+        wanted = tuple(dict.fromkeys(("teacher", *rows)))
+        experiment = changed(dataclasses.replace(start, rows=tuple(map(row, wanted)), seeds=seeds), changes)
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            report = compare(experiment)
+        for line in load_table(report):
+            yield {"ablation": name, "setting": setting, "report": report.id, **line}
+
+
+def main() -> None:
+    """Run ablations and print a table a line a row; the JSON lines go to ``--output``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--split", choices=sorted(EVALUATION_FOLD), default="development")
+    parser.add_argument("--ablation", nargs="+", default=["grid"], help=f"of: {', '.join(ablations())}")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--output", type=Path, help="append one JSON object per setting and row")
+    arguments = parser.parse_args()
+    if not arguments.data.is_dir():
+        sys.exit(f"the real sounds are not at {arguments.data}; give their folder with --data")
+    if arguments.split == "final" and arguments.ablation != ["grid"]:
+        sys.exit("the final split is scored once, with the chosen settings; ablations run on --split development")
+    for name, value in Home.open().environment().items():
+        os.environ.setdefault(name, value)
+    seeds = tuple(int(seed) for seed in arguments.seeds.split(","))
+    for name in arguments.ablation:
+        for result in run(arguments.split, name, seeds, arguments.data):
+            print(json.dumps(result), flush=True)
+            if arguments.output:
+                with open(arguments.output, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(result) + "\n")
+
+
+if __name__ == "__main__":
+    main()
