@@ -191,6 +191,25 @@ def test_tiles_and_threads_leave_every_bit_alone():
     assert results[0] == results[1] == results[2]
 
 
+@pytest.mark.gpu
+def test_the_gpu_finds_the_same_bits_as_the_cpu():
+    """An artifact's identity leaves the device out: both must then write the same bytes."""
+    audio, text = random_rows(300, 128, 0), random_rows(500, 128, 1)
+    text[400:] = text[:100]
+    floor = caption_floor(audio, text, 20)
+    np.testing.assert_array_equal(caption_floor(audio, text, 20, device="cuda"), floor)
+    for limits in ({}, {"cap_per_clip": 5, "caption_floor_M": floor}):
+        cpu, gpu = (
+            rows_of(similar_pairs(audio, text, 0.1, device=device, **limits))
+            for device in ("cpu", "cuda")
+        )
+        assert len(cpu) > 1000 and cpu == gpu
+    for ours, theirs in zip(
+        top_k(audio, text, 7, backend="torch", device="cuda"), top_k(audio, text, 7), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_blocks_and_proposals_never_exceed_the_budget(monkeypatch):
     """A low threshold on a large pool must cost time, not memory."""
     audio, text = random_rows(50, 4, 0), random_rows(40, 4, 1)
