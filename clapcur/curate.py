@@ -48,7 +48,7 @@ class Threshold:
     similarity: float | None = None
     # cosine in [-1, 1], inclusive
     count: int | None = None
-    # the lowest threshold that keeps at most this many pairs (captions), good to 1e-4
+    # the lowest threshold that keeps this many pairs (captions) and no more but ties; caps count
     precision: float | None = None
     # audio only: the lowest threshold at which this share of held-out pairs agrees in class
 
@@ -143,8 +143,15 @@ def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace
         else:
             histogram = similarity_histogram(rows_ND, captions.rows_MD, num_bins=HISTOGRAM_BINS)
             evidence["histogram"] = _coarse(histogram)
-            thresholds["audio"] = _audio_threshold(inputs, config, captions, teacher_pairs, histogram, evidence)
-            _write_join(writer, clip_ids, rows_ND, captions, thresholds["audio"], config)
+            floor_M = None
+            if config.max_per_caption and len(rows_ND):
+                floor_M = caption_floor(rows_ND, captions.rows_MD, config.max_per_caption)
+            if config.audio_threshold.precision is not None:
+                evidence["calibration"] = _calibrate(inputs, config, captions, teacher_pairs)
+                thresholds["audio"] = evidence["calibration"]["similarity"]
+            else:
+                thresholds["audio"] = _audio_threshold(config, rows_ND, captions, floor_M, histogram)
+            _write_join(writer, clip_ids, rows_ND, captions, thresholds["audio"], floor_M, config)
         if writer.num_pairs == 0:
             raise EmptySetError(_how_to_fill(config, thresholds, captions, evidence, num_captions))
     text_of = dict(zip(captions.ids, captions.texts, strict=True))
@@ -231,19 +238,33 @@ def _caption_threshold(captions: Captions, threshold: Threshold) -> float:
 
 
 def _audio_threshold(
-    inputs: Mapping[str, Artifact], config: CurateConfig, captions: Captions, teacher_pairs: Manifest,
-    histogram: NDArray[np.int64], evidence: dict[str, Any],
+    config: CurateConfig, rows_ND: NDArray[np.float32], captions: Captions, floor_M: NDArray[np.float32] | None,
+    histogram: NDArray[np.int64],
 ) -> float:  # fmt: skip
+    """Return the given similarity, or the one that keeps the given number of pairs, the caps included."""
     threshold = config.audio_threshold
     if threshold.similarity is not None:
         return threshold.similarity
-    if threshold.count is not None:
+    assert threshold.count is not None
+    if config.max_per_clip is None and config.max_per_caption is None or not len(rows_ND) or not len(captions.ids):
         return threshold_for_count(histogram, threshold.count)
-    assert threshold.precision is not None
+    if config.max_per_clip is not None:
+        similarity, text = top_k(rows_ND, captions.rows_MD, min(config.max_per_clip, len(captions.ids)))
+        kept = similarity[similarity >= floor_M[text]] if floor_M is not None else similarity.ravel()
+    else:
+        assert config.max_per_caption is not None
+        kept = top_k(captions.rows_MD, rows_ND, min(config.max_per_caption, len(rows_ND)))[0].ravel()
+    return float(np.sort(kept)[::-1][: threshold.count][-1])
+
+
+def _calibrate(
+    inputs: Mapping[str, Artifact], config: CurateConfig, captions: Captions, teacher_pairs: Manifest
+) -> dict[str, float]:
+    """Return the threshold that reaches the wanted precision on held-out pairs, and its evidence."""
+    target = config.audio_threshold.precision
+    assert target is not None
     scores, agrees = _held_out_agreement(inputs, config, captions, teacher_pairs)
-    found = precision_threshold(scores, agrees, threshold.precision)
-    evidence["calibration"] = {"target": threshold.precision, "held_out_pairs": len(scores), **found}
-    return found["similarity"]
+    return {"target": target, "held_out_pairs": len(scores), **precision_threshold(scores, agrees, target)}
 
 
 def _held_out_agreement(
@@ -299,16 +320,15 @@ def precision_threshold(scores: NDArray[np.float32], agrees: NDArray[np.bool_], 
 
 def _write_join(
     writer: ImprovementSetWriter, clip_ids: NDArray[np.object_], rows_ND: NDArray[np.float32], captions: Captions,
-    threshold: float, config: CurateConfig,
+    threshold: float, floor_M: NDArray[np.float32] | None, config: CurateConfig,
 ) -> None:  # fmt: skip
     """Write every (clip, caption) that reaches the threshold and its caps (DU and ADS)."""
     if not len(captions.ids) or not len(clip_ids):
         return
-    floor = caption_floor(rows_ND, captions.rows_MD, config.max_per_caption) if config.max_per_caption else None
     with progress(f"curate {config.strategy}", len(clip_ids), "clips") as advance:
         done = 0
         for block in similar_pairs(
-            rows_ND, captions.rows_MD, threshold, cap_per_clip=config.max_per_clip, caption_floor_M=floor
+            rows_ND, captions.rows_MD, threshold, cap_per_clip=config.max_per_clip, caption_floor_M=floor_M
         ):
             clip, text = block.audio_index, block.text_index
             writer.add(

@@ -199,6 +199,15 @@ def test_a_threshold_by_count_keeps_about_that_many_pairs_and_never_more(world, 
     assert captions.caption_id.nunique() == 12
 
 
+@pytest.mark.parametrize("caps", [{"max_per_clip": 2}, {"max_per_caption": 2}, {"max_per_clip": 3, "max_per_caption": 4}])
+def test_a_threshold_by_count_counts_what_the_caps_leave(world, tmp_path, caps):
+    """A threshold found before the caps would leave half of the pairs that were asked for."""
+    everything = run(world, tmp_path, strategy="du", audio_threshold=Threshold(similarity=-1.0), **caps)
+    pairs = run(world, tmp_path, strategy="du", audio_threshold=Threshold(count=30), **caps)
+    assert len(pairs) == 30
+    assert as_set(pairs) == as_set(everything.nlargest(30, "similarity"))
+
+
 def test_a_threshold_by_precision_is_the_lowest_that_reaches_it():
     """Against the definition as a loop: another threshold would be below the target or waste pairs."""
     rng = np.random.default_rng(1)

@@ -19,7 +19,7 @@ shows one for every error.
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import typer
@@ -112,13 +112,11 @@ def run(arguments: Sequence[str]) -> int:
         code = _exit_code(app(list(arguments), prog_name="clapcur", standalone_mode=False))
     except typer.TyperException as error:
         return _say(_usage(error, arguments), USAGE)
-    except Interrupted as error:
-        return _say(f"interrupted: {error}", TERMINATED)
-    except ClapcurError as error:
-        return _say(f"error: {error}", FAILED)
-    except typer.Abort:
-        return _say("interrupted", CTRL_C)
     except Exception as error:
+        if stop := next((cause for cause in _causes(error) if isinstance(cause, (Interrupted, KeyboardInterrupt))), None):
+            return _stopped(stop)
+        if isinstance(error, ClapcurError):
+            return _say(f"error: {error}", FAILED)
         if any(text in str(error) for text in DISK_FULL):
             return _say(
                 f"error: the disk is full ({error}); what was finished is kept, free some space and run again", FAILED
@@ -129,7 +127,24 @@ def run(arguments: Sequence[str]) -> int:
         if isinstance(error, (ValueError, TypeError)) and _is_raised_by_us(error):
             return _say(f"error: {error}", USAGE)
         raise
-    return _say("interrupted; what was finished is kept, run again to go on", CTRL_C) if code == CTRL_C else code
+    return _stopped(KeyboardInterrupt()) if code == CTRL_C else code
+
+
+def _stopped(stop: BaseException) -> int:
+    if isinstance(stop, Interrupted):
+        return _say(f"interrupted: {stop}", TERMINATED)
+    return _say("interrupted; what was finished is kept, run again to go on", CTRL_C)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it came of.
+
+    Ctrl-C and schedulers signal the whole process group: Prefect's own server goes down with us, and what arrives here
+    is that it does not answer.
+    """
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _exit_code(returned: object) -> int:
