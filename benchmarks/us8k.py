@@ -1,8 +1,8 @@
-"""Real sounds: does curation improve a weak teacher on UrbanSound8K?
+"""Score strategies on real sounds: does curation improve a weak teacher on UrbanSound8K.
 
 Teacher pairs are ESC-10 and 15 clips per class of UrbanSound8K fold 1, captioned from several phrasings per class; the
-pool is the rest of the given folds with spoken digits and long Freesound clips mixed in, unlabelled; AudioCaps training captions
-are the unpaired text.
+pool is the rest of the given folds with spoken digits and long Freesound clips mixed in, unlabelled; AudioCaps
+training captions are the unpaired text.
 
 Two splits keep the final score honest. ``development`` (pool: fold 1, evaluation: fold 10) is where every setting is
 chosen; ``final`` (pool: folds 1 and 10, evaluation: fold 2) is run with the chosen settings, once.
@@ -32,35 +32,102 @@ TEACHER_CLIPS_PER_CLASS = 15
 CAPTIONS_PER_CLIP = 2
 
 PHRASES = {
-    "air_conditioner": ["an air conditioner hums", "the steady hum of an air conditioner", "air conditioning blowing in a room",
-                        "a ventilation unit is running", "a fan of an air conditioner whirs"],
-    "car_horn": ["a car horn honks", "a car is honking its horn", "honking of a car horn in the street",
-                 "a driver blows the horn", "a vehicle beeps its horn"],
-    "children_playing": ["children are playing", "kids shout and play outside", "children laugh and play in a playground",
-                         "voices of playing children", "a group of children playing and yelling"],
-    "dog_bark": ["a dog barks", "a dog is barking", "barking of a dog", "a dog barks several times", "dogs bark outside"],
-    "drilling": ["a power drill is running", "someone is drilling", "drilling into a wall", "an electric drill whirs",
-                 "the noise of drilling"],
-    "engine_idling": ["an engine is idling", "a car engine idles", "a motor runs steadily while idling",
-                      "an idling vehicle engine", "a truck engine idles"],
-    "gun_shot": ["a gun is fired", "a gun shot rings out", "gunshots are heard", "someone fires a gun", "a loud gun shot"],
-    "jackhammer": ["a jackhammer is running", "a jackhammer pounds the pavement", "a pneumatic hammer breaks concrete",
-                   "jackhammer noise at a construction site", "hammering of a jackhammer"],
-    "siren": ["a siren wails", "an emergency vehicle siren", "a police siren is sounding", "sirens are blaring",
-              "an ambulance passes with its siren on"],
-    "street_music": ["street musicians are playing", "music is played in the street", "a street performer plays music",
-                     "street music with instruments", "a band plays outside in the street"],
+    "air_conditioner": [
+        "an air conditioner hums",
+        "the steady hum of an air conditioner",
+        "air conditioning blowing in a room",
+        "a ventilation unit is running",
+        "a fan of an air conditioner whirs",
+    ],
+    "car_horn": [
+        "a car horn honks",
+        "a car is honking its horn",
+        "honking of a car horn in the street",
+        "a driver blows the horn",
+        "a vehicle beeps its horn",
+    ],
+    "children_playing": [
+        "children are playing",
+        "kids shout and play outside",
+        "children laugh and play in a playground",
+        "voices of playing children",
+        "a group of children playing and yelling",
+    ],
+    "dog_bark": [
+        "a dog barks",
+        "a dog is barking",
+        "barking of a dog",
+        "a dog barks several times",
+        "dogs bark outside",
+    ],
+    "drilling": [
+        "a power drill is running",
+        "someone is drilling",
+        "drilling into a wall",
+        "an electric drill whirs",
+        "the noise of drilling",
+    ],
+    "engine_idling": [
+        "an engine is idling",
+        "a car engine idles",
+        "a motor runs steadily while idling",
+        "an idling vehicle engine",
+        "a truck engine idles",
+    ],
+    "gun_shot": [
+        "a gun is fired",
+        "a gun shot rings out",
+        "gunshots are heard",
+        "someone fires a gun",
+        "a loud gun shot",
+    ],
+    "jackhammer": [
+        "a jackhammer is running",
+        "a jackhammer pounds the pavement",
+        "a pneumatic hammer breaks concrete",
+        "jackhammer noise at a construction site",
+        "hammering of a jackhammer",
+    ],
+    "siren": [
+        "a siren wails",
+        "an emergency vehicle siren",
+        "a police siren is sounding",
+        "sirens are blaring",
+        "an ambulance passes with its siren on",
+    ],
+    "street_music": [
+        "street musicians are playing",
+        "music is played in the street",
+        "a street performer plays music",
+        "street music with instruments",
+        "a band plays outside in the street",
+    ],
     "dog": ["a dog barks", "a dog is barking", "barking of a dog", "a dog barks several times", "a small dog yaps"],
-    "chainsaw": ["a chainsaw is running", "someone cuts wood with a chainsaw", "a chainsaw revs", "the buzz of a chainsaw"],
+    "chainsaw": [
+        "a chainsaw is running",
+        "someone cuts wood with a chainsaw",
+        "a chainsaw revs",
+        "the buzz of a chainsaw",
+    ],
     "crackling_fire": ["a fire is crackling", "crackling of a fire", "wood burns and crackles", "a campfire crackles"],
-    "helicopter": ["a helicopter flies by", "a helicopter hovers", "the rotor of a helicopter", "a helicopter overhead"],
+    "helicopter": [
+        "a helicopter flies by",
+        "a helicopter hovers",
+        "the rotor of a helicopter",
+        "a helicopter overhead",
+    ],
     "rain": ["rain is falling", "heavy rain falls", "the sound of rain", "rain patters on a roof"],
     "crying_baby": ["a baby is crying", "an infant cries", "crying of a baby", "a baby wails"],
     "clock_tick": ["a clock is ticking", "ticking of a clock", "a clock ticks", "a watch ticks quietly"],
     "sneezing": ["a person sneezes", "someone is sneezing", "a sneeze", "a man sneezes loudly"],
     "rooster": ["a rooster crows", "crowing of a rooster", "a cock crows", "a rooster is crowing"],
-    "sea_waves": ["waves break on the shore", "the sound of sea waves", "ocean waves roll in", "waves wash over a beach"],
-}  # fmt: skip
+    "sea_waves": [
+        "waves break on the shore",
+        "the sound of sea waves",
+        "ocean waves roll in",
+        "waves wash over a beach",
+    ],
+}
 
 
 def write_tables(data: Path, folder: Path, split: str) -> dict[str, Path]:
@@ -151,7 +218,7 @@ def base(tables: dict[str, Path], split: str):
 
 
 def ablations() -> dict[str, dict[str, tuple[tuple[str, ...], dict[str, object]]]]:
-    """Return, per ablation, its settings: which rows are run, and what is changed (``student.``, ``soft_labels.`` ...)."""
+    """Return, per ablation, its settings: which rows are run, and what is changed."""
     from clapcur.curate import Threshold
 
     targets = {
@@ -171,7 +238,8 @@ def ablations() -> dict[str, dict[str, tuple[tuple[str, ...], dict[str, object]]
             f"{count} pairs": (("ads",), {"audio_threshold": Threshold(count=count)}) for count in (500, 2000, 8000)
         },
         "captions": {
-            f"{count} captions": (("ads",), {"caption_threshold": Threshold(count=count)}) for count in (200, 2000, 10000)
+            f"{count} captions": (("ads",), {"caption_threshold": Threshold(count=count)})
+            for count in (200, 2000, 10000)
         },
         "caps": {
             "no cap": (("ads", "du"), {"max_per_clip": None}),
@@ -186,7 +254,8 @@ def ablations() -> dict[str, dict[str, tuple[tuple[str, ...], dict[str, object]]
         },
         "balance": {f"{by}": (("ads",), {"student.balance": by}) for by in (None, "class", "clip_id")},
         "augmentation": {
-            f"{n} masks": (("continued", "ads"), {"student.time_masks": n, "student.frequency_masks": n}) for n in (0, 2)
+            f"{n} masks": (("continued", "ads"), {"student.time_masks": n, "student.frequency_masks": n})
+            for n in (0, 2)
         },
         "selection": {s: (("continued", "ads"), {"student.selection": s}) for s in ("held_out", "last")},
         "teacher": {

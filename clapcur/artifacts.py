@@ -58,7 +58,13 @@ class Key:
     def sha256(self) -> str:
         """The SHA-256 of the whole key."""
         return signature(
-            {"kind": self.kind, "stage": self.stage, "version": self.version, "config": self.config, "inputs": self.inputs}
+            {
+                "kind": self.kind,
+                "stage": self.stage,
+                "version": self.version,
+                "config": self.config,
+                "inputs": self.inputs,
+            }
         )
 
     @property
@@ -189,7 +195,9 @@ class Store:
         found = [path.parent for path in self.root.glob(f"*/{artifact_id}*/{RECORD}")]
         if len(found) != 1:
             names = ", ".join(f"{path.parent.name} {path.name}" for path in found) or "none"
-            raise ArtifactError(f"expected one artifact whose id starts with {artifact_id!r} in {self.root}, found {names}")
+            raise ArtifactError(
+                f"expected one artifact whose id starts with {artifact_id!r} in {self.root}, found {names}"
+            )
         return Artifact(found[0].parent.name, found[0].name, str(found[0]))
 
     def __iter__(self) -> Iterator[Artifact]:

@@ -28,7 +28,9 @@ def read_class_names(path: Path | str) -> tuple[str, ...]:
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
-        raise DataError(f"the class-name file {path} does not exist; give a text file with one class name a line") from None
+        raise DataError(
+            f"the class-name file {path} does not exist; give a text file with one class name a line"
+        ) from None
     return check_class_names([line for line in map(str.strip, lines) if line and not line.startswith("#")], str(path))
 
 

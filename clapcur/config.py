@@ -85,7 +85,11 @@ def _explain(cls: type, item: Mapping[str, Any]) -> str:
 
         owner: Any = cls
         for step in item["loc"][:-1]:
-            fields = {field.name: field.type for field in dataclasses.fields(owner)} if dataclasses.is_dataclass(owner) else {}
+            fields = (
+                {field.name: field.type for field in dataclasses.fields(owner)}
+                if dataclasses.is_dataclass(owner)
+                else {}
+            )
             owner = fields.get(str(step))
         known = [field.name for field in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
         near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
@@ -94,7 +98,11 @@ def _explain(cls: type, item: Mapping[str, Any]) -> str:
     if item["type"] == "missing_argument":
         return f"{path!r} is required"
     message = item["msg"].removeprefix("Value error, ")
-    return f"{path}: {message}, got {item['input']!r}" if path and "got" not in message else f"{path}: {message}".lstrip(": ")
+    return (
+        f"{path}: {message}, got {item['input']!r}"
+        if path and "got" not in message
+        else f"{path}: {message}".lstrip(": ")
+    )
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -31,7 +31,14 @@ from clapcur.figures import class_coverage_figure, similarity_figure
 from clapcur.improvement_set import ImprovementSetWriter
 from clapcur.manifest import Manifest
 from clapcur.progress import progress
-from clapcur.similarity import best_class, caption_floor, similar_pairs, similarity_histogram, threshold_for_count, top_k
+from clapcur.similarity import (
+    best_class,
+    caption_floor,
+    similar_pairs,
+    similarity_histogram,
+    threshold_for_count,
+    top_k,
+)
 
 HISTOGRAM_BINS = 20_000  # over [-1, 1]: thresholds by count are good to 1e-4
 LEAST_SUPPORT = 20  # held-out pairs below which a calibrated precision says nothing
@@ -94,7 +101,9 @@ class CurateConfig:
         """Refuse values without a meaning."""
         check_class_names(self.class_names)
         if self.caption_threshold.precision is not None:
-            raise ValueError("only the audio threshold can be given by precision; give caption_threshold by similarity or count")
+            raise ValueError(
+                "only the audio threshold can be given by precision; give caption_threshold by similarity or count"
+            )
         for name in ("max_per_clip", "max_per_caption"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -179,7 +188,7 @@ def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace
 
 
 def _candidate_captions(inputs: Mapping[str, Artifact], config: CurateConfig) -> Captions:
-    """Return the captions to choose from, with their classes: of the teacher pairs and, but for DS, the unpaired ones."""
+    """Return the captions to choose from, with their classes: the teacher's and, but for DS, the unpaired ones."""
     sources = [("teacher_pairs", "teacher_caption_embeddings")]
     if "captions" in inputs and config.strategy != "ds":
         sources.append(("captions", "caption_embeddings"))
@@ -368,7 +377,8 @@ def _coarse(histogram: NDArray[np.int64], num_bins: int = 200) -> dict[str, list
 
 
 def _how_to_fill(
-    config: CurateConfig, thresholds: Mapping[str, float], captions: Captions, evidence: Mapping[str, Any], num_captions: int
+    config: CurateConfig, thresholds: Mapping[str, float], captions: Captions, evidence: Mapping[str, Any],
+    num_captions: int,
 ) -> str:  # fmt: skip
     """Say why the set is empty and which threshold would give pairs."""
     name = config.strategy.upper()
@@ -378,7 +388,9 @@ def _how_to_fill(
             "give the caption threshold by count (such as count: 100), or lower it"
         )
     if "histogram" not in evidence:
-        return f"{name} found no training pair outside the held-out recordings with one of its {len(captions.ids)} captions"
+        return (
+            f"{name} found no training pair, outside the held-out recordings, with one of {len(captions.ids)} captions"
+        )
     counts = np.array(evidence["histogram"]["counts"][::-1])
     edges = np.array(evidence["histogram"]["edges"][:-1][::-1])
     would = [

@@ -39,7 +39,9 @@ class EmbedConfig:
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
         if (self.what == "prompts") != bool(self.prompts):
-            raise ValueError(f"prompts go with what='prompts' and only with it, got {self.what!r} and {len(self.prompts)} prompts")
+            raise ValueError(
+                f"prompts go with what='prompts' and only with it, got {self.what!r} and {len(self.prompts)} prompts"
+            )
         if self.num_crops < 1:
             raise ValueError(f"num_crops must be at least 1, got {self.num_crops}")
 
@@ -54,7 +56,9 @@ def embed(inputs: Mapping[str, Artifact], config: EmbedConfig, work: Workspace) 
     todo = [index for index in range(len(shards)) if not work.is_done(f"rows-{index:05d}")]
     model = load_model(inputs["checkpoint"].path, device=config.device, precision=config.precision) if todo else None
     text = dict(zip(table.id, table.text, strict=True))
-    with progress(f"embed {config.what}", len(ids), "rows", done=len(ids) - sum(len(shards[i]) for i in todo)) as advance:
+    with progress(
+        f"embed {config.what}", len(ids), "rows", done=len(ids) - sum(len(shards[i]) for i in todo)
+    ) as advance:
         for index in todo:
             assert model is not None
             if paths is None:
@@ -71,7 +75,9 @@ def embed(inputs: Mapping[str, Artifact], config: EmbedConfig, work: Workspace) 
     return {"counts": {"rows": len(ids), "shards": len(shards)}}
 
 
-def _what_to_embed(inputs: Mapping[str, Artifact], config: EmbedConfig) -> tuple[pd.DataFrame, Mapping[str, Any] | None]:
+def _what_to_embed(
+    inputs: Mapping[str, Artifact], config: EmbedConfig
+) -> tuple[pd.DataFrame, Mapping[str, Any] | None]:
     """Return the table of ids and texts and, for audio, where the clips lie."""
     if config.what == "prompts":
         return pd.DataFrame({"id": config.prompts, "text": config.prompts}, dtype="str"), None

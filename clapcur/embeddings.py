@@ -1,7 +1,8 @@
 """Embedding tables: ids and unit rows in shards, and the checkpoint that made them.
 
 Payload of an ``embeddings`` artifact: ``ids.parquet`` (column ``id``: clip ids, caption ids or, for class prompts,
-the prompt itself; column ``text`` for captions and prompts) and ``rows-00000.npy``, ... (float32, unit norm), in the order of the ids.
+the prompt itself; column ``text`` for captions and prompts) and ``rows-00000.npy``, ... (float32, unit norm), in the
+order of the ids.
 """
 
 from dataclasses import dataclass

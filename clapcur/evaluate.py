@@ -2,7 +2,8 @@
 
 Zero-shot accuracy is the share of clips whose nearest class prompt is their label. Every score carries its protocol:
 prompt, class names and their hash, crops, numbers of clips and recordings, seed and interval. The transductive score
-(text-anchored EM over the whole batch of clips, arXiv 2606.17160) is reported apart: it needs the batch; labels never enter.
+(text-anchored EM over the whole batch of clips, arXiv 2606.17160) is reported apart: it needs the batch; labels never
+enter.
 
 Inputs by role: ``checkpoint``, ``audio_embeddings``, ``evaluation`` (a labelled manifest) with ``prompt_embeddings``,
 or (a manifest with pairs) with ``caption_embeddings``.
@@ -88,7 +89,9 @@ def _zero_shot(
     transductive_N = posteriors_NK.argmax(axis=1)
 
     def interval(predicted: NDArray[np.int64]) -> list[float]:
-        found = bootstrap_interval(predicted == labels_N, groups, level=LEVEL, num_resamples=NUM_RESAMPLES, seed=config.seed)
+        found = bootstrap_interval(
+            predicted == labels_N, groups, level=LEVEL, num_resamples=NUM_RESAMPLES, seed=config.seed
+        )
         return [float(limit) for limit in found]
 
     recall = per_class_accuracy(predicted_N, labels_N, len(names))

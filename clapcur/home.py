@@ -50,7 +50,7 @@ class Home:
         return self.root / "prefect"
 
     def environment(self) -> dict[str, str]:
-        """Return the variables under which Prefect, MLflow and Hugging Face run quietly, inside this home, and never call out.
+        """Return the variables under which Prefect, MLflow and Hugging Face are quiet, stay here and never call out.
 
         The batch sizes keep Prefect's recorder from colliding with its own API on SQLite, where about half of the
         flow calls would stall for two seconds.

@@ -60,9 +60,7 @@ def contrastive_loss(logits_NN: Tensor) -> Tensor:
     return (audio_to_text + text_to_audio) / 2  # Eq. (1)
 
 
-def soft_contrastive_loss(
-    logits_NN: Tensor, audio_to_text_NN: Tensor, text_to_audio_NN: Tensor
-) -> Tensor:
+def soft_contrastive_loss(logits_NN: Tensor, audio_to_text_NN: Tensor, text_to_audio_NN: Tensor) -> Tensor:
     """Kullback-Leibler divergence of the student's rows and columns from their targets, in nats.
 
     Parameters
@@ -122,8 +120,7 @@ def hard_target(
     """
     if len(caption_ids) != len(clip_ids):
         raise ValueError(
-            "a pair has one caption and one clip, "
-            f"got {len(caption_ids)} captions and {len(clip_ids)} clips"
+            f"a pair has one caption and one clip, got {len(caption_ids)} captions and {len(clip_ids)} clips"
         )
     if form == "diagonal":
         return torch.eye(len(caption_ids))
@@ -224,8 +221,7 @@ def soft_targets(
         raise ValueError(f"soft target must be one of {get_args(SoftForm)}, got {form!r}")
     if audio_ND.ndim != 2 or audio_ND.shape != text_ND.shape:
         raise ValueError(
-            "expected one audio and one text row per pair, "
-            f"got shapes {_shape(audio_ND)} and {_shape(text_ND)}"
+            f"expected one audio and one text row per pair, got shapes {_shape(audio_ND)} and {_shape(text_ND)}"
         )
     if not 0 <= beta <= 1:
         raise ValueError(f"beta must be in [0, 1], got {beta:g}: the targets would be negative")
@@ -242,9 +238,7 @@ def soft_targets(
     if hard is None:
         hard = torch.eye(len(audio_ND), device=audio_ND.device, dtype=audio_to_text_NN.dtype)
     elif hard.shape != audio_to_text_NN.shape:
-        raise ValueError(
-            f"hard target must have the shape {_shape(audio_to_text_NN)}, got {_shape(hard)}"
-        )
+        raise ValueError(f"hard target must have the shape {_shape(audio_to_text_NN)}, got {_shape(hard)}")
     hard = hard.to(audio_to_text_NN)  # device and dtype
     return (
         (1 - beta) * hard + beta * _soften(form, audio_to_text_NN, temperature),
@@ -286,10 +280,7 @@ def _soften(form: SoftForm, similarity_NN: Tensor, temperature: float | None) ->
 
 def _divergence(logits_NN: Tensor, target_NN: Tensor, direction: str) -> Tensor:
     if target_NN.shape != logits_NN.shape:
-        raise ValueError(
-            f"{direction} target must have the logits' shape {_shape(logits_NN)}, "
-            f"got {_shape(target_NN)}"
-        )
+        raise ValueError(f"{direction} target must have the logits' shape {_shape(logits_NN)}, got {_shape(target_NN)}")
     if not (target_NN >= 0).all():
         raise ValueError(
             f"{direction} target must be non-negative, its least entry is "
@@ -302,17 +293,12 @@ def _divergence(logits_NN: Tensor, target_NN: Tensor, direction: str) -> Tensor:
 
 def _codes(ids: Sequence[Hashable]) -> Tensor:
     first_seen: dict[Hashable, int] = {}
-    return torch.tensor(
-        [first_seen.setdefault(name, len(first_seen)) for name in ids], dtype=torch.int64
-    )
+    return torch.tensor([first_seen.setdefault(name, len(first_seen)) for name in ids], dtype=torch.int64)
 
 
 def _square(matrix_NN: Tensor, name: str) -> Tensor:
     if matrix_NN.ndim != 2 or matrix_NN.shape[0] != matrix_NN.shape[1] or not len(matrix_NN):
-        raise ValueError(
-            f"{name} must be a square matrix over the pairs of a batch, "
-            f"got shape {_shape(matrix_NN)}"
-        )
+        raise ValueError(f"{name} must be a square matrix over the pairs of a batch, got shape {_shape(matrix_NN)}")
     return matrix_NN
 
 

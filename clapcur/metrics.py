@@ -56,9 +56,7 @@ def accuracy(predicted_N: Integers, label_N: Integers) -> float:
     return float(np.mean(np.asarray(predicted_N) == np.asarray(label_N)))
 
 
-def confusion_matrix(
-    predicted_N: Integers, label_N: Integers, num_classes: int
-) -> NDArray[np.int64]:
+def confusion_matrix(predicted_N: Integers, label_N: Integers, num_classes: int) -> NDArray[np.int64]:
     """Count the clips of each class (rows) by the class that was predicted (columns).
 
     Parameters
@@ -80,17 +78,12 @@ def confusion_matrix(
     _check_aligned(predicted=predicted_N, label=label_N)
     for name, index_N in (("predicted", predicted_N), ("label", label_N)):
         if np.min(index_N) < 0 or np.max(index_N) >= num_classes:
-            raise ValueError(
-                f"{name} must be in 0 to {num_classes - 1}, "
-                f"got {np.min(index_N)} to {np.max(index_N)}"
-            )
+            raise ValueError(f"{name} must be in 0 to {num_classes - 1}, got {np.min(index_N)} to {np.max(index_N)}")
     cell_N = np.asarray(label_N) * num_classes + np.asarray(predicted_N)
     return np.bincount(cell_N, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def per_class_accuracy(
-    predicted_N: Integers, label_N: Integers, num_classes: int
-) -> NDArray[np.float64]:
+def per_class_accuracy(predicted_N: Integers, label_N: Integers, num_classes: int) -> NDArray[np.float64]:
     """Share of each class's clips that are recognised; NaN for a class without clips.
 
     Parameters and errors are those of `confusion_matrix`; the result has the shape (K,).
@@ -197,9 +190,7 @@ def paired_change(
     """
     _check_aligned(before=before_N, after=after_N)
     change_N = np.asarray(after_N, np.float64) - np.asarray(before_N, np.float64)
-    low, high = bootstrap_interval(
-        change_N, groups_N, level=level, num_resamples=num_resamples, seed=seed
-    )
+    low, high = bootstrap_interval(change_N, groups_N, level=level, num_resamples=num_resamples, seed=seed)
     return float(change_N.mean()), low, high
 
 
@@ -245,9 +236,7 @@ def recall_at_k(similarity_QG: Floats, relevant_QG: NDArray[np.bool_], k: int) -
     return _mean_over_queries(found, similarity_QG, relevant_QG, k)
 
 
-def mean_average_precision_at_k(
-    similarity_QG: Floats, relevant_QG: NDArray[np.bool_], k: int
-) -> float:
+def mean_average_precision_at_k(similarity_QG: Floats, relevant_QG: NDArray[np.bool_], k: int) -> float:
     """Mean over the queries of the average precision of their first k items (mAP@10), in [0, 1].
 
     Parameters
@@ -462,9 +451,7 @@ def _mean_over_queries(
     if np.isnan(similarity_QG).any():
         raise ValueError("similarities must be numbers, got NaN: its place would be arbitrary")
     parts = [
-        score(
-            _Ties(similarity_QG[first:][:QUERIES_AT_ONCE], relevant_QG[first:][:QUERIES_AT_ONCE], k)
-        )
+        score(_Ties(similarity_QG[first:][:QUERIES_AT_ONCE], relevant_QG[first:][:QUERIES_AT_ONCE], k))
         for first in range(0, len(similarity_QG), QUERIES_AT_ONCE)
     ]
     return float(np.concatenate(parts).mean())
@@ -505,8 +492,7 @@ def _check_aligned(**arrays: ArrayLike) -> None:
     (name, first), (other_name, other) = arrays.items()
     if np.ndim(first) != 1 or np.shape(first) != np.shape(other) or not np.size(first):
         raise ValueError(
-            f"{name} and {other_name} must hold one entry per clip, "
-            f"got shapes {np.shape(first)} and {np.shape(other)}"
+            f"{name} and {other_name} must hold one entry per clip, got shapes {np.shape(first)} and {np.shape(other)}"
         )
 
 

@@ -99,8 +99,8 @@ class Mixture:
     """
 
     def __init__(
-        self, main: PairSource, replay: PairSource | None, *, replay_probability: float, batch_size: int, num_steps: int,
-        seed: int,
+        self, main: PairSource, replay: PairSource | None, *, replay_probability: float, batch_size: int,
+        num_steps: int, seed: int,
     ):  # fmt: skip
         self.main, self.replay = main, replay
         self.batch_size, self.seed = batch_size, seed

@@ -12,22 +12,22 @@ LOG_EVERY_S = 15.0
 class Advance(Protocol):
     """Tell that `amount` more units are done; `note` is a short text behind the bar."""
 
-    def __call__(self, amount: float = 1, note: str = "") -> None: ...  # noqa: D102
+    def __call__(self, amount: int = 1, note: str = "") -> None: ...  # noqa: D102
 
 
 @contextmanager
-def progress(description: str, total: float, unit: str = "it", done: float = 0) -> Iterator[Advance]:
+def progress(description: str, total: int, unit: str = "it", done: int = 0) -> Iterator[Advance]:
     """Show the progress of one piece of work.
 
     Parameters
     ----------
     description : str
         What is going on, such as ``embed pool``.
-    total : float
+    total : int
         Number of units in all.
     unit : str
         What is counted: clips, steps, tiles.
-    done : float
+    done : int
         Units that an earlier, interrupted run has finished already.
     """
     if sys.stderr.isatty():
@@ -36,7 +36,7 @@ def progress(description: str, total: float, unit: str = "it", done: float = 0) 
         yield from _lines(description, total, unit, done)
 
 
-def _bar(description: str, total: float, unit: str, done: float) -> Iterator[Advance]:
+def _bar(description: str, total: int, unit: str, done: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -47,16 +47,16 @@ def _bar(description: str, total: float, unit: str, done: float) -> Iterator[Adv
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=total, completed=done, note="")
 
-        def advance(amount: float = 1, note: str = "") -> None:
+        def advance(amount: int = 1, note: str = "") -> None:
             bar.update(task, advance=amount, note=note or bar.tasks[0].fields["note"])
 
         yield advance
 
 
-def _lines(description: str, total: float, unit: str, done: float) -> Iterator[Advance]:
+def _lines(description: str, total: int, unit: str, done: int) -> Iterator[Advance]:
     state = {"done": done, "said": time.monotonic()}
 
-    def advance(amount: float = 1, note: str = "") -> None:
+    def advance(amount: int = 1, note: str = "") -> None:
         state["done"] += amount
         if time.monotonic() - state["said"] >= LOG_EVERY_S:
             state["said"] = time.monotonic()

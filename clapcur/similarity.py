@@ -115,9 +115,7 @@ def similar_pairs(
     _check_rows(text_MD, "text")
     _check_dims(audio_ND, text_MD)
     _check_cosine(threshold)
-    _check_positive(
-        cap_per_clip=cap_per_clip, tile=min(tile), max_pairs_per_block=max_pairs_per_block
-    )
+    _check_positive(cap_per_clip=cap_per_clip, tile=min(tile), max_pairs_per_block=max_pairs_per_block)
     join = _Join(
         audio_ND,
         _load(text_MD, slice(None), device),
@@ -280,9 +278,7 @@ def similarity_histogram(
     return counts.cpu().numpy()
 
 
-def threshold_for_count(
-    counts: NDArray[np.int64], target: int, *, range: tuple[float, float] = (-1.0, 1.0)
-) -> float:
+def threshold_for_count(counts: NDArray[np.int64], target: int, *, range: tuple[float, float] = (-1.0, 1.0)) -> float:
     """Find the lowest threshold that keeps at most a target number of pairs.
 
     Parameters
@@ -381,9 +377,7 @@ class _Join:
         clip, text, similarity = clip[order], text[order], similarity[order]
         rank = np.arange(len(clip)) - np.searchsorted(clip, clip)
         capped = slice(None) if self.cap is None else rank < self.cap
-        return PairBlock(
-            clip[capped], text[capped], similarity[capped], rank[capped].astype(np.int32)
-        )
+        return PairBlock(clip[capped], text[capped], similarity[capped], rank[capped].astype(np.int32))
 
 
 def _split(pairs: PairBlock, first_clip: int, budget: int) -> Iterator[PairBlock]:
@@ -533,16 +527,14 @@ def _check_rows(rows_ND: Rows, name: str) -> None:
 def _check_dims(audio_ND: Rows, text_MD: Rows) -> None:
     if len(audio_ND) and len(text_MD) and audio_ND.shape[1] != text_MD.shape[1]:
         raise ValueError(
-            f"both sides must come from one model, got {audio_ND.shape[1]} and "
-            f"{text_MD.shape[1]} dimensions"
+            f"both sides must come from one model, got {audio_ND.shape[1]} and {text_MD.shape[1]} dimensions"
         )
 
 
 def _check_cosine(threshold: float) -> None:
     if not -1 <= threshold <= 1:
         raise ValueError(
-            f"threshold must be a cosine in [-1, 1], got {threshold:g}; a percentage? "
-            "every pair would be dropped"
+            f"threshold must be a cosine in [-1, 1], got {threshold:g}; a percentage? every pair would be dropped"
         )
 
 

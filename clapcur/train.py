@@ -34,7 +34,9 @@ from clapcur.progress import progress
 from clapcur.training_state import StopRequest, TrainingState
 from clapcur.waveforms import Waveforms
 
-MAX_SKIPPED_IN_A_ROW = 3  # as the reference code: a step with a non-finite loss is skipped, the fourth in a row is fatal
+MAX_SKIPPED_IN_A_ROW = (
+    3  # as the reference code: a step with a non-finite loss is skipped, the fourth in a row is fatal
+)
 HELD_OUT_BATCH = 256
 
 
@@ -114,7 +116,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
         if self.num_examples < self.batch_size:
-            raise ValueError(f"num_examples is the budget of pairs and must be at least one batch of {self.batch_size}, got {self.num_examples}")
+            raise ValueError(
+                f"num_examples is the budget of pairs and must be at least one batch of {self.batch_size}, "
+                f"got {self.num_examples}"
+            )
         if self.batch_size < 2:
             raise ValueError(f"a contrastive batch needs at least 2 pairs, got batch_size {self.batch_size}")
         for name in ("replay_probability", "warmup"):
@@ -123,7 +128,9 @@ class TrainConfig:
         if not 0 <= self.held_out < 1:
             raise ValueError(f"held_out must lie in [0, 1), got {self.held_out}")
         if self.selection == "held_out" and (self.held_out == 0 or self.num_evaluations < 1):
-            raise ValueError("selection='held_out' needs held_out > 0 and num_evaluations > 0; or take selection='last'")
+            raise ValueError(
+                "selection='held_out' needs held_out > 0 and num_evaluations > 0; or take selection='last'"
+            )
 
     @property
     def num_steps(self) -> int:
@@ -138,7 +145,10 @@ class TrainConfig:
         if self.schedule == "constant":
             return self.learning_rate
         through = (step - warmup_steps) / max(1, self.num_steps - warmup_steps)
-        return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * (1 + math.cos(math.pi * through)) / 2
+        return (
+            self.final_learning_rate
+            + (self.learning_rate - self.final_learning_rate) * (1 + math.cos(math.pi * through)) / 2
+        )
 
 
 @dataclass
@@ -226,7 +236,9 @@ class Teacher:
         self._captions = captions
         self._text: dict[str, torch.Tensor] = {}
 
-    def targets(self, logmel: torch.Tensor, caption_ids: list[str], hard: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def targets(
+        self, logmel: torch.Tensor, caption_ids: list[str], hard: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the targets of both directions, each of shape (B, B)."""
         with torch.no_grad():
             audio = self.model.encode_logmel(logmel)
@@ -273,7 +285,11 @@ def train(inputs: Mapping[str, Artifact], config: TrainConfig, work: Workspace) 
     text = TextFeatures(model, data.captions, "text" in config.frozen_towers)
     state = TrainingState(model, optimiser, work.scratch / "state")
     state.load()
-    evaluate_at = {round((i + 1) * config.num_steps / config.num_evaluations) for i in range(config.num_evaluations)} if config.num_evaluations else set()
+    evaluate_at = (
+        {round((i + 1) * config.num_steps / config.num_evaluations) for i in range(config.num_evaluations)}
+        if config.num_evaluations
+        else set()
+    )
 
     def check_held_out() -> None:
         loss = held_out_loss(model, data.held_out, text, waveforms, device)
@@ -307,14 +323,17 @@ def train(inputs: Mapping[str, Artifact], config: TrainConfig, work: Workspace) 
                 state.save()
                 saved = time.monotonic()
             if stop.is_set:
-                stop.leave(f"stopped at step {state.step} of {config.num_steps}; the state is saved, run again to go on")
+                stop.leave(
+                    f"stopped at step {state.step} of {config.num_steps}; the state is saved, run again to go on"
+                )
     if config.selection == "held_out":
         state.restore_best()
     model.eval().save(work.path)
     state.write_history(work.path / "history.jsonl")
     work.environment["device"] = str(device)
     return {
-        "counts": data.counts | {f"seen.{name}": seen for name, seen in mixture.examples_seen(config.num_steps).items()},
+        "counts": data.counts
+        | {f"seen.{name}": seen for name, seen in mixture.examples_seen(config.num_steps).items()},
         "metrics": state.summary() | {"logit_scale": model.scale().item()},
     }
 
@@ -394,7 +413,9 @@ def mask(logmel_BFM: torch.Tensor, time_masks: int, frequency_masks: int) -> tor
     return torch.where(hidden, logmel_BFM.mean(dim=(1, 2), keepdim=True), logmel_BFM)
 
 
-def _initial_model(inputs: Mapping[str, Artifact], config: TrainConfig, data: TrainingData, device: torch.device) -> Clap:
+def _initial_model(
+    inputs: Mapping[str, Artifact], config: TrainConfig, data: TrainingData, device: torch.device
+) -> Clap:
     if "init" in inputs:
         model = load_model(inputs["init"].path, config.device)
         if config.model is not None and config.model != model.config:

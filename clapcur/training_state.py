@@ -33,7 +33,9 @@ class TrainingState:
         self._best: dict[str, torch.Tensor] = {}
         self._history: list[dict[str, Any]] = []
 
-    def note(self, step: int, metrics: Mapping[str, float], on_step: Callable[[int, Mapping[str, float]], None]) -> None:
+    def note(
+        self, step: int, metrics: Mapping[str, float], on_step: Callable[[int, Mapping[str, float]], None]
+    ) -> None:
         """Add the metrics of a step to the history and tell who listens."""
         self._history.append({"step": step, "time_ms": time.time_ns() // 1_000_000, **metrics})
         on_step(step, metrics)

@@ -34,7 +34,9 @@ class Waveforms:
         Threads that decode ahead.
     """
 
-    def __init__(self, paths: Mapping[str, Path], *, sample_rate: int, num_samples: int, cache_mib: int, num_workers: int):
+    def __init__(
+        self, paths: Mapping[str, Path], *, sample_rate: int, num_samples: int, cache_mib: int, num_workers: int
+    ):
         self.paths, self.sample_rate, self.num_samples = paths, sample_rate, num_samples
         DECODED.max_bytes = max(DECODED.max_bytes, cache_mib * 2**20)
         self._pool = ThreadPoolExecutor(max(1, num_workers), thread_name_prefix="decode")

@@ -40,7 +40,11 @@ def compare(experiment: Experiment) -> Artifact:
         teacher = train(experiment.train_teacher(seed), {"teacher_pairs": manifests["pairs"]}, "teacher", campaign)
         sets = improvement_sets(experiment, manifests, teacher, seed, campaign)
         for row in experiment.rows:
-            checkpoint = teacher if row.strategy == "teacher" else student(experiment, row, seed, manifests, teacher, sets, campaign)
+            checkpoint = (
+                teacher
+                if row.strategy == "teacher"
+                else student(experiment, row, seed, manifests, teacher, sets, campaign)
+            )
             role = f"scores.{row.name}.seed{seed}"
             scores[role] = score(experiment, row, seed, manifests, checkpoint, campaign)
             rows.append(ReportRow(strategy=row.strategy, soft_labels=row.soft_labels, seed=seed, scores=role))
@@ -51,7 +55,7 @@ def improvement_sets(
     experiment: Experiment, manifests: Manifests, teacher: Artifact, seed: int, campaign: Campaign
 ) -> dict[str, Artifact]:
     """Embed everything with the teacher, then curate each set that a row needs."""
-    wanted = {row.improvement_set for row in experiment.rows} - {None}
+    wanted = {row.improvement_set for row in experiment.rows if row.improvement_set}
     if "ads" in wanted and experiment.ads_replay == "ds":
         wanted.add("ds")
     if not wanted:

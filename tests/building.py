@@ -54,7 +54,9 @@ def manifest(
     def write(work: Workspace) -> None:
         clips.to_parquet(work.path / "clips.parquet", index=False)
         texts.to_parquet(work.path / "captions.parquet", index=False)
-        pd.DataFrame(rows, columns=["clip_id", "caption_id"], dtype="str").to_parquet(work.path / "pairs.parquet", index=False)
+        pd.DataFrame(rows, columns=["clip_id", "caption_id"], dtype="str").to_parquet(
+            work.path / "pairs.parquet", index=False
+        )
         where = {clip: str((paths or {}).get(clip, f"/nowhere/{clip}.wav")) for clip in clips.clip_id}
         pd.DataFrame({"clip_id": list(where), "path": list(where.values())}, dtype="str").to_parquet(
             work.path / LOCATIONS, index=False

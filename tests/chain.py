@@ -23,10 +23,16 @@ def clip(name: str) -> str:
 
 
 def make(
-    home: Home, kind: str, name: str, write: Callable[[Workspace], dict[str, Any] | None], inputs: Mapping[str, Artifact] | None = None,
-    config: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None, campaign: Campaign | None = CAMPAIGN,
+    home: Home,
+    kind: str,
+    name: str,
+    write: Callable[[Workspace], dict[str, Any] | None],
+    inputs: Mapping[str, Artifact] | None = None,
+    config: Mapping[str, Any] | None = None,
+    tags: Mapping[str, Any] | None = None,
+    campaign: Campaign | None = CAMPAIGN,
     on_step: Any = None,
-) -> Artifact:  # fmt: skip
+) -> Artifact:
     """Make one artifact; `write` fills the payload and returns counts and metrics."""
     stages = {"manifest": "ingest", "checkpoint": "train", "embeddings": "embed", "improvement_set": "curate"}
     stage = Stage(stages.get(kind, "evaluate"), "1", kind, lambda inputs, config, work: write(work) or {})
@@ -70,7 +76,9 @@ def improvement_set(
         return {"counts": {"pairs": len(rows)}, "metrics": {"threshold.audio": 0.41}}
 
     tags = {"strategy": strategy, "seed": 0}
-    return make(home, "improvement_set", str(pairs), write, inputs, {"strategy": strategy, "caption_threshold": 0.7}, tags)
+    return make(
+        home, "improvement_set", str(pairs), write, inputs, {"strategy": strategy, "caption_threshold": 0.7}, tags
+    )
 
 
 def checkpoint(
@@ -90,8 +98,16 @@ def checkpoint(
         (work.path / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return {"counts": {f"seen.{role}": 8 * steps for role in seen}, "metrics": {"loss": 1 / steps}}
 
-    tags = {"role": role, "row": row, "strategy": row.removesuffix("+sl"), "soft_labels": row.endswith("+sl"), "seed": 0}
-    return make(home, "checkpoint", row, write, inputs, {"beta": 0.5, "towers": {"text": "minilm"}}, tags, on_step=on_step)
+    tags = {
+        "role": role,
+        "row": row,
+        "strategy": row.removesuffix("+sl"),
+        "soft_labels": row.endswith("+sl"),
+        "seed": 0,
+    }
+    return make(
+        home, "checkpoint", row, write, inputs, {"beta": 0.5, "towers": {"text": "minilm"}}, tags, on_step=on_step
+    )
 
 
 def embeddings(home: Home, checkpoint: Artifact, what: str, manifest: Artifact | None = None) -> Artifact:
@@ -109,9 +125,11 @@ def scores(home: Home, checkpoint: Artifact, evaluation: Artifact, row: str, acc
         return {"counts": {"clips": 4}, "metrics": {"accuracy": accuracy, "transductive": accuracy + 0.0625}}
 
     inputs = {
-        "checkpoint": checkpoint, "evaluation": evaluation, "prompt_embeddings": embeddings(home, checkpoint, "prompts"),
+        "checkpoint": checkpoint,
+        "evaluation": evaluation,
+        "prompt_embeddings": embeddings(home, checkpoint, "prompts"),
         "audio_embeddings": embeddings(home, checkpoint, "evaluation", evaluation),
-    }  # fmt: skip
+    }
     return make(home, "scores", row, write, inputs, {"prompt": "the sound of {}"}, {"row": row, "seed": 0})
 
 
@@ -138,8 +156,10 @@ def experiment(home: Home) -> dict[str, Artifact]:
     pairs = [("pool-1", "a dog barks", 0.5), ("pool-2", "a dog barks", 0.625), ("pool-2", "rain falls", 0.4375)]
     made["set"] = improvement_set(home, pairs, curated)
     inputs = {role: made[role] for role in ("teacher_pairs", "pool")} | {
-        "init": made["teacher"], "teacher": made["teacher"], "improvement_set": made["set"],
-    }  # fmt: skip
+        "init": made["teacher"],
+        "teacher": made["teacher"],
+        "improvement_set": made["set"],
+    }
     made["student"] = checkpoint(home, inputs, "ads+sl", ["improvement_set", "teacher_pairs"])
     made["teacher_scores"] = scores(home, made["teacher"], made["evaluation"], "teacher", 0.5)
     made["student_scores"] = scores(home, made["student"], made["evaluation"], "ads+sl", 0.75)

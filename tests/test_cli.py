@@ -266,6 +266,25 @@ def test_every_end_has_its_exit_code(answer, lineage, monkeypatch, error, code, 
     assert (got, out) == (code, "") and err.count("\n") == 1 and said in err
 
 
+@pytest.mark.parametrize(("stop", "code"), [(Interrupted("stopped at step 5 of 9"), 143), (KeyboardInterrupt(), 130)])
+def test_a_stop_is_a_stop_whatever_fails_because_of_it(answer, lineage, monkeypatch, stop, code):
+    """Ctrl-C takes Prefect's server down too: what comes up to the command line is that it does not answer."""
+    import clapcur.trace
+
+    def fail(home, name):
+        try:
+            raise stop
+        except BaseException:
+            try:
+                raise ConnectionRefusedError("refused")
+            except OSError as error:
+                raise RuntimeError("the server does not answer") from error
+
+    monkeypatch.setattr(clapcur.trace, "trace", fail)
+    got, _, err = answer("trace", lineage["student"])
+    assert got == code and err.startswith("interrupted") and err.count("\n") == 1
+
+
 def test_a_bug_keeps_its_traceback(answer, lineage, monkeypatch):
     """A ValueError from a library below us is no usage error: told in one line it could not be found."""
     import clapcur.trace

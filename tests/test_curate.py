@@ -145,7 +145,9 @@ def test_ads_is_du_with_domain_captions_only(world, tmp_path):
 
 def test_without_unpaired_captions_those_of_the_pairs_are_used(world, tmp_path):
     """The paper's DU and ADS have no other captions than the teacher's."""
-    pairs = run(world, tmp_path, world.inputs(with_captions=False), strategy="du", audio_threshold=Threshold(similarity=0.5))
+    pairs = run(
+        world, tmp_path, world.inputs(with_captions=False), strategy="du", audio_threshold=Threshold(similarity=0.5)
+    )
     assert set(pairs.caption_id) <= set(world.caption_ids)
 
 
@@ -194,12 +196,18 @@ def test_a_threshold_by_count_keeps_about_that_many_pairs_and_never_more(world, 
     pairs = run(world, tmp_path, strategy="du", audio_threshold=Threshold(count=300))
     assert 290 <= len(pairs) <= 300
     captions = run(
-        world, tmp_path, strategy="ads", caption_threshold=Threshold(count=12), audio_threshold=Threshold(similarity=-1.0)
+        world,
+        tmp_path,
+        strategy="ads",
+        caption_threshold=Threshold(count=12),
+        audio_threshold=Threshold(similarity=-1.0),
     )
     assert captions.caption_id.nunique() == 12
 
 
-@pytest.mark.parametrize("caps", [{"max_per_clip": 2}, {"max_per_caption": 2}, {"max_per_clip": 3, "max_per_caption": 4}])
+@pytest.mark.parametrize(
+    "caps", [{"max_per_clip": 2}, {"max_per_caption": 2}, {"max_per_clip": 3, "max_per_caption": 4}]
+)
 def test_a_threshold_by_count_counts_what_the_caps_leave(world, tmp_path, caps):
     """A threshold found before the caps would leave half of the pairs that were asked for."""
     everything = run(world, tmp_path, strategy="du", audio_threshold=Threshold(similarity=-1.0), **caps)

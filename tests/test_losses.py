@@ -43,9 +43,7 @@ def test_the_contrastive_loss_of_a_hand_worked_matrix():
     logits = torch.tensor([[2.0, 0.0], [1.0, 3.0]], dtype=torch.float64)
     audio_to_text = (np.log(1 + np.exp(-2)) + np.log(1 + np.exp(-2))) / 2
     text_to_audio = (np.log(1 + np.exp(-1)) + np.log(1 + np.exp(-3))) / 2
-    assert contrastive_loss(logits).item() == pytest.approx(
-        (audio_to_text + text_to_audio) / 2, rel=1e-12
-    )
+    assert contrastive_loss(logits).item() == pytest.approx((audio_to_text + text_to_audio) / 2, rel=1e-12)
 
 
 def test_equal_logits_cost_the_logarithm_of_the_batch():
@@ -56,9 +54,7 @@ def test_equal_logits_cost_the_logarithm_of_the_batch():
 def test_the_contrastive_loss_treats_audio_and_text_alike():
     """A direction that is left out trains one tower only."""
     logits = random_logits(5, seed=0)
-    assert contrastive_loss(logits).item() == pytest.approx(
-        contrastive_loss(logits.T).item(), rel=1e-12
-    )
+    assert contrastive_loss(logits).item() == pytest.approx(contrastive_loss(logits.T).item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("num_pairs", [1, 2, 7])
@@ -68,9 +64,7 @@ def test_soft_loss_with_hard_identity_is_the_contrastive_loss_in_value_and_gradi
     audio, text = unit_rows(num_pairs, 4, 5), unit_rows(num_pairs, 4, 6)
     for form in FORMS:
         targets = soft_targets(form, audio, text, beta=0, temperature=0.1)
-        soft = value_and_gradient(
-            lambda x, targets=targets: soft_contrastive_loss(x, *targets), logits
-        )
+        soft = value_and_gradient(lambda x, targets=targets: soft_contrastive_loss(x, *targets), logits)
         hard = value_and_gradient(contrastive_loss, logits)
         torch.testing.assert_close(soft, hard, rtol=1e-12, atol=1e-14)
 
@@ -85,23 +79,17 @@ def test_soft_loss_equals_an_independent_kullback_leibler_divergence(num_pairs, 
     for matrix, target in ((logits.numpy(), first.numpy()), (logits.numpy().T, second.numpy())):
         probability = np.exp(log_softmax(matrix, axis=1))
         expected += rel_entr(target, probability).sum() / num_pairs / 2
-    assert soft_contrastive_loss(logits, first, second).item() == pytest.approx(
-        expected, rel=1e-9, abs=1e-12
-    )
+    assert soft_contrastive_loss(logits, first, second).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 def test_soft_loss_equals_torch_kl_div_in_value_and_gradient():
     """A loss that is not the reference's KLDivLoss("batchmean") does not reproduce the paper."""
     logits = random_logits(6, seed=11)
-    targets = soft_targets(
-        "softmax", unit_rows(6, 4, 1), unit_rows(6, 4, 2), beta=0.3, temperature=0.2
-    )
+    targets = soft_targets("softmax", unit_rows(6, 4, 1), unit_rows(6, 4, 2), beta=0.3, temperature=0.2)
 
     def reference(x):
         criterion = torch.nn.KLDivLoss(reduction="batchmean")
-        return (
-            criterion(x.log_softmax(1), targets[0]) + criterion(x.T.log_softmax(1), targets[1])
-        ) / 2
+        return (criterion(x.log_softmax(1), targets[0]) + criterion(x.T.log_softmax(1), targets[1])) / 2
 
     ours = value_and_gradient(lambda x: soft_contrastive_loss(x, *targets), logits)
     torch.testing.assert_close(ours, value_and_gradient(reference, logits), rtol=1e-12, atol=1e-14)
@@ -129,9 +117,7 @@ def test_zero_targets_are_finite_in_value_and_gradient():
     logits = random_logits(3, seed=2)
     target = torch.tensor([[1.0, 0.0, 0.2], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
     value, gradient = value_and_gradient(lambda x: soft_contrastive_loss(x, target, target), logits)
-    without_zeros = value_and_gradient(
-        lambda x: soft_contrastive_loss(x, target + 1e-14, target + 1e-14), logits
-    )
+    without_zeros = value_and_gradient(lambda x: soft_contrastive_loss(x, target + 1e-14, target + 1e-14), logits)
     torch.testing.assert_close((value, gradient), without_zeros, rtol=1e-9, atol=1e-11)
 
 
@@ -140,9 +126,7 @@ def test_one_negative_cosine_neither_kills_nor_bends_the_paper_form():
     audio = torch.tensor([[1.0, 0.0], [0.6, 0.8], [-0.6, 0.8]], dtype=torch.float64)
     text = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]], dtype=torch.float64)
     audio_to_text, text_to_audio = soft_targets("paper", audio, text, beta=0.3)
-    expected = torch.tensor(
-        [[1.0, 0.18, 0.0], [0.18, 1.0, 0.084], [0.0, 0.084, 1.0]], dtype=torch.float64
-    )
+    expected = torch.tensor([[1.0, 0.18, 0.0], [0.18, 1.0, 0.084], [0.0, 0.084, 1.0]], dtype=torch.float64)
     torch.testing.assert_close(audio_to_text, expected, rtol=1e-12, atol=1e-12)
     logits = random_logits(3, seed=8)
 
@@ -150,18 +134,11 @@ def test_one_negative_cosine_neither_kills_nor_bends_the_paper_form():
         x,
     ):  # a target that is not positive contributes nothing, in value and in gradient
         raw = 0.7 * torch.eye(3, dtype=torch.float64) + 0.3 * audio @ audio.T
-        rows = (
-            torch.where(raw > 0, raw * (raw.clamp(min=1e-300).log() - x.log_softmax(1)), 0.0).sum()
-            / 3
-        )
-        columns = (
-            torch.special.xlogy(text_to_audio, text_to_audio) - text_to_audio * x.T.log_softmax(1)
-        ).sum() / 3
+        rows = torch.where(raw > 0, raw * (raw.clamp(min=1e-300).log() - x.log_softmax(1)), 0.0).sum() / 3
+        columns = (torch.special.xlogy(text_to_audio, text_to_audio) - text_to_audio * x.T.log_softmax(1)).sum() / 3
         return (rows + columns) / 2
 
-    ours = value_and_gradient(
-        lambda x: soft_contrastive_loss(x, audio_to_text, text_to_audio), logits
-    )
+    ours = value_and_gradient(lambda x: soft_contrastive_loss(x, audio_to_text, text_to_audio), logits)
     torch.testing.assert_close(ours, value_and_gradient(torch_1_10, logits), rtol=1e-12, atol=1e-14)
     negative = 0.7 * torch.eye(3, dtype=torch.float64) + 0.3 * audio @ audio.T
     with pytest.raises(ValueError, match=r"audio-to-text target must be non-negative.*-0\.18:"):
@@ -178,9 +155,7 @@ def test_every_form_equals_its_row_of_the_table(form):
     audio, text, beta, temperature = unit_rows(5, 3, 1), unit_rows(5, 3, 2), 0.4, 0.25
     within = [np.array([[float(x @ y) for y in rows] for x in rows]) for rows in (audio, text)]
     across = np.array([[float(x @ y) for y in text] for x in audio])
-    for direction, target in enumerate(
-        soft_targets(form, audio, text, beta=beta, temperature=temperature)
-    ):
+    for direction, target in enumerate(soft_targets(form, audio, text, beta=beta, temperature=temperature)):
         if form == "cross_modal":
             soft = np.exp(log_softmax((across, across.T)[direction] / temperature, axis=1))
         elif form == "softmax":
@@ -188,9 +163,7 @@ def test_every_form_equals_its_row_of_the_table(form):
         else:
             soft = np.maximum(within[direction], 0)
             soft = soft / soft.sum(1, keepdims=True) if form == "row" else soft
-        np.testing.assert_allclose(
-            target.numpy(), (1 - beta) * np.eye(5) + beta * soft, rtol=1e-12, atol=1e-12
-        )
+        np.testing.assert_allclose(target.numpy(), (1 - beta) * np.eye(5) + beta * soft, rtol=1e-12, atol=1e-12)
         if form != "paper":
             np.testing.assert_allclose(target.sum(1).numpy(), 1, rtol=1e-12)
 
@@ -203,16 +176,12 @@ def test_every_form_equals_its_row_of_the_table(form):
         (0.5, 64, 10.5, 10), (0.5, 128, 20, 5), (0.5, 512, 78, 1.3), (0.5, 2048, 308, 0.3),
     ],
 )  # fmt: skip
-def test_the_paper_form_softens_more_the_larger_the_batch(
-    cosine, num_pairs, row_sum, share_percent
-):
+def test_the_paper_form_softens_more_the_larger_the_batch(cosine, num_pairs, row_sum, share_percent):
     """A beta tuned in a small batch drowns the right answer in a large one, unseen."""
     target = torch.full((num_pairs, num_pairs), 0.3 * cosine).fill_diagonal_(1.0)
     statistics = target_statistics(target)
     half_a_unit = {True: 0.5, False: 0.05}
-    assert statistics["row_sum"] == pytest.approx(
-        row_sum, abs=half_a_unit[row_sum == int(row_sum)] + 0.01
-    )
+    assert statistics["row_sum"] == pytest.approx(row_sum, abs=half_a_unit[row_sum == int(row_sum)] + 0.01)
     assert 100 * statistics["diagonal_share"] == pytest.approx(
         share_percent, abs=half_a_unit[share_percent == int(share_percent)] + 0.01
     )
@@ -225,9 +194,7 @@ def test_soft_targets_of_equicorrelated_rows_have_the_table_statistics():
     rows = torch.linalg.cholesky(gram)
     audio_to_text, text_to_audio = soft_targets("paper", rows, rows, beta=0.3)
     for target in (audio_to_text, text_to_audio):
-        assert target_statistics(target) == pytest.approx(
-            {"row_sum": 1 + 0.3 * 63 * 0.3, "diagonal_share": 1 / 6.67}
-        )
+        assert target_statistics(target) == pytest.approx({"row_sum": 1 + 0.3 * 63 * 0.3, "diagonal_share": 1 / 6.67})
 
 
 def test_repeated_captions_and_clips_share_the_mass():
@@ -242,9 +209,7 @@ def test_repeated_captions_and_clips_share_the_mass():
 def test_sharing_is_not_passed_on_from_pair_to_pair():
     """Chained sharing would declare a clip right for a caption that nobody gave it."""
     target = identical_target(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]))
-    torch.testing.assert_close(
-        target, torch.tensor([[1 / 2, 1 / 2, 0], [1 / 3, 1 / 3, 1 / 3], [0, 1 / 2, 1 / 2]])
-    )
+    torch.testing.assert_close(target, torch.tensor([[1 / 2, 1 / 2, 0], [1 / 3, 1 / 3, 1 / 3], [0, 1 / 2, 1 / 2]]))
 
 
 @given(
@@ -263,9 +228,7 @@ def test_the_order_of_the_pairs_changes_nothing(codes, seed):
         targets = soft_targets("row", audio[index], text[index], beta=0.3, hard=hard)
         return soft_contrastive_loss(10 * audio[index] @ text[index].T, *targets)
 
-    assert loss(order).item() == pytest.approx(
-        loss(torch.arange(len(codes))).item(), rel=1e-9, abs=1e-12
-    )
+    assert loss(order).item() == pytest.approx(loss(torch.arange(len(codes))).item(), rel=1e-9, abs=1e-12)
 
 
 def test_identical_without_repeats_is_the_diagonal():
@@ -293,9 +256,7 @@ def test_half_precision_logits_are_summed_in_float32(dtype):
     """Autocast hands over half-precision logits; a loss summed in them is mostly rounding."""
     logits = random_logits(8, seed=5).to(dtype)
     assert contrastive_loss(logits).dtype == torch.float32
-    assert contrastive_loss(logits).item() == pytest.approx(
-        contrastive_loss(logits.double()).item(), rel=1e-6
-    )
+    assert contrastive_loss(logits).item() == pytest.approx(contrastive_loss(logits.double()).item(), rel=1e-6)
     target = torch.eye(8)
     soft = soft_contrastive_loss(logits, target, target)
     assert soft.item() == pytest.approx(contrastive_loss(logits.double()).item(), rel=1e-6)
@@ -307,9 +268,7 @@ def test_autocast_does_not_quantise_the_targets():
     plain = soft_targets("paper", audio, text, beta=0.3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert (audio @ audio.T).dtype == torch.bfloat16
-        torch.testing.assert_close(
-            soft_targets("paper", audio, text, beta=0.3), plain, rtol=0, atol=0
-        )
+        torch.testing.assert_close(soft_targets("paper", audio, text, beta=0.3), plain, rtol=0, atol=0)
 
 
 def test_rows_of_half_precision_towers_are_made_unit_again():
@@ -326,24 +285,16 @@ def test_callers_mistakes_are_refused_with_what_came():
         contrastive_loss(torch.zeros(3, 4))
     with pytest.raises(ValueError, match=r"got shape \(0, 0\)"):
         contrastive_loss(torch.zeros(0, 0))
-    with pytest.raises(
-        ValueError, match=r"text-to-audio target must have the logits' shape \(3, 3\), got \(1, 3\)"
-    ):
+    with pytest.raises(ValueError, match=r"text-to-audio target must have the logits' shape \(3, 3\), got \(1, 3\)"):
         soft_contrastive_loss(eye, eye, eye[:1])
     with pytest.raises(ValueError, match=r"beta must be in \[0, 1\], got 30"):
         soft_targets("paper", rows, rows, beta=30)
-    with pytest.raises(
-        ValueError, match="soft target must be one of .*'cross_modal'.*got 'cross-modal'"
-    ):
+    with pytest.raises(ValueError, match="soft target must be one of .*'cross_modal'.*got 'cross-modal'"):
         soft_targets("cross-modal", rows, rows, beta=0.3)
-    with pytest.raises(
-        ValueError, match=r"one audio and one text row per pair, got shapes \(3, 4\) and \(2, 4\)"
-    ):
+    with pytest.raises(ValueError, match=r"one audio and one text row per pair, got shapes \(3, 4\) and \(2, 4\)"):
         soft_targets("paper", rows, rows[:2], beta=0.3)
     for temperature in (None, 0.0, -1.0, float("nan")):
-        with pytest.raises(
-            ValueError, match=f"cross_modal targets need a temperature above 0, got {temperature}"
-        ):
+        with pytest.raises(ValueError, match=f"cross_modal targets need a temperature above 0, got {temperature}"):
             soft_targets("cross_modal", rows, rows, beta=0.3, temperature=temperature)
     with pytest.raises(ValueError, match=r"hard target must have the shape \(3, 3\), got \(1, 3\)"):
         soft_targets("paper", rows, rows, beta=0.3, hard=eye[:1])

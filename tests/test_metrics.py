@@ -86,9 +86,7 @@ def test_a_class_without_clips_neither_counts_as_zero_nor_vanishes():
     predicted, label = np.array([0, 0, 2]), np.array([0, 2, 2])
     np.testing.assert_array_equal(per_class_accuracy(predicted, label, 4), [1, np.nan, 0.5, np.nan])
     assert macro_accuracy(predicted, label, 4) == 0.75
-    np.testing.assert_array_equal(
-        confusion_matrix(predicted, label, 3), [[1, 0, 0], [0, 0, 0], [1, 0, 1]]
-    )
+    np.testing.assert_array_equal(confusion_matrix(predicted, label, 3), [[1, 0, 0], [0, 0, 0], [1, 0, 1]])
 
 
 # -- intervals -----------------------------------------------------------------------------------
@@ -139,9 +137,7 @@ def test_the_interval_does_not_depend_on_the_order_or_the_names_of_the_groups():
     order = np.random.default_rng(5).permutation(len(groups))
     names = np.array([f"recording-{group:03d}" for group in groups])
     plain = bootstrap_interval(correct, groups, seed=7)
-    assert bootstrap_interval(correct[order], names[order], seed=7) == pytest.approx(
-        plain, rel=1e-12
-    )
+    assert bootstrap_interval(correct[order], names[order], seed=7) == pytest.approx(plain, rel=1e-12)
     assert bootstrap_interval(correct, groups, seed=8) != plain
 
 
@@ -190,13 +186,9 @@ def test_retrieval_of_a_hand_worked_matrix_with_two_captions_per_clip():
     recalls = [recall_at_k(similarity_AT, relevant, k) for k in range(1, 8)]
     np.testing.assert_allclose(recalls, [1 / 3, 2 / 3, 2 / 3, 2 / 3, 1, 1, 1])
     precisions = (1 / 1 + 2 / 4) / 2, (1 / 5 + 2 / 6) / 2, (1 / 2 + 2 / 3) / 2
-    assert mean_average_precision_at_k(similarity_AT, relevant, 10) == pytest.approx(
-        np.mean(precisions)
-    )
+    assert mean_average_precision_at_k(similarity_AT, relevant, 10) == pytest.approx(np.mean(precisions))
     # the first 3 places only: a has 1 of 2 there, b none, c both
-    assert mean_average_precision_at_k(similarity_AT, relevant, 3) == pytest.approx(
-        np.mean([1 / 2, 0, precisions[2]])
-    )
+    assert mean_average_precision_at_k(similarity_AT, relevant, 3) == pytest.approx(np.mean([1 / 2, 0, precisions[2]]))
     assert mean_average_precision_at_k(similarity_AT, relevant, 1) == pytest.approx(1 / 3)
     # text to audio, by column: places 1, 2 or 3 (0.2 twice), 2, 2 or 3 (0.1 twice), 2, 2
     text_to_audio = [recall_at_k(similarity_AT.T, relevant.T, k) for k in (1, 2, 3)]
@@ -310,9 +302,7 @@ def test_a_published_ranking_has_its_published_scores(shared_data):
 # -- transduction --------------------------------------------------------------------------------
 
 
-def clap_like(
-    seed, num_classes=10, clips_per_class=20, dim=64, concentration=30.0, anchor_noise=1.0
-):
+def clap_like(seed, num_classes=10, clips_per_class=20, dim=64, concentration=30.0, anchor_noise=1.0):
     """Von Mises-Fisher classes, text anchors that point roughly there, and a modality gap.
 
     Returns audio (N, D), text (K, D), labels (N,) and a logit scale that suits the cosines.
@@ -322,9 +312,7 @@ def clap_like(
     sizes = np.broadcast_to(clips_per_class, num_classes)
     audio = np.concatenate(
         [
-            stats.vonmises_fisher(centre, concentration)
-            .rvs(size, random_state=rng)
-            .reshape(-1, dim)
+            stats.vonmises_fisher(centre, concentration).rvs(size, random_state=rng).reshape(-1, dim)
             for centre, size in zip(centres, sizes, strict=True)
         ]
     )
@@ -389,9 +377,7 @@ def inductive_posterior(audio, text, scale):
     return logits / logits.sum(axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize(
-    "case", ["alike", "alike in float32", "fewer clips than classes", "no rounds"]
-)
+@pytest.mark.parametrize("case", ["alike", "alike in float32", "fewer clips than classes", "no rounds"])
 def test_where_there_is_nothing_to_learn_the_zero_shot_posterior_stays(case):
     """Rounding noise made unit vectors is a cluster structure like any other."""
     audio, text, _, scale = clap_like(0)
@@ -426,9 +412,7 @@ def test_posteriors_are_distributions_and_repeat_exactly():
     assert (posterior >= 0).all()
     again = transductive_posteriors(audio, text, logit_scale=scale)
     np.testing.assert_array_equal(posterior, again)
-    half = transductive_posteriors(
-        audio.astype(np.float32), text.astype(np.float32), logit_scale=scale
-    )
+    half = transductive_posteriors(audio.astype(np.float32), text.astype(np.float32), logit_scale=scale)
     assert (half.argmax(axis=1) == posterior.argmax(axis=1)).all()
 
 
@@ -452,9 +436,7 @@ def test_rounds_equal_the_update_written_out_clip_by_clip(num_rounds):
             expected[i] /= expected[i].sum()
         sums = [sum(expected[i, k] * centred[i] for i in range(18)) for k in range(3)]
         means = [total / np.linalg.norm(total) for total in sums]
-    ours = transductive_posteriors(
-        audio, text, logit_scale=scale, anchor=0.5, num_confident=4, num_rounds=num_rounds
-    )
+    ours = transductive_posteriors(audio, text, logit_scale=scale, anchor=0.5, num_confident=4, num_rounds=num_rounds)
     np.testing.assert_allclose(ours, expected, rtol=1e-8)
 
 

@@ -50,11 +50,7 @@ def slow_pairs(audio, text, threshold, cap=None, floor=None):
 
 def rows_of(blocks):
     """Lay blocks end to end as tuples."""
-    return [
-        pair
-        for b in blocks
-        for pair in zip(b.audio_index, b.text_index, b.similarity, b.rank, strict=True)
-    ]
+    return [pair for b in blocks for pair in zip(b.audio_index, b.text_index, b.similarity, b.rank, strict=True)]
 
 
 def slow_top_k(queries, keys, k):
@@ -141,9 +137,7 @@ def test_pairs_equal_a_range_search_of_faiss():
     clip = np.repeat(np.arange(60), np.diff(limits).astype(int))
     theirs = dict(zip(zip(clip, found, strict=True), similarity, strict=True))
     assert len(theirs) > 400 and np.abs(similarity - threshold).min() > 1e-6
-    ours = {
-        (i, j): s for i, j, s, _ in rows_of(similar_pairs(audio, text, threshold, tile=(7, 11)))
-    }
+    ours = {(i, j): s for i, j, s, _ in rows_of(similar_pairs(audio, text, threshold, tile=(7, 11)))}
     assert ours.keys() == theirs.keys()
     assert all(abs(ours[pair] - theirs[pair]) < 1e-6 for pair in ours)
 
@@ -199,14 +193,9 @@ def test_the_gpu_finds_the_same_bits_as_the_cpu():
     floor = caption_floor(audio, text, 20)
     np.testing.assert_array_equal(caption_floor(audio, text, 20, device="cuda"), floor)
     for limits in ({}, {"cap_per_clip": 5, "caption_floor_M": floor}):
-        cpu, gpu = (
-            rows_of(similar_pairs(audio, text, 0.1, device=device, **limits))
-            for device in ("cpu", "cuda")
-        )
+        cpu, gpu = (rows_of(similar_pairs(audio, text, 0.1, device=device, **limits)) for device in ("cpu", "cuda"))
         assert len(cpu) > 1000 and cpu == gpu
-    for ours, theirs in zip(
-        top_k(audio, text, 7, backend="torch", device="cuda"), top_k(audio, text, 7), strict=True
-    ):
+    for ours, theirs in zip(top_k(audio, text, 7, backend="torch", device="cuda"), top_k(audio, text, 7), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -238,9 +227,7 @@ def test_blocks_grow_again_after_a_dense_stretch(monkeypatch):
     audio = np.concatenate([np.tile(text[:1], (8, 1)), np.tile(-text[:1], (200, 1))])
     sizes = []
     score = module._Join._score
-    monkeypatch.setattr(
-        module._Join, "_score", lambda self, a, c, t: sizes.append(len(a)) or score(self, a, c, t)
-    )
+    monkeypatch.setattr(module._Join, "_score", lambda self, a, c, t: sizes.append(len(a)) or score(self, a, c, t))
     list(similar_pairs(audio, text, 0.9, tile=(64, 64), max_pairs_per_block=4))
     assert min(sizes) <= 4 and max(sizes) == 64 and sum(sizes) == 208
 
@@ -333,9 +320,7 @@ def test_the_best_class_is_the_argmax_and_of_equal_prompts_the_first():
     assert [cosine(t, prompts[k]) for t, k in zip(text, index, strict=True)] == list(similarity)
 
 
-@given(
-    rows=tables(), tile=st.tuples(st.integers(1, 8), st.integers(1, 10)), bins=st.integers(1, 50)
-)
+@given(rows=tables(), tile=st.tuples(st.integers(1, 8), st.integers(1, 10)), bins=st.integers(1, 50))
 @settings(max_examples=40, deadline=None)
 def test_the_histogram_counts_every_pair_once_in_its_bin(rows, tile, bins):
     """A pair that falls between two bins, or beyond 1 by rounding, shifts every threshold."""
@@ -446,9 +431,7 @@ def test_an_empty_side_gives_no_pairs():
 def test_a_threshold_that_is_no_cosine_is_refused_at_the_call(threshold):
     """A percentage drops every pair, and a generator would tell so only when it is read."""
     rows = random_rows(3, 4, 0)
-    with pytest.raises(
-        ValueError, match=rf"cosine in \[-1, 1\], got {threshold:g}; a percentage\?"
-    ):
+    with pytest.raises(ValueError, match=rf"cosine in \[-1, 1\], got {threshold:g}; a percentage\?"):
         similar_pairs(rows, rows, threshold)
 
 
@@ -465,9 +448,7 @@ def test_rows_that_are_not_unit_vectors_are_refused():
         top_k(rows, broken, 1)
     with pytest.raises(ValueError, match="query rows must be unit vectors, row 0"):
         best_class(features, rows)
-    with pytest.raises(
-        ValueError, match=r"audio rows must have the shape \(number, D\), got \(4,\)"
-    ):
+    with pytest.raises(ValueError, match=r"audio rows must have the shape \(number, D\), got \(4,\)"):
         similar_pairs(rows[0], rows, 0.5)
     assert len(rows_of(similar_pairs(1.0009 * rows, rows, -1.0))) == 25
 

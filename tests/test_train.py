@@ -59,8 +59,13 @@ class Corpus:
             ones = np.ones(len(pairs), np.float32)
             names = np.array([f"class {i % 3}" for i in range(len(pairs))], object)
             writer.add(
-                np.array(columns[0], object), np.array(columns[1], object), ones, names, ones, np.zeros(len(pairs), np.int32)
-            )  # fmt: skip
+                np.array(columns[0], object),
+                np.array(columns[1], object),
+                ones,
+                names,
+                ones,
+                np.zeros(len(pairs), np.int32),
+            )
 
     def run(self, config: TrainConfig, inputs, on_step=None):
         work = self.store.open(STAGE.key(config, inputs))
@@ -100,7 +105,9 @@ def test_a_teacher_learns_to_tell_tones_apart(corpus):
     """A loop whose loss falls by shrinking the scale, or not at all, would go unnoticed without a score."""
     from clapcur import load_model
 
-    config = dataclasses.replace(TEACHER, num_examples=8 * 100, learning_rate=4e-3, selection="last", hard_target="identical")
+    config = dataclasses.replace(
+        TEACHER, num_examples=8 * 100, learning_rate=4e-3, selection="last", hard_target="identical"
+    )
     artifact = corpus.run(config, {"teacher_pairs": corpus.pairs})
     model = load_model(artifact.path, device="cpu")
     pool = Manifest.open(corpus.pool)
@@ -182,7 +189,9 @@ def test_soft_labels_with_beta_zero_are_the_hard_loss(corpus):
     """A form that leaks into the target at beta 0 would make SL and the control differ by construction."""
     inputs = corpus.student_inputs()
     hard = corpus.run(dataclasses.replace(STUDENT, selection="last"), inputs)
-    soft = corpus.run(dataclasses.replace(STUDENT, selection="last", soft_labels=SoftLabels(form="row", beta=0.0)), inputs)
+    soft = corpus.run(
+        dataclasses.replace(STUDENT, selection="last", soft_labels=SoftLabels(form="row", beta=0.0)), inputs
+    )
     assert all(torch.allclose(weights(hard)[name], tensor, atol=1e-6) for name, tensor in weights(soft).items())
 
 
@@ -264,7 +273,7 @@ def test_machine_fields_do_not_name_the_checkpoint():
 
 
 def test_a_killed_training_goes_on_in_a_new_process(corpus, tmp_path):
-    """kill -9 at any moment: no half-written checkpoint may count as done."""
+    """Kill -9 at any moment: no half-written checkpoint may count as done."""
     script = f"""
 import dataclasses, os, signal, sys
 sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]

@@ -113,7 +113,9 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         return _say(_usage(error, arguments), USAGE)
     except Exception as error:
-        if stop := next((cause for cause in _causes(error) if isinstance(cause, (Interrupted, KeyboardInterrupt))), None):
+        if stop := next(
+            (cause for cause in _causes(error) if isinstance(cause, (Interrupted, KeyboardInterrupt))), None
+        ):
             return _stopped(stop)
         if isinstance(error, ClapcurError):
             return _say(f"error: {error}", FAILED)
@@ -142,9 +144,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     Ctrl-C and schedulers signal the whole process group: Prefect's own server goes down with us, and what arrives here
     is that it does not answer.
     """
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+    waiting, seen = [error], set()
+    while waiting:
+        if (one := waiting.pop()) is not None and id(one) not in seen:
+            seen.add(id(one))
+            waiting += [one.__context__, one.__cause__]
+            yield one
 
 
 def _exit_code(returned: object) -> int:
