@@ -134,7 +134,7 @@ def write_tables(data: Path, folder: Path, split: str) -> dict[str, Path]:
     """Write the tables of one split and return where they are."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(2023)
-    esc, urban = _rows(data / "esc10"), _rows(data / "urbansound8k")
+    esc, urban = read_manifest(data / "esc10"), read_manifest(data / "urbansound8k")
     evaluation = [row for row in urban if row["fold"] == EVALUATION_FOLD[split]]
     forbidden = {row["recording_id"] for row in evaluation}
     first_fold = [row for row in urban if row["fold"] == "1"]
@@ -148,7 +148,7 @@ def write_tables(data: Path, folder: Path, split: str) -> dict[str, Path]:
     teacher = [row for row in teacher if row["recording_id"] not in forbidden]
     paths = {row["path"] for row in teacher}
     pool = [row for row in urban if row["fold"] in POOL_FOLDS[split] and row["path"] not in paths]
-    pool += _rows(data / "fsdd") + _rows(data / "freesound_samples")
+    pool += read_manifest(data / "fsdd") + read_manifest(data / "freesound_samples")
     pairs = [
         {**row, "caption": caption}
         for row in teacher
@@ -156,25 +156,28 @@ def write_tables(data: Path, folder: Path, split: str) -> dict[str, Path]:
     ]
     with open(data / "captions" / "audiocaps" / "train.csv", newline="", encoding="utf-8") as file:
         captions = [{"caption": row["caption"]} for row in csv.DictReader(file)]
-    tables = {
-        "pairs": (pairs, ("path", "caption", "recording_id")),
-        "pool": (pool, ("path", "recording_id")),
-        "captions": (captions, ("caption",)),
-        "evaluation": (evaluation, ("path", "label", "recording_id", "fold")),
+    where = {
+        "pairs": write_csv(folder / "pairs.csv", pairs, ("path", "caption", "recording_id")),
+        "pool": write_csv(folder / "pool.csv", pool, ("path", "recording_id")),
+        "captions": write_csv(folder / "captions.csv", captions, ("caption",)),
+        "evaluation": write_csv(folder / "evaluation.csv", evaluation, ("path", "label", "recording_id", "fold")),
     }
-    where = {}
-    for name, (rows, columns) in tables.items():
-        where[name] = folder / f"{name}.csv"
-        with open(where[name], "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
     where["class_names"] = folder / "classes.txt"
     where["class_names"].write_text("\n".join(sorted({row["label"] for row in evaluation})))
     return where
 
 
-def _rows(folder: Path) -> list[dict[str, str]]:
+def write_csv(path: Path, rows: list[dict[str, str]], columns: tuple[str, ...]) -> Path:
+    """Write these columns of the rows and return the path."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def read_manifest(folder: Path) -> list[dict[str, str]]:
+    """Read a corpus' ``manifest.csv``, with absolute paths and the Freesound recording of every clip."""
     with open(folder / "manifest.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
@@ -183,7 +186,7 @@ def _rows(folder: Path) -> list[dict[str, str]]:
     return rows
 
 
-def base(tables: dict[str, Path], split: str):
+def base(tables: dict[str, Path], name: str):
     """Return the experiment that every ablation changes one thing of."""
     from clapcur.class_names import read_class_names
     from clapcur.curate import Threshold
@@ -202,14 +205,14 @@ def base(tables: dict[str, Path], split: str):
         precision="bfloat16", held_out=0.1, num_evaluations=4,
     )  # fmt: skip
     return Experiment(
-        name=f"us8k-{split}",
+        name=name,
         pairs=IngestConfig(source=str(tables["pairs"])),
         pool=IngestConfig(source=str(tables["pool"])),
         captions=IngestConfig(source=str(tables["captions"])),
         evaluation=IngestConfig(source=str(tables["evaluation"])),
         class_names=read_class_names(tables["class_names"]),
         teacher=dataclasses.replace(training, model=model, num_examples=64 * 200),
-        student=training,
+        student=dataclasses.replace(training, learning_rate=5e-4, selection="last"),
         soft_labels=SoftLabels(form="cross_modal", beta=0.5, temperature=0.07),
         audio_threshold=Threshold(count=2000),
         caption_threshold=Threshold(count=2000),
@@ -289,7 +292,7 @@ def run(split: str, name: str, seeds: tuple[int, ...], data: Path) -> Iterator[d
     from flows.compare import compare
 
     tables = write_tables(data, Home.open().root / "us8k" / split, split)
-    start = base(tables, split)
+    start = base(tables, f"us8k-{split}")
     for setting, (rows, changes) in ablations()[name].items():
         wanted = tuple(dict.fromkeys(("teacher", *rows)))
         experiment = changed(dataclasses.replace(start, rows=tuple(map(row, wanted)), seeds=seeds), changes)

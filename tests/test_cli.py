@@ -249,7 +249,7 @@ def test_a_process_exits_with_the_code_and_without_a_traceback(tmp_path):
         (Interrupted("stopped at step 5 of 9; the state is saved"), 143, "interrupted: stopped at step 5 of 9"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x.npy"), 1, "the disk is full"),
         (RuntimeError("(sqlite3.OperationalError) database or disk is full"), 1, "the disk is full"),
-        (PermissionError(errno.EACCES, "Permission denied", "/root/x"), 1, "error: Permission denied: /root/x"),
+        (PermissionError(errno.EACCES, "Permission denied", "/no/such/x"), 1, "error: Permission denied: /no/such/x"),
         (ValueError("two\nlines"), 2, "error: two lines"),
     ],
 )

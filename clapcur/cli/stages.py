@@ -254,7 +254,8 @@ def curate(
             near_duplicate=near_duplicate,
         )  # fmt: skip
         audio, texts = EmbedConfig(what="audio", num_crops=num_crops), EmbedConfig(what="captions")
-        embeddings = {
+        embeddings: dict[str, tuple[str | None, EmbedConfig]] = {
+            "prompt_embeddings": (None, EmbedConfig(what="prompts", prompts=prompts(names, prompt))),
             "teacher_clip_embeddings": ("teacher_pairs", audio),
             "teacher_caption_embeddings": ("teacher_pairs", texts),
             "pool_embeddings": ("pool", audio),
@@ -262,9 +263,6 @@ def curate(
             "evaluation_embeddings": ("evaluation", audio),
         }
         inputs |= embedded(teacher, inputs, embeddings)
-        inputs |= embedded(
-            teacher, {}, {"prompt_embeddings": (None, EmbedConfig(what="prompts", prompts=prompts(names, prompt)))}
-        )
         made = run.fn(config, inputs, teacher.record["config"].get("seed", 0))
     show_artifact(made, as_json, card=str(made.path / "card.json"))
 

@@ -98,6 +98,8 @@ def protocol_lines(table: Mapping[str, Any]) -> list[str]:
         lines.append(f"UNEQUAL sample budgets ({sizes} pairs): the rows are no fair comparison")
     if facts["selection"] == ["held_out"]:
         lines.append("checkpoints were chosen by their loss on held-out training pairs, not by these clips")
+    elif facts["selection"] == ["last"]:
+        lines.append("every student is the last step of its training: no clip chose a checkpoint")
     return [*lines, "transductive: all clips classified at once (text-anchored EM, arXiv 2606.17160), without labels"]
 
 
