@@ -63,12 +63,6 @@ def write_tables(data: Path, folder: Path, fold: str) -> dict[str, Path]:
 
 def main() -> None:
     """Run all folds, then print one line per row over all clips."""
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
-    from clapcur.metrics import bootstrap_interval, paired_change
-    from clapcur.recipes import Experiment
-    from flows.compare import compare
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--seed", type=int, default=0)
@@ -78,6 +72,11 @@ def main() -> None:
         sys.exit(f"ESC-10 is not at {arguments.data}/esc10; give the folder above it with --data")
     for name, value in Home.open().environment().items():
         os.environ.setdefault(name, value)
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    from clapcur.metrics import bootstrap_interval, paired_change
+    from clapcur.recipes import Experiment
+    from flows.compare import compare
 
     predictions: dict[str, list[pd.DataFrame]] = {name: [] for name in ROWS}
     for fold in FOLDS:

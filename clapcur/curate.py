@@ -162,7 +162,7 @@ def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace
                 thresholds["audio"] = _audio_threshold(config, rows_ND, captions, floor_M, histogram)
             _write_join(writer, clip_ids, rows_ND, captions, thresholds["audio"], floor_M, config)
         if writer.num_pairs == 0:
-            raise EmptySetError(_how_to_fill(config, thresholds, captions, evidence, num_captions))
+            raise EmptySetError(_how_to_fill(config, thresholds, captions, evidence, num_captions, exclusions))
     text_of = dict(zip(captions.ids, captions.texts, strict=True))
     counts = writer.counts() | {
         "candidate_clips": len(clip_ids), "candidate_captions": len(captions.ids), "all_captions": num_captions,
@@ -378,7 +378,7 @@ def _coarse(histogram: NDArray[np.int64], num_bins: int = 200) -> dict[str, list
 
 def _how_to_fill(
     config: CurateConfig, thresholds: Mapping[str, float], captions: Captions, evidence: Mapping[str, Any],
-    num_captions: int,
+    num_captions: int, exclusions: Mapping[str, int],
 ) -> str:  # fmt: skip
     """Say why the set is empty and which threshold would give pairs."""
     name = config.strategy.upper()
@@ -398,7 +398,8 @@ def _how_to_fill(
         for index, total in enumerate(np.cumsum(counts))
         if total > 0 and counts[index] > 0
     ][:3]
-    hint = f"; an audio threshold of {', '.join(would)} pairs" if would else "; there is no eligible clip at all"
+    left_out = ", ".join(f"{count} as {reason.replace('_', ' ')}" for reason, count in exclusions.items() if count)
+    hint = f"; an audio threshold of {', '.join(would)} pairs" if would else f"; no clip is eligible: {left_out}"
     return f"{name} kept no pair at an audio threshold of {thresholds['audio']:.3f}{hint}"
 
 

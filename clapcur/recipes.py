@@ -84,11 +84,15 @@ class Experiment:
     max_per_caption: int | None = None
     ads_replay: Literal["ds", "teacher_pairs"] = "teacher_pairs"
     # what an ADS student replays; the paper replays DS
+    near_duplicate: float | None = 0.9999
+    # audio similarity to an evaluation clip from which on a clip counts as the same sound; None: do not look
     num_crops: int = 1
     # crops per clip in every embedding
     rows: tuple[Row, ...] = PAPER_ROWS
     seeds: tuple[int, ...] = (0,)
     # one teacher and one set of students each
+    note: str = ""
+    # what a reader of the report must know of the sounds
 
     def __post_init__(self) -> None:
         """Refuse what cannot be compared."""
@@ -110,6 +114,7 @@ class Experiment:
             strategy=strategy, class_names=self.class_names, prompt=self.prompt, audio_threshold=self.audio_threshold,
             caption_threshold=self.caption_threshold, max_per_clip=self.max_per_clip,
             max_per_caption=self.max_per_caption, held_out=self.student.held_out,
+            near_duplicate=self.near_duplicate,
         )  # fmt: skip
 
     def train_teacher(self, seed: int) -> TrainConfig:
@@ -206,6 +211,8 @@ def demo_experiment(corpus: Corpus, seed: int = 0) -> Experiment:
     training = TrainConfig(num_examples=64 * 80, learning_rate=4e-3, hard_target="identical", precision="bfloat16")
     return Experiment(
         name="demo-synthetic-sounds",
+        note="These sounds are synthetic, made by formulas: the table shows that the machinery works, not what it does "
+        "for yours.",
         pairs=IngestConfig(source=str(corpus.pairs)),
         pool=IngestConfig(
             source=str(corpus.pool), metadata=str(corpus.pool_table), audio_folder=str(corpus.pool.parent)

@@ -48,7 +48,7 @@ def compare(experiment: Experiment) -> Artifact:
             role = f"scores.{row.name}.seed{seed}"
             scores[role] = score(experiment, row, seed, manifests, checkpoint, campaign)
             rows.append(ReportRow(strategy=row.strategy, soft_labels=row.soft_labels, seed=seed, scores=role))
-    return report(ReportConfig(title=experiment.name, rows=tuple(rows)), scores, campaign)
+    return report(ReportConfig(title=experiment.name, rows=tuple(rows), note=experiment.note), scores, campaign)
 
 
 def improvement_sets(

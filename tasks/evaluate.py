@@ -18,4 +18,6 @@ def evaluate(
     """Score one row's checkpoint zero-shot."""
     strategy, soft = row.removesuffix("+sl"), row.endswith("sl")
     tags = {"row": row, "strategy": strategy, "soft_labels": soft, "seed": seed}
+    if campaign is not None:
+        tags["dataset"] = campaign.experiment
     return run_stage(STAGE, config, inputs, campaign, tags)

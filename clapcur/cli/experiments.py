@@ -252,7 +252,7 @@ def show_where_to_look(report: Artifact, home: Home) -> None:
         show(
             f"The best student here, for clapcur.load_model: {home.store.folder('checkpoint', best['checkpoint'])}",
             f"  {clapcur} trace {best['checkpoint']}    what made it, down to every pair",
-            f"  {clapcur} pairs {best['improvement_set']}    the pairs that the teacher found",
+            f"  {clapcur} pairs {best['improvement_set']}    the pairs that it learned from",
             f"  {clapcur} impact {clip[:12]}   what one of its clips has touched",
         )
     show(
