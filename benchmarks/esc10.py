@@ -66,6 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rows", default=",".join(ROWS), help="teacher and continued are always among them")
     parser.add_argument("--output", type=Path, help="append one JSON object per row")
     arguments = parser.parse_args()
     if not (arguments.data / "esc10").is_dir():
@@ -78,11 +79,12 @@ def main() -> None:
     from clapcur.recipes import Experiment
     from flows.compare import compare
 
-    predictions: dict[str, list[pd.DataFrame]] = {name: [] for name in ROWS}
+    rows = tuple(dict.fromkeys(("teacher", "continued", *arguments.rows.split(","))))
+    predictions: dict[str, list[pd.DataFrame]] = {name: [] for name in rows}
     for fold in FOLDS:
         tables = write_tables(arguments.data, Home.open().root / "esc10" / fold, fold)
         experiment: Experiment = dataclasses.replace(
-            base(tables, "esc10"), rows=tuple(map(row, ROWS)), seeds=(arguments.seed,)
+            base(tables, "esc10"), rows=tuple(map(row, rows)), seeds=(arguments.seed,)
         )
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             report = compare(experiment)
@@ -97,7 +99,7 @@ def main() -> None:
     def correct(name: str, column: str = "predicted") -> np.ndarray:
         return (whole[name][column] == whole[name].label).to_numpy(float)
 
-    for name in ROWS:
+    for name in rows:
         result = {
             "row": name,
             "clips": len(groups),

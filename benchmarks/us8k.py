@@ -216,6 +216,7 @@ def base(tables: dict[str, Path], name: str):
         soft_labels=SoftLabels(form="cross_modal", beta=0.5, temperature=0.07),
         audio_threshold=Threshold(count=2000),
         caption_threshold=Threshold(count=2000),
+        even_classes=True,
         max_per_clip=3,
     )  # fmt: skip
 
@@ -249,6 +250,7 @@ def ablations() -> dict[str, dict[str, tuple[tuple[str, ...], dict[str, object]]
             "1 per clip": (("ads", "du"), {"max_per_clip": 1}),
             "3 per clip, 20 per caption": (("ads", "du"), {"max_per_caption": 20}),
         },
+        "even": {f"even classes: {even}": (("du", "ads", "ads+sl"), {"even_classes": even}) for even in (False, True)},
         "replay": {
             "none": (("ads",), {"student.replay_probability": 0.0}),
             "teacher pairs, 0.5": (("ads",), {}),

@@ -88,6 +88,9 @@ class CurateConfig:
     # clip against caption: DU and ADS
     caption_threshold: Threshold = Threshold(similarity=0.7)
     # caption against class prompts: DS and ADS
+    even_classes: bool = False
+    # thresholds by count hold for each class apart, with an even share of the count: one threshold for all leaves the
+    # classes out on which a weak teacher is less sure
     max_per_clip: int | None = None
     # best captions of a clip
     max_per_caption: int | None = None
@@ -100,6 +103,8 @@ class CurateConfig:
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
         check_class_names(self.class_names)
+        if self.even_classes and self.audio_threshold.count is None and self.caption_threshold.count is None:
+            raise ValueError("even_classes shares a count between the classes: give a threshold by count")
         if self.caption_threshold.precision is not None:
             raise ValueError(
                 "only the audio threshold can be given by precision; give caption_threshold by similarity or count"
@@ -142,8 +147,9 @@ def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace
     num_captions = len(captions.ids)
     thresholds: dict[str, float] = {}
     if config.strategy in ("ds", "ads"):
-        thresholds["caption"] = _caption_threshold(captions, config.caption_threshold)
-        captions = captions.where(captions.class_similarity_M >= thresholds["caption"])
+        least_M = _caption_thresholds(captions, config)
+        thresholds["caption"] = float(least_M.min())
+        captions = captions.where(captions.class_similarity_M >= least_M)
     clip_ids, rows_ND, exclusions = _candidate_clips(inputs, config, teacher_pairs)
     evidence: dict[str, Any] = {}
     with ImprovementSetWriter(work.path) as writer:
@@ -152,12 +158,18 @@ def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace
         else:
             histogram = similarity_histogram(rows_ND, captions.rows_MD, num_bins=HISTOGRAM_BINS)
             evidence["histogram"] = _coarse(histogram)
-            floor_M = None
+            floor_M: NDArray[np.float32] | None = None
             if config.max_per_caption and len(rows_ND):
                 floor_M = caption_floor(rows_ND, captions.rows_MD, config.max_per_caption)
             if config.audio_threshold.precision is not None:
                 evidence["calibration"] = _calibrate(inputs, config, captions, teacher_pairs)
                 thresholds["audio"] = evidence["calibration"]["similarity"]
+            elif config.even_classes and config.audio_threshold.count is not None and len(captions.ids):
+                by_class = _audio_thresholds_by_class(config, rows_ND, captions, floor_M)
+                evidence["class_thresholds"] = by_class
+                thresholds["audio"] = min(by_class.values())
+                own_M = np.array([by_class[name] for name in captions.classes], np.float32)
+                floor_M = own_M if floor_M is None else np.maximum(floor_M, own_M)
             else:
                 thresholds["audio"] = _audio_threshold(config, rows_ND, captions, floor_M, histogram)
             _write_join(writer, clip_ids, rows_ND, captions, thresholds["audio"], floor_M, config)
@@ -238,12 +250,20 @@ def _candidate_clips(
     return clips.clip_id.to_numpy(object)[keep], rows_ND[keep], counts
 
 
-def _caption_threshold(captions: Captions, threshold: Threshold) -> float:
+def _caption_thresholds(captions: Captions, config: CurateConfig) -> NDArray[np.float32]:
+    """Return the threshold that holds for each caption: one for all, or one for each class."""
+    threshold = config.caption_threshold
     if threshold.similarity is not None:
-        return threshold.similarity
+        return np.full(len(captions.ids), threshold.similarity, np.float32)
     assert threshold.count is not None
-    ordered = np.sort(captions.class_similarity_M)[::-1]
-    return float(ordered[min(threshold.count, len(ordered)) - 1])
+    if not config.even_classes:
+        return np.full(len(captions.ids), _nth_largest(captions.class_similarity_M, threshold.count), np.float32)
+    share = _share(threshold.count, config)
+    own = {
+        name: _nth_largest(captions.class_similarity_M[captions.classes == name], share)
+        for name in np.unique(captions.classes)
+    }
+    return np.array([own[name] for name in captions.classes], np.float32)
 
 
 def _audio_threshold(
@@ -257,13 +277,46 @@ def _audio_threshold(
     assert threshold.count is not None
     if config.max_per_clip is None and config.max_per_caption is None or not len(rows_ND) or not len(captions.ids):
         return threshold_for_count(histogram, threshold.count)
+    return _nth_largest(_capped(config, rows_ND, captions, floor_M)[0], threshold.count)
+
+
+def _audio_thresholds_by_class(
+    config: CurateConfig, rows_ND: NDArray[np.float32], captions: Captions, floor_M: NDArray[np.float32] | None
+) -> dict[str, float]:
+    """Return, for each class with a caption, the similarity that keeps its share of the pairs, the caps included."""
+    assert config.audio_threshold.count is not None
+    share = _share(config.audio_threshold.count, config)
+    names = np.unique(captions.classes)
+    if config.max_per_clip is None and config.max_per_caption is None:
+        counts = {
+            name: similarity_histogram(rows_ND, captions.rows_MD[captions.classes == name], num_bins=HISTOGRAM_BINS)
+            for name in names
+        }
+        return {str(name): threshold_for_count(count, share) for name, count in counts.items()}
+    similarity, text = _capped(config, rows_ND, captions, floor_M)
+    return {str(name): _nth_largest(similarity[captions.classes[text] == name], share) for name in names}
+
+
+def _capped(
+    config: CurateConfig, rows_ND: NDArray[np.float32], captions: Captions, floor_M: NDArray[np.float32] | None
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return similarity and caption of all pairs that the caps leave, whatever the threshold."""
     if config.max_per_clip is not None:
         similarity, text = top_k(rows_ND, captions.rows_MD, min(config.max_per_clip, len(captions.ids)))
-        kept = similarity[similarity >= floor_M[text]] if floor_M is not None else similarity.ravel()
-    else:
-        assert config.max_per_caption is not None
-        kept = top_k(captions.rows_MD, rows_ND, min(config.max_per_caption, len(rows_ND)))[0].ravel()
-    return float(np.sort(kept)[::-1][: threshold.count][-1])
+        kept = similarity >= floor_M[text] if floor_M is not None else np.ones(similarity.shape, bool)
+        return similarity[kept], text[kept]
+    assert config.max_per_caption is not None
+    similarity, _ = top_k(captions.rows_MD, rows_ND, min(config.max_per_caption, len(rows_ND)))
+    return similarity.ravel(), np.repeat(np.arange(len(captions.ids)), similarity.shape[1])
+
+
+def _share(count: int, config: CurateConfig) -> int:
+    return max(1, count // len(config.class_names))
+
+
+def _nth_largest(values: NDArray[np.float32], n: int) -> float:
+    """Return the n-th largest value, the smallest where there are fewer, and 1 where there is none."""
+    return float(np.sort(values)[::-1][:n][-1]) if len(values) else 1.0
 
 
 def _calibrate(

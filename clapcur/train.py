@@ -46,7 +46,7 @@ class SoftLabels:
 
     form: SoftForm = "cross_modal"
     # paper | row | softmax | cross_modal
-    beta: float = 0.3
+    beta: float = 0.5
     # weight of the soft target, 0 is the hard loss
     temperature: float = 0.07
     # of the teacher's similarities in the forms softmax and cross_modal

@@ -216,6 +216,22 @@ def test_a_threshold_by_count_counts_what_the_caps_leave(world, tmp_path, caps):
     assert as_set(pairs) == as_set(everything.nlargest(30, "similarity"))
 
 
+@pytest.mark.parametrize("caps", [{}, {"max_per_clip": 3}, {"max_per_caption": 5}])
+def test_even_classes_give_every_class_its_share(world, tmp_path, caps):
+    """One threshold for all fills the set with the classes that a weak teacher is sure of and leaves the others out."""
+    settings = {"strategy": "ads", "caption_threshold": Threshold(count=15), "audio_threshold": Threshold(count=60)}
+    pairs = run(world, tmp_path, even_classes=True, **settings, **caps)
+    assert world.card["counts"]["candidate_captions"] == 15
+    assert pairs.groupby("class").caption_id.nunique().max() <= 5
+    assert all(18 <= count <= 20 for count in pairs.groupby("class").size())
+    everything = run(
+        world, tmp_path, even_classes=True, **(settings | {"audio_threshold": Threshold(similarity=-1.0)}), **caps
+    )
+    for name, own in pairs.groupby("class"):
+        best = everything[everything["class"] == name].nlargest(len(own), "similarity")
+        assert as_set(own) == as_set(best)
+
+
 def test_a_threshold_by_precision_is_the_lowest_that_reaches_it():
     """Against the definition as a loop: another threshold would be below the target or waste pairs."""
     rng = np.random.default_rng(1)
