@@ -41,6 +41,17 @@ def test_log_mel_equals_the_rows_that_hugging_faces_clap_test_expects(row: int) 
         np.testing.assert_allclose(log_mel[frame].numpy(), expected["values"], rtol=0, atol=1e-4)
 
 
+def test_log_mel_equals_hugging_faces_own_extractor() -> None:
+    """The same comparison on any machine, with the code that made the golden rows."""
+    from transformers import ClapFeatureExtractor
+
+    extractor = ClapFeatureExtractor(frequency_min=50, truncation="rand_trunc", padding="repeatpad")
+    waveform_BT = 0.1 * noise(480000)
+    theirs = extractor(waveform_BT[0].numpy(), sampling_rate=48000, return_tensors="pt")["input_features"][0, 0]
+    ours = LogMel(FrontEndConfig(sample_rate=48000, hop_samples=480))(waveform_BT)[0]
+    np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=0, atol=1e-4)
+
+
 @pytest.mark.shared_data("golden/mel_filters")
 def test_mel_filters_equal_144_matlab_filterbanks() -> None:
     """A filterbank with a shifted edge sounds right and scores a little worse."""
