@@ -89,8 +89,8 @@ class CurateConfig:
     caption_threshold: Threshold = Threshold(similarity=0.7)
     # caption against class prompts: DS and ADS
     even_classes: bool = False
-    # thresholds by count hold for each class apart, with an even share of the count: one threshold for all leaves the
-    # classes out on which a weak teacher is less sure
+    # thresholds by count hold for each class apart, with an even share of the count: one threshold for all leaves out
+    # the classes on which a weak teacher is less sure; thresholds by similarity or precision are not touched
     max_per_clip: int | None = None
     # best captions of a clip
     max_per_caption: int | None = None
@@ -103,8 +103,6 @@ class CurateConfig:
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
         check_class_names(self.class_names)
-        if self.even_classes and self.audio_threshold.count is None and self.caption_threshold.count is None:
-            raise ValueError("even_classes shares a count between the classes: give a threshold by count")
         if self.caption_threshold.precision is not None:
             raise ValueError(
                 "only the audio threshold can be given by precision; give caption_threshold by similarity or count"

@@ -37,7 +37,9 @@ class_names: classes.txt
 # A pair enters where clip and caption are similar enough to the teacher, and (ADS, DS) the caption to a class.
 # By similarity (a cosine), by count, or (audio only) by the precision wanted on held-out pairs.
 audio_threshold: {count: 2000}
-caption_threshold: {count: 200}
+caption_threshold: {count: 1000}
+# Every class gets its share of a count, so that the classes on which the teacher is unsure are not left out.
+even_classes: true
 # At most so many captions a clip: keeps a few clips from filling the set.
 max_per_clip: 3
 
@@ -45,8 +47,8 @@ max_per_clip: 3
 seeds: [0]
 # What is left out is taken from clapcur's defaults. To change a training, for instance:
 # teacher: {num_examples: 25600}
-# student: {num_examples: 12800, learning_rate: 0.0003}
-# soft_labels: {form: cross_modal, beta: 0.3}
+# student: {num_examples: 12800, learning_rate: 0.0005}
+# soft_labels: {form: cross_modal, beta: 0.5}
 """
 
 
