@@ -189,10 +189,10 @@ def read_manifest(folder: Path) -> list[dict[str, str]]:
 def base(tables: dict[str, Path], name: str):
     """Return the experiment that every ablation changes one thing of."""
     from clapcur.class_names import read_class_names
-    from clapcur.curate import Threshold
     from clapcur.ingest import IngestConfig
     from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
     from clapcur.recipes import Experiment
+    from clapcur.thresholds import Threshold
     from clapcur.train import SoftLabels, TrainConfig
 
     model = ClapConfig(
@@ -223,7 +223,7 @@ def base(tables: dict[str, Path], name: str):
 
 def ablations() -> dict[str, dict[str, tuple[tuple[str, ...], dict[str, object]]]]:
     """Return, per ablation, its settings: which rows are run, and what is changed."""
-    from clapcur.curate import Threshold
+    from clapcur.thresholds import Threshold
 
     targets = {
         f"{form}, beta {beta}": (("ads+sl",), {"soft_labels.form": form, "soft_labels.beta": beta})

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
+from clapcur.errors import DataError
+
 T = TypeVar("T")
 
 
@@ -76,6 +78,27 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "config") ->
         return TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as error:
         raise ValueError(f"{where}: " + "; ".join(_explain(cls, item) for item in error.errors())) from None
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises
+    ------
+    DataError
+        The file is missing, no YAML, or holds something else.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"the config {path} does not exist; `clapcur init` writes one to start from") from None
+    except yaml.YAMLError as error:
+        raise DataError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{path} must hold a mapping, got {type(values).__name__}")
+    return values
 
 
 def _explain(cls: type, item: Mapping[str, Any]) -> str:

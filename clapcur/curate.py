@@ -39,40 +39,9 @@ from clapcur.similarity import (
     threshold_for_count,
     top_k,
 )
+from clapcur.thresholds import Threshold, nth_largest, precision_threshold
 
 HISTOGRAM_BINS = 20_000  # over [-1, 1]: thresholds by count are good to 1e-4
-LEAST_SUPPORT = 20  # held-out pairs below which a calibrated precision says nothing
-
-
-@frozen
-class Threshold:
-    """A similarity threshold, given in exactly one of three ways.
-
-    Thresholds do not transfer between teachers: 0.7 fits the paper's, while a teacher of 1,200 pairs has its 99.9th
-    percentile at 0.62.
-    """
-
-    similarity: float | None = None
-    # cosine in [-1, 1], inclusive
-    count: int | None = None
-    # the lowest threshold that keeps this many pairs (captions) and no more but ties; caps count
-    precision: float | None = None
-    # audio only: the lowest threshold at which this share of held-out pairs agrees in class
-
-    def __post_init__(self) -> None:
-        """Refuse none or several, and values without a meaning."""
-        given = [name for name in ("similarity", "count", "precision") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"a threshold is given by one of similarity, count or precision, got {given or 'none'}")
-        if self.similarity is not None and not -1 <= self.similarity <= 1:
-            raise ValueError(
-                f"threshold must be a cosine in [-1, 1], got {self.similarity:g}; a percentage? "
-                "every pair would be dropped"
-            )
-        if self.count is not None and self.count < 1:
-            raise ValueError(f"a threshold by count must keep at least one pair, got {self.count}")
-        if self.precision is not None and not 0 < self.precision <= 1:
-            raise ValueError(f"a precision lies in (0, 1], got {self.precision:g}")
 
 
 @frozen
@@ -255,10 +224,10 @@ def _caption_thresholds(captions: Captions, config: CurateConfig) -> NDArray[np.
         return np.full(len(captions.ids), threshold.similarity, np.float32)
     assert threshold.count is not None
     if not config.even_classes:
-        return np.full(len(captions.ids), _nth_largest(captions.class_similarity_M, threshold.count), np.float32)
+        return np.full(len(captions.ids), nth_largest(captions.class_similarity_M, threshold.count), np.float32)
     share = _share(threshold.count, config)
     own = {
-        name: _nth_largest(captions.class_similarity_M[captions.classes == name], share)
+        name: nth_largest(captions.class_similarity_M[captions.classes == name], share)
         for name in np.unique(captions.classes)
     }
     return np.array([own[name] for name in captions.classes], np.float32)
@@ -275,7 +244,7 @@ def _audio_threshold(
     assert threshold.count is not None
     if config.max_per_clip is None and config.max_per_caption is None or not len(rows_ND) or not len(captions.ids):
         return threshold_for_count(histogram, threshold.count)
-    return _nth_largest(_capped(config, rows_ND, captions, floor_M)[0], threshold.count)
+    return nth_largest(_capped(config, rows_ND, captions, floor_M)[0], threshold.count)
 
 
 def _audio_thresholds_by_class(
@@ -292,7 +261,7 @@ def _audio_thresholds_by_class(
         }
         return {str(name): threshold_for_count(count, share) for name, count in counts.items()}
     similarity, text = _capped(config, rows_ND, captions, floor_M)
-    return {str(name): _nth_largest(similarity[captions.classes[text] == name], share) for name in names}
+    return {str(name): nth_largest(similarity[captions.classes[text] == name], share) for name in names}
 
 
 def _capped(
@@ -310,11 +279,6 @@ def _capped(
 
 def _share(count: int, config: CurateConfig) -> int:
     return max(1, count // len(config.class_names))
-
-
-def _nth_largest(values: NDArray[np.float32], n: int) -> float:
-    """Return the n-th largest value, the smallest where there are fewer, and 1 where there is none."""
-    return float(np.sort(values)[::-1][:n][-1]) if len(values) else 1.0
 
 
 def _calibrate(
@@ -346,36 +310,6 @@ def _held_out_agreement(
     audio = EmbeddingTable.open(inputs["teacher_clip_embeddings"]).select(pairs.clip_id.tolist())
     similarity = audio @ captions.rows_MD.T
     return similarity.ravel(), (names[own_class][:, None] == captions.classes[None, :]).ravel()
-
-
-def precision_threshold(scores: NDArray[np.float32], agrees: NDArray[np.bool_], target: float) -> dict[str, float]:
-    """Return the lowest similarity at or above which at least `target` of the scores agree.
-
-    Returns
-    -------
-    dict
-        ``similarity``, the ``precision`` reached there and its ``support`` in pairs.
-
-    Raises
-    ------
-    EmptySetError
-        No threshold with at least `LEAST_SUPPORT` pairs reaches the target; the message names the best.
-    """
-    order = np.argsort(-scores, kind="stable")
-    ordered, hits = scores[order], np.cumsum(agrees[order])
-    support = np.arange(1, len(scores) + 1)
-    precision = hits / support
-    is_last_of_ties = np.append(ordered[1:] < ordered[:-1], True)
-    usable = is_last_of_ties & (support >= LEAST_SUPPORT)
-    reached = np.flatnonzero(usable & (precision >= target))
-    if len(reached) == 0:
-        best = float(precision[usable].max()) if usable.any() else float("nan")
-        raise EmptySetError(
-            f"no threshold reaches the precision {target:g} on {len(scores)} held-out pairs, the best is {best:.3f}; "
-            "ask for less, or give the threshold by similarity or count"
-        )
-    at = int(reached[-1])
-    return {"similarity": float(ordered[at]), "precision": float(precision[at]), "support": int(support[at])}
 
 
 def _write_join(

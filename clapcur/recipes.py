@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clapcur.class_names import PROMPT, check_class_names, prompts, read_class_names
-from clapcur.config import from_dict, frozen
+from clapcur.config import from_dict, frozen, read_mapping
 from clapcur.corpora.procedural import Corpus
-from clapcur.curate import CurateConfig, Threshold
+from clapcur.curate import CurateConfig
 from clapcur.embed import EmbedConfig
-from clapcur.errors import DataError
 from clapcur.evaluate import EvaluateConfig
 from clapcur.ingest import IngestConfig
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
+from clapcur.thresholds import Threshold
 from clapcur.train import SoftLabels, TrainConfig
 
 Strategy = Literal["teacher", "continued", "sl", "du", "ds", "ads"]
@@ -148,19 +148,8 @@ def experiment_from_file(path: Path | str) -> Experiment:
     ValueError
         An unknown key, or a value that makes no sense.
     """
-    import yaml
-
     path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise DataError(f"the config {path} does not exist; `clapcur init` writes one to start from") from None
-    except yaml.YAMLError as error:
-        raise DataError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise DataError(
-            f"{path} must hold a mapping with pairs, evaluation and class_names, got {type(values).__name__}"
-        )
+    values = read_mapping(path)
     folder = path.absolute().parent
     if missing := [name for name in ("pairs", "evaluation", "class_names") if name not in values]:
         raise ValueError(f"{path}: missing {', '.join(missing)}")

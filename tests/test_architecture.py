@@ -36,6 +36,7 @@ LAYERS = {
         "clapcur.mixing",
         "clapcur.models",
         "clapcur.similarity",
+        "clapcur.thresholds",
         "clapcur.training_state",
         "clapcur.waveforms",
     ),
@@ -64,7 +65,7 @@ THIRD_PARTY = {
     "data": {"numpy", "pandas", "pyarrow", "scipy", "soundfile", "soxr"},
 }  # other layers may use what they need
 LAZY = {
-    "clapcur.config": {"pydantic"},  # checks the values of a config file: Prefect's own form check does the same
+    "clapcur.config": {"pydantic", "yaml"},  # read a config file and check its values, as Prefect checks its forms
     "clapcur.progress": {"rich"},  # draws the bar, at a terminal only
 }  # may be imported inside functions
 DOORS = {"prefect": ("clapcur.cli", "tasks", "flows"), "mlflow": ("clapcur.lineage",)}  # the only ways to these two

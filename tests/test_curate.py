@@ -9,9 +9,10 @@ from building import clips_table, embeddings, manifest
 
 from clapcur import curate as module
 from clapcur.artifacts import Store
-from clapcur.curate import CurateConfig, Threshold, curate, precision_threshold
+from clapcur.curate import CurateConfig, curate
 from clapcur.errors import EmptySetError
 from clapcur.manifest import Manifest, caption_id
+from clapcur.thresholds import LEAST_SUPPORT, Threshold, precision_threshold
 
 CLASSES = ("dog", "rain", "siren")
 DIM = 8
@@ -238,7 +239,7 @@ def test_a_threshold_by_precision_is_the_lowest_that_reaches_it():
     scores = np.round(rng.random(400), 2).astype(np.float32)
     agrees = rng.random(400) < scores
     found = precision_threshold(scores, agrees, 0.7)
-    usable = [t for t in np.unique(scores) if (scores >= t).sum() >= module.LEAST_SUPPORT]
+    usable = [t for t in np.unique(scores) if (scores >= t).sum() >= LEAST_SUPPORT]
     reaching = [t for t in usable if agrees[scores >= t].mean() >= 0.7]
     assert found["similarity"] == pytest.approx(min(reaching))
     assert found["precision"] == pytest.approx(agrees[scores >= min(reaching)].mean())
@@ -248,7 +249,7 @@ def test_calibration_by_precision_reads_classes_of_captions_and_no_label(world, 
     """The threshold must come from held-out pairs, and its evidence stand in the card."""
     run(world, tmp_path, strategy="du", held_out=0.5, audio_threshold=Threshold(precision=0.9))
     evidence = world.card["calibration"]
-    assert evidence["precision"] >= 0.9 and evidence["support"] >= module.LEAST_SUPPORT
+    assert evidence["precision"] >= 0.9 and evidence["support"] >= LEAST_SUPPORT
     assert world.card["thresholds"]["audio"] == pytest.approx(evidence["similarity"])
 
 

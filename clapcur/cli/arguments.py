@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from clapcur.artifacts import Artifact
-from clapcur.config import from_dict
-from clapcur.errors import ArtifactError, DataError
+from clapcur.config import from_dict, read_mapping
+from clapcur.errors import ArtifactError
 from clapcur.home import Home
 
 if TYPE_CHECKING:
-    from clapcur.curate import Threshold
+    from clapcur.thresholds import Threshold
     from clapcur.train import TrainConfig
 
 
@@ -26,7 +26,7 @@ def find(home: Home, name: str, kind: str) -> Artifact:
 
 def threshold(text: str) -> "Threshold":
     """Read a threshold: a cosine, ``count:N`` or ``precision:P``."""
-    from clapcur.curate import Threshold
+    from clapcur.thresholds import Threshold
 
     way, colon, value = text.rpartition(":")
     try:
@@ -48,16 +48,7 @@ def training_from_file(
     """Return a training from an experiment file, or from a file with the fields of one training."""
     from dataclasses import replace
 
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise DataError(f"the config {path} does not exist; `clapcur init` writes one to start from") from None
-    except yaml.YAMLError as error:
-        raise DataError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise DataError(f"{path} must hold a mapping, got {type(values).__name__}")
+    values = read_mapping(path)
     from clapcur.recipes import experiment_from_file
     from clapcur.train import SoftLabels, TrainConfig
 
