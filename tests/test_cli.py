@@ -542,7 +542,9 @@ def sounds(tmp_path, monkeypatch, rng):
         pairs: pairs.csv
         evaluation: labelled.csv
         class_names: classes.txt
+        audio_threshold: {similarity: 0.7}
         caption_threshold: {similarity: -1}
+        max_per_clip: null
         rows: [{strategy: teacher}, {strategy: ds, soft_labels: true}]
         seeds: [5]
         teacher:
@@ -551,7 +553,9 @@ def sounds(tmp_path, monkeypatch, rng):
           selection: last
           num_evaluations: 0
           model:
-            audio: {width: tiny, front_end: {sample_rate: 16000, n_fft: 512, num_mels: 40, f_max: 7800}}
+            audio:
+              width: tiny
+              front_end: {sample_rate: 16000, n_fft: 512, hop_samples: 320, num_mels: 40, f_max: 7800}
             text: {hidden_size: 16, num_layers: 1, vocab_size: 100}
             embedding_dim: 16
             window_s: 0.7

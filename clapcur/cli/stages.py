@@ -223,6 +223,9 @@ def curate(
         float,
         typer.Option(help="Cosine to an evaluation clip from which on a clip counts as the same sound; 2: never."),
     ] = 0.9999,
+    even_classes: Annotated[
+        bool, typer.Option(help="Share a threshold given by count between the classes, or have one for all.")
+    ] = True,
     max_per_clip: Annotated[int | None, typer.Option(help="At most so many captions a clip.")] = None,
     max_per_caption: Annotated[int | None, typer.Option(help="At most so many clips a caption.")] = None,
     prompt: PromptOption = PROMPT,
@@ -251,7 +254,7 @@ def curate(
         config = CurateConfig(
             strategy=strategy, class_names=names, prompt=prompt, audio_threshold=to_caption, caption_threshold=to_class,
             max_per_clip=max_per_clip, max_per_caption=max_per_caption, held_out=teacher.record["config"]["held_out"],
-            near_duplicate=near_duplicate,
+            near_duplicate=near_duplicate, even_classes=even_classes,
         )  # fmt: skip
         audio, texts = EmbedConfig(what="audio", num_crops=num_crops), EmbedConfig(what="captions")
         embeddings: dict[str, tuple[str | None, EmbedConfig]] = {
