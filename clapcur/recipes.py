@@ -227,7 +227,7 @@ def _defaults() -> Experiment:
 
     Little dropout, for the published one (0.2 after every block, 0.5 behind) keeps a tower that is trained on a few
     hundred pairs near chance. Thresholds by count, an even share for each class: a cosine of 0.7 means another thing to
-    every teacher, and one threshold for all leaves half of the classes without a pair (docs/demo.md).
+    every teacher, and one threshold for all leaves classes without a pair (docs/demo.md).
     """
     front_end = FrontEndConfig(hop_samples=640)
     model = ClapConfig(

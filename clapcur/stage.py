@@ -139,7 +139,7 @@ def _make(
         outcome = stage.compute(inputs, config, work)
         lease.check()
         return home.store.commit(work, {"counts": {}, "metrics": {}, **said, **outcome}, started)
-    except Exception as error:
+    except Exception as error:  # a full disk comes dressed as many errors; all others go on as they are
         if any(_is_disk_full(cause) for cause in _causes(error)):
             folder = home.store.folder(key.kind, key.id)
             raise ArtifactError(

