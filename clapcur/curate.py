@@ -125,7 +125,7 @@ def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace
         else:
             histogram = similarity_histogram(rows_ND, captions.rows_MD, num_bins=HISTOGRAM_BINS)
             evidence["histogram"] = _coarse(histogram)
-            floor_M: NDArray[np.float32] | None = None
+            floor_M = class_floor_M = None
             if config.max_per_caption and len(rows_ND):
                 floor_M = caption_floor(rows_ND, captions.rows_MD, config.max_per_caption)
             if config.audio_threshold.precision is not None:
@@ -135,11 +135,10 @@ def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace
                 by_class = _audio_thresholds_by_class(config, rows_ND, captions, floor_M)
                 evidence["class_thresholds"] = by_class
                 thresholds["audio"] = min(by_class.values())
-                own_M = np.array([by_class[name] for name in captions.classes], np.float32)
-                floor_M = own_M if floor_M is None else np.maximum(floor_M, own_M)
+                class_floor_M = np.array([by_class[name] for name in captions.classes], np.float32)
             else:
                 thresholds["audio"] = _audio_threshold(config, rows_ND, captions, floor_M, histogram)
-            _write_join(writer, clip_ids, rows_ND, captions, thresholds["audio"], floor_M, config)
+            _write_join(writer, clip_ids, rows_ND, captions, thresholds["audio"], floor_M, class_floor_M, config)
         if writer.num_pairs == 0:
             raise EmptySetError(_how_to_fill(config, thresholds, captions, evidence, num_captions, exclusions))
     text_of = dict(zip(captions.ids, captions.texts, strict=True))
@@ -268,13 +267,11 @@ def _capped(
     config: CurateConfig, rows_ND: NDArray[np.float32], captions: Captions, floor_M: NDArray[np.float32] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return similarity and caption of all pairs that the caps leave, whatever the threshold."""
-    if config.max_per_clip is not None:
-        similarity, text = top_k(rows_ND, captions.rows_MD, min(config.max_per_clip, len(captions.ids)))
-        kept = similarity >= floor_M[text] if floor_M is not None else np.ones(similarity.shape, bool)
-        return similarity[kept], text[kept]
-    assert config.max_per_caption is not None
-    similarity, _ = top_k(captions.rows_MD, rows_ND, min(config.max_per_caption, len(rows_ND)))
-    return similarity.ravel(), np.repeat(np.arange(len(captions.ids)), similarity.shape[1])
+    if not len(rows_ND) or not len(captions.ids):
+        return np.empty(0, np.float32), np.empty(0, np.int64)
+    join = similar_pairs(rows_ND, captions.rows_MD, -1.0, cap_per_clip=config.max_per_clip, caption_floor_M=floor_M)
+    blocks = [(block.similarity, block.text_index) for block in join]
+    return np.concatenate([similarity for similarity, _ in blocks]), np.concatenate([text for _, text in blocks])
 
 
 def _share(count: int, config: CurateConfig) -> int:
@@ -314,9 +311,14 @@ def _held_out_agreement(
 
 def _write_join(
     writer: ImprovementSetWriter, clip_ids: NDArray[np.object_], rows_ND: NDArray[np.float32], captions: Captions,
-    threshold: float, floor_M: NDArray[np.float32] | None, config: CurateConfig,
+    threshold: float, floor_M: NDArray[np.float32] | None, class_floor_M: NDArray[np.float32] | None,
+    config: CurateConfig,
 ) -> None:  # fmt: skip
-    """Write every (clip, caption) that reaches the threshold and its caps (DU and ADS)."""
+    """Write every (clip, caption) that the caps leave and that reaches the threshold, of its class if it has one.
+
+    The thresholds of the classes come after the caps, as they were found: before them, a pair that falls out would
+    free a place for the next caption of its clip, and more pairs than asked for would be kept.
+    """
     if not len(captions.ids) or not len(clip_ids):
         return
     with progress(f"curate {config.strategy}", len(clip_ids), "clips") as advance:
@@ -324,14 +326,15 @@ def _write_join(
         for block in similar_pairs(
             rows_ND, captions.rows_MD, threshold, cap_per_clip=config.max_per_clip, caption_floor_M=floor_M
         ):
-            clip, text = block.audio_index, block.text_index
+            keep = slice(None) if class_floor_M is None else block.similarity >= class_floor_M[block.text_index]
+            clip, text = block.audio_index[keep], block.text_index[keep]
             writer.add(
-                clip_ids[clip], captions.ids[text], block.similarity, captions.classes[text],
-                captions.class_similarity_M[text], block.rank,
+                clip_ids[clip], captions.ids[text], block.similarity[keep], captions.classes[text],
+                captions.class_similarity_M[text], block.rank[keep],
             )  # fmt: skip
-            if len(clip):
-                advance(int(clip[-1]) + 1 - done)
-                done = int(clip[-1]) + 1
+            scanned = int(block.audio_index[-1]) + 1
+            advance(scanned - done)
+            done = scanned
 
 
 def _write_training_pairs(
@@ -388,4 +391,4 @@ def _how_to_fill(
     return f"{name} kept no pair at an audio threshold of {thresholds['audio']:.3f}{hint}"
 
 
-STAGE = Stage("curate", "1", "improvement_set", curate)
+STAGE = Stage("curate", "2", "improvement_set", curate)

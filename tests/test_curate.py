@@ -233,6 +233,27 @@ def test_even_classes_give_every_class_its_share(world, tmp_path, caps):
         assert as_set(own) == as_set(best)
 
 
+@pytest.mark.parametrize("caps", [{"max_per_clip": 1}, {"max_per_clip": 3}, {"max_per_clip": 3, "max_per_caption": 4}])
+def test_a_pair_below_the_threshold_of_its_class_frees_no_place(world, tmp_path, caps):
+    """Every clip is of dog and rain, most are nearer to dog: below its threshold rain would take the free places."""
+    rng = np.random.default_rng(3)
+    dog, rain, other = world.centres
+    nearness, noise = rng.uniform(0.7, 1.1, (40, 1)), rng.uniform(0, 2, (40, 1))
+    for name, rows in {
+        "pool": dog + nearness * rain + noise * other,
+        "caption": np.where(np.arange(25)[:, None] % 2, dog, rain) + 0.1 * rng.standard_normal((25, DIM)),
+        "teacher_caption": np.where(np.arange(30)[:, None] % 2, dog, rain) + 0.1 * rng.standard_normal((30, DIM)),
+    }.items():
+        world.rows[name] = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    everything = run(world, tmp_path, strategy="du", audio_threshold=Threshold(similarity=-1.0), **caps)
+    pairs = run(world, tmp_path, strategy="du", audio_threshold=Threshold(count=30), even_classes=True, **caps)
+    expected = {
+        pair for _, own in everything.groupby("class") for pair in as_set(own.nlargest(min(10, len(own)), "similarity"))
+    }
+    assert as_set(pairs) == expected
+    assert len(pairs) <= 30
+
+
 def test_a_threshold_by_precision_is_the_lowest_that_reaches_it():
     """Against the definition as a loop: another threshold would be below the target or waste pairs."""
     rng = np.random.default_rng(1)
