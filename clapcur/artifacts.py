@@ -202,7 +202,11 @@ class Store:
 
     def __iter__(self) -> Iterator[Artifact]:
         """Yield every finished artifact, in the order in which they were made."""
-        folders = [path.parent for path in self.root.glob(f"*/*/{RECORD}")]
+        return self.of_kind("*")
+
+    def of_kind(self, kind: str) -> Iterator[Artifact]:
+        """Yield every finished artifact of a kind, in the order in which they were made."""
+        folders = [path.parent for path in self.root.glob(f"{kind}/*/{RECORD}")]
         for folder in sorted(folders, key=lambda folder: (read_record(folder)["finished"], folder.name)):
             yield Artifact(folder.parent.name, folder.name, str(folder))
 

@@ -11,26 +11,33 @@ every similarity are kept with each pair (the reference drops them); similaritie
 spacing at 0.7 is 4.9e-4); evaluation clips, their source recordings and their near-duplicates are excluded and
 counted; thresholds can be set by count or by precision, for a cosine of 0.7 means another thing to every teacher.
 
-Payload: ``pairs.parquet`` (see `clapcur.improvement_set`), ``card.json`` and the card's figures.
+When a pool has grown, the set of its earlier version is taken over: only clips that are new are scored, and the
+result is the set that scoring all of them would give. What changed is counted in the card.
+
+Payload: ``pairs.parquet`` (see `clapcur.improvement_set`), ``card.json`` and the card's figures; ``histogram.npz`` with
+the similarities of all pairs that were scored; ``changes.parquet`` against the earlier set, where there is one.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from clapcur.artifacts import Artifact, Stage, Workspace, write_atomic
 from clapcur.class_names import PROMPT, check_class_names
-from clapcur.config import frozen
+from clapcur.config import canonical, frozen
 from clapcur.embeddings import EmbeddingTable
 from clapcur.errors import EmptySetError
 from clapcur.figures import class_coverage_figure, similarity_figure
-from clapcur.improvement_set import ImprovementSetWriter
+from clapcur.improvement_set import SCHEMA, ImprovementSetWriter
 from clapcur.manifest import Manifest
 from clapcur.progress import progress
+from clapcur.set_versions import merged, pair_blocks, write_changes
 from clapcur.similarity import (
     best_class,
     caption_floor,
@@ -42,6 +49,7 @@ from clapcur.similarity import (
 from clapcur.thresholds import Threshold, nth_largest, precision_threshold
 
 HISTOGRAM_BINS = 20_000  # over [-1, 1]: thresholds by count are good to 1e-4
+OF_CLASS = "class "  # begins the name of a histogram of one class
 
 
 @frozen
@@ -102,7 +110,8 @@ def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace
 
     Inputs by role: ``teacher_pairs`` with ``teacher_clip_embeddings`` and ``teacher_caption_embeddings``;
     ``prompt_embeddings``; for DU and ADS ``pool`` with ``pool_embeddings`` and, where there are unpaired captions,
-    ``captions`` with ``caption_embeddings``; ``evaluation`` with ``evaluation_embeddings`` only ever exclude.
+    ``captions`` with ``caption_embeddings``; ``evaluation`` with ``evaluation_embeddings`` only ever exclude;
+    ``parent`` with ``parent_pool``, the set of an earlier version of the pool and that version.
 
     Raises
     ------
@@ -123,28 +132,31 @@ def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace
         if config.strategy == "ds":
             _write_training_pairs(writer, teacher_pairs, clip_ids, rows_ND, captions)
         else:
-            histogram = similarity_histogram(rows_ND, captions.rows_MD, num_bins=HISTOGRAM_BINS)
-            evidence["histogram"] = _coarse(histogram)
-            floor_M = class_floor_M = None
-            if config.max_per_caption and len(rows_ND):
-                floor_M = caption_floor(rows_ND, captions.rows_MD, config.max_per_caption)
+            taken_over = TakenOver.open(inputs, config, clip_ids)
+            is_new_N = taken_over.is_new(clip_ids)
+            join = _Join(clip_ids[is_new_N], rows_ND[is_new_N], captions, config, taken_over)
+            evidence["histogram"] = _coarse(join.histograms()["all"])
+            evidence["scored"] = {"new_clips": int(is_new_N.sum()), "clips_taken_over": int((~is_new_N).sum())}
             if config.audio_threshold.precision is not None:
                 evidence["calibration"] = _calibrate(inputs, config, captions, teacher_pairs)
-                thresholds["audio"] = evidence["calibration"]["similarity"]
-            elif config.even_classes and config.audio_threshold.count is not None and len(captions.ids):
-                by_class = _audio_thresholds_by_class(config, rows_ND, captions, floor_M)
-                evidence["class_thresholds"] = by_class
-                thresholds["audio"] = min(by_class.values())
-                class_floor_M = np.array([by_class[name] for name in captions.classes], np.float32)
+                least: dict[str, float] | float = evidence["calibration"]["similarity"]
             else:
-                thresholds["audio"] = _audio_threshold(config, rows_ND, captions, floor_M, histogram)
-            _write_join(writer, clip_ids, rows_ND, captions, thresholds["audio"], floor_M, class_floor_M, config)
+                least = join.thresholds()
+            if isinstance(least, dict):
+                evidence["class_thresholds"] = least
+            thresholds["audio"] = min(least.values()) if isinstance(least, dict) else least
+            join.write(writer, least)
+            np.savez_compressed(work.path / "histogram.npz", allow_pickle=False, **join.histograms())
         if writer.num_pairs == 0:
             raise EmptySetError(_how_to_fill(config, thresholds, captions, evidence, num_captions, exclusions))
     text_of = dict(zip(captions.ids, captions.texts, strict=True))
     counts = writer.counts() | {
         "candidate_clips": len(clip_ids), "candidate_captions": len(captions.ids), "all_captions": num_captions,
     }  # fmt: skip
+    if "parent" in inputs:
+        changes = write_changes(inputs["parent"].path, work.path, work.path / "changes.parquet")
+        evidence["changes"] = {"parent": inputs["parent"].id, **changes}
+        counts |= {name: changes[name] for name in ("added", "removed")}
     card = {
         "strategy": config.strategy,
         "thresholds": thresholds,
@@ -232,48 +244,6 @@ def _caption_thresholds(captions: Captions, config: CurateConfig) -> NDArray[np.
     return np.array([own[name] for name in captions.classes], np.float32)
 
 
-def _audio_threshold(
-    config: CurateConfig, rows_ND: NDArray[np.float32], captions: Captions, floor_M: NDArray[np.float32] | None,
-    histogram: NDArray[np.int64],
-) -> float:  # fmt: skip
-    """Return the given similarity, or the one that keeps the given number of pairs, the caps included."""
-    threshold = config.audio_threshold
-    if threshold.similarity is not None:
-        return threshold.similarity
-    assert threshold.count is not None
-    if config.max_per_clip is None and config.max_per_caption is None or not len(rows_ND) or not len(captions.ids):
-        return threshold_for_count(histogram, threshold.count)
-    return nth_largest(_capped(config, rows_ND, captions, floor_M)[0], threshold.count)
-
-
-def _audio_thresholds_by_class(
-    config: CurateConfig, rows_ND: NDArray[np.float32], captions: Captions, floor_M: NDArray[np.float32] | None
-) -> dict[str, float]:
-    """Return, for each class with a caption, the similarity that keeps its share of the pairs, the caps included."""
-    assert config.audio_threshold.count is not None
-    share = _share(config.audio_threshold.count, config)
-    names = np.unique(captions.classes)
-    if config.max_per_clip is None and config.max_per_caption is None:
-        counts = {
-            name: similarity_histogram(rows_ND, captions.rows_MD[captions.classes == name], num_bins=HISTOGRAM_BINS)
-            for name in names
-        }
-        return {str(name): threshold_for_count(count, share) for name, count in counts.items()}
-    similarity, text = _capped(config, rows_ND, captions, floor_M)
-    return {str(name): nth_largest(similarity[captions.classes[text] == name], share) for name in names}
-
-
-def _capped(
-    config: CurateConfig, rows_ND: NDArray[np.float32], captions: Captions, floor_M: NDArray[np.float32] | None
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return similarity and caption of all pairs that the caps leave, whatever the threshold."""
-    if not len(rows_ND) or not len(captions.ids):
-        return np.empty(0, np.float32), np.empty(0, np.int64)
-    join = similar_pairs(rows_ND, captions.rows_MD, -1.0, cap_per_clip=config.max_per_clip, caption_floor_M=floor_M)
-    blocks = [(block.similarity, block.text_index) for block in join]
-    return np.concatenate([similarity for similarity, _ in blocks]), np.concatenate([text for _, text in blocks])
-
-
 def _share(count: int, config: CurateConfig) -> int:
     return max(1, count // len(config.class_names))
 
@@ -309,32 +279,140 @@ def _held_out_agreement(
     return similarity.ravel(), (names[own_class][:, None] == captions.classes[None, :]).ravel()
 
 
-def _write_join(
-    writer: ImprovementSetWriter, clip_ids: NDArray[np.object_], rows_ND: NDArray[np.float32], captions: Captions,
-    threshold: float, floor_M: NDArray[np.float32] | None, class_floor_M: NDArray[np.float32] | None,
-    config: CurateConfig,
-) -> None:  # fmt: skip
-    """Write every (clip, caption) that the caps leave and that reaches the threshold, of its class if it has one.
+@dataclass(frozen=True)
+class TakenOver:
+    """What the set of an earlier version of the pool gives to this one (DU and ADS)."""
 
-    The thresholds of the classes come after the caps, as they were found: before them, a pair that falls out would
-    free a place for the next caption of its clip, and more pairs than asked for would be kept.
+    folder: Path | None
+    # of the earlier set; None: nothing is taken over
+    scored: frozenset[str] = frozenset()
+    # clips that were candidates then
+
+    @classmethod
+    def open(cls, inputs: Mapping[str, Artifact], config: CurateConfig, clip_ids: NDArray[np.object_]) -> "TakenOver":
+        """Return what can be taken over, which may be nothing.
+
+        The earlier set must have been made by this version of the stage from the same config and the same other
+        inputs. A clip that left makes room for pairs which the earlier set did not keep, and with a cap per caption a
+        new clip takes the place of another: then all clips are scored again.
+        """
+        if "parent" not in inputs or config.max_per_caption is not None:
+            return cls(None)
+        parent, changing = inputs["parent"], ("pool", "pool_embeddings", "parent", "parent_pool")
+        record = parent.record
+        others = {role: artifact.id for role, artifact in inputs.items() if role not in changing}
+        same = {role: name for role, name in record["inputs"].items() if role not in changing} == others
+        before = set(Manifest.open(inputs["parent_pool"]).clips.clip_id)
+        left = before - set(Manifest.open(inputs["pool"]).clips.clip_id)
+        if not same or left or (record["version"], record["config"]) != (STAGE.version, canonical(config)):
+            return cls(None)
+        return cls(parent.path, frozenset(before & set(clip_ids)))
+
+    def is_new(self, clip_ids: NDArray[np.object_]) -> NDArray[np.bool_]:
+        """Tell for each clip whether it must be scored."""
+        return np.array([name not in self.scored for name in clip_ids], bool)
+
+    def histograms(self) -> dict[str, NDArray[np.int64]]:
+        """Return the similarities of all pairs that were scored then, by class where they were needed by class."""
+        if self.folder is None:
+            return {}
+        with np.load(self.folder / "histogram.npz") as file:
+            return dict(file)
+
+    def blocks(self) -> Iterator[pd.DataFrame]:
+        """Yield the pairs of then."""
+        return pair_blocks(self.folder) if self.folder else iter(())
+
+
+class _Join:
+    """Clips against captions: the thresholds, and the pairs that reach them and that the caps leave.
+
+    The order is: the cap per caption, the cap per clip, the thresholds. A threshold by count is found on what the caps
+    leave; were the thresholds of the classes applied before the caps, a pair that falls out would free a place for the
+    next caption of its clip, and more pairs than asked for would be kept.
     """
-    if not len(captions.ids) or not len(clip_ids):
-        return
-    with progress(f"curate {config.strategy}", len(clip_ids), "clips") as advance:
-        done = 0
-        for block in similar_pairs(
-            rows_ND, captions.rows_MD, threshold, cap_per_clip=config.max_per_clip, caption_floor_M=floor_M
-        ):
-            keep = slice(None) if class_floor_M is None else block.similarity >= class_floor_M[block.text_index]
-            clip, text = block.audio_index[keep], block.text_index[keep]
-            writer.add(
-                clip_ids[clip], captions.ids[text], block.similarity[keep], captions.classes[text],
-                captions.class_similarity_M[text], block.rank[keep],
+
+    def __init__(
+        self, clip_ids: NDArray[np.object_], rows_ND: NDArray[np.float32], captions: Captions, config: CurateConfig,
+        taken_over: TakenOver,
+    ) -> None:  # fmt: skip
+        self.clip_ids, self.rows_ND, self.captions, self.config = clip_ids, rows_ND, captions, config
+        self.taken_over = taken_over
+        self.by_class = config.even_classes and config.audio_threshold.count is not None
+        self.is_capped = config.max_per_clip is not None or config.max_per_caption is not None
+        self.floor_M: NDArray[np.float32] | None = None
+        if config.max_per_caption and len(rows_ND):
+            self.floor_M = caption_floor(rows_ND, captions.rows_MD, config.max_per_caption)
+        self._histograms: dict[str, NDArray[np.int64]] = {}
+
+    def histograms(self) -> dict[str, NDArray[np.int64]]:
+        """Count all pairs by similarity: ``all``, and those of each class where its threshold is found from the counts.
+
+        Clips whose pairs are taken over are counted as they were then.
+        """
+        if not self._histograms:
+            wanted = {"all": np.ones(len(self.captions.ids), bool)}
+            if self.by_class and not self.is_capped:
+                names = np.unique(self.captions.classes)
+                wanted |= {f"{OF_CLASS}{name}": self.captions.classes == name for name in names}
+            before = self.taken_over.histograms()
+            for name, of_name in wanted.items():
+                rows_MD = self.captions.rows_MD[of_name]
+                counts = similarity_histogram(self.rows_ND, rows_MD, num_bins=HISTOGRAM_BINS)
+                self._histograms[name] = counts + before.get(name, 0)
+        return self._histograms
+
+    def thresholds(self) -> dict[str, float] | float:
+        """Return the given similarity, or what keeps the given number of pairs: one for all, or one for each class."""
+        threshold = self.config.audio_threshold
+        if threshold.similarity is not None:
+            return threshold.similarity
+        assert threshold.count is not None
+        if not len(self.captions.ids):
+            return 1.0
+        share = _share(threshold.count, self.config)
+        if not self.is_capped:
+            if not self.by_class:
+                return threshold_for_count(self.histograms()["all"], threshold.count)
+            return {
+                name.removeprefix(OF_CLASS): threshold_for_count(counts, share)
+                for name, counts in self.histograms().items()
+                if name.startswith(OF_CLASS)
+            }
+        blocks = [*self.blocks(-1.0), *(block[["similarity", "class"]] for block in self.taken_over.blocks())]
+        similarity = np.concatenate([np.empty(0, np.float32), *(block.similarity for block in blocks)])
+        if not self.by_class:
+            return nth_largest(similarity, threshold.count)
+        classes = np.concatenate([np.empty(0, object), *(block["class"] for block in blocks)])
+        names = np.unique(self.captions.classes)
+        return {str(name): nth_largest(similarity[classes == name], share) for name in names}
+
+    def blocks(self, threshold: float, on_clips: Callable[[int], None] | None = None) -> Iterator[pd.DataFrame]:
+        """Yield the pairs of the clips that are scored, sorted by clip, as the columns of an Improvement-Set."""
+        captions, done = self.captions, 0
+        if not len(captions.ids) or not len(self.clip_ids):
+            return
+        cap = self.config.max_per_clip
+        found = similar_pairs(self.rows_ND, captions.rows_MD, threshold, cap_per_clip=cap, caption_floor_M=self.floor_M)
+        for block in found:
+            clip, text = block.audio_index, block.text_index
+            columns = (
+                self.clip_ids[clip], captions.ids[text], block.similarity, captions.classes[text],
+                captions.class_similarity_M[text], block.rank,
             )  # fmt: skip
-            scanned = int(block.audio_index[-1]) + 1
-            advance(scanned - done)
-            done = scanned
+            yield pd.DataFrame(dict(zip(SCHEMA.names, columns, strict=True)))
+            if on_clips is not None:
+                on_clips(int(clip[-1]) + 1 - done)
+                done = int(clip[-1]) + 1
+
+    def write(self, writer: ImprovementSetWriter, least: Mapping[str, float] | float) -> None:
+        """Write the pairs that reach their threshold, those taken over among them."""
+        lowest = min(least.values()) if isinstance(least, Mapping) else least
+        with progress(f"curate {self.config.strategy}", len(self.clip_ids), "clips") as advance:
+            for pairs in merged(self.taken_over.blocks(), self.blocks(lowest, advance)):
+                own = pairs["class"].map(least).astype(np.float32) if isinstance(least, Mapping) else np.float32(least)
+                kept = pairs[pairs.similarity >= own]
+                writer.add(*(kept[name].to_numpy() for name in SCHEMA.names))
 
 
 def _write_training_pairs(
@@ -391,4 +469,4 @@ def _how_to_fill(
     return f"{name} kept no pair at an audio threshold of {thresholds['audio']:.3f}{hint}"
 
 
-STAGE = Stage("curate", "2", "improvement_set", curate)
+STAGE = Stage("curate", "3", "improvement_set", curate)

@@ -2,9 +2,14 @@
 
 Deterministic: fixed crops, evaluation mode, float32 unless the config says otherwise. The rows are written in shards
 of `SHARD_ROWS`; each is marked when it is on disk, so a killed run re-does at most one.
+
+Where an earlier table is given (the input ``previous``: same checkpoint, same config, an earlier version of the pool),
+its rows are taken over and only what is new is embedded. A row depends on nothing but its clip, up to the rounding of
+another batch, and the inputs of the artifact say where it came from.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +17,7 @@ import pandas as pd
 
 from clapcur.artifacts import Artifact, Stage, Workspace
 from clapcur.config import frozen, machine
-from clapcur.embeddings import write_shard
+from clapcur.embeddings import EmbeddingTable, read_shards, write_shard
 from clapcur.manifest import Manifest
 from clapcur.progress import progress
 
@@ -47,15 +52,40 @@ class EmbedConfig:
 
 
 def embed(inputs: Mapping[str, Artifact], config: EmbedConfig, work: Workspace) -> dict[str, Any]:
-    """Write ``ids.parquet`` and the shards; see `clapcur.embeddings` for the payload."""
-    from clapcur.models.clap import load_model
+    """Write ``ids.parquet`` and the shards; see `clapcur.embeddings` for the payload.
 
+    Inputs by role: ``checkpoint``, ``manifest`` (but for prompts) and, optionally, ``previous``.
+    """
     table, paths = _what_to_embed(inputs, config)
     ids = table.id.tolist()
-    shards = [ids[start : start + SHARD_ROWS] for start in range(0, len(ids), SHARD_ROWS)]
-    todo = [index for index in range(len(shards)) if not work.is_done(f"rows-{index:05d}")]
-    model = load_model(inputs["checkpoint"].path, device=config.device, precision=config.precision) if todo else None
+    previous = EmbeddingTable.open(inputs["previous"]) if "previous" in inputs else None
+    known = set(previous.ids) if previous else set()
+    new = [name for name in ids if name not in known]
     text = dict(zip(table.id, table.text, strict=True))
+    made = work.scratch if previous else work.path  # with rows taken over, the shards are put together at the end
+    _embed_new(inputs["checkpoint"], config, work, made, new, text, paths)
+    if previous:
+        rows = dict(zip(new, read_shards(made), strict=True))
+        for index, shard in enumerate(_shards(ids)):
+            taken_over = [name for name in shard if name in known]
+            rows |= zip(taken_over, previous.select(taken_over), strict=True)
+            write_shard(work.path, index, np.stack([rows.pop(name) for name in shard]))
+    if not ids:
+        write_shard(work.path, 0, np.zeros((0, 1), np.float32))
+    table.to_parquet(work.path / "ids.parquet", index=False)
+    return {"counts": {"rows": len(ids), "shards": len(_shards(ids)), "embedded": len(new)}}
+
+
+def _embed_new(
+    checkpoint: Artifact, config: EmbedConfig, work: Workspace, folder: Path, ids: Sequence[str],
+    text: Mapping[str, str], paths: Mapping[str, Any] | None,
+) -> None:  # fmt: skip
+    """Embed clips (where there are paths) or texts into shards in `folder`; those marked done are left as they are."""
+    from clapcur.models.clap import load_model
+
+    shards = _shards(ids)
+    todo = [index for index in range(len(shards)) if not work.is_done(f"rows-{index:05d}")]
+    model = load_model(checkpoint.path, device=config.device, precision=config.precision) if todo else None
     with progress(
         f"embed {config.what}", len(ids), "rows", done=len(ids) - sum(len(shards[i]) for i in todo)
     ) as advance:
@@ -66,13 +96,13 @@ def embed(inputs: Mapping[str, Artifact], config: EmbedConfig, work: Workspace) 
             else:
                 files = [paths[name] for name in shards[index]]
                 rows = model.embed_audio(files, num_crops=config.num_crops, batch_size=config.batch_size)
-            write_shard(work.path, index, rows)
+            write_shard(folder, index, rows)
             work.mark_done(f"rows-{index:05d}")
             advance(len(shards[index]))
-    if not shards:
-        write_shard(work.path, 0, np.zeros((0, 1), np.float32))
-    table.to_parquet(work.path / "ids.parquet", index=False)
-    return {"counts": {"rows": len(ids), "shards": len(shards)}}
+
+
+def _shards(ids: Sequence[str]) -> list[Sequence[str]]:
+    return [ids[start : start + SHARD_ROWS] for start in range(0, len(ids), SHARD_ROWS)]
 
 
 def _what_to_embed(

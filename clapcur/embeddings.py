@@ -38,9 +38,7 @@ class EmbeddingTable:
         if artifact.kind != "embeddings":
             raise ArtifactError(f"expected embeddings, got the {artifact.kind} {artifact.id}")
         ids = pd.read_parquet(artifact.path / "ids.parquet").id.tolist()
-        shards = [np.load(path) for path in sorted(artifact.path.glob("rows-*.npy"))]
-        rows = np.concatenate(shards) if shards else np.zeros((0, 0), np.float32)
-        return cls(ids, rows)
+        return cls(ids, read_shards(artifact.path))
 
     def __post_init__(self) -> None:
         """Refuse rows that are not one unit vector per id."""
@@ -57,6 +55,12 @@ class EmbeddingTable:
         if missing := [name for name in ids if name not in where]:
             raise ArtifactError(f"{len(missing)} of {len(ids)} ids have no embedding, the first is {missing[0]}")
         return self.rows_ND[[where[name] for name in ids]]
+
+
+def read_shards(folder: Path) -> NDArray[np.float32]:
+    """Return the rows of all shards in a folder, shape (N, D); (0, 0) where there are none."""
+    shards = [np.load(path) for path in sorted(folder.glob("rows-*.npy"))]
+    return np.concatenate(shards) if shards else np.zeros((0, 0), np.float32)
 
 
 def write_shard(folder: Path, index: int, rows_ND: NDArray[np.float32]) -> None:

@@ -14,18 +14,28 @@ import hashlib
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet
 
-from clapcur.artifacts import LOCATIONS, Artifact
+from clapcur.artifacts import LOCATIONS, Artifact, write_atomic
 from clapcur.errors import ManifestError
 
-CLIP_COLUMNS = (
-    "clip_id", "pcm_sha256", "duration_s", "sample_rate", "num_channels", "bytes", "recording_id", "label", "fold",
+CLIPS = pa.schema(
+    {
+        "clip_id": pa.string(), "pcm_sha256": pa.string(), "duration_s": pa.float64(), "sample_rate": pa.int64(),
+        "num_channels": pa.int64(), "bytes": pa.int64(), "recording_id": pa.string(), "label": pa.string(),
+        "fold": pa.string(),
+    }
 )  # fmt: skip
-CAPTION_COLUMNS = ("caption_id", "caption")
-PAIR_COLUMNS = ("clip_id", "caption_id")
+CAPTIONS = pa.schema({"caption_id": pa.string(), "caption": pa.string()})
+PAIRS = pa.schema({"clip_id": pa.string(), "caption_id": pa.string()})
+QUARANTINE = pa.schema({"path": pa.string(), "reason": pa.string(), "detail": pa.string()})
+PLACES = pa.schema({"clip_id": pa.string(), "path": pa.string()})
+ROW_GROUP = 2**16  # rows; small enough that a look-up of one clip among millions of pairs reads little
 
 
 def normalise_caption(text: str) -> str:
@@ -71,18 +81,28 @@ class Manifest:
     def __post_init__(self) -> None:
         """Refuse tables that contradict each other."""
         for name, table, columns in (
-            ("clips", self.clips, CLIP_COLUMNS),
-            ("captions", self.captions, CAPTION_COLUMNS),
-            ("pairs", self.pairs, PAIR_COLUMNS),
+            ("clips", self.clips, CLIPS.names),
+            ("captions", self.captions, CAPTIONS.names),
+            ("pairs", self.pairs, PAIRS.names),
         ):
-            if tuple(table.columns) != columns:
-                raise ManifestError(f"table {name!r} must have the columns {list(columns)}, got {list(table.columns)}")
+            if list(table.columns) != columns:
+                raise ManifestError(f"table {name!r} must have the columns {columns}, got {list(table.columns)}")
         for table, column in ((self.clips, "clip_id"), (self.captions, "caption_id")):
             if not table[column].is_unique:
                 raise ManifestError(f"{column} must be unique, {table[column].duplicated().sum()} rows repeat one")
         for table, column in ((self.clips, "clip_id"), (self.captions, "caption_id")):
             if unknown := set(self.pairs[column]) - set(table[column]):
                 raise ManifestError(f"{len(unknown)} pairs name a {column} that is not in the manifest: {min(unknown)}")
+
+    def write(self, folder: Path) -> None:
+        """Write the tables as the payload of an artifact, and beside it where the clips lie."""
+        for name, table, schema in (
+            ("clips.parquet", self.clips, CLIPS),
+            ("captions.parquet", self.captions, CAPTIONS),
+            ("pairs.parquet", self.pairs, PAIRS),
+            (LOCATIONS, self.locations, PLACES),
+        ):
+            write_table(table, schema, folder / name)
 
     @property
     def paths(self) -> dict[str, Path]:
@@ -109,6 +129,14 @@ class Manifest:
         if not 0 <= fraction < 1:
             raise ValueError(f"the held-out fraction must lie in [0, 1), got {fraction}")
         return {clip for clip, group in self.groups.items() if _uniform(group) < fraction}
+
+
+def write_table(table: pd.DataFrame, schema: pa.Schema, path: Path) -> None:
+    """Write a table so that the same content is the same bytes, without pandas' own notes on it."""
+    content = BytesIO()
+    plain = pa.Table.from_pandas(table, schema=schema, preserve_index=False).replace_schema_metadata(None)
+    parquet.write_table(plain, content, row_group_size=ROW_GROUP, compression="zstd")
+    write_atomic(path, content.getvalue())
 
 
 def _uniform(text: str) -> float:

@@ -16,7 +16,7 @@ from clapcur.corpora.procedural import Corpus
 from clapcur.curate import CurateConfig
 from clapcur.embed import EmbedConfig
 from clapcur.evaluate import EvaluateConfig
-from clapcur.ingest import IngestConfig
+from clapcur.ingest import POOL, IngestConfig
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
 from clapcur.thresholds import Threshold
 from clapcur.train import SoftLabels, TrainConfig
@@ -58,6 +58,36 @@ PAPER_ROWS = (
 
 
 @frozen
+class LandingRules:
+    """When sounds that landed in a pool make a new student, and which one."""
+
+    min_new_clips: int = 100
+    # since the last curation; fewer wait for more
+    max_wait_hours: float = 168.0
+    # after which fewer are enough too
+    min_changed: float = 0.02
+    # share of the Improvement-Set's pairs that must have changed before a student is trained
+    strategy: Literal["du", "ads"] = "ads"
+    soft_labels: bool = True
+    min_change: float = 0.0
+    # accuracy that the lower end of the interval of the change must exceed, or the champion stays
+
+    def __post_init__(self) -> None:
+        """Refuse numbers without a meaning."""
+        if self.min_new_clips < 1:
+            raise ValueError(f"min_new_clips must be at least 1, got {self.min_new_clips}")
+        if not self.max_wait_hours >= 0:
+            raise ValueError(f"max_wait_hours must be 0 or more, got {self.max_wait_hours:g}")
+        if not 0 <= self.min_changed <= 1:
+            raise ValueError(f"min_changed is a share in [0, 1], got {self.min_changed:g}; a percentage?")
+
+    @property
+    def row(self) -> Row:
+        """The student as a row of a comparison."""
+        return Row(strategy=self.strategy, soft_labels=self.soft_labels)
+
+
+@frozen
 class Experiment:
     """A dataset, a teacher, the curation and the rows that are compared."""
 
@@ -95,6 +125,8 @@ class Experiment:
     # one teacher and one set of students each
     note: str = ""
     # what a reader of the report must know of the sounds
+    on_landing: LandingRules = LandingRules()
+    # with `pool: pool:NAME`: when `clapcur recurate` makes a new student
 
     def __post_init__(self) -> None:
         """Refuse what cannot be compared."""
@@ -256,7 +288,7 @@ def _defaults() -> Experiment:
 def _ingest_values(value: Any, folder: Path) -> dict[str, Any]:
     given = {"source": value} if isinstance(value, str) else dict(value)
     for field in ("source", "audio_folder", "metadata"):
-        if given.get(field):
+        if given.get(field) and not str(given[field]).startswith(POOL):
             given[field] = str(folder / given[field])
     if given.get("exclude"):
         given["exclude"] = [str(folder / item) for item in given["exclude"]]

@@ -8,12 +8,14 @@ from clapcur.artifacts import Artifact
 from clapcur.catalog import Campaign
 from clapcur.config import signature
 from clapcur.embed import EmbedConfig
+from clapcur.ingest import IngestConfig
 from clapcur.recipes import Experiment, Row
 from clapcur.report import ReportConfig, ReportRow
 from tasks.curate import curate
 from tasks.embed import embed
 from tasks.evaluate import evaluate
 from tasks.ingest import ingest
+from tasks.pool import grow
 from tasks.report import report
 from tasks.train import train
 
@@ -30,11 +32,7 @@ def compare(experiment: Experiment) -> Artifact:
         The report; its inputs are the scores, from which every checkpoint, Improvement-Set and pair can be traced.
     """
     campaign = Campaign(experiment.name, f"compare {experiment.name}", signature(experiment))
-    manifests = {
-        role: ingest(config, role, campaign)
-        for role in ("pairs", "pool", "captions", "evaluation")
-        if (config := getattr(experiment, role)) is not None
-    }
+    manifests = ingest_all(experiment, campaign)
     rows, scores = [], {}
     for seed in experiment.seeds:
         teacher = train(experiment.train_teacher(seed), {"teacher_pairs": manifests["pairs"]}, "teacher", campaign)
@@ -49,6 +47,17 @@ def compare(experiment: Experiment) -> Artifact:
             scores[role] = score(experiment, row, seed, manifests, checkpoint, campaign)
             rows.append(ReportRow(strategy=row.strategy, soft_labels=row.soft_labels, seed=seed, scores=role))
     return report(ReportConfig(title=experiment.name, rows=tuple(rows), note=experiment.note), scores, campaign)
+
+
+def ingest_all(experiment: Experiment, campaign: Campaign) -> dict[str, Artifact]:
+    """Return the manifests by role; a pool that is named, not placed, is the newest version of what landed in it."""
+    manifests = {}
+    for role in ("pairs", "pool", "captions", "evaluation"):
+        config: IngestConfig | None = getattr(experiment, role)
+        if config is not None:
+            name = config.landed_in
+            manifests[role] = grow(name, campaign=campaign) if name else ingest(config, role, campaign)
+    return manifests
 
 
 def improvement_sets(

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from clapcur import pools
 from clapcur.artifacts import Artifact
 from clapcur.catalog import Campaign
 from clapcur.curate import STAGE, CurateConfig
+from clapcur.home import Home
 from tasks.common import run_stage
 
 
@@ -15,5 +17,6 @@ from tasks.common import run_stage
 def curate(
     config: CurateConfig, inputs: Mapping[str, Artifact], seed: int, campaign: Campaign | None = None
 ) -> Artifact:
-    """Curate one strategy's pairs with the teacher of one seed."""
+    """Curate one strategy's pairs with the teacher of one seed; of a version of a pool only new clips are scored."""
+    inputs = pools.with_earlier(Home.open(), STAGE, config, inputs)
     return run_stage(STAGE, config, inputs, campaign, {"strategy": config.strategy, "seed": seed})

@@ -5,13 +5,19 @@ from collections.abc import Mapping
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from clapcur import pools
 from clapcur.artifacts import Artifact
 from clapcur.catalog import Campaign
 from clapcur.embed import STAGE, EmbedConfig
+from clapcur.home import Home
 from tasks.common import run_stage
 
 
 @task(cache_policy=NO_CACHE, task_run_name="embed-{what}")
 def embed(config: EmbedConfig, inputs: Mapping[str, Artifact], what: str, campaign: Campaign | None = None) -> Artifact:
-    """Embed what `config` names with the checkpoint; `what` says which part of the experiment it is."""
+    """Embed what `config` names with the checkpoint; `what` says which part of the experiment it is.
+
+    Of a version of a pool only what is new is embedded.
+    """
+    inputs = pools.with_earlier(Home.open(), STAGE, config, inputs)
     return run_stage(STAGE, config, inputs, campaign, {"role": what})

@@ -4,6 +4,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from clapcur import ingest as stage_module
+from clapcur import pools
 from clapcur.artifacts import Artifact
 from clapcur.catalog import Campaign
 from clapcur.home import Home
@@ -13,8 +14,12 @@ from tasks.common import run_stage
 
 @task(cache_policy=NO_CACHE, task_run_name="ingest-{role}")
 def ingest(config: IngestConfig, role: str, campaign: Campaign | None = None) -> Artifact:
-    """Probe and hash what `config` names; the manifest's identity is its content, not its place."""
-    scan = stage_module.scan(config, probe_cache=Home.open().root / "probes.db")
+    """Probe and hash what `config` names; the manifest's identity is its content, not its place.
+
+    Clips that were taken down are left out.
+    """
+    home = Home.open()
+    scan = stage_module.scan(config, probe_cache=home.root / "probes.db", forgotten=pools.forgotten(home))
     stage, identity = stage_module.stage_for(scan)
     artifact = run_stage(stage, identity, {}, campaign, {"role": role})
     stage_module.refresh_locations(artifact, scan)

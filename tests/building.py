@@ -11,7 +11,7 @@ import soundfile
 
 from clapcur.artifacts import LOCATIONS, Artifact, Stage, Store, Workspace
 from clapcur.embeddings import write_shard
-from clapcur.manifest import CLIP_COLUMNS, captions_table
+from clapcur.manifest import CLIPS, captions_table
 
 
 def commit(store: Store, kind: str, name: str, write: Any, inputs: Mapping[str, Artifact] | None = None) -> Artifact:
@@ -38,7 +38,7 @@ def clips_table(clip_ids: Sequence[str], **columns: Sequence[Any]) -> pd.DataFra
     )  # fmt: skip
     for name, values in columns.items():
         table[name] = list(values)
-    return table[list(CLIP_COLUMNS)]
+    return table[CLIPS.names]
 
 
 def manifest(
@@ -85,3 +85,50 @@ def write_tone(path: Path, frequency_hz: float, seed: int, duration_s: float = 0
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, wave + 0.02 * rng.standard_normal(len(time_s)), sample_rate, subtype="PCM_16")
     return path
+
+
+def write_tones(folder: Path) -> Path:
+    """Write tones with captions, noises with labels, class names and an experiment with towers of next to nothing.
+
+    Returns the experiment file, ``tones.yaml``.
+    """
+    rows = ["path,caption,recording_id"]
+    for index in range(16):
+        kind, frequency_hz = (("low hum", 200), ("high whistle", 3000))[index % 2]
+        write_tone(folder / f"pairs/{index}.wav", frequency_hz, seed=index)
+        rows.append(f"pairs/{index}.wav,the sound of a {kind},recording-{index}")
+    (folder / "pairs.csv").write_text("\n".join(rows))
+    rows = ["path,label"]
+    rng = np.random.default_rng(20230501864)
+    for index in range(4):
+        noise = np.cumsum(rng.standard_normal(12_000)) if index % 2 else rng.standard_normal(12_000)
+        soundfile.write(folder / f"{index}.wav", 0.2 * noise / np.abs(noise).max(), 16_000)
+        rows.append(f"{index}.wav,{('low_hum', 'high_whistle')[index % 2]}")
+    (folder / "labelled.csv").write_text("\n".join(rows))
+    (folder / "classes.txt").write_text("low hum\nhigh whistle\n")
+    (folder / "tones.yaml").write_text(
+        """
+        pairs: pairs.csv
+        evaluation: labelled.csv
+        class_names: classes.txt
+        audio_threshold: {similarity: 0.7}
+        caption_threshold: {similarity: -1}
+        max_per_clip: null
+        rows: [{strategy: teacher}, {strategy: ds, soft_labels: true}]
+        seeds: [5]
+        teacher:
+          num_examples: 16
+          batch_size: 8
+          selection: last
+          num_evaluations: 0
+          model:
+            audio:
+              width: tiny
+              front_end: {sample_rate: 16000, n_fft: 512, hop_samples: 320, num_mels: 40, f_max: 7800}
+            text: {hidden_size: 16, num_layers: 1, vocab_size: 100}
+            embedding_dim: 16
+            window_s: 0.7
+        student: {num_examples: 8, batch_size: 8, selection: last, num_evaluations: 0}
+        """
+    )
+    return folder / "tones.yaml"

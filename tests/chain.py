@@ -10,7 +10,7 @@ import pandas as pd
 from clapcur.artifacts import Artifact, Stage, Workspace
 from clapcur.catalog import Campaign
 from clapcur.home import Home
-from clapcur.manifest import CLIP_COLUMNS, captions_table
+from clapcur.manifest import CLIPS, captions_table
 from clapcur.stage import run
 
 CAMPAIGN = Campaign("esc50", "compare esc50", "c" * 64)
@@ -47,7 +47,7 @@ def manifest(home: Home, role: str, clips: Sequence[str] = (), pairs: Sequence[t
     id_of = dict(zip(texts.caption, texts.caption_id, strict=True))
 
     def write(work: Workspace) -> dict[str, Any]:
-        table = pd.DataFrame({"clip_id": [clip(name) for name in names]}).reindex(columns=list(CLIP_COLUMNS))
+        table = pd.DataFrame({"clip_id": [clip(name) for name in names]}).reindex(columns=CLIPS.names)
         table.assign(recording_id="").to_parquet(work.path / "clips.parquet", index=False)
         texts.to_parquet(work.path / "captions.parquet", index=False)
         rows = sorted((clip(name), id_of[caption]) for name, caption in pairs)

@@ -10,12 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-import soundfile
 import typer
-from building import clips_table, commit, manifest, write_tone
+from building import clips_table, commit, manifest, write_tones
 
 from clapcur import cli
 from clapcur.artifacts import Stage, write_atomic
@@ -521,47 +519,10 @@ def test_stdout_is_kept_for_the_result(capsys):
 
 
 @pytest.fixture
-def sounds(tmp_path, monkeypatch, rng):
+def sounds(tmp_path, monkeypatch):
     """Write tones with captions, noises with labels, class names and an experiment with towers of next to nothing."""
     monkeypatch.chdir(tmp_path)
-    rows = ["path,caption,recording_id"]
-    for index in range(16):
-        kind, frequency_hz = (("low hum", 200), ("high whistle", 3000))[index % 2]
-        write_tone(Path(f"pairs/{index}.wav"), frequency_hz, seed=index)
-        rows.append(f"pairs/{index}.wav,the sound of a {kind},recording-{index}")
-    Path("pairs.csv").write_text("\n".join(rows))
-    rows = ["path,label"]
-    for index in range(4):
-        noise = np.cumsum(rng.standard_normal(12_000)) if index % 2 else rng.standard_normal(12_000)
-        soundfile.write(f"{index}.wav", 0.2 * noise / np.abs(noise).max(), 16_000)
-        rows.append(f"{index}.wav,{('low_hum', 'high_whistle')[index % 2]}")
-    Path("labelled.csv").write_text("\n".join(rows))
-    Path("classes.txt").write_text("low hum\nhigh whistle\n")
-    Path("tones.yaml").write_text(
-        """
-        pairs: pairs.csv
-        evaluation: labelled.csv
-        class_names: classes.txt
-        audio_threshold: {similarity: 0.7}
-        caption_threshold: {similarity: -1}
-        max_per_clip: null
-        rows: [{strategy: teacher}, {strategy: ds, soft_labels: true}]
-        seeds: [5]
-        teacher:
-          num_examples: 16
-          batch_size: 8
-          selection: last
-          num_evaluations: 0
-          model:
-            audio:
-              width: tiny
-              front_end: {sample_rate: 16000, n_fft: 512, hop_samples: 320, num_mels: 40, f_max: 7800}
-            text: {hidden_size: 16, num_layers: 1, vocab_size: 100}
-            embedding_dim: 16
-            window_s: 0.7
-        student: {num_examples: 8, batch_size: 8, selection: last, num_evaluations: 0}
-        """
-    )
+    write_tones(tmp_path)
 
 
 @pytest.mark.slow

@@ -435,7 +435,7 @@ def test_an_exclusion_list_that_cannot_work_is_an_error(
 
 def test_a_pool_that_is_excluded_to_the_last_clip_is_an_error(tmp_path: Path, pool: Path) -> None:
     (tmp_path / "all.txt").write_text("r0\nr2\nr4")
-    with pytest.raises(ManifestError, match="all its 6 clips are on exclusion lists"):
+    with pytest.raises(ManifestError, match="all its 6 clips are excluded or forgotten"):
         scanned(pool, exclude=(str(tmp_path / "all.txt"),))
 
 

@@ -13,8 +13,8 @@ fold, which captions, which pairs, the rules, and how many were left out for whi
 of rows is part of it.
 """
 
-from clapcur.ingest.config import Columns, IngestConfig
+from clapcur.ingest.config import POOL, Columns, IngestConfig
 from clapcur.ingest.scanning import Scan, scan
 from clapcur.ingest.writing import refresh_locations, stage_for
 
-__all__ = ["Columns", "IngestConfig", "Scan", "refresh_locations", "scan", "stage_for"]
+__all__ = ["POOL", "Columns", "IngestConfig", "Scan", "refresh_locations", "scan", "stage_for"]

@@ -5,6 +5,8 @@ import math
 from clapcur.audio import ProbeRules
 from clapcur.config import frozen, machine
 
+POOL = "pool:"  # begins a source that is not a place
+
 
 @frozen
 class Columns:
@@ -31,7 +33,8 @@ class IngestConfig:
     """Where clips and captions come from, and what is left out."""
 
     source: str
-    # .csv, .tsv, .jsonl, .parquet; .txt with one caption per line; or a folder of audio, taken with all its sub-folders
+    # .csv, .tsv, .jsonl, .parquet; .txt with one caption per line; a folder of audio, taken with all its sub-folders;
+    # or, in an experiment, pool:NAME for the newest version of what landed under this name
     audio_folder: str | None = None
     # what relative paths in tables are relative to; None: the table's own folder
     columns: Columns = Columns()
@@ -45,6 +48,11 @@ class IngestConfig:
     # of the rows; more of them in quarantine is an error (ours)
     num_workers: int = machine(0)
     # threads that probe; 0: one per CPU (libsndfile leaves the interpreter's lock)
+
+    @property
+    def landed_in(self) -> str | None:
+        """The name of the pool that the source means, or None where it is a place."""
+        return self.source.removeprefix(POOL) if self.source.startswith(POOL) else None
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""

@@ -5,7 +5,7 @@ quarantine with its reason; nothing is dropped without being counted.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,19 +18,8 @@ from clapcur.ingest.config import IngestConfig
 from clapcur.ingest.exclusion import Names, excluded
 from clapcur.ingest.probes import Answer, probe_all
 from clapcur.ingest.source import Row, Source, read_source
-from clapcur.manifest import Manifest, caption_id, captions_table
+from clapcur.manifest import CLIPS, PAIRS, PLACES, QUARANTINE, Manifest, caption_id, captions_table
 
-CLIPS = pa.schema(
-    {
-        "clip_id": pa.string(), "pcm_sha256": pa.string(), "duration_s": pa.float64(), "sample_rate": pa.int64(),
-        "num_channels": pa.int64(), "bytes": pa.int64(), "recording_id": pa.string(), "label": pa.string(),
-        "fold": pa.string(),
-    }
-)  # fmt: skip
-CAPTIONS = pa.schema({"caption_id": pa.string(), "caption": pa.string()})
-PAIRS = pa.schema({"clip_id": pa.string(), "caption_id": pa.string()})
-QUARANTINE = pa.schema({"path": pa.string(), "reason": pa.string(), "detail": pa.string()})
-PLACES = pa.schema({"clip_id": pa.string(), "path": pa.string()})
 Quarantined = tuple[str, str, str]  # path or line, reason, detail
 
 
@@ -43,7 +32,8 @@ class Scan:
     # path (as in the source), reason, detail
     counts: dict[str, int]
     # clips, captions, pairs; rows of the source; quarantined; duplicates: files whose bytes another clip has already;
-    # same_sound: clips whose samples another clip has already; excluded: clips that an exclusion list named
+    # same_sound: clips whose samples another clip has already; excluded: clips that an exclusion list named;
+    # forgotten: clips that were taken down
     reasons: dict[str, int]
     # how many stand in the quarantine, by reason
     exclusions: dict[str, dict[str, int]]
@@ -81,7 +71,10 @@ class _Clip:
 
 
 def scan(
-    config: IngestConfig, probe_cache: Path | None = None, on_progress: Callable[[int, int], None] | None = None
+    config: IngestConfig,
+    probe_cache: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    forgotten: Set[str] = frozenset(),
 ) -> Scan:
     """Read a source, probe its files and decide what the manifest holds.
 
@@ -92,6 +85,9 @@ def scan(
         SQLite file that remembers probes, so that an unchanged file is not decoded again and a killed ingest goes on.
     on_progress : callable or None
         Called with (done, total) files, each time after the probe cache is on disk.
+    forgotten : set of str
+        Clip ids and hashes of samples that were taken down (`clapcur.tombstone`): they never enter again, whatever
+        container they come in.
 
     Raises
     ------
@@ -105,11 +101,13 @@ def scan(
     _check(config, len(source.rows), bad)
     names = [clip.names for clip in clips.values()]
     gone, exclusions = excluded(names, config.exclude, config.columns, source.base)
+    taken_down = {clip.clip_id for clip in names if {clip.clip_id, clip.pcm_sha256} & forgotten}
+    gone |= taken_down
     kept = {id: clips[id] for id in sorted(clips) if id not in gone}
     quarantine = sorted({*bad, *_conflicts(kept.values())})
     manifest = _manifest(kept, texts)
     if not len(manifest.clips) and not len(manifest.captions):
-        why = f"all its {len(gone)} clips are on exclusion lists" if gone else f"{len(bad)} rows are in quarantine"
+        why = f"all its {len(gone)} clips are excluded or forgotten" if gone else f"{len(bad)} rows are in quarantine"
         raise ManifestError(f"nothing in {config.source} can be used: {why}")
     counts = {
         "clips": len(kept),
@@ -119,7 +117,8 @@ def scan(
         "quarantined": len(quarantine),
         "duplicates": sum(len(clip.paths) - 1 for clip in kept.values()),
         "same_sound": len(kept) - manifest.clips.pcm_sha256.nunique(),
-        "excluded": len(gone),
+        "excluded": len(gone - taken_down),
+        "forgotten": len(taken_down),
         **source.counts,
     }
     return Scan(

@@ -3,21 +3,17 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-from pyarrow import parquet
 
-from clapcur.artifacts import LOCATIONS, Artifact, Stage, Workspace, write_atomic
+from clapcur.artifacts import LOCATIONS, Artifact, Stage, Workspace
 from clapcur.config import canonical
 from clapcur.errors import ArtifactError
-from clapcur.ingest.scanning import CAPTIONS, CLIPS, PAIRS, PLACES, QUARANTINE, Scan
+from clapcur.ingest.scanning import Scan
+from clapcur.manifest import PLACES, QUARANTINE, write_table
 
 VERSION = "1"
-ROW_GROUP = 2**16  # rows; small enough that a look-up of one clip among millions of pairs reads little
 
 
 def stage_for(scan: Scan) -> tuple[Stage, dict[str, Any]]:
@@ -37,14 +33,8 @@ def stage_for(scan: Scan) -> tuple[Stage, dict[str, Any]]:
     }
 
     def compute(inputs: Mapping[str, Artifact], config: Any, work: Workspace) -> dict[str, Any]:
-        for name, table, schema in (
-            ("clips.parquet", tables.clips, CLIPS),
-            ("captions.parquet", tables.captions, CAPTIONS),
-            ("pairs.parquet", tables.pairs, PAIRS),
-            ("quarantine.parquet", scan.quarantine, QUARANTINE),
-            (LOCATIONS, tables.locations, PLACES),
-        ):
-            _write(table, schema, work.path / name)
+        tables.write(work.path)
+        write_table(scan.quarantine, QUARANTINE, work.path / "quarantine.parquet")
         return {
             "counts": scan.counts, "quarantine": scan.reasons, "exclusions": scan.exclusions, "source": scan.source
         }  # fmt: skip
@@ -67,7 +57,7 @@ def refresh_locations(artifact: Artifact, scan: Scan) -> bool:
     path = artifact.path / LOCATIONS
     if path.exists() and pd.read_parquet(path).equals(places):
         return False
-    _write(places, PLACES, path)
+    write_table(places, PLACES, path)
     return True
 
 
@@ -77,11 +67,3 @@ def _digest(table: pd.DataFrame) -> str:
     for name in table.columns:
         digest.update(json.dumps([name, table[name].tolist()], separators=(",", ":")).encode())
     return digest.hexdigest()
-
-
-def _write(table: pd.DataFrame, schema: pa.Schema, path: Path) -> None:
-    """Write a table so that the same content is the same bytes, without pandas' own notes on it."""
-    content = BytesIO()
-    plain = pa.Table.from_pandas(table, schema=schema, preserve_index=False).replace_schema_metadata(None)
-    parquet.write_table(plain, content, row_group_size=ROW_GROUP, compression="zstd")
-    write_atomic(path, content.getvalue())

@@ -1,0 +1,17 @@
+"""Audio lands: what is new becomes the next version of a pool."""
+
+from prefect import flow
+
+from clapcur.artifacts import Artifact
+from clapcur.ingest import IngestConfig
+from tasks.ingest import ingest
+from tasks.pool import grow
+
+
+@flow(name="land", flow_run_name="land-{pool}")
+def land(source: IngestConfig, pool: str) -> Artifact:
+    """Ingest a folder or table into a pool, and return the pool's newest version.
+
+    What the pool has already counts once; where nothing is new, the version that is returned is the one that was there.
+    """
+    return grow(pool, ingest(source, "landing"))

@@ -1,0 +1,37 @@
+"""A landing, or clips that were taken down -> the next version of a pool."""
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
+from prefect.settings import PREFECT_API_URL
+
+from clapcur import pools
+from clapcur.artifacts import Artifact
+from clapcur.catalog import Campaign
+from clapcur.home import Home
+from clapcur.pool import STAGE
+from tasks.common import run_stage
+
+LANDED = "clapcur.pool.landed"
+
+
+@task(cache_policy=NO_CACHE, task_run_name="grow-{name}")
+def grow(name: str, landing: Artifact | None = None, campaign: Campaign | None = None) -> Artifact:
+    """Return the newest version of a pool, made now where the landing or a tombstone changes anything.
+
+    Where a Prefect server is known it hears of a new version, as the event `clapcur.pool.landed`. An event may be lost:
+    it only saves the time until the next look of `flows.reconcile`.
+    """
+    home = Home.open()
+    with pools.turn(home, name):
+        following = pools.next_version(home, name, landing)
+        if following is None:
+            return pools.head(home, name)
+        config, inputs = following
+        tags = {"role": "pool", "pool": name, "name": f"{name} v{config.version}"}
+        version = run_stage(STAGE, config, inputs, campaign, tags)
+    if PREFECT_API_URL.value():
+        counts = version.record["counts"]
+        payload = {"pool": name, "version": config.version, "id": version.id, "added": counts["added"]}
+        emit_event(LANDED, {"prefect.resource.id": f"clapcur.pool.{name}"}, payload=payload)
+    return version

@@ -1,0 +1,14 @@
+"""A clip that was taken down -> its tombstone."""
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from clapcur.artifacts import Artifact
+from clapcur.tombstone import STAGE, Tombstone
+from tasks.common import run_stage
+
+
+@task(cache_policy=NO_CACHE, task_run_name="bury-{stone.clip_id}")
+def bury(stone: Tombstone) -> Artifact:
+    """Note that a clip must never enter again."""
+    return run_stage(STAGE, stone, {}, None, {"role": "tombstone"})
