@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -14,6 +14,7 @@ from clapcur.home import Home
 if TYPE_CHECKING:
     from clapcur.recipes import Experiment, Row
 
+T = TypeVar("T")
 StudentStrategy = Literal["du", "ds", "ads"]
 ConfigFile = Annotated[
     Path | None, typer.Argument(help="An experiment as YAML; `clapcur init` writes one.", show_default=False)
@@ -195,7 +196,7 @@ def chosen_rows(rows: Sequence["Row"], text: str) -> tuple["Row", ...]:
     return tuple(row for row in rows if wanted & {row.strategy, row.name})
 
 
-def run_flow(flow: Callable[..., Artifact], *arguments: Any, **options: Any) -> Artifact:
+def run_flow(flow: Callable[..., T], *arguments: Any, **options: Any) -> T:
     """Run a flow in this process.
 
     Without a heartbeat: its thread sleeps in steps of a second, and every flow would wait for it at its end.

@@ -1,0 +1,218 @@
+"""The commands around new audio and audio that must go: land, watch, plan, recurate and forget."""
+
+import csv
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clapcur.artifacts import Artifact
+from clapcur.cli.console import (
+    HomeOption,
+    JsonOption,
+    columns_table,
+    facts_table,
+    open_home,
+    print_json,
+    show,
+    show_artifact,
+    working,
+)
+from clapcur.errors import DataError
+from clapcur.home import Home
+
+if TYPE_CHECKING:
+    from clapcur.ingest import IngestConfig
+
+PoolName = Annotated[str, typer.Option("--pool", help="Name of the pool: letters, digits and _ . -")]
+Config = Annotated[Path, typer.Argument(help="An experiment with `pool: pool:NAME`.", show_default=False)]
+
+
+def land(
+    source: Annotated[Path, typer.Argument(help="A folder of audio, or a table with the column path.")],
+    pool: PoolName,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take new audio into a pool.
+
+    What is new becomes the pool's next version; files that it has already cost a look. A running Prefect server hears
+    of it, so that its automation can re-curate.
+    """
+    if not source.exists():
+        raise DataError(f"{source} does not exist; give a folder of audio, or a table with the column path")
+    where = open_home(home)
+    from clapcur.ingest import IngestConfig
+
+    with working():
+        made = _land(IngestConfig(source=str(source.absolute())), pool)
+    show_landing(made, where, as_json)
+
+
+def _land(source: "IngestConfig", pool: str) -> Artifact:
+    """Land without a flow around it: a look at a folder must not cost the start of a server."""
+    from tasks.ingest import ingest
+    from tasks.pool import grow
+
+    return grow.fn(pool, ingest.fn(source, "landing"))
+
+
+def show_landing(version: Artifact, home: Home, as_json: bool) -> None:
+    """Print the newest version of a pool."""
+    show_artifact(version, as_json, version=version.record["config"]["version"], pool=version.record["config"]["name"])
+
+
+def watch(
+    folder: Annotated[Path, typer.Argument(help="A folder into which audio is dropped.")],
+    pool: PoolName,
+    settle: Annotated[float, typer.Option(help="Seconds without a change after which a file is complete.")] = 10.0,
+    every: Annotated[float, typer.Option(help="Seconds between two looks.")] = 5.0,
+    once: Annotated[bool, typer.Option("--once", help="Stop after the first landing.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Land what is dropped into a folder, once it is complete.
+
+    Runs until Ctrl-C. Files that still grow are left alone; a landing that was cut off is made at the next look.
+    """
+    if settle <= 0 or every <= 0:
+        raise typer.BadParameter(f"--settle and --every are seconds above 0, got {settle:g} and {every:g}")
+    where = open_home(home)
+    from clapcur.ingest import IngestConfig
+    from clapcur.pool import check_pool_name
+    from clapcur.watching import Watch
+
+    table = where.root / "watched" / f"{check_pool_name(pool)}.csv"
+    table.parent.mkdir(exist_ok=True)
+    watched, landed = Watch(folder, settle), set[Path]()
+    show(f"watching {folder} for the pool {pool}; Ctrl-C ends it")
+    while True:
+        complete = watched.look(time.monotonic())
+        if complete - landed:
+            with open(table, "w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([["path"], *([str(path.absolute())] for path in sorted(complete))])
+            with working():
+                made = _land(IngestConfig(source=str(table), max_bad_fraction=1.0), pool)
+            landed = complete
+            show_landing(made, where, as_json=False)
+            if once:
+                return
+        time.sleep(every)
+
+
+def plan(config: Config, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Say what a re-curation would cost.
+
+    Which clips would be embedded and scored, which are reused, what would be trained, and how long it takes by the last
+    run of its kind.
+    """
+    from clapcur.recipes import experiment_from_file
+
+    experiment = experiment_from_file(config)
+    open_home(home)
+    with working():
+        from flows.plan import plan as make_plan
+
+        why, steps = make_plan(experiment)
+    if as_json:
+        print_json({"due": why, "steps": [step._asdict() for step in steps]})
+        return
+    rows = [(step.what, f"{step.new:,}", f"{step.reused:,}", _duration(step.seconds)) for step in steps]
+    show(columns_table(("", "new", "reused", "about"), rows, right=("new", "reused", "about")))
+    show(f"It is time: {why}." if why else "It is not time yet; `clapcur recurate --force` goes on all the same.")
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def recurate(
+    config: Config,
+    force: Annotated[bool, typer.Option("--force", help="Do not wait for more clips or more changed pairs.")] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a student up to date with its pool.
+
+    Embeds and scores what is new, writes the next Improvement-Set, and where enough pairs changed trains a student,
+    which becomes champion if it beats the present one.
+    """
+    from clapcur.recipes import experiment_from_file
+
+    experiment = experiment_from_file(config)
+    open_home(home)
+    from clapcur.cli.experiments import run_flow
+
+    with working():
+        from flows.recurate import recurate as flow
+
+        made = run_flow(flow, experiment, force=force)
+    show_recuration(made, as_json)
+
+
+def show_recuration(made: Artifact, as_json: bool) -> None:
+    """Print how far a re-curation went, and why not further."""
+    if made.kind == "decision":
+        decision = json.loads((made.path / "decision.json").read_text())
+        if as_json:
+            print_json({"id": made.id, "kind": made.kind} | decision)
+            return
+        show(facts_table({"decision": made.id, "challenger": decision["challenger"], "champion": decision["champion"]}))
+        show(f"{'Promoted' if decision['promoted'] else 'Not promoted'}: {decision['why']}.")
+        return
+    said = {
+        "manifest": "too little has landed to curate again",
+        "improvement_set": "too few pairs changed to train a student",
+    }[made.kind]
+    if as_json:
+        print_json({"id": made.id, "kind": made.kind, "why": said})
+        return
+    show(f"{made.kind.replace('_', ' ')} {made.id}: {said}; see `clapcur plan`, or use --force")
+
+
+def forget(
+    clips: Annotated[
+        list[str], typer.Argument(help="Clip ids, their first digits, or paths of audio files.", show_default=False)
+    ],
+    reason: Annotated[str, typer.Option(help="For the record.")] = "",
+    config: Annotated[
+        list[Path] | None, typer.Option(help="Experiments whose students are in use: they are made again.")
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take clips down and name all that they touched.
+
+    They leave every pool and never enter again, in whatever container. With --config the experiment is curated without
+    them, and a champion that they touched is replaced.
+    """
+    where = open_home(home, must_exist=True)
+    from clapcur.cli.experiments import run_flow
+    from clapcur.recipes import experiment_from_file
+
+    experiments = [experiment_from_file(path) for path in config or []]
+    with working():
+        from flows.forget import forget as flow
+
+        touched = run_flow(flow, clips, reason=reason, experiments=experiments)
+    kinds = ("manifests", "embeddings", "improvement_sets", "checkpoints", "scores")
+    if as_json:
+        found: list[dict[str, Any]] = [
+            {"clip_id": told["clip_id"]} | {kind: [entry["id"] for entry in told[kind]] for kind in kinds}
+            for told in touched
+        ]
+        print_json({"home": str(where.root), "forgotten": found})
+        return
+    for told in touched:
+        show(f"clip {told['clip_id']} is forgotten; it had touched")
+        rows = [
+            (kind.replace("_", " "), entry["id"], entry["label"], entry["because"])
+            for kind in kinds
+            for entry in told[kind]
+        ]
+        show(columns_table(("", "id", "made by", "because"), rows))
+    if not experiments:
+        show("Nothing was made again: name the experiments in use with --config, or run `clapcur recurate CONFIG`.")

@@ -1,0 +1,276 @@
+"""Audio lands and must go again: versions of a pool, what is reused, the gate, take-downs."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from building import clips_table, manifest, write_tone, write_tones
+
+from clapcur import champions, gate, pools
+from clapcur.artifacts import Artifact
+from clapcur.errors import DataError
+from clapcur.gate import GateConfig
+from clapcur.home import Home
+from clapcur.ingest import IngestConfig
+from clapcur.manifest import Manifest
+from clapcur.pool import STAGE, PoolConfig
+from clapcur.recipes import Experiment, LandingRules, experiment_from_file
+from clapcur.stage import run
+from clapcur.tombstone import STAGE as BURY
+from clapcur.tombstone import Tombstone
+from clapcur.watching import Watch
+
+
+def grow(home: Home, name: str, landing: Artifact | None) -> Artifact:
+    """Do what the task does, without Prefect."""
+    following = pools.next_version(home, name, landing)
+    return pools.head(home, name) if following is None else run(STAGE, *following, home)
+
+
+def clips_of(version: Artifact) -> list[str]:
+    return Manifest.open(version).clips.clip_id.tolist()
+
+
+# -- versions
+
+
+def test_a_landing_adds_what_is_new_and_nothing_twice(home):
+    v1 = grow(home, "field", manifest(home.store, "first", clips_table(["a", "b"])))
+    v2 = grow(home, "field", manifest(home.store, "second", clips_table(["b", "c"])))
+    assert (clips_of(v1), clips_of(v2)) == (["a", "b"], ["a", "b", "c"])
+    assert v2.record["inputs"]["parent"] == v1.id
+    assert v2.record["counts"] == {"clips": 3, "added": 1, "forgotten": 0, "known": 1, "same_sound": 0}
+    assert [one.id for one in pools.versions(home, "field")] == [v1.id, v2.id]
+    assert [one.id for one in pools.ancestors(home, v2)] == [v1.id]
+
+
+def test_a_landing_that_comes_twice_makes_no_version(home):
+    landing = manifest(home.store, "first", clips_table(["a", "b"]))
+    assert grow(home, "field", landing) == grow(home, "field", landing)
+    assert len(pools.versions(home, "field")) == 1
+
+
+def test_the_same_sound_in_another_container_is_not_new(home):
+    v1 = grow(home, "field", manifest(home.store, "wav", clips_table(["a"], pcm_sha256=["one sound"])))
+    flac = manifest(home.store, "flac", clips_table(["z"], pcm_sha256=["one sound"]))
+    assert grow(home, "field", flac) == v1
+    more = manifest(home.store, "more", clips_table(["y", "z"], pcm_sha256=["another", "one sound"]))
+    v2 = grow(home, "field", more)
+    assert clips_of(v2) == ["a", "y"] and v2.record["counts"]["same_sound"] == 1
+
+
+def test_pools_do_not_mix(home):
+    landing = manifest(home.store, "first", clips_table(["a"]))
+    grow(home, "field", landing)
+    grow(home, "city", manifest(home.store, "other", clips_table(["b"])))
+    assert pools.names(home) == ["city", "field"]
+    assert clips_of(pools.head(home, "city")) == ["b"]
+    with pytest.raises(DataError, match=r"no pool 'sea' .*\(pools: city, field\); `clapcur land FOLDER --pool sea`"):
+        pools.head(home, "sea")
+    with pytest.raises(ValueError, match="a pool is named with"):
+        PoolConfig(name="../field", version=1)
+
+
+def test_a_forgotten_clip_leaves_and_does_not_come_back_in_another_container(home):
+    landing = manifest(home.store, "first", clips_table(["a", "b"], pcm_sha256=["one", "other"]))
+    grow(home, "field", landing)
+    run(BURY, Tombstone(clip_id="a", pcm_sha256="one", reason="asked"), {}, home)
+    v2 = grow(home, "field", None)
+    assert clips_of(v2) == ["b"] and v2.record["counts"]["forgotten"] == 1
+    assert grow(home, "field", landing) == v2
+    assert grow(home, "field", manifest(home.store, "again", clips_table(["z"], pcm_sha256=["one"]))) == v2
+    assert Manifest.open(v2).locations.clip_id.tolist() == ["b"]
+
+
+def test_where_a_clip_lies_is_taken_from_the_newest_place(home):
+    grow(home, "field", manifest(home.store, "first", clips_table(["a"]), paths={"a": Path("/old/a.wav")}))
+    moved = manifest(home.store, "moved", clips_table(["a", "b"]), paths={"a": Path("/new/a.wav")})
+    assert Manifest.open(grow(home, "field", moved)).paths["a"] == Path("/new/a.wav")
+
+
+@pytest.mark.parametrize(
+    ("new", "gone", "hours", "curated", "said"),
+    [
+        (0, 0, 0.0, False, "never curated"), (3, 0, 1.0, True, ""),
+        (100, 0, 0.0, True, "100 new clips, 100 are enough"),
+        (3, 0, 200.0, True, "3 new clips wait for 200.0 h"), (0, 0, 999.0, True, ""), (0, 1, 0.0, True, "taken down"),
+    ],
+)  # fmt: skip
+def test_fifty_drops_do_not_train_fifty_students(new, gone, hours, curated, said):
+    version = Artifact("manifest", "0" * 12, "/nowhere")
+    why = pools.News(version, version if curated else None, new, gone, hours).due(100, 168)
+    assert said in why and bool(why) == bool(said)
+
+
+# -- the gate
+
+
+def scored(home: Home, name: str, right: np.ndarray, groups: np.ndarray | None = None) -> Artifact:
+    """Make scores in which these clips are right."""
+    from building import commit
+
+    table = pd.DataFrame(
+        {
+            "clip_id": [f"{i:03d}" for i in range(len(right))],
+            "group": [f"{g}" for g in (np.arange(len(right)) if groups is None else groups)],
+            "label": "dog",
+            "predicted": np.where(right, "dog", "rain"),
+        }
+    )
+    return commit(home.store, "scores", name, lambda work: table.to_parquet(work.path / "predictions.parquet"))
+
+
+def decided(home: Home, before: np.ndarray, after: np.ndarray, name: str = "b", **config) -> Artifact:
+    from building import commit
+
+    def checkpoint(name):
+        return commit(home.store, "checkpoint", name, lambda work: None)
+
+    inputs = {
+        "teacher": checkpoint("t"), "champion": checkpoint("a"), "challenger": checkpoint(name),
+        "champion_scores": scored(home, f"sa{before.sum()}", before),
+        "challenger_scores": scored(home, f"s{name}{after.sum()}", after),
+    }  # fmt: skip
+    return run(gate.STAGE, GateConfig(dataset="tones", **config), inputs, home)
+
+
+def test_the_champion_moves_only_for_more_than_luck(home, rng):
+    before = rng.random(400) < 0.5
+    better = before | (rng.random(400) < 0.2)
+    same = before.copy()
+    same[np.flatnonzero(~before)[:2]] = True
+    clear, unclear = decided(home, before, better, "b"), decided(home, before, same, "c")
+    told = [json.loads((one.path / "decision.json").read_text()) for one in (clear, unclear)]
+    assert [one["promoted"] for one in told] == [True, False]
+    assert told[0]["interval"][0] > 0 >= told[1]["interval"][0]
+    assert "does not lie above +0.0" in told[1]["why"]
+    standing = champions.standing(home.store, "tones")
+    assert standing["champion"].id == told[0]["challenger"] and standing["challenger"].id == told[1]["challenger"]
+    assert champions.standing(home.store, "other") == {}
+
+
+def test_a_withdrawn_champion_goes_whatever_the_figures_say(home, rng):
+    before = rng.random(50) < 0.8
+    made = decided(home, before, np.zeros(50, bool), withdrawn="a clip was taken down")
+    told = json.loads((made.path / "decision.json").read_text())
+    assert told["promoted"] and told["why"].startswith("the champion is withdrawn: a clip was taken down")
+
+
+def test_scores_of_other_clips_are_not_compared(home):
+    with pytest.raises(DataError, match="must be scored on the same clips, got 5 and 4, of which 4 are the same"):
+        decided(home, np.ones(5, bool), np.ones(4, bool))
+
+
+# -- files that are still being written
+
+
+def test_a_file_counts_when_it_has_stopped_growing(tmp_path):
+    watch = Watch(tmp_path, settle_s=10)
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"1")
+    (tmp_path / ".b.wav.part").write_bytes(b"1")
+    assert watch.look(0.0) == set()
+    path.write_bytes(b"12")
+    assert watch.look(9.0) == set() and watch.look(12.0) == set()
+    assert watch.look(19.0) == {path}
+    path.write_bytes(b"123")
+    assert watch.look(30.0) == set()
+    path.unlink()
+    assert watch.look(50.0) == set()
+    with pytest.raises(DataError, match="nothing to watch"):
+        Watch(tmp_path / "gone", 1).look(0)
+
+
+# -- the whole way, with towers of next to nothing
+
+
+@pytest.fixture(scope="module")
+def prefect() -> Iterator[None]:
+    """Run flows against a Prefect of this module's own."""
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield
+
+
+@pytest.fixture
+def experiment(tmp_path) -> Experiment:
+    """Give an experiment whose pool is what landed as ``field``."""
+    path = write_tones(tmp_path)
+    rules = "on_landing: {min_new_clips: 2, max_wait_hours: 100, min_changed: 0, strategy: du, soft_labels: false}"
+    text = path.read_text().replace("audio_threshold: {similarity: 0.7}", "audio_threshold: {similarity: -1}")
+    path.write_text(f"{text}\n        pool: pool:field\n        near_duplicate: null\n        {rules}\n")
+    return experiment_from_file(path)
+
+
+def drop(folder: Path, *seeds: int) -> IngestConfig:
+    """Write new tones into a folder."""
+    for seed in seeds:
+        write_tone(folder / f"{seed}.wav", (200, 3000)[seed % 2], seed=seed)
+    return IngestConfig(source=str(folder))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_one_landing_after_another(home, experiment, prefect, tmp_path):
+    """Only what is new is embedded and scored, a repetition does nothing, and a forgotten clip is gone."""
+    from flows.forget import forget
+    from flows.land import land
+    from flows.plan import plan
+    from flows.recurate import recurate
+
+    folder = tmp_path / "field"
+    v1 = land(drop(folder, *range(100, 106)), "field")
+    assert {step.what: (step.new, step.reused) for step in plan(experiment)[1]}["embed pool"] == (6, 0)
+    first = recurate(experiment)
+    assert first.kind == "decision" and recurate(experiment) == first
+    assert land(IngestConfig(source=str(folder)), "field") == v1
+
+    v2 = land(drop(folder, 106), "field")
+    assert recurate(experiment) == v2, "one new clip is too few"
+    v3 = land(drop(folder, 107), "field")
+    why, steps = plan(experiment)
+    assert why == "2 new clips, 2 are enough"
+    assert {step.what: (step.new, step.reused) for step in steps}["embed pool"] == (2, 6)
+    second = recurate(experiment)
+    assert second.kind == "decision" and second != first
+    made = {kind: list(home.store.of_kind(kind)) for kind in ("embeddings", "improvement_set", "checkpoint")}
+    of_v3 = [one.record for one in made["embeddings"] if one.record["inputs"].get("manifest") == v3.id]
+    assert [(one["counts"]["rows"], one["counts"]["embedded"]) for one in of_v3] == [(8, 2)]
+    sets = made["improvement_set"]
+    assert [one.record["inputs"]["pool"] for one in sets] == [v1.id, v3.id]
+    assert sets[1].record["inputs"]["parent"] == sets[0].id
+    card = json.loads((sets[1].path / "card.json").read_text())
+    assert card["scored"] == {"new_clips": 2, "clips_taken_over": 6}
+
+    gone = pd.read_parquet(sets[1].path / "pairs.parquet").clip_id.iloc[0]
+    touched = forget([gone], "asked", [experiment])
+    assert sets[1].id in {entry["id"] for entry in touched[0]["improvement_sets"]}
+    v4 = pools.head(home, "field")
+    assert clips_of(v4) == sorted(set(clips_of(v3)) - {gone})
+    latest = list(home.store.of_kind("improvement_set"))[-1]
+    assert latest.record["inputs"]["pool"] == v4.id
+    assert gone not in set(pd.read_parquet(latest.path / "pairs.parquet").clip_id)
+    assert land(IngestConfig(source=str(folder)), "field") == v4, "it lies in the folder still and must not return"
+    soundfile.write(folder / "again.flac", *soundfile.read(Manifest.open(v3).paths[gone], dtype="int16"))
+    assert land(IngestConfig(source=str(folder)), "field") == v4, "nor in another container"
+
+
+def test_an_experiment_whose_pool_is_a_place_cannot_recurate(experiment):
+    from dataclasses import replace
+
+    from flows.recurate import pool_name
+
+    with pytest.raises(DataError, match="write `pool: pool:NAME` into the config"):
+        pool_name(replace(experiment, pool=IngestConfig(source="recordings")))
+
+
+@pytest.mark.parametrize("rules", [{"min_new_clips": 0}, {"min_changed": 2}, {"max_wait_hours": -1}])
+def test_rules_without_a_meaning_are_refused(rules):
+    with pytest.raises(ValueError, match=f"{next(iter(rules))} .* got"):
+        LandingRules(**rules)
