@@ -164,3 +164,18 @@ def experiment(home: Home) -> dict[str, Artifact]:
     made["teacher_scores"] = scores(home, made["teacher"], made["evaluation"], "teacher", 0.5)
     made["student_scores"] = scores(home, made["student"], made["evaluation"], "ads+sl", 0.75)
     return made
+
+
+def decision(
+    home: Home, teacher: Artifact, champion: Artifact, challenger: Artifact, promoted: bool, dataset: str = "esc50"
+) -> Artifact:
+    """Make the decision about a challenger."""
+    inputs = {"teacher": teacher, "champion": champion, "challenger": challenger}
+    told = {"champion": champion.id, "challenger": challenger.id, "promoted": promoted, "why": "3 points better"}
+
+    def write(work: Workspace) -> dict[str, Any]:
+        (work.path / "decision.json").write_text(json.dumps(told))
+        return {"counts": {"clips": 400}, "metrics": {"change": 0.03}}
+
+    name = f"{challenger.id} against {champion.id}"
+    return make(home, "decision", name, write, inputs, {"dataset": dataset}, {"role": "gate", "dataset": dataset})

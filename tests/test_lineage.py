@@ -223,6 +223,25 @@ def test_a_checkpoint_is_a_model_that_can_be_registered_while_its_weights_stay(d
     assert client.get_model_version_by_alias("clap", "champion").run_id in (run.info.run_id, None)
 
 
+def test_the_aliases_of_the_registered_model_follow_the_decisions(home, made, client):
+    """A champion that a replay of old decisions moved back would be deployed."""
+    teacher = made["teacher"]
+    first, second = (chain.checkpoint(home, {"init": teacher}, row, ["teacher_pairs"]) for row in ("ads", "ads+sl"))
+    chain.decision(home, teacher, teacher, first, promoted=True)
+    chain.decision(home, teacher, first, second, promoted=False)
+    for tell in (deliver, sync, lambda home: sync(home, rebuild=True)):
+        assert tell(home).waiting == 0
+        held = {
+            alias: client.get_model_version_by_alias("clapcur-esc50", alias).tags["clapcur.artifact"]
+            for alias in ("teacher", "champion", "challenger")
+        }
+        assert held == {"teacher": teacher.id, "champion": first.id, "challenger": second.id}
+        assert len(client.search_model_versions("name = 'clapcur-esc50'")) == 3
+    version = client.get_model_version_by_alias("clapcur-esc50", "champion")
+    assert version.run_id == run_of(client, first).info.run_id
+    assert version.tags["strategy"] == "ads"
+
+
 def test_telling_everything_again_changes_nothing(delivered):
     """A replay after a crash would show every point twice and every run as two."""
     home, _, _ = delivered

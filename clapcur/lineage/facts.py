@@ -81,6 +81,11 @@ def dataset_name(record: Mapping[str, Any]) -> str:
     return " ".join(said) or record["kind"].replace("_", " ")
 
 
+def model_name(dataset: str) -> str:
+    """Return the name under which the models of a dataset are registered."""
+    return f"clapcur-{folder_name(dataset)}"
+
+
 def digest(record: Mapping[str, Any]) -> str:
     """Return MLflow's digest of a dataset: the first 32 digits of the artifact's key."""
     return str(record["key_sha256"])[:32]

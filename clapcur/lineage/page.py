@@ -1,8 +1,8 @@
 """Artifacts as runs of MLflow: the only module that imports mlflow, inside its functions.
 
 An artifact is one run, found again by its tag, under the run of its campaign; a checkpoint is a
-logged model as well, manifests and Improvement-Sets are datasets. Saying a thing again changes
-nothing.
+logged model as well, manifests and Improvement-Sets are datasets; what a gate has judged is
+registered, with aliases. Saying a thing again changes nothing.
 """
 
 import json
@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clapcur import champions
 from clapcur.artifacts import Artifact
 from clapcur.catalog import Campaign, Catalog, Message
 from clapcur.home import Home
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "clapcur"  # of what was made outside any campaign
 DATASETS = ("manifest", "improvement_set")
 UPLOADED = (".png", ".html", ".csv", ".md")
-UPLOADED_NAMES = ("card.json", "scores.json", "config.json")
+UPLOADED_NAMES = ("card.json", "scores.json", "config.json", "decision.json")
 MAX_UPLOAD = 20 * 2**20  # bytes; larger tables stay in the store, MLflow gets a sample
 SAMPLE_ROWS = 10_000
 
@@ -125,6 +126,8 @@ class MlflowPage:
             self._model(artifact, run)
         if artifact.kind == "scores":
             self._tell_scores(record)
+        if artifact.kind == "decision":
+            self._tell_standing(record["config"]["dataset"])
         self._upload(artifact, run_id)
         self._end(run, finished)
         if record.get("campaign"):
@@ -153,6 +156,36 @@ class MlflowPage:
             numbers |= facts.flat({f"{dataset}/{name}": value for name, value in numbers.items()})
         step = facts.last_step(checkpoint.path)
         self.add_points(run, [(step, _ms(record["finished"]), numbers)], **about)
+
+    def _tell_standing(self, dataset: str) -> None:
+        """Point the aliases of a dataset's registered model at teacher, champion and challenger as they stand now."""
+        from mlflow.exceptions import MlflowException
+
+        name = facts.model_name(dataset)
+        try:
+            model = self.client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            told = f"Students of {dataset}. `clapcur trace ID` shows what made one; the decisions stand in their runs."
+            model = self.client.create_registered_model(name, {"clapcur.dataset": dataset}, told)
+        for alias, checkpoint in champions.standing(self._store, dataset).items():
+            version = self._version(name, checkpoint)
+            if model.aliases.get(alias) != version:
+                self.client.set_registered_model_alias(name, alias, version)
+
+    def _version(self, name: str, checkpoint: Artifact) -> str:
+        """Return the version under which a checkpoint is registered, made where there is none."""
+        for version in self.client.search_model_versions(f"name = '{name}'"):
+            if version.tags.get(facts.ARTIFACT_TAG) == checkpoint.id:
+                return str(version.version)
+        run = self.open_run(checkpoint.record)
+        model = self.client.get_logged_model(self._model(checkpoint, run))
+        tags = facts.tags(checkpoint.record, checkpoint.uri)
+        made = self.client.create_model_version(
+            name, model.artifact_location, run.info.run_id, tags, model_id=model.model_id
+        )
+        return str(made.version)
 
     def _model(self, checkpoint: Artifact, run: "Run") -> str:
         """Return the id of the checkpoint's logged model; its weights stay in the store."""
