@@ -19,7 +19,7 @@ the similarities of all pairs that were scored; ``changes.parquet`` against the 
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,7 @@ from clapcur.errors import EmptySetError
 from clapcur.figures import class_coverage_figure, similarity_figure
 from clapcur.improvement_set import SCHEMA, ImprovementSetWriter
 from clapcur.manifest import Manifest
+from clapcur.marks import Mark
 from clapcur.progress import progress
 from clapcur.set_versions import merged, pair_blocks, write_changes
 from clapcur.similarity import (
@@ -76,6 +77,8 @@ class CurateConfig:
     # share of the source recordings of the teacher pairs that never trains and that calibrates precision
     near_duplicate: float | None = 0.9999
     # audio similarity to an evaluation clip from which on a clip counts as the same sound; None: do not look
+    marks: tuple[Mark, ...] = ()
+    # what people heard (`clapcur.marks`): wrong pairs do not enter, and a precision is calibrated on all judged
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
@@ -121,24 +124,29 @@ def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace
     teacher_pairs = Manifest.open(inputs["teacher_pairs"])
     captions = _candidate_captions(inputs, config)
     num_captions = len(captions.ids)
+    wrong = {(clip, caption) for clip, caption, mark in config.marks if mark == "wrong"}
     thresholds: dict[str, float] = {}
+    evidence: dict[str, Any] = {}
     if config.strategy in ("ds", "ads"):
         least_M = _caption_thresholds(captions, config)
         thresholds["caption"] = float(least_M.min())
         captions = captions.where(captions.class_similarity_M >= least_M)
     clip_ids, rows_ND, exclusions = _candidate_clips(inputs, config, teacher_pairs)
-    evidence: dict[str, Any] = {}
     with ImprovementSetWriter(work.path) as writer:
         if config.strategy == "ds":
-            _write_training_pairs(writer, teacher_pairs, clip_ids, rows_ND, captions)
+            _write_training_pairs(writer, teacher_pairs, clip_ids, rows_ND, captions, wrong)
         else:
             taken_over = TakenOver.open(inputs, config, clip_ids)
             is_new_N = taken_over.is_new(clip_ids)
-            join = _Join(clip_ids[is_new_N], rows_ND[is_new_N], captions, config, taken_over)
+            join = _Join(clip_ids[is_new_N], rows_ND[is_new_N], captions, config, taken_over, wrong)
             evidence["histogram"] = _coarse(join.histograms()["all"])
             evidence["scored"] = {"new_clips": int(is_new_N.sum()), "clips_taken_over": int((~is_new_N).sum())}
             if config.audio_threshold.precision is not None:
-                evidence["calibration"] = _calibrate(inputs, config, captions, teacher_pairs)
+                evidence["calibration"] = (
+                    _calibrate_on_marks(config, clip_ids, rows_ND, captions)
+                    if config.marks
+                    else _calibrate(inputs, config, captions, teacher_pairs)
+                )
                 least: dict[str, float] | float = evidence["calibration"]["similarity"]
             else:
                 least = join.thresholds()
@@ -162,6 +170,7 @@ def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace
         "thresholds": thresholds,
         "counts": counts,
         "exclusions": exclusions,
+        "marked_wrong": len(wrong),
         "similarity": writer.similarity_summary(),
         "class_coverage": writer.class_coverage(check_class_names(config.class_names)),
         "top_captions": [{"caption": text_of[i], "pairs": n} for i, n in writer.per_caption.most_common(20)],
@@ -258,6 +267,30 @@ def _calibrate(
     return {"target": target, "held_out_pairs": len(scores), **precision_threshold(scores, agrees, target)}
 
 
+def _calibrate_on_marks(
+    config: CurateConfig, clip_ids: NDArray[np.object_], rows_ND: NDArray[np.float32], captions: Captions
+) -> dict[str, float]:
+    """Return the threshold that reaches the wanted precision on the pairs that people judged, and its evidence.
+
+    An audition hears more of the pairs at the border of a set than of others: the whole set is rather better.
+    """
+    target = config.audio_threshold.precision
+    assert target is not None
+    clip = {name: index for index, name in enumerate(clip_ids)}
+    text = {name: index for index, name in enumerate(captions.ids)}
+    known = [mark for mark in config.marks if mark[0] in clip and mark[1] in text]
+    if not known:
+        raise EmptySetError(
+            f"none of the {len(config.marks)} marked pairs is of this pool and these captions; mark pairs of a set that "
+            "was curated from them, or leave the marks out"
+        )
+    audio_PD = rows_ND[[clip[name] for name, _, _ in known]]
+    text_PD = captions.rows_MD[[text[name] for _, name, _ in known]]
+    scores = np.einsum("pd,pd->p", audio_PD, text_PD).astype(np.float32)
+    agrees = np.array([mark == "right" for _, _, mark in known])
+    return {"target": target, "marked_pairs": len(known), **precision_threshold(scores, agrees, target)}
+
+
 def _held_out_agreement(
     inputs: Mapping[str, Artifact], config: CurateConfig, captions: Captions, teacher_pairs: Manifest
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -334,8 +367,9 @@ class _Join:
 
     def __init__(
         self, clip_ids: NDArray[np.object_], rows_ND: NDArray[np.float32], captions: Captions, config: CurateConfig,
-        taken_over: TakenOver,
+        taken_over: TakenOver, wrong: Set[tuple[str, str]],
     ) -> None:  # fmt: skip
+        self.wrong = pd.MultiIndex.from_tuples(sorted(wrong), names=["clip_id", "caption_id"]) if wrong else None
         self.clip_ids, self.rows_ND, self.captions, self.config = clip_ids, rows_ND, captions, config
         self.taken_over = taken_over
         self.by_class = config.even_classes and config.audio_threshold.count is not None
@@ -400,7 +434,10 @@ class _Join:
                 self.clip_ids[clip], captions.ids[text], block.similarity, captions.classes[text],
                 captions.class_similarity_M[text], block.rank,
             )  # fmt: skip
-            yield pd.DataFrame(dict(zip(SCHEMA.names, columns, strict=True)))
+            pairs = pd.DataFrame(dict(zip(SCHEMA.names, columns, strict=True)))
+            if self.wrong is not None:
+                pairs = pairs[~pd.MultiIndex.from_frame(pairs[["clip_id", "caption_id"]]).isin(self.wrong)]
+            yield pairs
             if on_clips is not None:
                 on_clips(int(clip[-1]) + 1 - done)
                 done = int(clip[-1]) + 1
@@ -417,11 +454,13 @@ class _Join:
 
 def _write_training_pairs(
     writer: ImprovementSetWriter, teacher_pairs: Manifest, clip_ids: NDArray[np.object_],
-    rows_ND: NDArray[np.float32], captions: Captions,
+    rows_ND: NDArray[np.float32], captions: Captions, wrong: Set[tuple[str, str]],
 ) -> None:  # fmt: skip
     """Write the training pairs of the eligible clips whose caption was kept (DS)."""
     pairs = teacher_pairs.pairs
     pairs = pairs[pairs.clip_id.isin(clip_ids) & pairs.caption_id.isin(captions.ids)]
+    is_wrong = [pair in wrong for pair in zip(pairs.clip_id, pairs.caption_id, strict=True)]
+    pairs = pairs[~np.array(is_wrong, bool)]
     clip = np.searchsorted(clip_ids.astype(str), pairs.clip_id.to_numpy(str))
     text = np.searchsorted(captions.ids.astype(str), pairs.caption_id.to_numpy(str))
     similarity = np.einsum("pd,pd->p", rows_ND[clip], captions.rows_MD[text]).astype(np.float32)
@@ -469,4 +508,4 @@ def _how_to_fill(
     return f"{name} kept no pair at an audio threshold of {thresholds['audio']:.3f}{hint}"
 
 
-STAGE = Stage("curate", "3", "improvement_set", curate)
+STAGE = Stage("curate", "4", "improvement_set", curate)

@@ -17,6 +17,7 @@ from clapcur.curate import CurateConfig
 from clapcur.embed import EmbedConfig
 from clapcur.evaluate import EvaluateConfig
 from clapcur.ingest import POOL, IngestConfig
+from clapcur.marks import Mark, marks_from_file
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
 from clapcur.thresholds import Threshold
 from clapcur.train import SoftLabels, TrainConfig
@@ -118,6 +119,8 @@ class Experiment:
     # what an ADS student replays; the paper replays DS
     near_duplicate: float | None = 0.9999
     # audio similarity to an evaluation clip from which on a clip counts as the same sound; None: do not look
+    marks: tuple[Mark, ...] = ()
+    # what people heard on an audition page: in a file the path of the table that it exports
     num_crops: int = 1
     # crops per clip in every embedding
     rows: tuple[Row, ...] = PAPER_ROWS
@@ -149,7 +152,7 @@ class Experiment:
             caption_threshold=self.caption_threshold, even_classes=self.even_classes,
             max_per_clip=self.max_per_clip,
             max_per_caption=self.max_per_caption, held_out=self.student.held_out,
-            near_duplicate=self.near_duplicate,
+            near_duplicate=self.near_duplicate, marks=self.marks,
         )  # fmt: skip
 
     def train_teacher(self, seed: int) -> TrainConfig:
@@ -190,6 +193,8 @@ def experiment_from_file(path: Path | str) -> Experiment:
             values[name] = _ingest_values(values[name], folder)
     if isinstance(values["class_names"], str):
         values["class_names"] = read_class_names(folder / values["class_names"])
+    if isinstance(values.get("marks"), str):
+        values["marks"] = marks_from_file(folder / values["marks"])
     values.setdefault("name", path.stem)
     defaults = dataclasses.asdict(_defaults())
     return from_dict(Experiment, _merge(defaults, values), where=str(path))

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from clapcur import champions
 from clapcur.artifacts import LOCATIONS, Artifact, read_record, sha256_file
 from clapcur.catalog import Catalog, Edge
 from clapcur.errors import ArtifactError, DataError
 from clapcur.home import Home
-from clapcur.lineage import facts
+from clapcur.lineage import facts, registered_version
 from clapcur.stage import label
 
 MIN_CLIP_DIGITS = 6
@@ -22,13 +23,17 @@ INHERITED = ("init", "teacher")  # roles through which one model shapes the next
 
 
 def find(home: Home, name: str) -> Artifact:
-    """Return the artifact that an id, the start of one, or an MLflow run id means.
+    """Return the artifact that an id, the start of one, an MLflow run id or a registered model means.
+
+    A model is named with an alias, such as ``clapcur-esc50@champion``, or with a version, such as ``clapcur-esc50/3``.
 
     Raises
     ------
     ArtifactError
         None, or more than one.
     """
+    if model := re.fullmatch(r"(?P<name>.+)(@(?P<alias>\w+)|/(?P<version>\d+))", name):
+        return _registered(home, **model.groupdict())
     try:
         return home.store.find(Catalog.open(home).resolve(name))
     except ArtifactError as unknown:
@@ -36,6 +41,19 @@ def find(home: Home, name: str) -> Artifact:
             return home.store.find(name)  # finished, but a crash came before the catalog
         except ArtifactError:
             raise unknown from None
+
+
+def _registered(home: Home, name: str, alias: str | None, version: str | None) -> Artifact:
+    """Return the checkpoint of a registered model; aliases are known here, version numbers only to MLflow."""
+    if version:
+        return home.store.find(registered_version(home, name, version))
+    datasets = {artifact.record["config"]["dataset"] for artifact in home.store.of_kind("decision")}
+    standing = {facts.model_name(dataset): champions.standing(home.store, dataset) for dataset in datasets}
+    if name not in standing:
+        raise ArtifactError(f"no model {name!r} was ever judged; there are {', '.join(sorted(standing)) or 'none'}")
+    if alias not in standing[name]:
+        raise ArtifactError(f"{name} has no alias {alias!r}; it has {', '.join(standing[name])}")
+    return standing[name][alias]
 
 
 def trace(home: Home, name: str) -> dict[str, Any]:
@@ -191,7 +209,8 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
     ----------
     home : Home
     clip : str
-        A clip id, the start of one (6 digits), or the path of an audio file.
+        A clip id, the start of one (6 digits), or the path of an audio file; `clips_of_recording` finds those that were
+        cut from one recording.
 
     Returns
     -------
@@ -257,6 +276,19 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
         "scores": listed("scores", measured | scored),
         "unread": sorted({file.parent.name for file in listing + choosing if not file.exists()}),
     }
+
+
+def clips_of_recording(home: Home, recording_id: str) -> list[str]:
+    """Return the ids of all clips that a manifest says were cut from this recording; none for an unknown one."""
+    import pyarrow.parquet as pq
+
+    found: set[str] = set()
+    for manifest in home.store.of_kind("manifest"):
+        with pq.ParquetFile(manifest.path / "clips.parquet") as file:
+            for batch in file.iter_batches(columns=["clip_id", "recording_id"]):
+                rows = zip(batch["clip_id"].to_pylist(), batch["recording_id"].to_pylist(), strict=True)
+                found.update(clip for clip, recording in rows if recording == recording_id)
+    return sorted(found)
 
 
 def _inheriting(edges: Iterable[Edge], trained: Mapping[str, str]) -> dict[str, str]:

@@ -27,6 +27,7 @@ LAYERS = {
         "clapcur.embeddings",
         "clapcur.improvement_set",
         "clapcur.manifest",
+        "clapcur.marks",
         "clapcur.set_versions",
         "clapcur.watching",
     ),
@@ -43,6 +44,7 @@ LAYERS = {
         "clapcur.waveforms",
     ),
     "stages": (
+        "clapcur.audition",
         "clapcur.curate",
         "clapcur.embed",
         "clapcur.evaluate",

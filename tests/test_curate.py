@@ -254,6 +254,44 @@ def test_a_pair_below_the_threshold_of_its_class_frees_no_place(world, tmp_path,
     assert len(pairs) <= 30
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"strategy": "du", "audio_threshold": Threshold(count=30), "max_per_clip": 3},
+        {"strategy": "ads", "audio_threshold": Threshold(similarity=0.5), "caption_threshold": Threshold(count=20)},
+        {"strategy": "ds", "caption_threshold": Threshold(count=20)},
+    ],
+)
+def test_a_pair_that_was_marked_wrong_does_not_enter(world, tmp_path, settings):
+    before = run(world, tmp_path, **settings)
+    heard = as_set(before.iloc[::3])
+    marks = tuple((clip, caption, "wrong") for clip, caption in sorted(heard))
+    after = run(world, tmp_path, marks=marks, **settings)
+    assert not as_set(after) & heard and world.card["marked_wrong"] == len(heard) > 3
+    if "max_per_clip" in settings:
+        assert len(after) == 30, "others take their places"
+    else:
+        assert as_set(after) == as_set(before) - heard
+
+
+def test_a_precision_goes_by_what_people_heard(world, tmp_path):
+    """Where ears and prompts disagree, the ears are right."""
+    everything = run(world, tmp_path, strategy="du", audio_threshold=Threshold(similarity=-1.0))
+    heard = everything.sort_values("similarity")[::-1].iloc[::20]
+    right = np.arange(len(heard)) < len(heard) // 2
+    marks = tuple(
+        (row.clip_id, row.caption_id, "right" if is_right else "wrong")
+        for row, is_right in zip(heard.itertuples(), right, strict=True)
+    )
+    pairs = run(world, tmp_path, strategy="du", audio_threshold=Threshold(precision=0.8), marks=marks)
+    found = precision_threshold(heard.similarity.to_numpy(np.float32), right, 0.8)
+    expected = {"target": 0.8, "marked_pairs": len(heard), **found}
+    assert world.card["calibration"] == pytest.approx(expected, abs=1e-6)
+    assert pairs.similarity.min() >= found["similarity"] - 1e-6
+    with pytest.raises(EmptySetError, match="none of the 1 marked pairs is of this pool"):
+        run(world, tmp_path, strategy="du", audio_threshold=Threshold(precision=0.8), marks=(("x", "y", "right"),))
+
+
 def test_a_threshold_by_precision_is_the_lowest_that_reaches_it():
     """Against the definition as a loop: another threshold would be below the target or waste pairs."""
     rng = np.random.default_rng(1)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import typer
 
-from clapcur.cli import experiments, stages, tracing
+from clapcur.cli import auditioning, experiments, landing, stages, tracing
 from clapcur.errors import ClapcurError, Interrupted
 
 DONE, FAILED, USAGE, CTRL_C, TERMINATED = 0, 1, 2, 130, 143
@@ -63,6 +63,7 @@ COMMANDS = (
         "clapcur curate --strategy ads --checkpoint 81d0e4 --pairs 3f2a9c --pool 77b1c2 \\\n"
         "      --classes classes.txt --evaluation 90aa41 --audio-threshold count:2000 --caption-threshold 0.7",
     ),
+    ("audition", auditioning.audition, "clapcur audition c4e6f0 --num-pairs 300"),
     (
         "train-student",
         stages.train_student,
@@ -76,6 +77,11 @@ COMMANDS = (
     ("pairs", tracing.pairs, 'clapcur pairs c4e6f0 --class "dog bark" --sort similarity --limit 10'),
     ("why", tracing.why, "clapcur why 5be7d1 41c09e"),
     ("sync", tracing.sync, "clapcur sync"),
+    ("land", landing.land, "clapcur land recordings/2026-11 --pool field"),
+    ("watch", landing.watch, "clapcur watch inbox/ --pool field"),
+    ("plan", landing.plan, "clapcur plan my-sounds.yaml"),
+    ("recurate", landing.recurate, "clapcur recurate my-sounds.yaml"),
+    ("forget", landing.forget, 'clapcur forget 9f3a01 recordings/voice.wav --reason "asked on 3 May"'),
 )
 for name, command, example in COMMANDS:
     app.command(name, epilog=f"\b\nExample:\n  {example}")(command)

@@ -226,6 +226,9 @@ def curate(
     even_classes: Annotated[
         bool, typer.Option(help="Share a threshold given by count between the classes, or have one for all.")
     ] = True,
+    exclude_pairs: Annotated[
+        Path | None, typer.Option(help="Marks from an audition page: wrong pairs stay out, a precision goes by them.")
+    ] = None,
     max_per_clip: Annotated[int | None, typer.Option(help="At most so many captions a clip.")] = None,
     max_per_caption: Annotated[int | None, typer.Option(help="At most so many clips a caption.")] = None,
     prompt: PromptOption = PROMPT,
@@ -242,6 +245,9 @@ def curate(
         raise typer.BadParameter(f"{strategy} finds its pairs among sounds without captions: give --pool")
     names = read_class_names(classes)
     to_caption, to_class = threshold(audio_threshold), threshold(caption_threshold)
+    from clapcur.marks import marks_from_file
+
+    marks = marks_from_file(exclude_pairs) if exclude_pairs else ()
     where = open_home(home)
     teacher = find(where, checkpoint, "checkpoint")
     given = {"teacher_pairs": pairs, "pool": pool, "captions": captions, "evaluation": evaluation}
@@ -254,7 +260,7 @@ def curate(
         config = CurateConfig(
             strategy=strategy, class_names=names, prompt=prompt, audio_threshold=to_caption, caption_threshold=to_class,
             max_per_clip=max_per_clip, max_per_caption=max_per_caption, held_out=teacher.record["config"]["held_out"],
-            near_duplicate=near_duplicate, even_classes=even_classes,
+            near_duplicate=near_duplicate, even_classes=even_classes, marks=marks,
         )  # fmt: skip
         audio, texts = EmbedConfig(what="audio", num_crops=num_crops), EmbedConfig(what="captions")
         embeddings: dict[str, tuple[str | None, EmbedConfig]] = {

@@ -74,18 +74,27 @@ def _tree_for_people(node: Mapping[str, Any], tree: Any = None) -> Any:
 
 def impact(
     clip: Annotated[
-        str, typer.Argument(help="A clip id, its first digits, or the path of an audio file.", show_default=False)
+        str,
+        typer.Argument(
+            help="A clip id, its first digits, the path of an audio file, or a recording id.", show_default=False
+        ),
     ],
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what one clip has touched.
 
-    From a sound up to every Improvement-Set that holds it, every checkpoint trained on it, and their scores.
+    From a sound up to every Improvement-Set that holds it, every checkpoint trained on it, and their scores. For a
+    recording, what each clip that was cut from it has touched.
     """
     from clapcur import trace as lineage
 
-    found = lineage.impact(open_home(home, must_exist=True), clip)
+    where = open_home(home, must_exist=True)
+    for name in lineage.clips_of_recording(where, clip) or [clip]:
+        _show_impact(lineage.impact(where, name), as_json)
+
+
+def _show_impact(found: dict[str, Any], as_json: bool) -> None:
     kinds = ("improvement_sets", "checkpoints", "scores")
     if as_json:
         print_json({"clip_id": found["clip_id"]} | {kind: [entry["id"] for entry in found[kind]] for kind in kinds})

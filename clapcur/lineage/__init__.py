@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clapcur.artifacts import RECORD, Key
 from clapcur.catalog import Campaign, Catalog
+from clapcur.errors import ArtifactError
 from clapcur.home import Home
 from clapcur.lineage.curves import Live, Point
+from clapcur.lineage.facts import ARTIFACT_TAG
 from clapcur.lineage.page import MlflowPage, one_line
 
 if TYPE_CHECKING:
@@ -59,6 +61,23 @@ def sync(home: Home, rebuild: bool = False) -> Delivery:
         catalog.catch_up(home.store)
     catalog.requeue(everything=rebuild)
     return _deliver(home, catalog)
+
+
+def registered_version(home: Home, name: str, version: str) -> str:
+    """Return the id of the checkpoint that MLflow has under this version of a registered model.
+
+    Raises
+    ------
+    ArtifactError
+        MLflow does not know it, or is down.
+    """
+    try:
+        found = MlflowPage(home, Catalog.open(home)).client.get_model_version(name, version)
+    except Exception as error:
+        raise ArtifactError(f"MLflow at {home.mlflow_uri} has no {name}/{version}: {one_line(error)}") from error
+    if ARTIFACT_TAG not in found.tags:
+        raise ArtifactError(f"{name}/{version} was not registered by clapcur: it has no tag {ARTIFACT_TAG}")
+    return str(found.tags[ARTIFACT_TAG])
 
 
 def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[str, Any] | None = None) -> Live:

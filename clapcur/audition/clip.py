@@ -1,0 +1,101 @@
+"""One clip, small enough for a page: its sound as MP3 and its spectrogram as PNG.
+
+MP3, because every browser plays it, and because the same samples are the same bytes: libsndfile gives an Ogg stream a
+random serial number.
+"""
+
+import functools
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from clapcur.audio import fit, load_audio
+
+MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)  # Hz, MPEG-1, -2 and -2.5
+COMPRESSION = 0.5  # of LAME's variable bit rate: about 40 kbit/s at 22.05 kHz
+WIDTH, HEIGHT = 256, 64  # of a spectrogram, in pixels
+WINDOW = 1024  # samples; 46 ms at 22.05 kHz
+LOWEST_HZ = 50.0
+RANGE_DB = 70.0  # below the loudest pixel; what is softer is black
+COLOURS = 64
+
+
+def load_excerpt(path: Path | str, sample_rate: int, max_seconds: float) -> NDArray[np.float32]:
+    """Return a clip as the page plays it: mono, and of a long clip the middle, which is what a model hears of it.
+
+    Samples above full scale, which MP3 would clip, lower the whole clip.
+
+    Raises
+    ------
+    UnusableAudio
+        The file is not at its place, or cannot be decoded.
+    """
+    waveform = load_audio(path, sample_rate)
+    if len(waveform) > max_seconds * sample_rate:
+        waveform = fit(waveform, int(max_seconds * sample_rate))
+    return waveform / np.float32(max(1.0, float(np.abs(waveform).max())))
+
+
+def as_mp3(waveform: NDArray[np.float32], sample_rate: int) -> bytes:
+    """Return a mono waveform as MP3; the rate is one of `MP3_RATES`."""
+    file = io.BytesIO()
+    soundfile.write(
+        file, waveform, sample_rate, format="MP3", subtype="MPEG_LAYER_III", bitrate_mode="VARIABLE",
+        compression_level=COMPRESSION,
+    )  # fmt: skip
+    return file.getvalue()
+
+
+def as_spectrogram(waveform: NDArray[np.float32], sample_rate: int) -> bytes:
+    """Return the log-mel spectrogram of a waveform as PNG: time to the right, high frequencies above.
+
+    The colours go from the loudest pixel down to `RANGE_DB` below it. A column shows the greatest power of several
+    windows, so that a click between two columns is not lost.
+    """
+    power_HW = _mel_filters(sample_rate) @ _power(waveform)
+    level_HW = 10 * np.log10(power_HW / max(float(power_HW.max()), 1e-12) + 1e-12)
+    index_HW = np.clip((level_HW / RANGE_DB + 1) * (COLOURS - 1), 0, COLOURS - 1).astype(np.uint8)
+    palette_C3 = matplotlib.colormaps["magma"](np.linspace(0, 1, COLOURS))[:, :3]
+    return _png(index_HW[::-1], np.rint(255 * palette_C3).astype(np.uint8))
+
+
+def _power(waveform: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the power spectrum, shape (WINDOW / 2 + 1, WIDTH)."""
+    padded = np.pad(waveform, WINDOW // 2)
+    windows_per_column = max(1, -(-len(waveform) // (WIDTH * WINDOW // 2)))
+    starts = np.linspace(0, len(padded) - WINDOW, WIDTH * windows_per_column).astype(np.int64)
+    frames = padded[starts[:, None] + np.arange(WINDOW)] * np.hanning(WINDOW)
+    power = np.abs(np.fft.rfft(frames)) ** 2
+    return np.asarray(power.reshape(WIDTH, windows_per_column, -1).max(axis=1).T)
+
+
+@functools.cache
+def _mel_filters(sample_rate: int) -> NDArray[np.float64]:
+    """Return triangles that are evenly spaced in mel (HTK's formula), each of sum 1, shape (HEIGHT, WINDOW / 2 + 1)."""
+    low, high = 2595 * np.log10(1 + np.array([LOWEST_HZ, sample_rate / 2]) / 700)
+    edges = 700 * (10 ** (np.linspace(low, high, HEIGHT + 2) / 2595) - 1)
+    bins = np.fft.rfftfreq(WINDOW, 1 / sample_rate)
+    width = np.maximum(np.diff(edges), sample_rate / WINDOW)  # low triangles are narrower than the bins are apart
+    rising = 1 - (edges[1:-1, None] - bins) / width[:-1, None]
+    falling = 1 - (bins - edges[1:-1, None]) / width[1:, None]
+    filters = np.clip(np.minimum(rising, falling), 0, 1)
+    return np.asarray(filters / filters.sum(axis=1, keepdims=True))
+
+
+def _png(index_HW: NDArray[np.uint8], palette_C3: NDArray[np.uint8]) -> bytes:
+    """Return an image of palette indices as PNG: a third of the bytes that true colours would take."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = index_HW.shape
+    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)  # 8 bits a pixel, colour type 3: a palette
+    lines = np.pad(index_HW, ((0, 0), (1, 0))).tobytes()  # each line begins with its filter: 0, none
+    parts = ((b"IHDR", header), (b"PLTE", palette_C3.tobytes()), (b"IDAT", zlib.compress(lines, 9)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in parts)

@@ -1,0 +1,41 @@
+"""The command that makes the pairs of a set audible."""
+
+from typing import Annotated
+
+import typer
+
+from clapcur.cli.arguments import find
+from clapcur.cli.console import HomeOption, JsonOption, open_home, show, show_artifact, working
+
+
+def audition(
+    improvement_set: Annotated[
+        str, typer.Argument(metavar="SET", help="An Improvement-Set: id or first digits.", show_default=False)
+    ],
+    num_pairs: Annotated[int, typer.Option(min=1, help="Pairs on the page, spread evenly over the classes.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw; another one gives other pairs.")] = 0,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a page on which to hear the pairs of a set.
+
+    One HTML file that needs no server: play the clip, see its spectrogram, caption and scores, mark what is wrong,
+    export the marks.
+    """
+    where = open_home(home, must_exist=True)
+    source = find(where, improvement_set, "improvement_set")
+    with working():
+        from clapcur.audition import AuditionConfig, audition_inputs
+        from tasks.audition import audition as run
+
+        config = AuditionConfig(num_pairs=num_pairs, seed=seed)
+        made = run.fn(config, audition_inputs(source), source.record["config"]["strategy"])
+    page = (made.path / "audition.html").as_uri()
+    if as_json:
+        show_artifact(made, as_json, page=page)
+        return
+    show_artifact(made, as_json)
+    counts = made.record["counts"]
+    if counts["embedded"] < counts["clips"]:
+        show(f"{counts['embedded']:,} of {counts['clips']:,} clips have their sound on the page, which says why")
+    show(f"open {page}")

@@ -1,0 +1,19 @@
+"""Improvement-Set -> audition page."""
+
+from collections.abc import Mapping
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from clapcur.artifacts import Artifact
+from clapcur.audition import STAGE, AuditionConfig
+from clapcur.catalog import Campaign
+from tasks.common import run_stage
+
+
+@task(cache_policy=NO_CACHE, task_run_name="audition-{name}")
+def audition(
+    config: AuditionConfig, inputs: Mapping[str, Artifact], name: str, campaign: Campaign | None = None
+) -> Artifact:
+    """Make the page on which the pairs of a set are heard; `name` is the set's strategy."""
+    return run_stage(STAGE, config, inputs, campaign, {"role": "audition", "strategy": name})
