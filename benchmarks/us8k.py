@@ -233,37 +233,25 @@ def ablations() -> dict[str, dict[str, tuple[tuple[str, ...], dict[str, object]]
             f"teacher of {steps} steps": (("teacher", "continued", "ads"), {"teacher.num_examples": 64 * steps})
             for steps in (200, 400)
         },
-        "targets": {
-            f"{form}, beta {beta}": (soft, {"soft_labels.form": form, "soft_labels.beta": beta})
-            for form, beta in (
-                ("paper", 0.3),
-                ("row", 0.3),
-                ("softmax", 0.3),
-                ("cross_modal", 0.3),
-                ("cross_modal", 0.7),
-            )
-        },
-        "temperature": {f"temperature {t}": (soft, {"soft_labels.temperature": t}) for t in (0.03, 0.15)},
-        "hard": {"diagonal": (ads, {"student.hard_target": "diagonal"})},
-        "batch": {f"batch {size}": (ads, {"student.batch_size": size}) for size in (32, 128)},
-        "threshold": {
-            f"{count} pairs": (ads, {"audio_threshold": Threshold(count=count)}) for count in (500, 1000, 8000)
-        },
-        "captions": {
-            f"{count} captions": (ads, {"caption_threshold": Threshold(count=count)}) for count in (200, 10000)
-        },
-        "caps": {"no cap": (ads, {"max_per_clip": None}), "1 per clip": (ads, {"max_per_clip": 1})},
-        "even": {"one threshold for all classes": (ads, {"even_classes": False})},
         "replay": {
             "none": (ads, {"student.replay_probability": 0.0}),
             "teacher pairs, 0.75": (ads, {"student.replay_probability": 0.75}),
             "DS, 0.5": (ads, {"ads_replay": "ds"}),
         },
-        "balance": {f"by {by}": (ads, {"student.balance": by}) for by in ("class", "clip_id")},
-        "augmentation": {"2 masks": (("continued", "ads"), {"student.time_masks": 2, "student.frequency_masks": 2})},
-        "rate": {
-            f"learning rate {rate:g}": (("continued", "ads"), {"student.learning_rate": rate}) for rate in (2e-4,)
+        "threshold": {f"{count} pairs": (ads, {"audio_threshold": Threshold(count=count)}) for count in (500, 8000)},
+        "targets": {
+            f"{form}, beta {beta}": (soft, {"soft_labels.form": form, "soft_labels.beta": beta})
+            for form, beta in (("paper", 0.3), ("softmax", 0.3), ("cross_modal", 0.3), ("cross_modal", 0.7))
         },
+        "rate": {"learning rate 2e-4": (("continued", "ads"), {"student.learning_rate": 2e-4})},
+        "balance": {"by class": (ads, {"student.balance": "class"})},
+        "even": {"one threshold for all classes": (ads, {"even_classes": False})},
+        "caps": {"1 per clip": (ads, {"max_per_clip": 1})},
+        "batch": {"batch 128": (ads, {"student.batch_size": 128})},
+        "augmentation": {"2 masks": (ads, {"student.time_masks": 2, "student.frequency_masks": 2})},
+        "temperature": {"temperature 0.03": (soft, {"soft_labels.temperature": 0.03})},
+        "captions": {"10000 captions": (ads, {"caption_threshold": Threshold(count=10000)})},
+        "hard": {"diagonal": (ads, {"student.hard_target": "diagonal"})},
         "selection": {"held_out": (ads, {"student.selection": "held_out"})},
     }
 

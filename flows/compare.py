@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from prefect import flow
 
 from clapcur.artifacts import Artifact
+from clapcur.audition import AuditionConfig, audition_inputs
 from clapcur.catalog import Campaign
 from clapcur.config import signature
 from clapcur.embed import EmbedConfig
 from clapcur.ingest import IngestConfig
 from clapcur.recipes import Experiment, Row
 from clapcur.report import ReportConfig, ReportRow
+from tasks.audition import audition
 from tasks.curate import curate
 from tasks.embed import embed
 from tasks.evaluate import evaluate
@@ -63,7 +65,7 @@ def ingest_all(experiment: Experiment, campaign: Campaign) -> dict[str, Artifact
 def improvement_sets(
     experiment: Experiment, manifests: Manifests, teacher: Artifact, seed: int, campaign: Campaign
 ) -> dict[str, Artifact]:
-    """Embed everything with the teacher, then curate each set that a row needs."""
+    """Embed everything with the teacher, then curate each set that a row needs, and make the page to hear it."""
     wanted = {row.improvement_set for row in experiment.rows if row.improvement_set}
     if "ads" in wanted and experiment.ads_replay == "ds":
         wanted.add("ds")
@@ -83,7 +85,10 @@ def improvement_sets(
             embedded = {"checkpoint": teacher, "manifest": manifests[manifest]}
             inputs[role] = embed(config, embedded, role.removesuffix("_embeddings"), campaign)
     inputs |= {role: manifests[role] for role in ("pool", "captions") if role in manifests}
-    return {name: curate(experiment.curate(name), inputs, seed, campaign) for name in sorted(wanted)}
+    sets = {name: curate(experiment.curate(name), inputs, seed, campaign) for name in sorted(wanted)}
+    for name, made in sets.items():
+        audition(AuditionConfig(seed=seed), audition_inputs(made), name, campaign)
+    return sets
 
 
 def student(

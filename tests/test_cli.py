@@ -542,6 +542,7 @@ def test_the_stages_by_hand_make_the_very_artifacts_of_the_flow(answer, home, so
     known = ("--checkpoint", teacher, "--pairs", pairs, "--evaluation", labelled)
     chosen = made("curate", "--strategy", "ds", *known, "--classes", "classes.txt", "--caption-threshold", "-1")
     assert chosen["counts"]["pairs"] > 0
+    assert made("audition", chosen["id"], "--seed", 5)["counts"]["embedded"] > 0
     student = made(
         "train-student", "--teacher", teacher, "--set", chosen["id"], "--pairs", pairs, *config, "--soft-labels"
     )
@@ -557,7 +558,7 @@ def test_the_stages_by_hand_make_the_very_artifacts_of_the_flow(answer, home, so
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"home": str(home.root), "rows": report["rows"]}
     lines = [line for line in done.stderr.splitlines() if " -> " in line]
-    assert len(lines) == 16 and [line for line in lines if "(reused" not in line] == []
+    assert len(lines) == 17 and [line for line in lines if "(reused" not in line] == []
     assert [row["checkpoint"] for row in report["rows"]] == [teacher, student["id"]]
     assert report["rows"][1]["improvement_set"] == chosen["id"]
     assert all(re.fullmatch("[0-9a-f]{32}", row["mlflow_run_id"]) for row in report["rows"])

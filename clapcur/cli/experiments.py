@@ -257,6 +257,7 @@ def show_where_to_look(report: Artifact, home: Home) -> None:
             f"  {clapcur} trace {best['checkpoint']}    what made it, down to every pair",
             f"  {clapcur} pairs {best['improvement_set']}    the pairs that it learned from",
             f"  {clapcur} impact {clip[:12]}   what one of its clips has touched",
+            f"  {clapcur} audition {best['improvement_set']}    a page on which its pairs are heard",
         )
     show(
         "Curves, sets and models in MLflow, on a page of its own:",
