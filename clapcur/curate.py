@@ -281,8 +281,8 @@ def _calibrate_on_marks(
     known = [mark for mark in config.marks if mark[0] in clip and mark[1] in text]
     if not known:
         raise EmptySetError(
-            f"none of the {len(config.marks)} marked pairs is of this pool and these captions; mark pairs of a set that "
-            "was curated from them, or leave the marks out"
+            f"none of the {len(config.marks)} marked pairs is of this pool and these captions; mark pairs of a set "
+            "that was curated from them, or leave the marks out"
         )
     audio_PD = rows_ND[[clip[name] for name, _, _ in known]]
     text_PD = captions.rows_MD[[text[name] for _, name, _ in known]]

@@ -1,5 +1,7 @@
 """Where clapcur keeps everything: one folder with the store, the catalog and MLflow's files."""
 
+import fcntl
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +13,9 @@ from clapcur.artifacts import Store
 class Home:
     """The folder that `CLAPCUR_HOME` names (default ``./.clapcur``) and the addresses inside it.
 
-    Servers take the place of the embedded files where the environment names them: `CLAPCUR_DATABASE_URL` for the
-    catalog, `MLFLOW_TRACKING_URI` for MLflow, `PREFECT_API_URL` for Prefect.
+    Servers take the place of the embedded files where the environment names them (`CLAPCUR_DATABASE_URL` for the
+    catalog, `MLFLOW_TRACKING_URI` for MLflow, `PREFECT_API_URL` for Prefect), or else where ``clapcur up`` runs them
+    for this home.
     """
 
     root: Path
@@ -32,30 +35,61 @@ class Home:
     @property
     def database_url(self) -> str:
         """Where the catalog is, as SQLAlchemy names it."""
-        return os.environ.get("CLAPCUR_DATABASE_URL") or f"sqlite:///{self.root / 'catalog.db'}"
+        return self._address("CLAPCUR_DATABASE_URL") or f"sqlite:///{self.root / 'catalog.db'}"
 
     @property
     def mlflow_uri(self) -> str:
         """Where MLflow keeps its runs."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+        return self._address("MLFLOW_TRACKING_URI") or self.mlflow_database
+
+    @property
+    def mlflow_database(self) -> str:
+        """MLflow's file in this home, whoever reads it: this process, or the server of ``clapcur up``."""
+        return f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def mlflow_lock(self) -> Path:
+        """Held by the one who makes MLflow's tables: two at once break the file for good."""
+        return self.root / "mlflow.lock"
 
     @property
     def mlflow_artifacts(self) -> Path:
-        """Where MLflow keeps files when it has no server."""
+        """Where MLflow keeps files, unless it was given another place."""
         return self.root / "mlflow-artifacts"
 
     @property
     def prefect_home(self) -> Path:
-        """Where Prefect keeps its database when it has no server."""
+        """Where Prefect keeps its database when it has no other."""
         return self.root / "prefect"
+
+    @property
+    def servers_file(self) -> Path:
+        """Addresses of the servers that ``clapcur up`` runs for this home, by the name of their variable."""
+        return self.root / "servers.json"
+
+    @property
+    def servers_lock(self) -> Path:
+        """Held by ``clapcur up`` as long as it lives; the system lets go of it when the process dies, however."""
+        return self.root / "servers.lock"
+
+    def servers(self) -> dict[str, str]:
+        """Return the addresses of the running servers of this home, by the name of their variable; empty for none."""
+        try:
+            text = self.servers_file.read_text()
+        except FileNotFoundError:
+            return {}
+        return json.loads(text) if is_locked(self.servers_lock) else {}
+
+    def _address(self, variable: str) -> str | None:
+        return os.environ.get(variable) or self.servers().get(variable)
 
     def environment(self) -> dict[str, str]:
         """Return the variables under which Prefect, MLflow and Hugging Face are quiet, stay here and never call out.
 
-        The batch sizes keep Prefect's recorder from colliding with its own API on SQLite, where about half of the
-        flow calls would stall for two seconds.
+        Where servers of this home run, their addresses are among them. The batch sizes keep Prefect's recorder from
+        colliding with its own API on SQLite, where about half of the flow calls would stall for two seconds.
         """
-        return {
+        return self.servers() | {
             "CLAPCUR_HOME": str(self.root),
             "PREFECT_HOME": str(self.prefect_home),
             "PREFECT_LOGGING_LEVEL": "CRITICAL",  # a failure is told once, by our own error line
@@ -73,3 +107,17 @@ class Home:
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether a living process holds the lock of this file."""
+    try:
+        file = open(path)
+    except FileNotFoundError:
+        return False
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go of when the file is closed
+        except BlockingIOError:
+            return True
+    return False

@@ -3,13 +3,15 @@
 All of it is read out of records: a pool is the chain of the manifests that `clapcur.pool` made under its name.
 """
 
+import json
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from clapcur.artifacts import Artifact, Stage
+from clapcur.artifacts import Artifact, Stage, write_atomic
 from clapcur.catalog import Catalog
 from clapcur.config import canonical
 from clapcur.errors import DataError
@@ -17,6 +19,8 @@ from clapcur.home import Home
 from clapcur.leases import Lease
 from clapcur.manifest import Manifest
 from clapcur.pool import STAGE, PoolConfig, check_pool_name
+
+FOLLOWED = "followed.json"  # in the home: the experiments that are kept up to date
 
 # roles that differ between what is made of one version and of the next, by stage
 OF_A_VERSION = {
@@ -203,3 +207,16 @@ def _sets_of(home: Home, version: Artifact, curation: Any) -> list[Artifact]:
     edges = Catalog.open(home).downstream(version.id, roles=["pool"])
     found = [home.store.find(edge.artifact_id) for edge in edges]
     return [one for one in found if one.kind == "improvement_set" and one.record["config"] == canonical(curation)]
+
+
+def follow(home: Home, config: Path) -> None:
+    """Remember the file of an experiment whose student is kept up to date with its pool."""
+    paths = sorted({*followed(home), config.absolute()})
+    write_atomic(home.root / FOLLOWED, json.dumps([str(path) for path in paths], indent=1))
+
+
+def followed(home: Home) -> list[Path]:
+    """Return the files of the experiments that are kept up to date; those that are gone are left out."""
+    path = home.root / FOLLOWED
+    found = [Path(text) for text in json.loads(path.read_text())] if path.exists() else []
+    return [path for path in found if path.is_file()]

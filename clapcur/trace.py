@@ -22,7 +22,7 @@ TRAINED_ON = ("improvement_set", "replay", "teacher_pairs")  # roles whose pairs
 INHERITED = ("init", "teacher")  # roles through which one model shapes the next
 
 
-def find(home: Home, name: str) -> Artifact:
+def find(home: Home, name: str, kind: str | None = None) -> Artifact:
     """Return the artifact that an id, the start of one, an MLflow run id or a registered model means.
 
     A model is named with an alias, such as ``clapcur-esc50@champion``, or with a version, such as ``clapcur-esc50/3``.
@@ -30,8 +30,15 @@ def find(home: Home, name: str) -> Artifact:
     Raises
     ------
     ArtifactError
-        None, or more than one.
+        None, more than one, or one of another kind than `kind`.
     """
+    found = _find(home, name)
+    if kind is not None and found.kind != kind:
+        raise ArtifactError(f"expected a {kind}, got the {found.kind} {found.id}".replace("_", " "))
+    return found
+
+
+def _find(home: Home, name: str) -> Artifact:
     if model := re.fullmatch(r"(?P<name>.+)(@(?P<alias>\w+)|/(?P<version>\d+))", name):
         return _registered(home, **model.groupdict())
     try:

@@ -85,9 +85,10 @@ def improvement_sets(
             embedded = {"checkpoint": teacher, "manifest": manifests[manifest]}
             inputs[role] = embed(config, embedded, role.removesuffix("_embeddings"), campaign)
     inputs |= {role: manifests[role] for role in ("pool", "captions") if role in manifests}
-    sets = {name: curate(experiment.curate(name), inputs, seed, campaign) for name in sorted(wanted)}
-    for name, made in sets.items():
-        audition(AuditionConfig(seed=seed), audition_inputs(made), name, campaign)
+    sets: dict[str, Artifact] = {}
+    for name in sorted(wanted):
+        sets[name] = curate(experiment.curate(name), inputs, seed, campaign)
+        audition(AuditionConfig(seed=seed), audition_inputs(sets[name]), name, campaign)
     return sets
 
 

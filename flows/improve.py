@@ -20,4 +20,4 @@ def improve(experiment: Experiment, strategy: Literal["du", "ds", "ads"] = "ads"
         The report of three rows: teacher, continued and the student.
     """
     rows = (Row(strategy="teacher"), Row(strategy="continued"), Row(strategy=strategy, soft_labels=soft_labels))
-    return compare(dataclasses.replace(experiment, rows=rows))
+    return compare.fn(dataclasses.replace(experiment, rows=rows))

@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL
+from prefect.utilities.urls import url_for
+
 from clapcur import lineage, stage
 from clapcur.artifacts import Artifact, Stage
 from clapcur.catalog import Campaign
@@ -29,6 +33,7 @@ def run_stage(
         Send the curves while the stage runs, not only afterwards.
     """
     home = Home.open()
+    tags = {**tags, **flow_run_tags()}
     if is_live:
         with lineage.live(home, what.key(config, inputs), campaign, tags) as on_step:
             artifact = stage.run(what, config, inputs, home, campaign=campaign, tags=tags, on_step=on_step)
@@ -36,3 +41,11 @@ def run_stage(
         artifact = stage.run(what, config, inputs, home, campaign=campaign, tags=tags)
     lineage.deliver(home)
     return artifact
+
+
+def flow_run_tags() -> dict[str, str]:
+    """Return which flow run makes an artifact, where a server keeps its page."""
+    run = flow_run.id
+    if run is None or not PREFECT_API_URL.value():
+        return {}
+    return {"prefect.flow_run_id": run, "prefect.flow_run_url": str(url_for("flow-run", obj_id=run))}

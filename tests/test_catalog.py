@@ -1,21 +1,19 @@
 """The catalog: one truth in the store, one index of it, one maker for each artifact; on both databases."""
 
-import importlib.util
 import logging
 import multiprocessing
 import os
 import platform
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from postgres import running_postgres
 
 from clapcur import leases
 from clapcur.artifacts import Key, Store
@@ -27,35 +25,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 FORK = multiprocessing.get_context("fork")
 
 
-def postgres_binaries():
-    found = shutil.which("initdb")
-    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    return next((folder for folder in reversed(folders) if (folder / "initdb").exists()), None)
-
-
 @pytest.fixture(scope="session")
 def postgres():
-    """Start a server that listens on a socket in a temporary folder, as nobody where we are root."""
-    binaries = postgres_binaries()
-    if binaries is None:
-        pytest.skip("needs the PostgreSQL programs initdb and pg_ctl, which are absent")
-    if importlib.util.find_spec("psycopg") is None:
-        pytest.skip("needs the package psycopg to reach PostgreSQL, which is not installed")
-    folder = Path(tempfile.mkdtemp(prefix="clapcur-pg-", dir="/tmp"))
-    as_nobody = {"user": "nobody"} if os.getuid() == 0 else {}
-    if as_nobody:
-        shutil.chown(folder, "nobody")
-
-    def call(*command):
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=60, **as_nobody)
-
-    options = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off"
-    call(binaries / "initdb", "-D", folder / "data", "-U", "clapcur", "-A", "trust", "--no-sync", "-E", "UTF8")
-    control = binaries / "pg_ctl", "-D", folder / "data", "-w"
-    call(*control, "-l", folder / "log", "-o", options, "start")
-    yield folder
-    call(*control, "-m", "immediate", "stop")
-    shutil.rmtree(folder)
+    with running_postgres() as folder:
+        yield folder
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

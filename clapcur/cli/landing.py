@@ -138,18 +138,21 @@ def recurate(
     """Bring a student up to date with its pool.
 
     Embeds and scores what is new, writes the next Improvement-Set, and where enough pairs changed trains a student,
-    which becomes champion if it beats the present one.
+    which becomes champion if it beats the present one. From then on the experiment is followed: `clapcur up` looks
+    after it by itself.
     """
     from clapcur.recipes import experiment_from_file
 
     experiment = experiment_from_file(config)
-    open_home(home)
+    where = open_home(home)
+    from clapcur import pools
     from clapcur.cli.experiments import run_flow
 
     with working():
         from flows.recurate import recurate as flow
 
         made = run_flow(flow, experiment, force=force)
+    pools.follow(where, config)
     show_recuration(made, as_json)
 
 
@@ -179,21 +182,23 @@ def forget(
     ],
     reason: Annotated[str, typer.Option(help="For the record.")] = "",
     config: Annotated[
-        list[Path] | None, typer.Option(help="Experiments whose students are in use: they are made again.")
+        list[Path] | None,
+        typer.Option(help="Experiments whose students are in use; default: those that were re-curated before."),
     ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Take clips down and name all that they touched.
 
-    They leave every pool and never enter again, in whatever container. With --config the experiment is curated without
-    them, and a champion that they touched is replaced.
+    They leave every pool and never enter again, in whatever container. The experiments in use are curated without them,
+    and a champion that they touched is replaced.
     """
     where = open_home(home, must_exist=True)
+    from clapcur import pools
     from clapcur.cli.experiments import run_flow
     from clapcur.recipes import experiment_from_file
 
-    experiments = [experiment_from_file(path) for path in config or []]
+    experiments = [experiment_from_file(path) for path in config or pools.followed(where)]
     with working():
         from flows.forget import forget as flow
 
@@ -215,4 +220,4 @@ def forget(
         ]
         show(columns_table(("", "id", "made by", "because"), rows))
     if not experiments:
-        show("Nothing was made again: name the experiments in use with --config, or run `clapcur recurate CONFIG`.")
+        show("Nothing was made again: no experiment was re-curated before; name those in use with --config.")

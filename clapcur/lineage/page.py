@@ -274,7 +274,8 @@ class MlflowPage:
             here = None  # a server knows where its files go; without one they lie at home
             if not self._home.mlflow_uri.startswith("http"):
                 here = (self._home.mlflow_artifacts / facts.folder_name(name)).as_uri()
-            return str(self.client.create_experiment(name, artifact_location=here))
+            kind = {"mlflow.experimentKind": "custom_model_development"}  # opens on runs, not on traces of chats
+            return str(self.client.create_experiment(name, artifact_location=here, tags=kind))
         if experiment.lifecycle_stage != "active":
             self.client.restore_experiment(experiment.experiment_id)
         return str(experiment.experiment_id)
@@ -346,7 +347,7 @@ def connect(home: Home) -> "MlflowClient":
     from mlflow import MlflowClient
 
     uri = home.mlflow_uri
-    with nullcontext() if uri.startswith("http") else FileLock(home.root / "mlflow.lock"):
+    with nullcontext() if uri.startswith("http") else FileLock(home.mlflow_lock):
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client

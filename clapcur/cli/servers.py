@@ -1,0 +1,68 @@
+"""The command that runs Prefect, MLflow and a worker on this machine."""
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from clapcur.cli.console import HomeOption, columns_table, open_home, show
+
+
+def up(
+    prefect_port: Annotated[int | None, typer.Option(help="Default: 4200, or a free one.")] = None,
+    mlflow_port: Annotated[int | None, typer.Option(help="Default: 5000, or a free one.")] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="CLAPCUR_DATABASE_URL",
+            help="postgresql://... of the catalog; MLflow and Prefect get databases beside it. Default: files at home.",
+        ),
+    ] = None,
+    artifact_root: Annotated[
+        str | None, typer.Option(help="Where MLflow keeps files, such as s3://bucket/mlflow; default: at home.")
+    ] = None,
+    gpu: Annotated[
+        bool | None,
+        typer.Option("--gpu/--no-gpu", help="A worker for the GPU, one run at a time; default: if there is one."),
+    ] = None,
+    home: HomeOption = None,
+) -> None:
+    """Run Prefect, MLflow and a worker here.
+
+    With the deployments registered: start flows from Prefect's page, see their runs in MLflow's. Everything listens on
+    this machine only and is stopped by Ctrl-C. The other commands of this home use the servers while they run.
+    """
+    from clapcur import servers
+    from clapcur.processes import ProcessError
+
+    where = open_home(home)
+    plan = servers.Plan(
+        home=where,
+        prefect_port=servers.choose_port(prefect_port, servers.PREFECT_PORT, "--prefect-port"),
+        mlflow_port=servers.choose_port(mlflow_port, servers.MLFLOW_PORT, "--mlflow-port"),
+        folder=Path.cwd(),
+        has_gpu=servers.has_gpu() if gpu is None else gpu,
+        database_url=None if (database_url or "").startswith("sqlite") else database_url,
+        artifact_root=artifact_root,
+    )
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    print(f"starting; logs are in {where.root / 'logs'}", file=sys.stderr, flush=True)
+    try:
+        with servers.running(plan) as processes:
+            show(columns_table(("", "address"), [("Prefect", plan.prefect), ("MLflow", plan.mlflow)]))
+            show("Ctrl-C stops both.")
+            sys.stdout.flush()
+            processes.watch()
+    except ProcessError as error:
+        print(*error.last_lines, sep="\n", file=sys.stderr, flush=True)
+        raise
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr, flush=True)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

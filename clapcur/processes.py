@@ -1,0 +1,168 @@
+"""Processes that live and die together: started in order, watched, stopped in order, and gone when we are.
+
+Each has a process group of its own, so that Ctrl-C reaches us alone and whatever it starts ends with it. A watchdog
+(`clapcur.watchdog`) learns every group before its program runs and ends them all should we be killed.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from clapcur import watchdog
+from clapcur.errors import ClapcurError
+
+LAST_LINES = 15  # of a log, shown when its process died
+POLL_S = 0.1
+
+
+class ProcessError(ClapcurError):
+    """A process that should run ended, or did not get ready; `last_lines` are the last that it wrote."""
+
+    def __init__(self, message: str, log: Path) -> None:
+        super().__init__(f"{message}; all it said is in {log}")
+        self.last_lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is to be run.
+
+    Attributes
+    ----------
+    name : str
+        For people, and of the log file.
+    command : sequence of str
+    environment : mapping
+        The whole environment of the process.
+    is_ready : callable
+        Tells whether it does its work now; asked again and again until it does.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    is_ready: Callable[[], bool] = lambda: True
+
+
+class Processes:
+    """A context manager around running programs; at its end they are stopped, the last started first.
+
+    Parameters
+    ----------
+    logs : Path
+        Folder of the log files, one for each program.
+    grace_s : float
+        How long a program may take to end before it is killed.
+    """
+
+    def __init__(self, logs: Path, grace_s: float = 20.0) -> None:
+        self._logs, self._grace_s = logs, grace_s
+        self._running: list[tuple[Program, subprocess.Popen[bytes]]] = []
+
+    def __enter__(self) -> "Processes":
+        """Start the watchdog."""
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._watchdog = subprocess.Popen(
+            [sys.executable, "-I", "-S", watchdog.__file__], stdin=subprocess.PIPE, start_new_session=True
+        )
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Stop everything; a second Ctrl-C meanwhile kills what is left at once."""
+        self.stop()
+
+    def log(self, program: Program) -> Path:
+        """Return where a program's output goes."""
+        return self._logs / f"{program.name.replace(' ', '-')}.log"
+
+    def start(self, program: Program) -> None:
+        """Start a program, in a process group of its own that the watchdog knows first."""
+        assert self._watchdog.stdin is not None
+        pipe = self._watchdog.stdin.fileno()
+        with open(self.log(program), "ab") as log:
+            process = subprocess.Popen(
+                program.command,
+                env=dict(program.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=lambda: _tell(pipe),
+            )
+        self._running.append((program, process))
+
+    def run(self, program: Program, timeout_s: float) -> None:
+        """Run a program to its end while watching the others; ProcessError where it fails."""
+        self.start(program)
+        _, process = self._running[-1]
+        deadline = time.monotonic() + timeout_s
+        while process.poll() is None:
+            if time.monotonic() > deadline:
+                raise ProcessError(f"{program.name} took more than {timeout_s:.0f} s", self.log(program))
+            self.check(but=program)
+            time.sleep(POLL_S)
+        self._running.pop()
+        watchdog.tell(process.pid, signal.SIGKILL)  # what it may have left behind
+        if process.returncode:
+            raise ProcessError(f"{program.name} failed (exit {process.returncode})", self.log(program))
+
+    def wait_ready(self, timeout_s: float, *programs: Program) -> None:
+        """Return when these programs, or all, are ready; ProcessError where one died or `timeout_s` passed."""
+        deadline = time.monotonic() + timeout_s
+        waiting = list(programs) or [program for program, _ in self._running]
+        while waiting := [program for program in waiting if not program.is_ready()]:
+            self.check()
+            if time.monotonic() > deadline:
+                name = waiting[0].name
+                raise ProcessError(f"{name} was not ready after {timeout_s:.0f} s", self.log(waiting[0]))
+            time.sleep(POLL_S)
+
+    def check(self, but: Program | None = None) -> None:
+        """Raise ProcessError where a program died."""
+        for program, process in self._running:
+            if program is not but and process.poll() is not None:
+                raise ProcessError(f"{program.name} died (exit {process.returncode})", self.log(program))
+
+    def watch(self) -> None:
+        """Do nothing as long as all programs live; ProcessError where one dies."""
+        while True:
+            self.check()
+            time.sleep(5 * POLL_S)
+
+    def stop(self) -> None:
+        """Stop all programs, the last started first, and the watchdog."""
+        hurry: list[int] = []
+        previous = {
+            number: signal.signal(number, lambda *_: hurry.append(1)) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            while self._running:
+                _, process = self._running[-1]
+                watchdog.tell(process.pid, signal.SIGTERM)
+                deadline = time.monotonic() + self._grace_s
+                # the group may outlive its first process: what that had started
+                while process.poll() is None or watchdog.tell(process.pid, 0):
+                    if hurry or time.monotonic() > deadline:
+                        watchdog.tell(process.pid, signal.SIGKILL)
+                        process.wait()
+                        break
+                    time.sleep(POLL_S / 2)
+                self._running.pop()
+            self._watchdog.kill()  # its groups are gone, and their numbers may be others' soon
+            self._watchdog.wait()
+            assert self._watchdog.stdin is not None
+            self._watchdog.stdin.close()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _tell(pipe: int) -> None:
+    """Name our process group to the watchdog; runs between fork and exec."""
+    os.write(pipe, f"{os.getpid()}\n".encode())

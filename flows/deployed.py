@@ -1,0 +1,267 @@
+"""The flows behind the deployments: parameters that make a form on Prefect's page, then the same story as everywhere.
+
+An experiment is named by its YAML file, an artifact by its id. What exists is reused, so that every deployment brings
+about what it needs: `curate` alone trains the teacher where there is none yet. No flow is tried again by itself: an
+input that is wrong stays wrong, and a run that was stopped goes on from where it was when it is started again.
+"""
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, ParamSpec
+from uuid import UUID
+
+from prefect import Flow, State, flow, get_client
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Crashed, Failed
+from pydantic import Field
+
+from clapcur.artifacts import Artifact
+from clapcur.catalog import Campaign
+from clapcur.config import read_mapping, signature
+from clapcur.embed import EmbedConfig
+from clapcur.errors import ArtifactError, ClapcurError, Interrupted
+from clapcur.home import Home
+from clapcur.recipes import Experiment, Row, experiment_from_file
+from clapcur.trace import find
+from flows import compare as grid
+from flows.improve import improve as improve_flow
+from tasks.embed import embed
+from tasks.ingest import ingest
+from tasks.publish import publish
+from tasks.train import train
+
+HOUR_S = 3600
+P = ParamSpec("P")
+
+
+def shown(title: str, description: str, **limits: Any) -> Any:
+    """Return the field of a form; Prefect overwrites what pydantic's own title and description say, but not these."""
+    return Field(json_schema_extra={"title": title, "description": description}, **limits)
+
+
+Config = Annotated[
+    str,
+    shown(
+        title="Experiment",
+        description="Experiment file [path on the worker's machine; relative to the folder where `clapcur up` was"
+        " started]. `clapcur init` writes one.",
+        min_length=1,
+    ),
+]
+Seed = Annotated[int, shown(title="Seed", description="Of the training of teacher and student [whole number].", ge=0)]
+Student = Annotated[
+    Literal["du", "ds", "ads"],
+    shown(
+        title="Strategy",
+        description="What the student learns from: du, pairs from the pool for any caption; ds, the teacher's own pairs"
+        " about the classes; ads, pairs from the pool about the classes.",
+    ),
+]
+SoftLabels = Annotated[
+    bool, shown(title="Soft labels", description="Soften the student's targets with the teacher's similarities.")
+]
+Teacher = Annotated[
+    str,
+    shown(
+        title="Teacher",
+        description="Checkpoint to start from [id, or its first digits]. Empty: the experiment's own of this seed,"
+        " trained first where it is missing.",
+    ),
+]
+
+
+def run_name() -> str:
+    """Name a run by what it is asked for: flow, dataset, strategy and seed."""
+    asked = flow_run.parameters
+    try:
+        dataset = read_mapping(config_path(asked["config"])).get("name")
+    except (ClapcurError, OSError):  # the flow itself will say so
+        dataset = None
+    soft = "+sl" if asked.get("soft_labels") and asked.get("strategy") in ("du", "ds", "ads") else ""
+    said = [flow_run.flow_name, dataset or Path(asked["config"]).stem]
+    said += [f"{asked['strategy']}{soft}"] if "strategy" in asked else []
+    seeds = asked.get("seeds") or [asked[name] for name in ("seed",) if name in asked]
+    return " ".join(map(str, said + (["seed", ",".join(map(str, seeds))] if seeds else [])))
+
+
+def deployed(name: str, hours: int) -> Callable[[Callable[P, State]], Flow[P, State]]:
+    """Return the decorator of a deployed flow, which may take so many hours and says in one line why it ended early."""
+
+    def decorate(story: Callable[P, State]) -> Flow[P, State]:
+        @functools.wraps(story)
+        def told(*arguments: P.args, **options: P.kwargs) -> State:
+            try:
+                return story(*arguments, **options)
+            except Interrupted as stop:  # a training heard SIGTERM itself, and saved what it had
+                return Cancelled(message=str(stop)) if is_cancelling() else Crashed(message=str(stop))
+            except ClapcurError as error:
+                return Failed(message=str(error))
+
+        return flow(name=name, flow_run_name=run_name, timeout_seconds=hours * HOUR_S, persist_result=False)(told)
+
+    return decorate
+
+
+def is_cancelling() -> bool:
+    """Tell whether somebody asked Prefect to cancel this run."""
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(UUID(flow_run.id)).state
+    return state is not None and state.is_cancelling()
+
+
+@deployed("improve", hours=24 * 7)
+def improve(config: Config, strategy: Student = "ads", soft_labels: SoftLabels = True, seed: Seed = 0) -> State:
+    """Make one student from your sounds and say whether it beats its teacher.
+
+    Beside it stands the control: the teacher trained on for the same budget.
+    """
+    experiment = load(config, (seed,))
+    return done(improve_flow.fn(experiment, strategy=strategy, soft_labels=soft_labels))
+
+
+@deployed("compare", hours=24 * 14)
+def compare(
+    config: Config,
+    strategies: Annotated[
+        list[Literal["sl", "du", "ds", "ads"]],
+        shown(title="Strategies", description="Rows of the table, each as the experiment has it; empty: all of them."),
+    ] = [],  # noqa: B006  # Prefect's form shows it, nobody changes it
+    seeds: Annotated[
+        list[int],
+        shown(title="Seeds", description="One teacher and one set of students each; empty: those of the experiment."),
+    ] = [],  # noqa: B006
+) -> State:
+    """Compare the strategies over seeds, with and without soft labels, at one sample budget."""
+    experiment = load(config, seeds)
+    if strategies:
+        wanted = {"teacher", "continued", *strategies}
+        experiment = replace(experiment, rows=tuple(row for row in experiment.rows if row.strategy in wanted))
+    return done(grid.compare.fn(experiment))
+
+
+@deployed("train-teacher", hours=24 * 7)
+def train_teacher(config: Config, seed: Seed = 0) -> State:
+    """Train the teacher of an experiment on its captioned clips."""
+    experiment = load(config, (seed,))
+    return done(teacher_of(experiment, "", seed, ingest(experiment.pairs, "pairs", campaign(experiment))))
+
+
+@deployed("embed-pool", hours=48)
+def embed_pool(config: Config, teacher: Teacher = "", seed: Seed = 0) -> State:
+    """Embed the clips of the pool, ahead of a curation."""
+    experiment = load(config, (seed,))
+    if experiment.pool is None:
+        raise ArtifactError(f"{config} names no pool; give `pool`, a folder or a table of sounds")
+    manifests = grid.ingest_all(experiment, campaign(experiment))
+    checkpoint = teacher_of(experiment, teacher, seed, manifests["pairs"])
+    audio = EmbedConfig(what="audio", num_crops=experiment.num_crops)
+    return done(embed(audio, {"checkpoint": checkpoint, "manifest": manifests["pool"]}, "pool", campaign(experiment)))
+
+
+@deployed("curate", hours=48)
+def curate(config: Config, strategy: Student = "ads", teacher: Teacher = "", seed: Seed = 0) -> State:
+    """Choose the pairs that a student learns from: one Improvement-Set, with its card."""
+    experiment = load(config, (seed,))
+    manifests = grid.ingest_all(experiment, campaign(experiment))
+    checkpoint = teacher_of(experiment, teacher, seed, manifests["pairs"])
+    return done(sets_of(experiment, Row(strategy=strategy), manifests, checkpoint, seed)[strategy])
+
+
+@deployed("train-student", hours=24 * 7)
+def train_student(
+    config: Config,
+    strategy: Annotated[
+        Literal["continued", "sl", "du", "ds", "ads"],
+        shown(
+            title="Strategy",
+            description="What the student learns from: du, ds or ads, an Improvement-Set; continued, the teacher's own"
+            " pairs (the control that a student must beat); sl, the same with soft labels.",
+        ),
+    ] = "ads",
+    soft_labels: SoftLabels = True,
+    teacher: Teacher = "",
+    improvement_set: Annotated[
+        str,
+        shown(
+            title="Improvement-Set",
+            description="What it learns from [id, or its first digits]. Empty: the set of this experiment, teacher and"
+            " strategy, curated first where it is missing.",
+        ),
+    ] = "",
+    seed: Seed = 0,
+) -> State:
+    """Train one student from its teacher."""
+    experiment = load(config, (seed,))
+    manifests = grid.ingest_all(experiment, campaign(experiment))
+    row = Row(strategy=strategy, soft_labels=strategy == "sl" or (soft_labels and strategy != "continued"))
+    checkpoint = teacher_of(experiment, teacher, seed, manifests["pairs"])
+    given = {str(strategy): artifact(improvement_set, "improvement_set")} if improvement_set else {}
+    needs_ds = strategy == "ads" and experiment.ads_replay == "ds"
+    sets = given if given and not needs_ds else sets_of(experiment, row, manifests, checkpoint, seed) | given
+    return done(grid.student(experiment, row, seed, manifests, checkpoint, sets, campaign(experiment)))
+
+
+@deployed("evaluate", hours=48)
+def evaluate(
+    config: Config,
+    checkpoint: Annotated[
+        str,
+        shown(
+            title="Checkpoint", description="What is scored [id, its first digits, or its MLflow run].", min_length=4
+        ),
+    ],
+) -> State:
+    """Score a checkpoint zero-shot on the labelled clips of an experiment."""
+    experiment = load(config)
+    scored = artifact(checkpoint, "checkpoint")
+    tags = scored.record.get("tags", {})
+    name, seed = str(tags.get("row", "teacher")), int(tags.get("seed", 0))
+    row = Row(strategy=name.removesuffix("+sl"), soft_labels=name.endswith("sl"))  # type: ignore[arg-type]
+    manifests = {"evaluation": ingest(experiment.evaluation, "evaluation", campaign(experiment))}
+    return done(grid.score(experiment, row, seed, manifests, scored, campaign(experiment)))
+
+
+def config_path(config: str) -> Path:
+    """Return where an experiment file lies; relative paths start where `clapcur up` was started."""
+    return Path(os.environ.get("CLAPCUR_FOLDER", "."), Path(config).expanduser())
+
+
+def load(config: str, seeds: Sequence[int] = ()) -> Experiment:
+    """Read the experiment, with these seeds where some are given; from now on our log lines are on the run's page."""
+    logging.getLogger("clapcur").setLevel(logging.INFO)
+    experiment = experiment_from_file(config_path(config))
+    return replace(experiment, seeds=tuple(seeds)) if seeds else experiment
+
+
+def campaign(experiment: Experiment) -> Campaign:
+    """Return the campaign that single stages of an experiment belong to."""
+    return Campaign(experiment.name, f"stages of {experiment.name}", signature(replace(experiment, seeds=(0,))))
+
+
+def teacher_of(experiment: Experiment, name: str, seed: int, pairs: Artifact) -> Artifact:
+    """Return the checkpoint of this name, or the experiment's own teacher, trained where it is missing."""
+    if name:
+        return artifact(name, "checkpoint")
+    return train(experiment.train_teacher(seed), {"teacher_pairs": pairs}, "teacher", campaign(experiment))
+
+
+def sets_of(
+    experiment: Experiment, row: Row, manifests: dict[str, Artifact], teacher: Artifact, seed: int
+) -> dict[str, Artifact]:
+    """Return the Improvement-Sets that one row needs, curated where they are missing."""
+    return grid.improvement_sets(replace(experiment, rows=(row,)), manifests, teacher, seed, campaign(experiment))
+
+
+def artifact(name: str, kind: str) -> Artifact:
+    """Return the artifact that an id, its first digits or an MLflow run means; ArtifactError for another kind."""
+    return find(Home.open(), name, kind)
+
+
+def done(made: Artifact) -> State:
+    """Publish what a flow made, and end it with the name of that."""
+    publish(made)
+    return Completed(message=f"{made.kind.replace('_', ' ')} {made.id}")

@@ -1,0 +1,93 @@
+"""The flows behind the deployments that follow a pool: land, reconcile, recurate, forget."""
+
+from typing import Annotated
+
+from prefect import State
+from prefect.states import Completed
+
+from clapcur import pools
+from clapcur.artifacts import Artifact
+from clapcur.errors import DataError
+from clapcur.home import Home
+from clapcur.ingest import IngestConfig
+from flows.deployed import config_path, deployed, done, load, shown
+from flows.forget import forget as forget_flow
+from flows.land import land as land_flow
+from flows.reconcile import reconcile as reconcile_flow
+from flows.recurate import recurate as recurate_flow
+from tasks.publish import publish
+
+FOLLOWED = " Empty: every experiment that is followed, which one is from its first `clapcur recurate CONFIG` on."
+Followed = Annotated[
+    str, shown(title="Experiment", description=f"Experiment file [path on the worker's machine].{FOLLOWED}")
+]
+
+
+@deployed("land", hours=24)
+def land(
+    source: Annotated[
+        str,
+        shown(
+            title="Source",
+            description="What has landed [path of a folder of audio, or of a table, on the worker's machine].",
+            min_length=1,
+        ),
+    ],
+    pool: Annotated[
+        str, shown(title="Pool", description="Into which pool [name: letters, digits and _ . -].", min_length=1)
+    ],
+) -> State:
+    """Take new audio into a pool."""
+    return done(land_flow.fn(IngestConfig(source=str(config_path(source).absolute())), pool))
+
+
+@deployed("recurate", hours=24 * 7)
+def recurate(
+    config: Followed = "",
+    force: Annotated[
+        bool, shown(title="Force", description="Do not wait for more clips or more changed pairs.")
+    ] = False,
+) -> State:
+    """Bring students up to date with their pool: embed and score what is new, train where it is worth it."""
+    if config:
+        pools.follow(Home.open(), config_path(config))
+    made: list[Artifact] = []
+    for path in followed(config):
+        made.append(recurate_flow.fn(load(path), force))
+        publish(made[-1])
+    return Completed(message=", ".join(f"{one.kind.replace('_', ' ')} {one.id}" for one in made))
+
+
+@deployed("reconcile", hours=1)
+def reconcile(config: Followed = "") -> State:
+    """Look whether a pool has news worth a re-curation, and start it where it has."""
+    started = reconcile_flow.fn(followed(config, or_fail=False))
+    return Completed(message=f"started {', '.join(started)}" if started else "nothing to do")
+
+
+@deployed("forget", hours=24 * 7)
+def forget(
+    clips: Annotated[
+        list[str],
+        shown(
+            title="Clips",
+            description="Clips to take down [clip id, its first digits, or path on the worker's machine].",
+            min_length=1,
+        ),
+    ],
+    reason: Annotated[str, shown(title="Reason", description="Why they must go [text, for the record].")] = "",
+    config: Followed = "",
+) -> State:
+    """Take clips down, name all that they touched, and make again what is in use."""
+    experiments = [load(path) for path in followed(config, or_fail=False)]
+    touched = forget_flow.fn(clips, reason, experiments)
+    told = [f"{entry['clip_id'][:12]}: {len(entry['checkpoints'])} checkpoints" for entry in touched]
+    return Completed(message=f"forgotten, with what they had touched: {', '.join(told)}")
+
+
+def followed(config: str, or_fail: bool = True) -> list[str]:
+    """Return the experiment that was named, or all that are followed."""
+    found = [config] if config else [str(path) for path in pools.followed(Home.open())]
+    if not found and or_fail:
+        raise DataError("no experiment is followed; name one, or run `clapcur recurate CONFIG` once")
+    return found

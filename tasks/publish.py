@@ -1,0 +1,127 @@
+"""What a flow made -> pages of its Prefect run: tables, cards, and the way to MLflow."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from clapcur.artifacts import Artifact
+from clapcur.catalog import Catalog
+from clapcur.home import Home
+from clapcur.report import load_table
+from clapcur.stage import label
+
+
+@task(cache_policy=NO_CACHE, task_run_name="publish")
+def publish(made: Artifact) -> None:
+    """Show an artifact on the page of the flow run; a report with the cards of its Improvement-Sets."""
+    home = Home.open()
+    record = made.record
+    shown = {
+        "report": report_page, "improvement_set": card_page, "scores": scores_page, "decision": decision_page
+    }  # fmt: skip
+    create_markdown_artifact(shown.get(made.kind, facts_page)(made, home), key=key(record), description=title(record))
+    if made.kind == "report":
+        for name in dict.fromkeys(row["improvement_set"] for row in seeds(made) if row["improvement_set"]):
+            chosen = home.store.find(name)
+            create_markdown_artifact(card_page(chosen, home), key=key(chosen.record), description=title(chosen.record))
+    if link := mlflow_link(made.id, home):
+        create_link_artifact(link, "its run in MLflow", key=f"{key(record)}-mlflow", description=title(record))
+
+
+def report_page(report: Artifact, home: Home) -> str:
+    """Return the table of a report, and where its checkpoints are."""
+    rows = [
+        (row["name"], row["seed"], f"`{row['checkpoint']}`", linked(row["checkpoint"], home)) for row in seeds(report)
+    ]
+    checkpoints = table(("row", "seed", "checkpoint", "MLflow"), rows)
+    shown = (report.path / "table.md").read_text()
+    return f"{shown}\n{checkpoints}\nThe whole story: `{report.path / 'report.html'}`\n"
+
+
+def card_page(improvement_set: Artifact, home: Home) -> str:
+    """Return the card of an Improvement-Set."""
+    card = json.loads((improvement_set.path / "card.json").read_text())
+    thresholds = [(name, f"{value:.4f}") for name, value in card["thresholds"].items()]
+    counts = [(name.replace("_", " "), f"{count:,}") for name, count in card["counts"].items()]
+    out = [(name.replace("_", " "), f"{count:,}") for name, count in card["exclusions"].items()]
+    classes = [(name, f"{n['pairs']:,}", f"{n['clips']:,}") for name, n in card["class_coverage"].items()]
+    captions = [(row["caption"].replace("|", "/"), f"{row['pairs']:,}") for row in card["top_captions"]]
+    return "\n".join(
+        (
+            f"# Improvement-Set {improvement_set.id}: {card['strategy'].upper()}\n",
+            table(("", "count"), counts),
+            table(("threshold", "cosine"), thresholds) if thresholds else "",
+            table(("kept out", "count"), out) if out else "",
+            table(("class", "pairs", "clips"), classes) if classes else "",
+            table(("caption", "pairs"), captions),
+            f"MLflow: {linked(improvement_set.id, home)}; all pairs: `clapcur pairs {improvement_set.id}`\n",
+        )
+    )
+
+
+def scores_page(scores: Artifact, home: Home) -> str:
+    """Return the numbers of one evaluation, and under which protocol they hold."""
+    said = json.loads((scores.path / "scores.json").read_text())
+    protocol = [(name.replace("_", " "), value) for name, value in said["protocol"].items()]
+    return f"{facts_page(scores, home)}\n{table(('protocol', ''), protocol)}"
+
+
+def decision_page(decision: Artifact, home: Home) -> str:
+    """Return whether the challenger was promoted, and why."""
+    said = json.loads((decision.path / "decision.json").read_text())
+    rows = [
+        (role, f"`{said[role]}`", f"{100 * said['accuracy'][role]:.1f} %", linked(said[role], home))
+        for role in ("champion", "challenger")
+    ]
+    head = f"# {'Promoted' if said['promoted'] else 'Not promoted'}\n\n{said['why']}.\n"
+    return f"{head}\n{table(('', 'checkpoint', 'accuracy', 'MLflow'), rows)}\n"
+
+
+def facts_page(made: Artifact, home: Home) -> str:
+    """Return what any record says of its artifact in numbers."""
+    record = made.record
+    numbers = [(name, f"{value:.4g}") for name, value in record["metrics"].items()]
+    counts = [(name, f"{count:,}") for name, count in record["counts"].items()]
+    head = f"# {made.kind.replace('_', ' ')} {made.id}: {label(record)}\n"
+    return f"{head}\n{table(('', 'value'), numbers + counts)}\nMLflow: {linked(made.id, home)}; folder: `{made.path}`\n"
+
+
+def seeds(report: Artifact) -> list[dict[str, Any]]:
+    """Return one entry for each row and seed of a report."""
+    return [{"name": row["name"], **seed} for row in load_table(report) for seed in row["by_seed"]]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return a Markdown table; all columns but the first are aligned to the right."""
+    lines = [head, ["---", *("--:" for _ in head[1:])], *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def linked(artifact_id: str, home: Home) -> str:
+    """Return a Markdown link to the run of an artifact, or a word where there is no server."""
+    link = mlflow_link(artifact_id, home)
+    return f"[run]({link})" if link else "no server"
+
+
+def mlflow_link(artifact_id: str, home: Home) -> str | None:
+    """Return the address of the page of an artifact's run; None without an MLflow server."""
+    run = Catalog.open(home).run_of(artifact_id)
+    return f"{home.mlflow_uri}/#/runs/{run}" if run and home.mlflow_uri.startswith("http") else None
+
+
+def key(record: Mapping[str, Any]) -> str:
+    """Return the name under which Prefect keeps the versions of a page: dataset, what it is, seed."""
+    dataset = (record.get("campaign") or {}).get("experiment", "")
+    return re.sub(r"[^a-z0-9]+", "-", f"{dataset} {title(record)}".lower()).strip("-")
+
+
+def title(record: Mapping[str, Any]) -> str:
+    """Name an artifact for people: what made it, with which seed."""
+    seed = record.get("tags", {}).get("seed")
+    said = " ".join(dict.fromkeys(label(record).split()))  # a report's role is its stage
+    return said if seed is None else f"{said} seed {seed}"

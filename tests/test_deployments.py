@@ -1,0 +1,153 @@
+"""What stands in deployments/prefect.yaml: every flow imports by its name, and its form explains itself."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from clapcur.errors import DataError, Interrupted
+from clapcur.servers import DEPLOYMENTS, POOLS, Plan
+
+ENTRIES = yaml.safe_load(DEPLOYMENTS.read_text())["deployments"]
+NAMES = [entry["name"] for entry in ENTRIES]
+
+
+def load(entry):
+    """Return the flow of an entry, as a worker loads it."""
+    from prefect.flows import load_flow_from_entrypoint
+
+    return load_flow_from_entrypoint(entry["entrypoint"], use_placeholder_flow=False)
+
+
+def test_the_promised_deployments_are_there():
+    promised = {
+        "train-teacher", "embed-pool", "curate", "train-student", "evaluate", "improve", "compare", "land", "reconcile",
+        "recurate", "forget",
+    }  # fmt: skip
+    assert promised <= set(NAMES)
+    assert len(set(NAMES)) == len(NAMES)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=NAMES)
+def test_every_deployment_is_a_flow_of_its_name_with_a_form_that_explains_itself(entry):
+    """A field without a description sends people from the form to the source."""
+    from prefect.utilities.callables import parameter_schema
+
+    flow = load(entry)
+    assert flow.name == entry["name"]
+    assert flow.description and flow.timeout_seconds
+    assert not flow.retries  # an input that is wrong stays wrong
+    schema = parameter_schema(flow)
+    for name, field in schema.properties.items():
+        assert len(field["description"]) > 20, name
+        assert field["title"] != name
+    assert entry["entrypoint"].startswith("flows.deployed_pools.") or "config" in schema.required
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=NAMES)
+def test_every_deployment_runs_in_a_pool_that_exists(entry, tmp_path):
+    """A run in a pool without a worker waits for ever, and nothing says so."""
+    from clapcur.home import Home
+
+    plan = Plan(home=Home(tmp_path), prefect_port=1, mlflow_port=2, folder=tmp_path)
+    name = entry["work_pool"]["name"].replace("{{ $CLAPCUR_MODEL_POOL }}", plan.environment()["CLAPCUR_MODEL_POOL"])
+    assert name in POOLS
+
+
+def test_the_form_refuses_what_makes_no_sense():
+    from flows.deployed import improve
+
+    with pytest.raises(Exception, match="seed"):
+        improve.validate_parameters({"config": "a.yaml", "seed": -1})
+    with pytest.raises(Exception, match="strategy"):
+        improve.validate_parameters({"config": "a.yaml", "strategy": "best"})
+
+
+def test_relative_experiments_start_where_the_servers_were_started(monkeypatch, tmp_path):
+    """A worker runs in a folder of its own, where no experiment lies."""
+    from flows.deployed import config_path
+
+    monkeypatch.setenv("CLAPCUR_FOLDER", str(tmp_path))
+    assert config_path("mine.yaml") == tmp_path / "mine.yaml"
+    assert config_path("/else/where.yaml") == Path("/else/where.yaml")
+
+
+@pytest.mark.parametrize(
+    ("error", "cancelling", "state"),
+    [
+        (Interrupted("stopped at step 3"), True, "Cancelled"),
+        (Interrupted("stopped at step 3"), False, "Crashed"),
+        (DataError("no such file"), False, "Failed"),
+    ],
+)
+def test_a_run_that_ends_early_says_why_in_one_line(monkeypatch, error, cancelling, state):
+    """A cancelled training that calls itself failed starts a search for an error that is none."""
+    from flows import deployed
+
+    @deployed.deployed("early", hours=1)
+    def early(config: str):
+        raise error
+
+    monkeypatch.setattr(deployed, "is_cancelling", lambda: cancelling)
+    ended = early.fn("a.yaml")
+    assert (ended.name, ended.message) == (state, str(error))
+
+
+# -- what is published
+
+
+def test_the_card_of_an_improvement_set_is_a_page(home):
+    """The card as the curation writes it, not as it once was."""
+    from building import commit
+
+    from clapcur.artifacts import write_atomic
+    from tasks import publish
+
+    card = {
+        "strategy": "ads", "thresholds": {"audio": 0.41}, "counts": {"pairs": 1200, "clips": 3},
+        "exclusions": {"held_out": 2}, "class_coverage": {"dog bark": {"pairs": 1200, "clips": 3}},
+        "top_captions": [{"caption": "a dog | barks", "pairs": 7}],
+    }  # fmt: skip
+
+    def write(work):
+        write_atomic(work.path / "card.json", json.dumps(card))
+
+    made = commit(home.store, "improvement_set", "ads", write)
+    page = publish.card_page(made, home)
+    for line in ("| pairs | 1,200 |", "| audio | 0.4100 |", "| held out | 2 |", "| dog bark | 1,200 | 3 |"):
+        assert line in page
+    assert "| a dog / barks | 7 |" in page
+
+
+def test_a_link_leads_to_the_run_where_mlflow_has_a_page(home, monkeypatch):
+    from building import commit
+
+    from clapcur.catalog import Catalog
+    from tasks.publish import mlflow_link
+
+    made = commit(home.store, "scores", "scores", lambda work: None)
+    catalog = Catalog.open(home)
+    catalog.rebuild(home.store)
+    catalog.set_run(made.id, "5eed" * 8)
+    assert mlflow_link(made.id, home) is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5001")
+    assert mlflow_link(made.id, home) == f"http://127.0.0.1:5001/#/runs/{'5eed' * 8}"
+
+
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        (
+            {"stage": "curate", "tags": {"strategy": "ads", "seed": 1}, "campaign": {"experiment": "My sounds"}},
+            "my-sounds-curate-ads-seed-1",
+        ),
+        ({"stage": "report", "tags": {"role": "report"}, "campaign": None}, "report"),
+        ({"stage": "train", "tags": {"row": "ads+sl", "seed": 0}}, "train-ads-sl-seed-0"),
+    ],
+)
+def test_pages_have_names_that_prefect_takes(record, name):
+    """Prefect refuses a key with anything but small letters, digits and dashes: the whole run would fail at its end."""
+    from tasks.publish import key
+
+    assert key(record) == name

@@ -1,0 +1,194 @@
+"""`clapcur up` with real servers on embedded files: a run through a worker, one that is cancelled, and nothing left."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+import yaml
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+STEPS = 6
+
+
+def wait_until(happens, timeout_s, what):
+    """Wait for something and return it; fail where it does not come."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := happens()):
+        assert time.monotonic() < deadline, f"{what} did not happen in {timeout_s} s"
+        time.sleep(0.2)
+    return found
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    """Write a small corpus with an experiment of a few steps, and one whose teacher trains for long."""
+    from clapcur.config import to_dict
+    from clapcur.corpora.procedural import ProceduralConfig, generate
+    from clapcur.recipes import demo_experiment
+
+    folder = tmp_path_factory.mktemp("corpus")
+    corpus = generate(
+        folder,
+        ProceduralConfig(
+            teacher_clips_per_class=2, pool_clips_per_class=2, distractor_clips=4, evaluation_clips_per_class=2,
+            leaked_clips=2, duplicate_clips=1, captions_per_class=3, other_captions=6, duration_s=1,
+        ),
+    )  # fmt: skip
+    values = to_dict(demo_experiment(corpus)) | {"name": "tiny", "audio_threshold": {"count": 40}}
+    values |= {"caption_threshold": {"count": 20}, "near_duplicate": None}
+    for training in ("teacher", "student"):
+        values[training] |= {"num_examples": 8 * STEPS, "batch_size": 8, "num_evaluations": 1}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(values))
+    values["name"], values["teacher"]["num_examples"] = "long", 8 * 5000
+    (folder / "long.yaml").write_text(yaml.safe_dump(values))
+    return folder
+
+
+@contextmanager
+def running(folder, home, *options):
+    """Start the command on a home, in a folder; gives the process."""
+    command = [sys.executable, "-c", "from clapcur.cli import main; main()", "up", "--no-gpu", "--home", str(home.root)]
+    process = subprocess.Popen(
+        [*command, *options],
+        cwd=folder,
+        env=outside_of_tests(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        wait_until(lambda: home.servers() or process.poll() is not None, 150, "the start")
+        assert home.servers(), process.communicate()[0]
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+
+
+def outside_of_tests():
+    """Return the environment without the settings that make Prefect quiet in tests."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return kept | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def up(experiment, tmp_path_factory):
+    """Start the command on a new home, in the folder of the experiment; gives the process and the home."""
+    from clapcur.home import Home
+
+    home = Home.open(tmp_path_factory.mktemp("up") / "home")
+    with running(experiment, home) as process:
+        yield process, home
+
+
+@pytest.fixture
+def prefect(up):
+    """Give a client of the running server."""
+    from prefect.client.orchestration import SyncPrefectClient
+
+    _, home = up
+    assert home.servers(), up[0].communicate()[0]
+    with SyncPrefectClient(home.servers()["PREFECT_API_URL"]) as client:
+        yield client
+
+
+def start(prefect, name, **parameters):
+    """Start a deployment as its form does."""
+    deployment = prefect.read_deployment_by_name(f"{name}/{name}")
+    return prefect.create_flow_run_from_deployment(deployment.id, parameters=parameters).id
+
+
+def test_a_deployment_goes_through_the_worker_and_leaves_its_pages(up, prefect):
+    """From the form to the table: flow run, artifacts in the store, runs in MLflow, and links both ways."""
+    from mlflow import MlflowClient
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+    from clapcur.catalog import Catalog
+
+    _, home = up
+    run_id = start(prefect, "improve", config="tiny.yaml", strategy="ads", soft_labels=True, seed=1)
+    wait_until(lambda: prefect.read_flow_run(run_id).state.is_final(), 120, "the end of the run")
+    run = prefect.read_flow_run(run_id)
+    assert run.state.is_completed(), run.state.message
+    assert run.name == "improve tiny ads+sl seed 1"
+    (report,) = Catalog.open(home).of_kind("report")
+    assert run.state.message == f"report {report}"
+
+    pages = prefect.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id])))
+    published = {page.key: page.data for page in pages if page.key}
+    assert set(published) == {"tiny-report", "tiny-curate-ads-seed-1", "tiny-report-mlflow"}
+    assert "| ADS+SL |" in published["tiny-report"]
+    assert "Improvement-Set" in published["tiny-curate-ads-seed-1"]
+
+    client = MlflowClient(home.servers()["MLFLOW_TRACKING_URI"])
+    (student,) = [name for name in Catalog.open(home).of_kind("checkpoint") if "ads+sl" in label(home, name)]
+    shown = client.get_run(Catalog.open(home).run_of(student))
+    assert shown.info.status == "FINISHED"
+    assert shown.info.run_id in published["tiny-report"]
+    maker = prefect.read_flow_run(shown.data.tags["prefect.flow_run_id"])
+    assert maker.name in (run.name, "compare-tiny")
+    assert shown.data.tags["prefect.flow_run_url"].endswith(f"/runs/flow-run/{maker.id}")
+    assert shown.info.artifact_uri.startswith(home.mlflow_artifacts.as_uri())  # found without the server too
+
+
+def label(home, name):
+    """Return what an artifact was called."""
+    from clapcur.stage import label
+
+    return label(home.store.find(name).record)
+
+
+def test_cancelling_stops_a_training_at_once_and_leaves_no_half_artifact(up, prefect):
+    """A training that runs on in the background holds the GPU, and nobody sees it."""
+    from prefect.states import Cancelling
+
+    _, home = up
+    run_id = start(prefect, "train-teacher", config="long.yaml")
+    (work,) = wait_until(lambda: unfinished(home), 90, "the beginning of the training")
+    time.sleep(4)  # into the loop, which saves its state when it is told to end
+    before = prefect.read_flow_run(run_id)
+    assert before.state.is_running(), before.state.message
+    prefect.set_flow_run_state(run_id, Cancelling())
+    wait_until(lambda: prefect.read_flow_run(run_id).state.is_final(), 45, "the end of the run")
+    after = prefect.read_flow_run(run_id)
+    assert after.state.is_cancelled(), after.state.message
+    assert unfinished(home) == [work]
+
+
+def unfinished(home):
+    """Return the folders of checkpoints that are being made."""
+    return [folder for folder in home.root.glob("store/checkpoint/*") if not (folder / "record.json").exists()]
+
+
+def test_a_mistake_in_the_form_is_told_in_one_line(up, prefect):
+    """The page shows the state's message: a traceback's last line is no help there."""
+    run_id = start(prefect, "curate", config="absent.yaml")
+    wait_until(lambda: prefect.read_flow_run(run_id).state.is_final(), 60, "the end of the run")
+    state = prefect.read_flow_run(run_id).state
+    assert state.is_failed()
+    assert "absent.yaml does not exist; `clapcur init` writes one" in state.message
+
+
+def test_ctrl_c_leaves_nothing_running(up):
+    """Run last: the servers of this module end here."""
+    import psutil
+
+    process, home = up
+    second = subprocess.run([*process.args[:4], "--home", str(home.root)], capture_output=True, text=True, timeout=60)
+    assert second.returncode == 1
+    assert home.servers()["MLFLOW_TRACKING_URI"] in second.stderr
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 4
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert json.dumps(said).count("http://127.0.0.1:") == 2
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert alive == []
+    assert home.servers() == {} and not home.servers_file.exists()
