@@ -1,9 +1,11 @@
-"""The story of one landing, through real servers: improve, land, re-curate, trace, forget."""
+"""The story of one landing, through real servers: improve, land, re-curate, trace, forget.
+
+Here on PostgreSQL; tests/test_up.py tells it on embedded files, with the servers that it has.
+"""
 
 import json
 import subprocess
 import sys
-from contextlib import ExitStack
 
 import pytest
 from building import write_tone, write_tones
@@ -11,21 +13,6 @@ from postgres import running_postgres
 from test_up import outside_of_tests, running, start, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def stack(request, tmp_path):
-    """Start `clapcur up` on a new home, on embedded files or on a PostgreSQL of its own; gives the home."""
-    from clapcur.home import Home
-
-    home = Home.open(tmp_path / "home")
-    with ExitStack() as stack:
-        options = []
-        if request.param == "postgresql":
-            folder = stack.enter_context(running_postgres())
-            options = ["--database-url", f"postgresql://clapcur@/clapcur?host={folder}"]
-        stack.enter_context(running(tmp_path, home, *options))
-        yield home
 
 
 def said(home, *arguments):
@@ -45,13 +32,18 @@ def ended(prefect, run_id):
     return run
 
 
-def test_one_landing_after_another_through_the_servers(stack, tmp_path):
-    """What lands comes out as a student whose pairs can be named, and what is forgotten is gone."""
+def test_one_landing_after_another_on_postgresql(home, tmp_path):
+    with running_postgres() as folder:
+        with running(tmp_path, home, "--database-url", f"postgresql://clapcur@/clapcur?host={folder}"):
+            one_landing_after_another(home, tmp_path)
+
+
+def one_landing_after_another(home, folder):
+    """Tell it: what lands comes out as a student whose pairs can be named, and what is forgotten is gone."""
     from mlflow import MlflowClient
     from prefect.client.orchestration import SyncPrefectClient
 
-    home, field = stack, tmp_path / "field"
-    config = write_tones(tmp_path)
+    field, config = folder / "field", write_tones(folder)
     text = config.read_text().replace("audio_threshold: {similarity: 0.7}", "audio_threshold: {similarity: -1}")
     rules = "{min_new_clips: 2, min_changed: 0, strategy: du, soft_labels: false}"
     config.write_text(f"{text}\n        pool: pool:field\n        near_duplicate: null\n        on_landing: {rules}\n")

@@ -175,6 +175,12 @@ def test_a_mistake_in_the_form_is_told_in_one_line(up, prefect):
     assert "absent.yaml does not exist; `clapcur init` writes one" in state.message
 
 
+def test_one_landing_after_another_on_embedded_files(up, experiment):
+    from test_stack import one_landing_after_another
+
+    one_landing_after_another(up[1], experiment)
+
+
 def test_ctrl_c_leaves_nothing_running(up):
     """Run last: the servers of this module end here."""
     import psutil
