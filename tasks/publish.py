@@ -1,6 +1,7 @@
 """What a flow made -> pages of its Prefect run: tables, cards, and the way to MLflow."""
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -109,9 +110,13 @@ def linked(artifact_id: str, home: Home) -> str:
 
 
 def mlflow_link(artifact_id: str, home: Home) -> str | None:
-    """Return the address of the page of an artifact's run; None without an MLflow server."""
+    """Return the address of the page of an artifact's run; None without an MLflow server.
+
+    `CLAPCUR_MLFLOW_PAGES` names the server as browsers reach it, where they do so under another name than we.
+    """
     run = Catalog.open(home).run_of(artifact_id)
-    return f"{home.mlflow_uri}/#/runs/{run}" if run and home.mlflow_uri.startswith("http") else None
+    pages = os.environ.get("CLAPCUR_MLFLOW_PAGES") or home.mlflow_uri
+    return f"{pages}/#/runs/{run}" if run and pages.startswith("http") else None
 
 
 def key(record: Mapping[str, Any]) -> str:

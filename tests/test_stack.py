@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from building import write_tone, write_tones
-from postgres import running_postgres
+from postgres import restart, running_postgres
 from test_up import outside_of_tests, running, start, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -100,3 +100,31 @@ def pairs_of(home, checkpoint):
     from clapcur.trace import trace_pairs
 
     return list(trace_pairs(home, checkpoint))
+
+
+def test_what_was_killed_in_the_middle_goes_on(home, tmp_path):
+    """Worker, Prefect, MLflow and PostgreSQL die at once, as in a power cut; what was finished is not made again."""
+    from prefect.client.orchestration import SyncPrefectClient
+
+    from clapcur.catalog import Catalog
+    from clapcur.lineage import sync
+
+    write_tones(tmp_path)
+    with running_postgres() as folder:
+        options = ("--database-url", f"postgresql://clapcur@/clapcur?host={folder}")
+        with running(tmp_path, home, *options) as up:
+            with SyncPrefectClient(home.servers()["PREFECT_API_URL"]) as prefect:
+                start(prefect, "improve", config="tones.yaml", strategy="ds", seed=5)
+            wait_until(lambda: len(list(home.store.of_kind("manifest"))) >= 2, 120, "the first artifacts")
+            up.kill()
+            up.wait(30)
+        restart(folder)
+        before = {one.id: one.record["finished"] for one in home.store}
+        with running(tmp_path, home, *options):
+            with SyncPrefectClient(home.servers()["PREFECT_API_URL"]) as prefect:
+                ended(prefect, start(prefect, "improve", config="tones.yaml", strategy="ds", seed=5))
+            after = {one.id: one.record["finished"] for one in home.store}
+            assert before and before.items() <= after.items()
+            assert sync(home).waiting == 0
+            assert set(Catalog.open(home).kinds(after)) == set(after)
+            assert all(Catalog.open(home).run_of(name) for name in after)
