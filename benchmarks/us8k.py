@@ -244,6 +244,14 @@ def ablations() -> dict[str, dict[str, tuple[tuple[str, ...], dict[str, object]]
             f"teacher of {steps} steps": (("teacher", "continued", "ads"), {"teacher.num_examples": 64 * steps})
             for steps in (200, 400)
         },
+        "chosen": {
+            "cross_modal, beta 0.3": (soft, {"soft_labels.beta": 0.3}),
+            "cross_modal, beta 0.7": (soft, {"soft_labels.beta": 0.7}),
+            "replay 0.75": (soft, {"student.replay_probability": 0.75}),
+            "1000 pairs": (soft, {"audio_threshold": Threshold(count=1000)}),
+            "paper, beta 0.3": (soft, {"soft_labels.form": "paper", "soft_labels.beta": 0.3}),
+        },
+        "targets": {"softmax, beta 0.3": (soft, {"soft_labels.form": "softmax", "soft_labels.beta": 0.3})},
         "replay": {
             "none": (ads, {"student.replay_probability": 0.0}),
             "teacher pairs, 0.75": (ads, {"student.replay_probability": 0.75}),
@@ -252,11 +260,9 @@ def ablations() -> dict[str, dict[str, tuple[tuple[str, ...], dict[str, object]]
         "threshold": {
             f"{count} pairs": (ads, {"audio_threshold": Threshold(count=count)}) for count in (500, 1000, 8000)
         },
-        "targets": {
-            f"{form}, beta {beta}": (soft, {"soft_labels.form": form, "soft_labels.beta": beta})
-            for form, beta in (("paper", 0.3), ("softmax", 0.3), ("cross_modal", 0.3), ("cross_modal", 0.7))
+        "rate": {
+            f"learning rate {rate:g}": (("continued", "ads"), {"student.learning_rate": rate}) for rate in (2e-4, 1e-3)
         },
-        "rate": {"learning rate 2e-4": (("continued", "ads"), {"student.learning_rate": 2e-4})},
         "balance": {"by class": (ads, {"student.balance": "class"})},
         "even": {"one threshold for all classes": (ads, {"even_classes": False})},
         "caps": {"1 per clip": (ads, {"max_per_clip": 1})},

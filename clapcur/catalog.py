@@ -131,6 +131,13 @@ class Catalog:
             self.index(record, payload_of(record))
         return len(missing)
 
+    def remove(self, artifact_id: str) -> None:
+        """Drop an artifact that has left the store: its entry, its edges and what MLflow was not told of it yet."""
+        with self._writer.begin() as db:
+            db.execute(sa.delete(ARTIFACT).where(ARTIFACT.c.id == artifact_id))
+            db.execute(sa.delete(EDGE).where(EDGE.c.artifact_id == artifact_id))
+            db.execute(sa.delete(OUTBOX).where(OUTBOX.c.artifact_id == artifact_id))
+
     def lease(self, name: str, what: str = "") -> AbstractContextManager[Lease]:
         """Hold the sole right to make something; whoever comes second waits here.
 

@@ -7,13 +7,12 @@ import json
 from typing import Any
 
 from clapcur.artifacts import Artifact, Store
-from clapcur.gate import STAGE
 
 
 def decisions(store: Store, dataset: str) -> list[dict[str, Any]]:
     """Return the decisions about a dataset, the first one first, with the ``id`` of each and its ``teacher``."""
     found = []
-    for artifact in store.of_kind(STAGE.kind):
+    for artifact in store.of_kind("decision"):
         record = artifact.record
         if record["config"]["dataset"] == dataset:
             told = json.loads((artifact.path / "decision.json").read_text())

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
+from clapcur.errors import ArtifactError
+
+HEAD = "0001"  # the newest step in clapcur/migrations/versions, which must lead to the tables below
+VERSION = sa.table("catalog_version", sa.column("version_num"))  # not Alembic's own name: MLflow may live beside us
+MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_MS = 30_000  # how long a SQLite writer waits for another
-SCHEMA_LOCK = 0x636C6170  # PostgreSQL advisory lock while the tables are made: "clap"
+SCHEMA_LOCK = 0x636C6170  # PostgreSQL advisory lock while the tables are made or changed: "clap"
 
 TABLES = sa.MetaData()
 ARTIFACT = sa.Table(
@@ -52,10 +56,15 @@ OUTBOX = sa.Table(
 
 
 def connect(url: str) -> tuple[sa.Engine, sa.Engine]:
-    """Return an engine to read with and one to write with; missing tables are made.
+    """Return an engine to read with and one to write with; tables that are missing or old are brought up to date.
 
     A transaction of the writer takes SQLite's lock at its beginning: one that reads first and
     writes later fails when another wrote in between, and no timeout helps.
+
+    Raises
+    ------
+    ArtifactError
+        The tables are those of a newer clapcur.
     """
     if url.startswith("postgresql://"):
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)
@@ -64,29 +73,64 @@ def connect(url: str) -> tuple[sa.Engine, sa.Engine]:
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
     writer = engine.execution_options(writes=True)
-    if not sa.inspect(engine).has_table(OUTBOX.name):
-        _make_tables(engine, writer)
+    if _version(engine) != HEAD:
+        _bring_up_to_date(engine, writer)
     return engine, writer
 
 
 def insert(db: sa.Connection, table: sa.Table, row: Mapping[str, Any]) -> Any:
     """Return an insert that knows ON CONFLICT, which both databases spell alike."""
-    dialect: Any = postgresql if db.dialect.name == "postgresql" else sqlite
+    dialect: Any  # the one that is used is there already, the other would take a tenth of a second to import
+    if db.dialect.name == "postgresql":
+        from sqlalchemy.dialects import postgresql as dialect
+    else:
+        from sqlalchemy.dialects import sqlite as dialect
     return dialect.insert(table).values(row)
 
 
-def _make_tables(engine: sa.Engine, writer: sa.Engine) -> None:
-    """Make the tables, whoever else does so at the same time."""
+def _version(engine: sa.Engine) -> str | None:
+    """Return the step at which the tables are, in one query; None where there are none, or none that say it."""
+    try:
+        with engine.begin() as db:
+            found: str | None = db.scalar(sa.select(VERSION.c.version_num))
+    except sa.exc.DBAPIError:  # no such table; a server that is down is met again by who asks next
+        return None
+    return found
+
+
+def _bring_up_to_date(engine: sa.Engine, writer: sa.Engine) -> None:
+    """Make or change the tables, whoever else does so at the same time."""
     if engine.dialect.name == "sqlite":
         with _first_user(Path(engine.url.database or "")):
             with closing(engine.raw_connection()) as raw:
                 raw.cursor().execute("PRAGMA journal_mode=WAL")  # is kept in the file
             with writer.begin() as db:
-                TABLES.create_all(db)
+                _migrate(db)
     else:
         with writer.begin() as db:
             db.execute(sa.select(sa.func.pg_advisory_xact_lock(SCHEMA_LOCK)))
-            TABLES.create_all(db)
+            _migrate(db)
+
+
+def _migrate(db: sa.Connection) -> None:
+    """Take the steps that are missing, all or none: the caller's transaction holds them."""
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config(attributes={"connection": db})
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    steps = {step.revision for step in ScriptDirectory.from_config(config).walk_revisions()}
+    tables = sa.inspect(db).get_table_names()
+    there = db.scalar(sa.select(VERSION.c.version_num)) if VERSION.name in tables else None
+    if there is not None and there not in steps:
+        raise ArtifactError(
+            f"the catalog {db.engine.url.render_as_string()} is at step {there} of a newer clapcur, this one knows "
+            f"steps up to {HEAD}; install the newer one, or name another catalog with CLAPCUR_DATABASE_URL"
+        )
+    if there is None and OUTBOX.name in tables:  # made before there were steps
+        command.stamp(config, "0001")
+    command.upgrade(config, HEAD)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

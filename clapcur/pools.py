@@ -123,11 +123,19 @@ def with_earlier(home: Home, stage: Stage, config: Any, inputs: Mapping[str, Art
         for made in _made_of(home, stage, config, inputs, role, version):
             if version.id == inputs[role].id:
                 of_then = made.record["inputs"]
-                return {**inputs, **{name: home.store.find(of_then[name]) for name in added if name in of_then}}
+                return {**inputs, **{name: _of_then(home, made, name) for name in added if name in of_then}}
             if stage.name == "embed":
                 return {**inputs, "previous": made}
             return {**inputs, "parent": made, "parent_pool": version}
     return dict(inputs)
+
+
+def _of_then(home: Home, made: Artifact, name: str) -> Artifact:
+    """Return an input that an artifact had; of one that only saved work, and may be gone since, its name is enough."""
+    known = made.record["inputs"][name]
+    if name in ("previous", "parent"):
+        return Artifact(made.kind, known, str(home.store.folder(made.kind, known)))
+    return home.store.find(known)
 
 
 def _made_of(

@@ -264,8 +264,8 @@ def _defaults() -> Experiment:
 
     Little dropout, for the published one (0.2 after every block, 0.5 behind) keeps a tower that is trained on a few
     hundred pairs near chance. Thresholds by count, an even share for each class: a cosine of 0.7 means another thing to
-    every teacher, and one threshold for all leaves classes without a pair (docs/demo.md). The last weights, for the loss
-    on a few held-out pairs rises while accuracy does too, and picks weights from the middle of the schedule
+    every teacher, and one threshold for all leaves classes without a pair (docs/demo.md). The last weights: the loss on
+    a few held-out pairs can rise while accuracy does too, and picks weights from the middle of the schedule
     (docs/results/us8k.md).
     """
     front_end = FrontEndConfig(hop_samples=640)

@@ -240,8 +240,12 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
     listing = _tables(home, catalog, "manifest", "clips.parquet")
     pairing = _tables(home, catalog, "manifest", "pairs.parquet")
     choosing = _tables(home, catalog, "improvement_set", "pairs.parquet")
-    clip_id = _clip_id(clip, listing + choosing)
-    manifests, paired, sets = (_holding(clip_id, files) for files in (listing, pairing, choosing))
+    start = _start_of_id(clip)
+    holds = {file: _clips_from(file, start) for file in (*listing, *pairing, *choosing)}
+    clip_id = _clip_id(clip, start, set().union(*(holds[file] for file in (*listing, *choosing))))
+    manifests, paired, sets = (
+        [file.parent.name for file in files if clip_id in holds[file]] for files in (listing, pairing, choosing)
+    )
     edges = catalog.downstream(*manifests, *sets)
     kinds = catalog.kinds({edge.artifact_id for edge in edges})
     trained = {
@@ -291,10 +295,8 @@ def clips_of_recording(home: Home, recording_id: str) -> list[str]:
 
     found: set[str] = set()
     for manifest in home.store.of_kind("manifest"):
-        with pq.ParquetFile(manifest.path / "clips.parquet") as file:
-            for batch in file.iter_batches(columns=["clip_id", "recording_id"]):
-                rows = zip(batch["clip_id"].to_pylist(), batch["recording_id"].to_pylist(), strict=True)
-                found.update(clip for clip, recording in rows if recording == recording_id)
+        path, wanted = manifest.path / "clips.parquet", [("recording_id", "==", recording_id)]
+        found.update(pq.read_table(path, columns=["clip_id"], filters=wanted)["clip_id"].to_pylist())
     return sorted(found)
 
 
@@ -315,7 +317,8 @@ def _tables(home: Home, catalog: Catalog, kind: str, file: str) -> list[Path]:
     return [home.store.folder(kind, name) / file for name in catalog.of_kind(kind)]
 
 
-def _clip_id(clip: str, files: Iterable[Path]) -> str:
+def _start_of_id(clip: str) -> str:
+    """Return the id of an audio file, or the start of an id as it was given."""
     if Path(clip).is_file():
         return sha256_file(Path(clip))
     if not re.fullmatch(rf"[0-9a-f]{{{MIN_CLIP_DIGITS},64}}", clip):
@@ -323,17 +326,17 @@ def _clip_id(clip: str, files: Iterable[Path]) -> str:
             f"expected an audio file, a clip id or its first {MIN_CLIP_DIGITS} digits or more, "
             f"got {clip!r}, which is none of these"
         )
-    found = {name for file in files for name in _clips_from(file, clip)}
-    if not found:
-        raise DataError(f"no manifest and no Improvement-Set has a clip whose id starts with {clip}")
+    return clip
+
+
+def _clip_id(clip: str, start: str, found: set[str]) -> str:
+    """Return the one id that was found; the file of a clip that nothing holds is known by its bytes all the same."""
     if len(found) > 1:
         names = ", ".join(name[:16] for name in sorted(found)[:5])
         raise ArtifactError(f"{clip!r} is the start of {len(found)} clip ids, give more: {names}")
-    return found.pop()
-
-
-def _holding(clip_id: str, files: Iterable[Path]) -> list[str]:
-    return [file.parent.name for file in files if _clips_from(file, clip_id)]
+    if not found and start == clip:
+        raise DataError(f"no manifest and no Improvement-Set has a clip whose id starts with {clip}")
+    return next(iter(found), start)
 
 
 def _clips_from(file: Path, start: str) -> set[str]:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import typer
 
-from clapcur.cli import auditioning, experiments, landing, servers, stages, tracing
+from clapcur.cli import auditioning, collecting, experiments, landing, servers, stages, tracing
 from clapcur.errors import ClapcurError, Interrupted
 
 DONE, FAILED, USAGE, CTRL_C, TERMINATED = 0, 1, 2, 130, 143
@@ -77,6 +77,7 @@ COMMANDS = (
     ("pairs", tracing.pairs, 'clapcur pairs c4e6f0 --class "dog bark" --sort similarity --limit 10'),
     ("why", tracing.why, "clapcur why 5be7d1 41c09e"),
     ("sync", tracing.sync, "clapcur sync"),
+    ("gc", collecting.gc, "clapcur gc\n  clapcur gc --reports 3 --keep 5be7d1 --delete"),
     ("up", servers.up, "clapcur up\n  clapcur up --prefect-port 4300 --no-gpu"),
     ("land", landing.land, "clapcur land recordings/2026-11 --pool field"),
     ("watch", landing.watch, "clapcur watch inbox/ --pool field"),

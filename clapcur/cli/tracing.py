@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from textwrap import shorten
 from typing import Annotated, Any, Literal
 
@@ -22,13 +23,20 @@ PAIR_FIELDS = ("clip_id", "caption_id", "caption", "path", "similarity", "class"
 
 Form = Literal["table", "csv", "json"]
 ArtifactId = Annotated[
-    str, typer.Argument(help="An artifact id, its first digits, or an MLflow run id.", show_default=False)
+    str,
+    typer.Argument(
+        help="An artifact id, its first digits, an MLflow run id, or a model such as clapcur-esc50@champion.",
+        show_default=False,
+    ),
 ]
 
 
 def trace(
     artifact: ArtifactId,
     with_pairs: Annotated[bool, typer.Option("--pairs", help="The pairs themselves instead of the tree.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the tree as a page with a graph.")
+    ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -36,6 +44,8 @@ def trace(
 
     From a student down to its Improvement-Set, its teacher and the manifests; with --pairs to every pair.
     """
+    if with_pairs and html:
+        raise typer.BadParameter("give --pairs or --html, not both")
     from clapcur import trace as lineage
 
     where = open_home(home, must_exist=True)
@@ -44,7 +54,13 @@ def trace(
         _show_pairs(lineage.trace_pairs(where, artifact), form)
         return
     node = lineage.trace(where, artifact)
-    if as_json:
+    if html is not None:
+        from clapcur.trace_graph import write_page
+
+        write_page(where, node, html)
+        page = html.absolute().as_uri()
+        print_json({"id": node["id"], "page": page}) if as_json else show(f"open {page}")
+    elif as_json:
         print_json(_tree_for_programs(node))
     else:
         show(_tree_for_people(node))

@@ -1,0 +1,106 @@
+"""The command that makes room: gc."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clapcur.cli.console import HomeOption, JsonOption, columns_table, open_home, print_json, show
+
+if TYPE_CHECKING:
+    from clapcur.collecting import Item, Plan
+
+SHOWN = 10  # of the largest ones
+UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+
+
+def gc(
+    delete: Annotated[bool, typer.Option("--delete", help="Remove it; without this, only say what would go.")] = False,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID", help="Keep this too, and what it was made from: id, MLflow run or model; again for more."
+        ),
+    ] = None,
+    reports: Annotated[
+        int | None, typer.Option(min=0, help="Keep what the newest N reports tell of; default: all reports.")
+    ] = None,
+    grace: Annotated[float, typer.Option(min=0, help="Hours for which anything new is left alone.")] = 24.0,
+    forgotten: Annotated[
+        bool,
+        typer.Option(
+            "--forgotten", help="Remove embeddings and sets that hold a forgotten clip, if no kept model needs them."
+        ),
+    ] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove what no kept model needs.
+
+    Kept are the models that an alias names, the newest version of each pool, what the reports tell of, all decisions,
+    and whatever these were made from. Says what would go; --delete lets it go. What is wanted again is computed again.
+    """
+    where = open_home(home, must_exist=True)
+    from clapcur import collecting
+    from clapcur.trace import find
+
+    named = [find(where, name).id for name in keep or ()]
+    chosen = collecting.plan(where, named=named, reports=reports, grace_hours=grace, with_forgotten=forgotten)
+    gone = collecting.collect(where, chosen) if delete else []
+    if as_json:
+        print_json(_for_programs(chosen, gone, delete))
+    else:
+        _show(chosen, gone, delete, forgotten)
+
+
+def _for_programs(chosen: "Plan", gone: "list[Item]", delete: bool) -> dict[str, Any]:
+    def listed(items: "list[Item]") -> list[dict[str, Any]]:
+        return [{"id": one.id, "kind": one.kind, "bytes": one.bytes, "why": one.why} for one in items]
+
+    removed = gone if delete else chosen.removed
+    return {
+        "deleted": delete,
+        "bytes": sum(item.bytes for item in removed),
+        "removed": listed(removed),
+        "kept": listed(chosen.kept),
+        "being_made": chosen.making,
+        "kept_with_forgotten_clips": [item.id for item in chosen.tainted],
+    }
+
+
+def _show(chosen: "Plan", gone: "list[Item]", delete: bool, forgotten: bool) -> None:
+    from clapcur.collecting import by_kind
+
+    removed = gone if delete else chosen.removed
+    going, staying = by_kind(removed), by_kind(chosen.kept)
+    rows = [
+        (kind.replace("_", " "), f"{going.get(kind, (0, 0))[0]:,}", _size(going.get(kind, (0, 0))[1]),
+         f"{staying.get(kind, (0, 0))[0]:,}", _size(staying.get(kind, (0, 0))[1]))
+        for kind in sorted({*going, *staying}, key=lambda kind: -going.get(kind, (0, 0))[1])
+    ]  # fmt: skip
+    columns = ("", "removed" if delete else "would go", "size", "kept", "kept size")
+    show(columns_table(columns, rows, right=columns[1:]))
+    if removed:
+        largest = sorted(removed, key=lambda item: -item.bytes)[:SHOWN]
+        shown = [(item.kind.replace("_", " "), item.id, item.label, _size(item.bytes), item.why) for item in largest]
+        show("The largest of them:" if len(removed) > SHOWN else "They are:")
+        show(columns_table(("", "id", "made by", "size", "why"), shown, right=("size",)))
+    if chosen.tainted:
+        names = ", ".join(item.id for item in chosen.tainted[:5]) + (", ..." if len(chosen.tainted) > 5 else "")
+        hint = "a kept model was made from them" if forgotten else "--forgotten removes those that no kept model needs"
+        show(f"{len(chosen.tainted)} of what is kept hold a clip that was taken down ({names}); {hint}.")
+    if chosen.making and not delete and removed:
+        show(f"{chosen.making} artifacts are being made; what they read may be among these: wait for them.")
+    total = _size(sum(item.bytes for item in removed))
+    if not delete:
+        show(f"Nothing was removed; --delete frees {total}." if removed else "There is nothing to remove.")
+        return
+    left = len(chosen.removed) - len(gone)
+    changed = f"; {left} were left alone, because they changed meanwhile" if left else ""
+    show(f"{len(gone)} removed, {total} are free{changed}.")
+
+
+def _size(count: int) -> str:
+    size, unit = float(count), 0
+    while size >= 1024 and unit < len(UNITS) - 1:
+        size, unit = size / 1024, unit + 1
+    return f"{size:,.0f} {UNITS[unit]}" if unit == 0 or size >= 10 else f"{size:,.1f} {UNITS[unit]}"
