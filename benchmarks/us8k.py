@@ -224,7 +224,7 @@ def base(tables: dict[str, Path], name: str):
         class_names=read_class_names(tables["class_names"]),
         teacher=dataclasses.replace(training, model=model, num_examples=64 * 400, selection="last"),
         student=dataclasses.replace(training, learning_rate=5e-4, selection="last"),
-        soft_labels=SoftLabels(form="cross_modal", beta=0.5, temperature=0.07),
+        soft_labels=SoftLabels(form="cross_modal", beta=0.7, temperature=0.07),
         audio_threshold=Threshold(count=2000),
         caption_threshold=Threshold(count=2000),
         even_classes=True,

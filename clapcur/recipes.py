@@ -284,7 +284,7 @@ def _defaults() -> Experiment:
         class_names=("one", "other"),
         teacher=dataclasses.replace(training, model=model, num_examples=64 * 400, selection="last"),
         student=dataclasses.replace(training, learning_rate=5e-4, selection="last"),
-        soft_labels=SoftLabels(form="cross_modal", beta=0.5, temperature=0.07),
+        soft_labels=SoftLabels(form="cross_modal", beta=0.7, temperature=0.07),
         audio_threshold=Threshold(count=2000),
         caption_threshold=Threshold(count=1000),
         even_classes=True,

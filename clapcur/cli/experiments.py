@@ -49,7 +49,7 @@ seeds: [0]
 # What is left out is taken from clapcur's defaults. To change a training, for instance:
 # teacher: {num_examples: 25600}
 # student: {num_examples: 12800, learning_rate: 0.0005}
-# soft_labels: {form: cross_modal, beta: 0.5}
+# soft_labels: {form: cross_modal, beta: 0.7}
 """
 
 
