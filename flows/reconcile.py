@@ -4,13 +4,14 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefect import flow
+from prefect import flow, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 
 from clapcur import pools
 from clapcur.home import Home
-from clapcur.recipes import experiment_from_file
+from clapcur.recipes import Experiment, experiment_from_file
 from flows.recurate import pool_name
 
 RECURATE = "recurate/recurate"
@@ -24,30 +25,36 @@ def reconcile(configs: Sequence[str]) -> list[str]:
     """Start `recurate` for every experiment whose pool has news worth it, and return the ids of these flow runs.
 
     The event of a landing starts this flow, and so does a schedule: both come to the same run, for its idempotency key
-    names the experiment and the version. A run that failed or crashed is tried again under another key.
+    names the experiment and the version. A run that failed or crashed is tried again under the next key.
     """
     home, started = Home.open(), []
     for config in configs:
         experiment = experiment_from_file(config)
-        name = pool_name(experiment)
-        if not pools.versions(home, name):
-            log.info("%s: nothing has landed in %s", experiment.name, name)
-            continue
-        version = pools.head(home, name)
-        rules = experiment.on_landing
-        why = pools.news(home, version, experiment.curate(rules.strategy)).due(
-            rules.min_new_clips, rules.max_wait_hours
-        )
-        if not why:
-            log.info("%s: nothing to do at %s", experiment.name, version.id)
-            continue
-        for attempt in range(MAX_TRIES):
-            key = f"landing:{experiment.name}:{version.id}" + (f":{attempt}" if attempt else "")
+        if key := next_key(home, experiment):
             parameters = {"config": str(Path(config).absolute())}
             run = run_deployment(RECURATE, parameters=parameters, timeout=0, as_subflow=False, idempotency_key=key)
             assert isinstance(run, FlowRun)  # a coroutine in async flows only
-            if run.state is None or not (run.state.is_failed() or run.state.is_crashed()):
-                log.info("%s: %s, flow run %s", experiment.name, why, run.name)
-                started.append(str(run.id))
-                break
+            log.info("%s: %s, flow run %s", experiment.name, key, run.name)
+            started.append(str(run.id))
     return started
+
+
+def next_key(home: Home, experiment: Experiment) -> str | None:
+    """Return the idempotency key of the run that an experiment needs now, or None where it needs none."""
+    name, rules = pool_name(experiment), experiment.on_landing
+    if not pools.versions(home, name):
+        return None
+    version = pools.head(home, name)
+    keys = [f"landing:{experiment.name}:{version.id}:{attempt}" for attempt in range(MAX_TRIES)]
+    with get_client(sync_client=True) as client:
+        wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys))
+        states = [run.state for run in client.read_flow_runs(flow_run_filter=wanted)]
+    if not all(state is not None and (state.is_failed() or state.is_crashed()) for state in states):
+        return None  # under way, or done
+    news = pools.news(home, version, experiment.curate(rules.strategy))
+    if not (states or news.due(rules.min_new_clips, rules.max_wait_hours)):
+        return None
+    if len(states) == MAX_TRIES:
+        log.warning("%s: %d runs failed for %s; start one by hand", experiment.name, MAX_TRIES, version.id)
+        return None
+    return keys[len(states)]

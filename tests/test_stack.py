@@ -65,6 +65,9 @@ def one_landing_after_another(home, folder):
         )
         assert len(found) == 1
         message = ended(prefect, found[0].id).state.message
+        again = ended(prefect, start(prefect, "reconcile"))
+        assert again.state.message == "nothing to do", "a landing that is announced twice does no harm"
+        assert len(runs_of(prefect, "recurate")) == len(known) + 1
 
     decision = home.store.find(message.removeprefix("decision "))
     student = decision.record["inputs"]["challenger"]
