@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -52,10 +53,11 @@ def experiment(tmp_path_factory):
 
 @contextmanager
 def running(folder, home, *options):
-    """Start the command on a home, in a folder; gives the process."""
+    """Start the command on a home, in a folder, at ports of its own; gives the process."""
+    ports = ("--prefect-port", str(free_port()), "--mlflow-port", str(free_port()))
     command = [sys.executable, "-c", "from clapcur.cli import main; main()", "up", "--no-gpu", "--home", str(home.root)]
     process = subprocess.Popen(
-        [*command, *options],
+        [*command, *ports, *options],
         cwd=folder,
         env=outside_of_tests(),
         stdout=subprocess.PIPE,
@@ -69,6 +71,13 @@ def running(folder, home, *options):
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
+
+
+def free_port():
+    """Return a port that nobody listens at: two servers that start at once must not both take the default."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def outside_of_tests():
