@@ -1,4 +1,4 @@
-"""Processes that live and die together: started in order, watched, stopped in order, and gone when we are.
+"""Processes that run together: started in order, started again when one dies, stopped in order, and gone when we are.
 
 Each has a process group of its own, so that Ctrl-C reaches us alone and whatever it starts ends with it. A watchdog
 (`clapcur.watchdog`) learns every group before its program runs and ends them all should we be killed.
@@ -19,6 +19,8 @@ from clapcur.errors import ClapcurError
 
 LAST_LINES = 15  # of a log, shown when its process died
 POLL_S = 0.1
+MAX_RESTARTS = 3  # of one program within RESTART_PERIOD_S; one more death is the end
+RESTART_PERIOD_S = 600.0
 
 
 class ProcessError(ClapcurError):
@@ -83,10 +85,13 @@ class Processes:
 
     def start(self, program: Program) -> None:
         """Start a program, in a process group of its own that the watchdog knows first."""
+        self._running.append((program, self._launch(program)))
+
+    def _launch(self, program: Program) -> "subprocess.Popen[bytes]":
         assert self._watchdog.stdin is not None
         pipe = self._watchdog.stdin.fileno()
         with open(self.log(program), "ab") as log:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 program.command,
                 env=dict(program.environment),
                 stdin=subprocess.DEVNULL,
@@ -95,7 +100,6 @@ class Processes:
                 start_new_session=True,
                 preexec_fn=lambda: _tell(pipe),
             )
-        self._running.append((program, process))
 
     def run(self, program: Program, timeout_s: float) -> None:
         """Run a program to its end while watching the others; ProcessError where it fails."""
@@ -129,10 +133,22 @@ class Processes:
             if program is not but and process.poll() is not None:
                 raise ProcessError(f"{program.name} died (exit {process.returncode})", self.log(program))
 
-    def watch(self) -> None:
-        """Do nothing as long as all programs live; ProcessError where one dies."""
+    def supervise(self, told: Callable[[str], None]) -> None:
+        """Start again what dies, and say so; ProcessError where one program dies again and again."""
+        deaths: dict[str, list[float]] = {}
         while True:
-            self.check()
+            for place, (program, process) in enumerate(self._running):
+                if process.poll() is None:
+                    continue
+                watchdog.tell(process.pid, signal.SIGKILL)  # what it had started: it may hold the port
+                now, before = time.monotonic(), deaths.setdefault(program.name, [])
+                before[:] = [when for when in before if now - when < RESTART_PERIOD_S] + [now]
+                if len(before) > MAX_RESTARTS:
+                    raise ProcessError(
+                        f"{program.name} died {len(before)} times (exit {process.returncode})", self.log(program)
+                    )
+                told(f"{program.name} died (exit {process.returncode}) and is started again; see {self.log(program)}")
+                self._running[place] = (program, self._launch(program))
             time.sleep(5 * POLL_S)
 
     def stop(self) -> None:

@@ -32,7 +32,6 @@ HOST = "127.0.0.1"
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 READY_S = 180.0  # the first start makes databases
 CPU_LIMIT = 2  # flow runs at a time on a machine without a GPU
-DEPLOYMENTS = Path(__file__).resolve().parents[1] / "deployments" / "prefect.yaml"
 POOLS = ("cpu", "gpu")
 
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know our loopback
@@ -138,9 +137,8 @@ class Plan:
         return any(worker["name"] == name and worker["status"] == "ONLINE" for worker in workers or ())
 
     def registration(self) -> Program:
-        """Return the program that registers the deployments; doing so again changes nothing."""
-        command = ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS)]
-        return Program("deployments", _module(command), self.environment())
+        """Return the program that registers pools, deployments and automations."""
+        return Program("deployments", _module(["flows.register"]), self.environment())
 
 
 @contextmanager
@@ -156,11 +154,9 @@ def running(plan: Plan) -> Iterator[Processes]:
         with FileLock(plan.home.mlflow_lock):  # a command without servers may be making MLflow's tables just now
             processes.start(plan.mlflow_server())
             processes.wait_ready(READY_S, prefect)
-            for pool in POOLS:
-                call(f"{plan.prefect}/api/work_pools/", {"name": pool, "type": "process"})
+            processes.run(plan.registration(), READY_S)
             for pool in POOLS if plan.has_gpu else ("cpu",):
                 processes.start(plan.worker(pool))
-            processes.run(plan.registration(), READY_S)
             processes.wait_ready(READY_S)
         write_atomic(plan.home.servers_file, json.dumps(plan.addresses()))
         plan.home.servers_file.chmod(0o600)  # the address of a database may hold a password

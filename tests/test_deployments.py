@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from clapcur.errors import DataError, Interrupted
-from clapcur.servers import DEPLOYMENTS, POOLS, Plan
+from clapcur.servers import POOLS, Plan
 
-ENTRIES = yaml.safe_load(DEPLOYMENTS.read_text())["deployments"]
+FILE = Path(__file__).resolve().parents[1] / "deployments" / "prefect.yaml"
+ENTRIES = yaml.safe_load(FILE.read_text())["deployments"]
 NAMES = [entry["name"] for entry in ENTRIES]
 
 
@@ -151,3 +152,12 @@ def test_pages_have_names_that_prefect_takes(record, name):
     from tasks.publish import key
 
     assert key(record) == name
+
+
+def test_every_schedule_has_a_slug_of_ours():
+    """Without one, the next registration could not tell it from a schedule that somebody added."""
+    from flows.register import OURS
+
+    slugs = [schedule.get("slug", "") for entry in ENTRIES for schedule in entry.get("schedules", ())]
+    assert len(slugs) >= 2
+    assert all(slug.startswith(OURS) for slug in slugs)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -95,14 +96,40 @@ def test_a_program_that_ignores_the_request_is_killed(tmp_path):
     assert time.monotonic() - started < 5
 
 
-def test_the_death_of_one_is_told_with_its_last_words(tmp_path):
+def test_what_dies_is_started_again_with_nothing_left_of_before(tmp_path):
+    """A server that is out of memory once must not take the page, or the other servers' work, with it."""
+    lives_and_dies = f"open({str(tmp_path / 'starts')!r}, 'a').write('x')\n" + with_child(tmp_path / "pids")
+    told = []
+    with Processes(tmp_path) as processes:
+        processes.start(program("worker cpu", WAITS))
+        processes.start(program("mlflow server", lives_and_dies))
+        first = numbers_in(tmp_path / "pids")
+
+        def say(text):
+            told.append(text)
+            if len(told) > 1:
+                raise KeyboardInterrupt
+            (tmp_path / "pids").unlink()
+            threading.Thread(target=lambda: os.kill(numbers_in(tmp_path / "pids")[0], signal.SIGKILL)).start()
+
+        os.kill(first[0], signal.SIGKILL)
+        with pytest.raises(KeyboardInterrupt):
+            processes.supervise(say)
+        assert not any(map(lives, first)), "what the dead one had started holds its port"
+    assert (tmp_path / "starts").read_text() == "xx"
+    assert all("mlflow server died (exit -9) and is started again" in text for text in told)
+
+
+def test_what_dies_again_and_again_ends_all_with_its_last_words(tmp_path):
     """A page that stopped answering tells nobody why; the end of the log does."""
     with Processes(tmp_path) as processes:
         processes.start(program("mlflow server", WAITS))
         processes.start(program("worker cpu", "import sys; print('no such pool'); sys.exit(3)"))
-        with pytest.raises(ProcessError, match=r"worker cpu died \(exit 3\).*worker-cpu\.log") as caught:
-            processes.watch()
-    assert caught.value.last_lines == ["no such pool"]
+        told = []
+        with pytest.raises(ProcessError, match=r"worker cpu died 4 times \(exit 3\).*worker-cpu\.log") as caught:
+            processes.supervise(told.append)
+    assert caught.value.last_lines == 4 * ["no such pool"]
+    assert len(told) == 3
 
 
 def test_waiting_for_a_server_ends_when_it_dies_and_when_it_takes_too_long(tmp_path):

@@ -4,6 +4,8 @@ Here on PostgreSQL; tests/test_up.py tells it on embedded files, with the server
 """
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -131,3 +133,79 @@ def test_what_was_killed_in_the_middle_goes_on(home, tmp_path):
             assert sync(home).waiting == 0
             assert set(Catalog.open(home).kinds(after)) == set(after)
             assert all(Catalog.open(home).run_of(name) for name in after)
+
+
+def test_each_part_may_die_in_the_middle(home, tmp_path):
+    """One after the other is killed while a run is under way: it comes back by itself, and nothing made is made again.
+
+    The run of the worker dies with it. Nobody is left to say so, and Prefect alone would show it as running for ever.
+    """
+    import psutil
+    from prefect.client.orchestration import SyncPrefectClient
+
+    from clapcur.catalog import Catalog
+    from clapcur.lineage import sync
+
+    write_tones(tmp_path)
+
+    def made():
+        return {one.id: one.record["finished"] for one in home.store}
+
+    def begin(seed):
+        """Start a run and wait until it has made something."""
+        before = made()
+        run_id = start(prefect, "improve", config="tones.yaml", strategy="ds", seed=seed)
+        wait_until(lambda: len(made()) > len(before), 120, "the first artifact of the run")
+        return run_id
+
+    def alive(part):
+        """Return the processes that `clapcur up` runs for a part."""
+        children = psutil.Process(up.pid).children()
+        return [one for one in children if one.status() != "zombie" and part in " ".join(one.cmdline())]
+
+    def kill(part):
+        """Kill a part with all that it has started, and wait until another one stands in its place."""
+        (dead,) = alive(part)
+        os.killpg(dead.pid, signal.SIGKILL)
+        wait_until(lambda: [one for one in alive(part) if one.pid != dead.pid], 30, f"a new {part}")
+
+    def finish(seed, run_id):
+        """Wait for the run; one that the death of its server took with it is started again, as people do."""
+        wait_until(lambda: answers(lambda: prefect.read_flow_run(run_id).state.is_final()), 180, "the end of the run")
+        if not prefect.read_flow_run(run_id).state.is_completed():
+            ended(prefect, start(prefect, "improve", config="tones.yaml", strategy="ds", seed=seed))
+
+    with running_postgres() as folder:
+        with running(tmp_path, home, "--database-url", f"postgresql://clapcur@/clapcur?host={folder}") as up:
+            with SyncPrefectClient(home.servers()["PREFECT_API_URL"]) as prefect:
+                orphan = begin(1)
+                kept = made()
+                kill("prefect worker start")
+                for seed, part in ((2, "mlflow server"), (3, "prefect server")):
+                    run_id = begin(seed)
+                    kept |= made()
+                    kill(part)
+                    finish(seed, run_id)
+                run_id = begin(4)
+                kept |= made()
+                restart(folder)
+                finish(4, run_id)
+                wait_until(lambda: prefect.read_flow_run(orphan).state.is_final(), 180, "the orphan's end")
+                assert prefect.read_flow_run(orphan).state.is_crashed()
+                assert "no sign of life" in prefect.read_flow_run(orphan).state.message
+                finish(1, orphan)
+            after = made()
+            assert kept.items() <= after.items(), "something was made twice"
+            assert sync(home).waiting == 0
+            assert set(Catalog.open(home).kinds(after)) == set(after)
+            assert all(Catalog.open(home).run_of(name) for name in after)
+
+
+def answers(question):
+    """Return the answer, or None while the server that could give it is away."""
+    import httpx
+
+    try:
+        return question()
+    except httpx.HTTPError:
+        return None

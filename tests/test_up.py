@@ -184,6 +184,40 @@ def test_a_mistake_in_the_form_is_told_in_one_line(up, prefect):
     assert "absent.yaml does not exist; `clapcur init` writes one" in state.message
 
 
+def test_registering_again_keeps_what_people_switched(up, prefect):
+    """An upgrade that switches the weekly re-curation off again is noticed weeks later."""
+    from datetime import timedelta
+
+    from prefect.client.schemas.schedules import IntervalSchedule
+
+    _, home = up
+
+    def schedules():
+        return {one.slug or "own": one for one in prefect.read_deployment_by_name("recurate/recurate").schedules}
+
+    recurate = prefect.read_deployment_by_name("recurate/recurate")
+    weekly = schedules()["clapcur-every-week"]
+    assert not weekly.active
+    prefect.update_deployment_schedule(recurate.id, weekly.id, active=True)
+    daily = IntervalSchedule(interval=timedelta(days=1))
+    prefect.create_deployment_schedules(recurate.id, [(daily, False)])
+    (watch,) = prefect.read_automations_by_name("clapcur: runs whose process is gone")
+
+    environment = (
+        outside_of_tests() | home.servers() | {"CLAPCUR_MODEL_POOL": "cpu", "PREFECT_SERVER_ANALYTICS_ENABLED": "0"}
+    )
+    again = [sys.executable, "-m", "flows.register"]
+    done = subprocess.run(again, capture_output=True, text=True, timeout=90, env=environment)
+    assert done.returncode == 0, done.stderr
+    after = schedules()
+    assert {name: one.active for name, one in after.items()} == {"clapcur-every-week": True, "own": False}
+    assert after["own"].schedule.interval == timedelta(days=1)
+    assert [one.id for one in prefect.read_automations_by_name(watch.name)] == [watch.id]
+    (reconcile,) = prefect.read_deployment_by_name("reconcile/reconcile").schedules
+    assert reconcile.active
+    prefect.update_deployment_schedule(recurate.id, after["clapcur-every-week"].id, active=False)
+
+
 def test_one_landing_after_another_on_embedded_files(up, experiment):
     from test_stack import one_landing_after_another
 

@@ -33,7 +33,8 @@ def up(
     """Run Prefect, MLflow and a worker here.
 
     With the deployments registered: start flows from Prefect's page, see their runs in MLflow's. Everything listens on
-    this machine only and is stopped by Ctrl-C. The other commands of this home use the servers while they run.
+    this machine only and is stopped by Ctrl-C; what dies is started again. The other commands of this home use the
+    servers while they run.
     """
     from clapcur import servers
     from clapcur.processes import ProcessError
@@ -56,7 +57,7 @@ def up(
             show(columns_table(("", "address"), [("Prefect", plan.prefect), ("MLflow", plan.mlflow)]))
             show("Ctrl-C stops both.")
             sys.stdout.flush()
-            processes.watch()
+            processes.supervise(lambda said: print(said, file=sys.stderr, flush=True))
     except ProcessError as error:
         print(*error.last_lines, sep="\n", file=sys.stderr, flush=True)
         raise
