@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 import yaml
+from building import write_tone
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -222,6 +223,28 @@ def test_one_landing_after_another_on_embedded_files(up, experiment):
     from test_stack import one_landing_after_another
 
     one_landing_after_another(up[1], experiment)
+
+
+def test_a_landing_whose_event_was_lost_is_found_by_the_schedule(up, prefect, experiment, monkeypatch):
+    """An event that is sent while the server is away is never sent again: without the reconciler nobody would know."""
+    from test_stack import ended, runs_of, said
+
+    _, home = up
+    known = {run.id for run in runs_of(prefect, "recurate")}
+    for seed in (108, 109):
+        write_tone(experiment / "field" / f"{seed}.wav", (200, 3000)[seed % 2], seed=seed)
+    with monkeypatch.context() as away:
+        away.setattr(
+            "test_stack.outside_of_tests", lambda: outside_of_tests() | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
+        )
+        landed = said(home, "land", experiment / "field", "--pool", "field")
+    assert landed["counts"]["added"] == 2
+    time.sleep(3)
+    assert {run.id for run in runs_of(prefect, "recurate")} == known
+    found = ended(prefect, start(prefect, "reconcile"))
+    (run,) = [run for run in runs_of(prefect, "recurate") if run.id not in known]
+    assert found.state.message == f"started {run.id}"
+    ended(prefect, run.id)
 
 
 def test_ctrl_c_leaves_nothing_running(up):
