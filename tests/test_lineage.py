@@ -471,6 +471,26 @@ def test_curves_are_seen_while_the_training_runs_and_not_twice_afterwards(empty,
     assert [(point.step, point.value) for point in curve] == [(step, 1 / step) for step in range(1, 6)]
 
 
+def test_what_the_machine_does_is_measured_while_a_training_runs(empty, client, monkeypatch):
+    """A GPU that waits for the disk is seen in no curve of the loss."""
+    monkeypatch.setattr("clapcur.lineage.curves.FLUSH_S", 0.05)
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    key, begin = training(empty, 5)
+
+    def measured():
+        return any("system/cpu_utilization_percentage" in run.data.metrics for run in runs(client))
+
+    with live(empty, key, CAMPAIGN) as on_step:
+        artifact = begin(lambda step, metrics: on_step(step, metrics) or step < 5 or wait_for(measured))
+    deliver(empty)
+    run = run_of(client, artifact)
+    assert 0 < run.data.metrics["system/system_memory_usage_percentage"] < 100
+    before = len(client.get_metric_history(run.info.run_id, "system/cpu_utilization_percentage"))
+    time.sleep(0.5)
+    assert len(client.get_metric_history(run.info.run_id, "system/cpu_utilization_percentage")) == before
+    assert not [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
+
+
 @pytest.mark.parametrize(("error", "status"), [(ValueError("nan"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
 def test_a_training_that_failed_is_shown_so_and_goes_on_in_the_same_run(empty, client, error, status):
     """A dead training that says RUNNING is waited for over the weekend."""

