@@ -492,9 +492,11 @@ def _how_to_fill(
             f"{name} kept none of {num_captions} captions at a caption threshold of {thresholds['caption']:.3f}; "
             "give the caption threshold by count (such as count: 100), or lower it"
         )
+    left_out = ", ".join(f"{count} as {reason.replace('_', ' ')}" for reason, count in exclusions.items() if count)
     if "histogram" not in evidence:
         return (
-            f"{name} found no training pair, outside the held-out recordings, with one of {len(captions.ids)} captions"
+            f"{name} found no training pair with one of {len(captions.ids)} captions; clips left out: "
+            f"{left_out or 'none'}"
         )
     counts = np.array(evidence["histogram"]["counts"][::-1])
     edges = np.array(evidence["histogram"]["edges"][:-1][::-1])
@@ -503,7 +505,6 @@ def _how_to_fill(
         for index, total in enumerate(np.cumsum(counts))
         if total > 0 and counts[index] > 0
     ][:3]
-    left_out = ", ".join(f"{count} as {reason.replace('_', ' ')}" for reason, count in exclusions.items() if count)
     hint = f"; an audio threshold of {', '.join(would)} pairs" if would else f"; no clip is eligible: {left_out}"
     return f"{name} kept no pair at an audio threshold of {thresholds['audio']:.3f}{hint}"
 

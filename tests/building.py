@@ -114,6 +114,7 @@ def write_tones(folder: Path) -> Path:
         audio_threshold: {similarity: 0.7}
         caption_threshold: {similarity: -1}
         max_per_clip: null
+        near_duplicate: null
         rows: [{strategy: teacher}, {strategy: ds, soft_labels: true}]
         seeds: [5]
         teacher:

@@ -540,7 +540,8 @@ def test_the_stages_by_hand_make_the_very_artifacts_of_the_flow(answer, home, so
     config = ("--config", "tones.yaml", "--seed", 5)
     teacher = made("train-teacher", pairs, *config)["id"]
     known = ("--checkpoint", teacher, "--pairs", pairs, "--evaluation", labelled)
-    chosen = made("curate", "--strategy", "ds", *known, "--classes", "classes.txt", "--caption-threshold", "-1")
+    rules = ("--classes", "classes.txt", "--caption-threshold", "-1", "--near-duplicate", "2")
+    chosen = made("curate", "--strategy", "ds", *known, *rules)
     assert chosen["counts"]["pairs"] > 0
     assert made("audition", chosen["id"], "--seed", 5)["counts"]["embedded"] > 0
     student = made(

@@ -204,7 +204,7 @@ def experiment(tmp_path) -> Experiment:
     path = write_tones(tmp_path)
     rules = "on_landing: {min_new_clips: 2, max_wait_hours: 100, min_changed: 0, strategy: du, soft_labels: false}"
     text = path.read_text().replace("audio_threshold: {similarity: 0.7}", "audio_threshold: {similarity: -1}")
-    path.write_text(f"{text}\n        pool: pool:field\n        near_duplicate: null\n        {rules}\n")
+    path.write_text(f"{text}\n        pool: pool:field\n        {rules}\n")
     return experiment_from_file(path)
 
 

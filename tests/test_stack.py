@@ -48,7 +48,7 @@ def one_landing_after_another(home, folder):
     field, config = folder / "field", write_tones(folder)
     text = config.read_text().replace("audio_threshold: {similarity: 0.7}", "audio_threshold: {similarity: -1}")
     rules = "{min_new_clips: 2, min_changed: 0, strategy: du, soft_labels: false}"
-    config.write_text(f"{text}\n        pool: pool:field\n        near_duplicate: null\n        on_landing: {rules}\n")
+    config.write_text(f"{text}\n        pool: pool:field\n        on_landing: {rules}\n")
     for seed in range(100, 106):
         write_tone(field / f"{seed}.wav", (200, 3000)[seed % 2], seed=seed)
     first = said(home, "land", field, "--pool", "field")
@@ -146,8 +146,7 @@ def test_each_part_may_die_in_the_middle(home, tmp_path):
     from clapcur.catalog import Catalog
     from clapcur.lineage import sync
 
-    config = write_tones(tmp_path)
-    config.write_text(f"{config.read_text()}\n        near_duplicate: null\n")
+    write_tones(tmp_path)
 
     def made():
         return {one.id: one.record["finished"] for one in home.store}

@@ -131,4 +131,4 @@ def command_line(program: str, home: Home) -> str:
         there = str(Path(sys.executable).parent / program)
         program = min(there, os.path.relpath(there), key=len)
     is_default = home.root == Path(".clapcur").absolute()
-    return program if is_default or program.endswith("mlflow") else f"CLAPCUR_HOME={home.root} {program}"
+    return program if is_default else f"CLAPCUR_HOME={home.root} {program}"

@@ -246,7 +246,7 @@ def show_where_to_look(report: Artifact, home: Home) -> None:
     """Print the next commands, with ids that exist."""
     import pyarrow.parquet as pq
 
-    clapcur, mlflow = command_line("clapcur", home), command_line("mlflow", home)
+    clapcur = command_line("clapcur", home)
     students = [row for row in scored_rows(report, home) if row["improvement_set"]]
     if students:
         best = max(students, key=lambda row: row["accuracy"])
@@ -259,8 +259,4 @@ def show_where_to_look(report: Artifact, home: Home) -> None:
             f"  {clapcur} impact {clip[:12]}   what one of its clips has touched",
             f"  {clapcur} audition {best['improvement_set']}    a page on which its pairs are heard",
         )
-    show(
-        "Curves, sets and models in MLflow, on a page of its own:",
-        f"  MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true {mlflow} ui"
-        f" --backend-store-uri {home.mlflow_uri}",
-    )
+    show("Curves, sets and models in MLflow's page, flows in Prefect's:", f"  {clapcur} up")

@@ -260,7 +260,7 @@ def curate(
         config = CurateConfig(
             strategy=strategy, class_names=names, prompt=prompt, audio_threshold=to_caption, caption_threshold=to_class,
             max_per_clip=max_per_clip, max_per_caption=max_per_caption, held_out=teacher.record["config"]["held_out"],
-            near_duplicate=near_duplicate, even_classes=even_classes, marks=marks,
+            near_duplicate=near_duplicate if near_duplicate <= 1 else None, even_classes=even_classes, marks=marks,
         )  # fmt: skip
         audio, texts = EmbedConfig(what="audio", num_crops=num_crops), EmbedConfig(what="captions")
         embeddings: dict[str, tuple[str | None, EmbedConfig]] = {
