@@ -107,98 +107,81 @@ def pairs_of(home, checkpoint):
     return list(trace_pairs(home, checkpoint))
 
 
-def test_what_was_killed_in_the_middle_goes_on(home, tmp_path):
-    """Worker, Prefect, MLflow and PostgreSQL die at once, as in a power cut; what was finished is not made again."""
-    from prefect.client.orchestration import SyncPrefectClient
+def test_what_is_killed_in_the_middle_of_a_run_loses_nothing(home, tmp_path):
+    """Worker, MLflow, Prefect and PostgreSQL die one by one and come back by themselves; then all die at once.
 
-    from clapcur.catalog import Catalog
-    from clapcur.lineage import sync
-
-    write_tones(tmp_path)
-    with running_postgres() as folder:
-        options = ("--database-url", f"postgresql://clapcur@/clapcur?host={folder}")
-        with running(tmp_path, home, *options) as up:
-            with SyncPrefectClient(home.servers()["PREFECT_API_URL"]) as prefect:
-                start(prefect, "improve", config="tones.yaml", strategy="ds", seed=5)
-            wait_until(lambda: len(list(home.store.of_kind("manifest"))) >= 2, 120, "the first artifacts")
-            up.kill()
-            up.wait(30)
-        restart(folder)
-        before = {one.id: one.record["finished"] for one in home.store}
-        with running(tmp_path, home, *options):
-            with SyncPrefectClient(home.servers()["PREFECT_API_URL"]) as prefect:
-                ended(prefect, start(prefect, "improve", config="tones.yaml", strategy="ds", seed=5))
-            after = {one.id: one.record["finished"] for one in home.store}
-            assert before and before.items() <= after.items()
-            assert sync(home).waiting == 0
-            assert set(Catalog.open(home).kinds(after)) == set(after)
-            assert all(Catalog.open(home).run_of(name) for name in after)
-
-
-def test_each_part_may_die_in_the_middle(home, tmp_path):
-    """One after the other is killed while a run is under way: it comes back by itself, and nothing made is made again.
-
-    The run of the worker dies with it. Nobody is left to say so, and Prefect alone would show it as running for ever.
+    What was finished is never made again. The run of the worker dies with it: nobody is left to say so, and Prefect
+    alone would show it as running for ever.
     """
-    import psutil
     from prefect.client.orchestration import SyncPrefectClient
 
     from clapcur.catalog import Catalog
     from clapcur.lineage import sync
 
     write_tones(tmp_path)
+    kept = {}
 
-    def made():
-        return {one.id: one.record["finished"] for one in home.store}
-
-    def begin(seed):
-        """Start a run and wait until it has made something."""
-        before = made()
+    def begin(prefect, seed):
+        """Start a run and wait until it has made something, which from then on is kept."""
+        before = made(home)
         run_id = start(prefect, "improve", config="tones.yaml", strategy="ds", seed=seed)
-        wait_until(lambda: len(made()) > len(before), 120, "the first artifact of the run")
+        wait_until(lambda: len(made(home)) > len(before), 120, "the first artifact of the run")
+        kept.update(made(home))
         return run_id
 
-    def alive(part):
-        """Return the processes that `clapcur up` runs for a part."""
-        children = psutil.Process(up.pid).children()
-        return [one for one in children if one.status() != "zombie" and part in " ".join(one.cmdline())]
-
-    def kill(part):
-        """Kill a part with all that it has started, and wait until another one stands in its place."""
-        (dead,) = alive(part)
-        os.killpg(dead.pid, signal.SIGKILL)
-        wait_until(lambda: [one for one in alive(part) if one.pid != dead.pid], 30, f"a new {part}")
-
-    def finish(seed, run_id):
+    def finish(prefect, seed, run_id):
         """Wait for the run; one that the death of its server took with it is started again, as people do."""
         wait_until(lambda: answers(lambda: prefect.read_flow_run(run_id).state.is_final()), 180, "the end of the run")
         if not prefect.read_flow_run(run_id).state.is_completed():
             ended(prefect, start(prefect, "improve", config="tones.yaml", strategy="ds", seed=seed))
 
     with running_postgres() as folder:
-        with running(tmp_path, home, "--database-url", f"postgresql://clapcur@/clapcur?host={folder}") as up:
+        options = ("--database-url", f"postgresql://clapcur@/clapcur?host={folder}")
+        with running(tmp_path, home, *options) as up:
             with SyncPrefectClient(home.servers()["PREFECT_API_URL"]) as prefect:
-                orphan = begin(1)
-                kept = made()
-                kill("prefect worker start")
-                for seed, part in ((2, "mlflow server"), (3, "prefect server")):
-                    run_id = begin(seed)
-                    kept |= made()
-                    kill(part)
-                    finish(seed, run_id)
-                run_id = begin(4)
-                kept |= made()
-                restart(folder)
-                finish(4, run_id)
+                orphan = begin(prefect, 1)
+                kill_part(up, "prefect worker start")
+                for seed, kill in (
+                    (2, lambda: kill_part(up, "mlflow server")),
+                    (3, lambda: kill_part(up, "prefect server")),
+                    (4, lambda: restart(folder)),
+                ):
+                    run_id = begin(prefect, seed)
+                    kill()
+                    finish(prefect, seed, run_id)
                 wait_until(lambda: prefect.read_flow_run(orphan).state.is_final(), 180, "the orphan's end")
                 assert prefect.read_flow_run(orphan).state.is_crashed()
                 assert "no sign of life" in prefect.read_flow_run(orphan).state.message
-                finish(1, orphan)
-            after = made()
-            assert kept.items() <= after.items(), "something was made twice"
+                begin(prefect, 5)
+            up.kill()
+            up.wait(30)
+        restart(folder)
+        with running(tmp_path, home, *options):
+            with SyncPrefectClient(home.servers()["PREFECT_API_URL"]) as prefect:
+                for seed in (1, 5):
+                    ended(prefect, start(prefect, "improve", config="tones.yaml", strategy="ds", seed=seed))
+            assert kept.items() <= made(home).items(), "something was made twice"
             assert sync(home).waiting == 0
-            assert set(Catalog.open(home).kinds(after)) == set(after)
-            assert all(Catalog.open(home).run_of(name) for name in after)
+            assert set(Catalog.open(home).kinds(made(home))) == set(made(home))
+            assert all(Catalog.open(home).run_of(name) for name in made(home))
+
+
+def made(home):
+    """Return when each artifact was finished."""
+    return {one.id: one.record["finished"] for one in home.store}
+
+
+def kill_part(up, part):
+    """Kill what `clapcur up` runs for a part, with all that it has started, and wait until it stands again."""
+    import psutil
+
+    def alive():
+        children = psutil.Process(up.pid).children()
+        return [one for one in children if one.status() != "zombie" and part in " ".join(one.cmdline())]
+
+    (dead,) = alive()
+    os.killpg(dead.pid, signal.SIGKILL)
+    wait_until(lambda: [one for one in alive() if one.pid != dead.pid], 30, f"a new {part}")
 
 
 def answers(question):
