@@ -68,6 +68,7 @@ LAYERS = {
         "clapcur.recipes",
         "clapcur.report",
         "clapcur.servers",
+        "clapcur.serving",
         "clapcur.stage",
         "clapcur.trace",
         "clapcur.trace_graph",

@@ -22,6 +22,7 @@ from clapcur.catalog import Campaign, Catalog, Message
 from clapcur.home import Home
 from clapcur.lineage import facts
 from clapcur.lineage.dataset_source import ArtifactSource
+from clapcur.lineage.models import write_model
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -190,8 +191,6 @@ class MlflowPage:
     def _model(self, checkpoint: Artifact, run: "Run") -> str:
         """Return the id of the checkpoint's logged model; its weights stay in the store."""
         from mlflow.entities import LoggedModelOutput
-        from mlflow.models.utils import get_external_mlflow_model_spec
-        from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
 
         record, run_id = checkpoint.record, run.info.run_id
         ours = f"tags.`{facts.ARTIFACT_TAG}` = '{checkpoint.id}'"
@@ -201,13 +200,13 @@ class MlflowPage:
             name=f"{facts.run_name(record)} {checkpoint.id}".translate(str.maketrans("/:.%\"'", "______")),
             source_run_id=run_id,
             params=facts.params(record),
-            tags=facts.tags(record, checkpoint.uri) | {MLFLOW_MODEL_IS_EXTERNAL: "true"},
+            tags=facts.tags(record, checkpoint.uri),
             model_type="clap",
         )  # fmt: skip
         if str(model.status) != "READY":
             with tempfile.TemporaryDirectory() as folder:
-                get_external_mlflow_model_spec(model).save(f"{folder}/MLmodel")
-                self.client.log_model_artifacts(model.model_id, folder)
+                write_model(checkpoint, model, Path(folder, "model"))
+                self.client.log_model_artifacts(model.model_id, f"{folder}/model")
             self.client.finalize_logged_model(model.model_id, "READY")
         outputs = self.client.get_run(run_id).outputs
         named = {output.model_id for output in outputs.model_outputs} if outputs else set()
