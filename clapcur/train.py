@@ -280,7 +280,7 @@ def train(inputs: Mapping[str, Artifact], config: TrainConfig, work: Workspace) 
     )  # fmt: skip
     waveforms = Waveforms(
         data.paths, sample_rate=model.config.audio.front_end.sample_rate, num_samples=model.config.num_samples,
-        cache_mib=config.cache_mib, num_workers=config.num_workers,
+        cache_mib=config.cache_mib, num_workers=config.num_workers, short=model.config.short,
     )  # fmt: skip
     text = TextFeatures(model, data.captions, "text" in config.frozen_towers)
     state = TrainingState(model, optimiser, work.scratch / "state")

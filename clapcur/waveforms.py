@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import numpy as np
 import torch
@@ -32,12 +33,15 @@ class Waveforms:
         Memory for decoded waveforms, MiB, shared by all trainings of the process.
     num_workers : int
         Threads that decode ahead.
+    short : {"repeat", "repeatpad", "pad"}
+        How a clip that is shorter than a crop fills it, see `clapcur.audio.fit`.
     """
 
     def __init__(
-        self, paths: Mapping[str, Path], *, sample_rate: int, num_samples: int, cache_mib: int, num_workers: int
-    ):
-        self.paths, self.sample_rate, self.num_samples = paths, sample_rate, num_samples
+        self, paths: Mapping[str, Path], *, sample_rate: int, num_samples: int, cache_mib: int, num_workers: int,
+        short: Literal["repeat", "repeatpad", "pad"] = "repeat",
+    ):  # fmt: skip
+        self.paths, self.sample_rate, self.num_samples, self.short = paths, sample_rate, num_samples, short
         DECODED.max_bytes = max(DECODED.max_bytes, cache_mib * 2**20)
         self._pool = ThreadPoolExecutor(max(1, num_workers), thread_name_prefix="decode")
 
@@ -47,7 +51,7 @@ class Waveforms:
         return torch.from_numpy(np.stack(crops))
 
     def _crop(self, clip_id: str, offset: float) -> NDArray[np.float32]:
-        return fit(DECODED.load(self.paths[clip_id], self.sample_rate), self.num_samples, offset)
+        return fit(DECODED.load(self.paths[clip_id], self.sample_rate), self.num_samples, offset, self.short)
 
     def ahead(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, torch.Tensor]]:
         """Yield each batch with its waveforms, a few batches decoded in advance."""

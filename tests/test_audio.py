@@ -146,7 +146,10 @@ def test_the_error_survives_the_way_out_of_a_worker_process(tmp_path: Path) -> N
 
 
 @given(
-    st.integers(1, 50), st.integers(1, 120), st.floats(0, 1), st.sampled_from(["repeat", "zeros"])
+    st.integers(1, 50),
+    st.integers(1, 120),
+    st.floats(0, 1),
+    st.sampled_from(["repeat", "repeatpad", "pad", "zeros"]),
 )  # lengths below, at, above and far above each other
 def test_fit_gives_the_length_and_only_what_was_there(length: int, wanted: int, offset: float, short: str) -> None:
     """A length off by one stops a batch after an hour; a wrong crop is never noticed at all."""
@@ -158,6 +161,9 @@ def test_fit_gives_the_length_and_only_what_was_there(length: int, wanted: int, 
         expected = [waveform[start + i] for i in range(wanted)]
     elif short == "repeat":
         expected = [waveform[i % length] for i in range(wanted)]
+    elif short in ("repeatpad", "pad"):
+        filled = wanted // length * length if short == "repeatpad" else length
+        expected = [waveform[i % length] if i < filled else 0 for i in range(wanted)]
     else:
         expected = [waveform[i - start] if 0 <= i - start < length else 0 for i in range(wanted)]
     np.testing.assert_array_equal(out, expected)

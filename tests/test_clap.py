@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from clapcur.errors import CheckpointError, DataError
-from clapcur.models.clap import Clap, Projection, load_model, pick_device
+from clapcur.models.clap import Clap, load_model, pick_device
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
+from clapcur.models.projections import Projection
 
 RATE = 16000
 CAPTIONS = ["a dog barks", "rain falls on a tin roof", "this is a sound of engine idling and siren"]
@@ -476,6 +477,26 @@ def test_a_config_with_keys_too_many_or_too_few_is_refused(folder):
         load_model(folder)
     write(lambda values: values.pop("model"))
     with pytest.raises(CheckpointError, match="config.json"):
+        load_model(folder)
+
+
+def test_a_folder_of_the_first_format_loads_as_what_it_was(folder, model, clips):
+    """Keys that came later would lock people out of their own models, or stand in them as guesses."""
+    path = folder / "config.json"
+    values = json.loads(path.read_text())
+    values["format"] = "clapcur.clap/1"
+    for name in ("short", "projection"):
+        del values["model"][name]
+    del values["model"]["audio"]["htsat"], values["model"]["text"]["suffix"]
+    for name in ("filter_rate", "int16"):
+        del values["model"]["audio"]["front_end"][name]
+    path.write_text(json.dumps(values))
+    loaded = load_model(folder)
+    assert loaded.config == CONFIG
+    assert np.array_equal(loaded.embed_audio(clips), model.embed_audio(clips))
+    values["format"] = "clapcur.clap/2"
+    path.write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="lacks audio.front_end.filter_rate, audio.front_end.int16, audio.htsat"):
         load_model(folder)
 
 

@@ -110,6 +110,26 @@ def test_power_spectrogram_equals_a_hann_smoothed_rectangular_stft() -> None:
     np.testing.assert_allclose(ours_FL[:, 1:], expected_FL[:, 1:], rtol=0, atol=tolerance)
 
 
+def test_filters_of_another_rate_hear_a_stretched_band() -> None:
+    """The filters of PANNs' 32 kHz at 44.1 kHz hear 69-19 294 Hz: what a release was trained with must be sayable."""
+    stretched = mel_filters(FrontEndConfig(sample_rate=44100, filter_rate=32000))
+    assert torch.equal(stretched, mel_filters(FrontEndConfig(sample_rate=32000)))
+    assert torch.equal(mel_filters(FrontEndConfig(filter_rate=32000)), mel_filters(FrontEndConfig()))
+    heard = torch.nonzero(stretched.sum(dim=1))[:, 0] * 44100 / 1024
+    assert 69 <= heard.min() < 69 + 44.1 and 19294 - 44.1 < heard.max() <= 19294
+    log_mel = LogMel(FrontEndConfig(sample_rate=44100, filter_rate=32000))
+    assert torch.equal(log_mel.mel_filters, stretched.float())
+
+
+def test_rounding_to_16_bits_is_that_of_laion_clap() -> None:
+    """In quiet bands the steps are louder than the sound: one rounding off and LAION's embeddings are others."""
+    rough, exact = LogMel(FrontEndConfig(int16=True)), LogMel(FrontEndConfig())
+    wave = torch.cat([0.3 * noise(16000), torch.tensor([[2.0, -2.0, 0.99999, -0.99999, 1e-5, -1e-5]])], dim=1)
+    steps = (np.clip(wave.numpy(), -1, 1) * 32767.0).astype(np.int16)  # as its training/data.py does
+    torch.testing.assert_close(rough(wave), exact(torch.from_numpy((steps / 32767.0).astype(np.float32))))
+    assert not torch.allclose(rough(wave), exact(wave), atol=1e-2)
+
+
 def test_the_front_end_leaves_nothing_in_a_checkpoint() -> None:
     """A stored filterbank of 32 kHz overwrites the one of 44.1 kHz at the next strict load."""
     log_mel = LogMel(FrontEndConfig())
@@ -171,6 +191,8 @@ def test_a_batch_gives_what_each_clip_gives_alone() -> None:
         ({"mel_norm": "area"}, "mel_norm"),
         ({"mel_scale": "bark"}, "mel_scale"),
         ({"amin": 0.0}, "amin"),
+        ({"filter_rate": 16000}, "f_max is 14000 Hz, above half of filter_rate 16000"),
+        ({"filter_rate": 0}, "filter_rate must be"),
     ],
 )
 def test_a_front_end_that_cannot_work_is_refused(fields: dict, message: str) -> None:

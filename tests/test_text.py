@@ -11,7 +11,14 @@ import torch
 
 from clapcur.errors import CheckpointError
 from clapcur.models.config import TextConfig
-from clapcur.models.text import TextTower, build_text_tower, load_text_tower, minilm_folder, train_tokenizer
+from clapcur.models.text import (
+    TextTower,
+    build_text_tower,
+    load_text_tower,
+    load_tokenizer,
+    minilm_folder,
+    train_tokenizer,
+)
 
 CAPTIONS = [
     "A dog barks twice, then rain falls on a tin roof",
@@ -92,6 +99,35 @@ def test_pooling_equals_a_loop_over_captions_and_their_tokens():
                 hidden = tower.encoder(input_ids=torch.tensor([ids])).last_hidden_state[0]
                 expected = hidden[0] if pooling == "cls" else sum(hidden) / len(ids)
                 torch.testing.assert_close(row, expected, rtol=0, atol=1e-5)
+
+
+def test_the_poolers_output_and_the_last_token_equal_a_loop_over_captions(tmp_path):
+    """One token beside the last, and GPT-2 answers for a caption without its end."""
+    from tiny_checkpoints import gpt2_source, trained
+    from transformers import AutoConfig, GPT2Model
+
+    pooled = small_tower("pooler")
+    gpt2_source(tmp_path)
+    encoder, tokenizer = trained(GPT2Model(AutoConfig.from_pretrained(tmp_path))), load_tokenizer(tmp_path)
+    tokenizer.add_special_tokens({"pad_token": "!"})
+    last = TextTower(encoder, tokenizer, "last", 80, " <|endoftext|>")
+    with torch.inference_mode():
+        for caption, row in zip(CAPTIONS, pooled(CAPTIONS), strict=True):
+            ids = torch.tensor([pooled.tokenizer(caption)["input_ids"]])
+            first = pooled.encoder(input_ids=ids).last_hidden_state[0, 0]
+            expected = torch.tanh(pooled.encoder.pooler.dense(first))
+            torch.testing.assert_close(row, expected, rtol=0, atol=1e-5)
+        for caption, row in zip(CAPTIONS, last(CAPTIONS), strict=True):
+            ids = tokenizer(caption)["input_ids"] + tokenizer.convert_tokens_to_ids(["\u0120", "<|endoftext|>"])
+            hidden = encoder(input_ids=torch.tensor([ids])).last_hidden_state[0]
+            torch.testing.assert_close(row, hidden[-1], rtol=0, atol=1e-5)
+
+
+def test_a_pooler_that_is_not_there_is_refused():
+    """The pooling would fall back to nothing."""
+    tower = small_tower("cls")
+    with pytest.raises(ValueError, match="pooling is 'pooler', but bert comes without one"):
+        TextTower(tower.encoder, tower.tokenizer, "pooler", 40)
 
 
 def test_the_order_of_captions_in_a_batch_does_not_matter():
@@ -239,7 +275,7 @@ def test_what_is_no_list_of_captions_is_refused():
     ("fields", "message"),
     [
         ({"source": "minilm"}, "set pooling to 'mean'"),
-        ({"pooling": "max"}, "pooling must be"),
+        ({"pooling": "max"}, "pooling must be 'cls', 'mean', 'pooler' or 'last'"),
         ({"max_tokens": 2}, "at least 3"),
         ({"hidden_size": 33}, "multiple of num_heads"),
     ],

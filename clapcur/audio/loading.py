@@ -46,7 +46,7 @@ def fit(
     waveform: NDArray[np.float32],
     num_samples: int,
     offset: float = 0.5,
-    short: Literal["repeat", "zeros"] = "repeat",
+    short: Literal["repeat", "repeatpad", "pad", "zeros"] = "repeat",
 ) -> NDArray[np.float32]:
     """Cut or extend a waveform to `num_samples`; nothing here is random.
 
@@ -58,8 +58,9 @@ def fit(
     offset : float in [0, 1]
         Where in the slack of ``|T - num_samples|`` samples: of a long clip the place of the crop (0 its start, 0.5 its
         centre, 1 its end), of a short one among zeros the place of the clip.
-    short : "repeat" or "zeros"
-        A shorter clip is tiled from its start and then cut, or set among zeros.
+    short : {"repeat", "repeatpad", "pad", "zeros"}
+        A shorter clip is tiled from its start and then cut; tiled as often as it fits whole, then zeros; set at the
+        start, then zeros; or set among zeros where `offset` says.
 
     Returns
     -------
@@ -77,14 +78,18 @@ def fit(
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     if not 0 <= offset <= 1:
         raise ValueError(f"offset must lie in [0, 1], as a share of the slack, got {offset}")
-    if short not in ("repeat", "zeros"):
-        raise ValueError(f"short must be 'repeat' or 'zeros', got {short!r}")
+    if short not in ("repeat", "repeatpad", "pad", "zeros"):
+        raise ValueError(f"short must be 'repeat', 'repeatpad', 'pad' or 'zeros', got {short!r}")
     start = int(offset * abs(len(waveform) - num_samples))
     if len(waveform) >= num_samples:
         return waveform[start : start + num_samples].copy()
     if short == "repeat":
         return np.resize(waveform, num_samples)  # fills by repetition
     padded = np.zeros(num_samples, waveform.dtype)
+    if short != "zeros":
+        copies = np.tile(waveform, num_samples // len(waveform) if short == "repeatpad" else 1)
+        padded[: len(copies)] = copies
+        return padded
     padded[start : start + len(waveform)] = waveform
     return padded
 

@@ -20,36 +20,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clapcur.class_names import PROMPT, prompts, readable
-from clapcur.models.cnn14 import Cnn14
 from clapcur.models.config import MAX_SCALE, ClapConfig
 from clapcur.models.folder import load_weights, read_config, save_weights, write_config
 from clapcur.models.front_end import LogMel
+from clapcur.models.projections import build_projection
 from clapcur.models.text import TextTower, build_text_tower, check_strings, load_text_tower
+from clapcur.models.towers import build_audio_tower
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Precision = Literal["float32", "bfloat16"]
-
-
-class Projection(nn.Module):
-    """From a tower's features to the shared space: e + Dropout(W2 GELU(e)) with e = W1 x, normed.
-
-    Names and form are those of the released MS-CLAP 2022 weights (Elizalde et al. 2023).
-    """
-
-    def __init__(self, num_features: int, embedding_dim: int, dropout: float) -> None:
-        super().__init__()
-        self.linear1 = nn.Linear(num_features, embedding_dim, bias=False)
-        self.linear2 = nn.Linear(embedding_dim, embedding_dim, bias=False)
-        self.layer_norm = nn.LayerNorm(embedding_dim)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, features_BF: Tensor) -> Tensor:
-        """Return rows of shape (B, D), not yet of unit length."""
-        embedded_BD = self.linear1(features_BF)
-        residual_BD = self.dropout(self.linear2(F.gelu(embedded_BD)))
-        return self.layer_norm(embedded_BD + residual_BD)
 
 
 class Clap(nn.Module):
@@ -77,15 +58,11 @@ class Clap(nn.Module):
         super().__init__()
         self.config = config
         self.precision: Precision = "float32"
-        audio = config.audio
-        dim, dropout = config.embedding_dim, config.projection_dropout
-        self.front_end = LogMel(audio.front_end)
-        self.audio = Cnn14(audio.width, audio.front_end.num_mels, audio.block_dropout, audio.dropout)
-        # The layout of memory changes no value; on a CPU a training step takes 0.6 of the time.
-        self.audio = self.audio.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.audio_projection = Projection(self.audio.num_features, dim, dropout)
+        self.front_end = LogMel(config.audio.front_end)
+        self.audio = build_audio_tower(config.audio)
+        self.audio_projection = build_projection(config, self.audio.num_features)
         self.text = text
-        self.text_projection = Projection(text.num_features, dim, dropout)
+        self.text_projection = build_projection(config, text.num_features)
         self.logit_scale = nn.Parameter(torch.tensor(-math.log(config.initial_temperature)))
 
     @classmethod
@@ -107,7 +84,7 @@ class Clap(nn.Module):
         CheckpointError
             The named text model cannot be loaded.
         """
-        with _seeded(seed):
+        with seeded(seed):
             return cls(config, build_text_tower(config.text, captions))
 
     # -- tensors in, tensors out: for training
@@ -159,7 +136,7 @@ class Clap(nn.Module):
         paths : sequence of path
         num_crops : int
             Windows of `config.window_s` per clip. 1 is its centre; more are spread evenly from
-            its start to its end, averaged and made unit again. A shorter clip is repeated.
+            its start to its end, averaged and made unit again. `config.short` says how a shorter clip fills one.
         batch_size : int
             Windows at a time; no part of the result beyond rounding.
 
@@ -186,7 +163,7 @@ class Clap(nn.Module):
         with self._evaluating():
             for start in range(0, len(paths), clips_at_a_time):
                 waveforms = [load_audio(p, rate) for p in paths[start : start + clips_at_a_time]]
-                crops = [fit(wave, num_samples, offset) for wave in waveforms for offset in offsets]
+                crops = [fit(wave, num_samples, offset, self.config.short) for wave in waveforms for offset in offsets]
                 windows = torch.from_numpy(np.stack(crops)).to(self.logit_scale.device)
                 parts = [self.encode_audio(part) for part in windows.split(batch_size)]
                 clips_NCD = torch.cat(parts).unflatten(0, (-1, num_crops))
@@ -330,7 +307,7 @@ def load_model(folder: Path | str, device: str = "auto", precision: Precision = 
         raise ValueError(f"precision must be 'float32' or 'bfloat16', got {precision!r}")
     folder = Path(folder)
     config = read_config(folder / "config.json")
-    with _seeded(0):  # the fresh weights are overwritten; the generator stays as it was
+    with seeded(0):  # the fresh weights are overwritten; the generator stays as it was
         model = Clap(config, load_text_tower(folder / "text", config.text))
     load_weights(model, folder / "model.safetensors")
     model.precision = precision
@@ -362,7 +339,7 @@ def _unit(rows_BD: Tensor) -> Tensor:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed the generator that makes weights, which is the CPU's, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)

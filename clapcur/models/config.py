@@ -50,6 +50,11 @@ class FrontEndConfig:
     # The formula from Hz to mel; librosa's default is "slaney".
     amin: float = 1e-10
     # Least power, so that digital silence is -100 dB and not -inf.
+    filter_rate: int | None = None
+    # Hz; the sample rate that the mel filters are computed for, None: `sample_rate`. Another one moves every band:
+    # PANNs' filters of 32 kHz at 44.1 kHz hear 69-19 294 Hz, and MS-CLAP 2023 was trained so.
+    int16: bool = False
+    # Round the waveform to 16 bits first, as LAION-CLAP does; the steps show in quiet bands.
 
     def __post_init__(self) -> None:
         """Refuse a front end whose bands would be empty or lie above what the waveform can hold."""
@@ -59,7 +64,11 @@ class FrontEndConfig:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
         if not 0 <= self.f_min < self.f_max:
             raise ValueError(f"expected 0 <= f_min < f_max in Hz, got {self.f_min}, {self.f_max}")
-        if self.f_max > self.sample_rate / 2:
+        if self.filter_rate is not None and self.filter_rate < 1:
+            raise ValueError(f"filter_rate must be a rate in Hz or None, got {self.filter_rate}")
+        if self.f_max > (self.filter_rate or self.sample_rate) / 2:
+            if self.filter_rate is not None:
+                raise ValueError(f"f_max is {self.f_max:g} Hz, above half of filter_rate {self.filter_rate}")
             raise ValueError(
                 f"f_max is {self.f_max:g} Hz, but audio at {self.sample_rate} Hz holds nothing "
                 f"above {self.sample_rate / 2:g} Hz: the upper bands would always be silent; "
@@ -78,12 +87,70 @@ class FrontEndConfig:
 
 
 @frozen
+class HtsatConfig:
+    """HTSAT, a Swin transformer over the log-mel frames folded into a square picture (Chen et al. 2022).
+
+    The defaults are "tiny", the tower of LAION-CLAP and MS-CLAP 2023; LAION's "base" has 128 channels and depths
+    (2, 2, 12, 2).
+    """
+
+    channels: int = 96
+    # Of a patch in the first stage; each stage doubles them.
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    # Blocks of each stage; between two stages the picture's sides are halved.
+    num_heads: tuple[int, ...] = (4, 8, 16, 32)
+    # Attention heads of each stage.
+    window: int = 8
+    # Patches on a side of the square that attends to itself.
+    patch: int = 4
+    # Frames and mel bands on a side of a patch.
+    picture: int = 256
+    # Side of the picture; of 64 mel bands it holds four rows of 256 frames.
+    mlp_ratio: float = 4.0
+    # Of the blocks' inner width to their channels.
+    dropout: float = 0.0
+    # Probability, behind every block's inner layer.
+    attention_dropout: float = 0.0
+    # Probability, in the attention.
+    drop_path: float = 0.1
+    # Probability that a clip skips the last block's attention, rising from 0 at the first; HTSAT's release.
+
+    def __post_init__(self) -> None:
+        """Refuse a tower that could not be built."""
+        for name in ("dropout", "attention_dropout", "drop_path"):
+            _check_dropout(name, getattr(self, name))
+        if not self.depths or len(self.depths) != len(self.num_heads):
+            raise ValueError(f"depths and num_heads name the same stages, got {self.depths} and {self.num_heads}")
+        for stage, heads in enumerate(self.num_heads):
+            if (self.channels << stage) % heads:
+                raise ValueError(
+                    f"stage {stage} has {self.channels << stage} channels, which {heads} heads cannot share evenly"
+                )
+        if self.picture % (self.patch << (len(self.depths) - 1)):
+            raise ValueError(
+                f"picture must be a multiple of patch times two for every stage after the first, got {self.picture} "
+                f"for patch {self.patch} and {len(self.depths)} stages"
+            )
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last stage."""
+        return self.channels << (len(self.depths) - 1)
+
+    def max_frames(self, num_mels: int) -> int:
+        """Frames that the picture holds; fewer are stretched to as many."""
+        return self.picture * (self.picture // num_mels)
+
+
+@frozen
 class AudioConfig:
-    """The audio tower: front end and Cnn14."""
+    """The audio tower: front end, and Cnn14 or HTSAT behind it."""
 
     front_end: FrontEndConfig = FrontEndConfig()
+    htsat: HtsatConfig | None = None
+    # None: Cnn14.
     width: Literal["full", "small", "tiny"] = "full"
-    # Of every layer; see FIRST_CHANNELS.
+    # Of Cnn14 alone, as the fields below: of every layer, see FIRST_CHANNELS.
     block_dropout: float = 0.2
     # Probability, after every convolution block; PANNs.
     dropout: float = 0.5
@@ -91,6 +158,15 @@ class AudioConfig:
 
     def __post_init__(self) -> None:
         """Refuse a tower that could not be built."""
+        if self.htsat is not None:
+            folds, rest = divmod(self.htsat.picture, self.front_end.num_mels)
+            rows = self.htsat.picture // (self.htsat.patch << (len(self.htsat.depths) - 1))
+            if rest or not folds or rows % folds:
+                raise ValueError(
+                    f"HTSAT folds the frames into a picture of {self.htsat.picture} bands, of which its last stage "
+                    f"keeps {rows} rows; both must be a multiple of the folds of num_mels {self.front_end.num_mels}"
+                )
+            return
         if self.width not in FIRST_CHANNELS:
             raise ValueError(f"width must be one of {', '.join(FIRST_CHANNELS)}, got {self.width!r}")
         _check_dropout("block_dropout", self.block_dropout)
@@ -104,13 +180,16 @@ class AudioConfig:
 
 @frozen
 class TextConfig:
-    """The text tower: any bidirectional encoder that Hugging Face's AutoModel loads, or our own."""
+    """The text tower: any encoder that Hugging Face's AutoModel loads, or our own."""
 
     source: str = "bert-tiny"
     # "bert-tiny": a small BERT with fresh weights and a vocabulary of the training captions;
     # "minilm": all-MiniLM-L6-v2 from an installed package; else a folder or a name on the Hub.
-    pooling: Literal["cls", "mean"] = "cls"
-    # Features of a caption: the last hidden state at [CLS] (the paper), or the mean over its tokens.
+    pooling: Literal["cls", "mean", "pooler", "last"] = "cls"
+    # Features of a caption: the last hidden state at [CLS] (the paper), its mean over the tokens, what the encoder's
+    # own pooler makes of [CLS] (LAION-CLAP), or the state at the last token, of a model that reads left to right.
+    suffix: str = ""
+    # Stands behind every caption; MS-CLAP 2023 closes them with " <|endoftext|>" and pools there.
     max_tokens: int = 100
     # Longer captions are cut, [CLS] and [SEP] included; the paper's.
     hidden_size: int = 128
@@ -122,8 +201,8 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         """Refuse a tower that could not be built, or whose features would be poor unnoticed."""
-        if self.pooling not in ("cls", "mean"):
-            raise ValueError(f"pooling must be 'cls' or 'mean', got {self.pooling!r}")
+        if self.pooling not in ("cls", "mean", "pooler", "last"):
+            raise ValueError(f"pooling must be 'cls', 'mean', 'pooler' or 'last', got {self.pooling!r}")
         if self.source == "minilm" and self.pooling != "mean":
             raise ValueError(
                 "all-MiniLM-L6-v2 was trained with the mean over tokens and its [CLS] says little; "
@@ -147,8 +226,13 @@ class ClapConfig:
     # Of the shared space; the paper's.
     window_s: float = 5.0
     # Seconds of a clip that the model hears at a time; the paper's.
+    short: Literal["repeat", "repeatpad", "pad"] = "repeat"
+    # How a shorter clip fills it: repeated and cut (MS-CLAP), repeated whole and then silence (LAION-CLAP), or once
+    # and then silence.
+    projection: Literal["residual", "mlp", "linear"] = "residual"
+    # From features to the shared space: MS-CLAP's, the two layers with a ReLU of LAION-CLAP, or one layer (BLAT).
     projection_dropout: float = 0.5
-    # Probability, in both projections; the paper's.
+    # Of "residual" alone: probability, in both projections; the paper's.
     initial_temperature: float = 0.07
     # Similarities are divided by it before the softmax; learned from there on. The reference code
     # starts from 0.07, the paper says 0.007.
@@ -164,12 +248,29 @@ class ClapConfig:
                 f"{self.initial_temperature}: similarities are multiplied by at most "
                 f"{MAX_SCALE:g}, so that the first step would undo it"
             )
-        front_end = self.audio.front_end
+        for name, known in (
+            ("short", ("repeat", "repeatpad", "pad")),
+            ("projection", ("residual", "mlp", "linear")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        front_end, htsat = self.audio.front_end, self.audio.htsat
+        if htsat is not None:
+            self._check_frames(front_end, htsat)
+            return
         least = max((POOLING - 1) * front_end.hop_samples, front_end.n_fft // 2 + 1)
         if self.num_samples < least:
             raise ValueError(
                 f"window_s must be at least {least / front_end.sample_rate:.4g} s, got "
                 f"{self.window_s:g}: Cnn14 halves the frames five times and nothing would be left"
+            )
+
+    def _check_frames(self, front_end: FrontEndConfig, htsat: HtsatConfig) -> None:
+        frames, most = front_end.num_frames(self.num_samples), htsat.max_frames(front_end.num_mels)
+        if frames > most or self.num_samples <= front_end.n_fft // 2:
+            raise ValueError(
+                f"window_s is {self.window_s:g}, {frames} frames; HTSAT's picture holds {most}, and a window is longer "
+                f"than half a frame of {front_end.n_fft} samples"
             )
 
     @property

@@ -7,6 +7,7 @@ noise; so does a default that stands in for a setting the file lacks.
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -15,8 +16,18 @@ from torch import Tensor, nn
 from clapcur.errors import CheckpointError
 from clapcur.models.config import ClapConfig
 
-FORMAT = "clapcur.clap/1"
-"""Stands in every config.json; the number goes up when old folders stop loading."""
+FORMAT = "clapcur.clap/2"
+"""Stands in every config.json; the number goes up with every key that is added."""
+
+ADDED: Mapping[str, Mapping[str, object]] = {
+    "clapcur.clap/1": {
+        "audio": {"front_end": {"filter_rate": None, "int16": False}, "htsat": None},
+        "text": {"suffix": ""},
+        "short": "repeat",
+        "projection": "residual",
+    }
+}
+"""What models of older formats were, in the keys that their config.json lacks."""
 
 SHOWN = 10
 """Names in a message, of each kind; more are counted."""
@@ -42,9 +53,10 @@ def read_config(path: Path) -> ClapConfig:
         raise CheckpointError(f"{path.parent} is no model folder: it has no {path.name}") from None
     except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(values, Mapping) or values.get("format") != FORMAT:
+    if not isinstance(values, Mapping) or values.get("format") not in (FORMAT, *ADDED):
         raise CheckpointError(f'{path} is not the config of a clapcur model ("format": "{FORMAT}")')
     try:
+        values = {**values, "model": _completed(values["model"], ADDED.get(values["format"], {}))}
         config = ClapConfig.from_dict(values["model"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
@@ -91,6 +103,12 @@ def load_weights(model: nn.Module, path: Path) -> None:
         listed = "; ".join(f"{kind}: {_some(sorted(names))}" for kind, names in problems.items() if names)
         raise CheckpointError(f"the weights {path} are those of another model; {listed}")
     model.load_state_dict(found)
+
+
+def _completed(values: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """Put what an older format lacks beside what it has."""
+    nested = {key: _completed(values[key], value) for key, value in added.items() if isinstance(value, Mapping)}
+    return {**added, **values, **nested}
 
 
 def _kind(tensor: Tensor) -> str:

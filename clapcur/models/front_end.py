@@ -47,7 +47,7 @@ class LogMel(nn.Module):
         if silent:
             raise ValueError(
                 f"{silent} of {config.num_mels} mel bands lie between two frequency bins, "
-                f"{config.sample_rate / config.n_fft:g} Hz apart, and would always be silent; "
+                f"{(config.filter_rate or config.sample_rate) / config.n_fft:g} Hz apart, and would always be silent; "
                 "raise n_fft or lower num_mels"
             )
         self.register_buffer("mel_filters", filters_FM.float(), persistent=False)
@@ -100,6 +100,8 @@ class LogMel(nn.Module):
                 "keep the model in float32 and run it under torch.autocast"
             )
         with torch.autocast(waveform_BT.device.type, enabled=False):
+            if self.config.int16:
+                waveform_BT = (waveform_BT.float().clamp(-1, 1) * 32767).trunc() / 32767
             mel_BLM = self.power(waveform_BT) @ self.mel_filters
             return 10.0 * torch.log10(mel_BLM.clamp(min=self.config.amin))
 
@@ -117,7 +119,8 @@ def mel_filters(config: FrontEndConfig) -> Tensor:
     Slaney 1998, Auditory Toolbox; HTK Book, section 5.4.
     """
     num_bins = config.n_fft // 2 + 1
-    bin_hz_F = torch.arange(num_bins, dtype=torch.float64) * config.sample_rate / config.n_fft
+    rate = config.filter_rate or config.sample_rate
+    bin_hz_F = torch.arange(num_bins, dtype=torch.float64) * rate / config.n_fft
     lowest, highest = (_hz_to_mel(hz, config.mel_scale) for hz in (config.f_min, config.f_max))
     edge_mel = torch.linspace(lowest, highest, config.num_mels + 2, dtype=torch.float64)
     edge_hz = _mel_to_hz(edge_mel, config.mel_scale)

@@ -1,4 +1,4 @@
-"""Captions to one feature vector each, through any bidirectional encoder of Hugging Face.
+"""Captions to one feature vector each, through any encoder of Hugging Face.
 
 Captions of a batch are padded to the longest of them and no further: with the padding masked the
 features are the same, and padding to 100 tokens costs five times the work on typical captions.
@@ -28,13 +28,17 @@ class TextTower(nn.Module):
     Parameters
     ----------
     encoder : transformers.PreTrainedModel
-        Bidirectional; its pooler, if it has one, is dropped: it is not on the path to the features
-        and would be a weight that never learns.
+        Bidirectional but for the pooling "last". A pooler that is not asked for is dropped: it is not on the path
+        to the features and would be a weight that never learns.
     tokenizer : transformers.PreTrainedTokenizerBase
-    pooling : {"cls", "mean"}
-        The last hidden state at [CLS], or its mean over the caption's tokens.
+    pooling : {"cls", "mean", "pooler", "last"}
+        The last hidden state at [CLS], its mean over the caption's tokens, what the encoder's pooler makes of [CLS],
+        or the state at the last token. The last is found as MS-CLAP 2023 finds it, by the number of ids that are not
+        the padding's: a "!", which pads there, counts as none wherever it stands.
     max_tokens : int
         Longer captions are cut.
+    suffix : str
+        Put behind every caption before it is cut into tokens.
 
     Raises
     ------
@@ -42,7 +46,7 @@ class TextTower(nn.Module):
         The encoder reads left to right, or has fewer positions than `max_tokens`.
     """
 
-    def __init__(self, encoder: Any, tokenizer: Any, pooling: str, max_tokens: int) -> None:
+    def __init__(self, encoder: Any, tokenizer: Any, pooling: str, max_tokens: int, suffix: str = "") -> None:
         super().__init__()
         if tokenizer.pad_token is None or encoder.config.is_encoder_decoder:
             raise ValueError(
@@ -50,16 +54,22 @@ class TextTower(nn.Module):
                 "its first token knows nothing of the rest of a caption"
             )
         positions = getattr(encoder.config, "max_position_embeddings", max_tokens)
+        if getattr(getattr(encoder, "embeddings", None), "padding_idx", None) is not None:
+            positions -= encoder.embeddings.padding_idx + 1  # RoBERTa counts from behind its padding
         if max_tokens > min(positions, tokenizer.model_max_length):
             raise ValueError(
                 f"max_tokens is {max_tokens}, but {encoder.config.model_type} has positions for "
                 f"{min(positions, tokenizer.model_max_length)} tokens; long captions would crash it"
             )
-        if getattr(encoder, "pooler", None) is not None:
+        if pooling == "pooler" and getattr(encoder, "pooler", None) is None:
+            raise ValueError(f"pooling is 'pooler', but {encoder.config.model_type} comes without one")
+        if pooling != "pooler" and getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None
+        if pooling == "last":
+            encoder.config.use_cache = False  # nothing is generated
         tokenizer.padding_side = "right"  # so that [CLS] stands first
         self.encoder, self.tokenizer = encoder, tokenizer
-        self.pooling, self.max_tokens = pooling, max_tokens
+        self.pooling, self.max_tokens, self.suffix = pooling, max_tokens, suffix
         self.num_features = int(encoder.config.hidden_size)
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
@@ -76,7 +86,7 @@ class TextTower(nn.Module):
         if not len(captions):
             raise ValueError("expected at least one caption, got none")
         encoded = self.tokenizer(
-            list(captions),
+            [caption + self.suffix for caption in captions],
             padding=True,
             truncation=True,
             max_length=self.max_tokens,
@@ -88,9 +98,17 @@ class TextTower(nn.Module):
         """Return pooled features, shape (B, F), from what `tokenize` gave."""
         device = next(self.encoder.parameters()).device
         tokens = {name: tensor.to(device) for name, tensor in tokens.items()}
-        hidden_BSF: Tensor = self.encoder(**tokens).last_hidden_state
+        output = self.encoder(**tokens)
+        if self.pooling == "pooler":
+            pooled_BF: Tensor = output.pooler_output
+            return pooled_BF
+        hidden_BSF: Tensor = output.last_hidden_state
         if self.pooling == "cls":
             return hidden_BSF[:, 0]
+        if self.pooling == "last":
+            length_B = (tokens["input_ids"] != self.tokenizer.pad_token_id).sum(dim=1)
+            each_B = torch.arange(len(length_B), device=device)
+            return hidden_BSF[each_B, length_B.clamp(min=1) - 1]
         mask_BS1 = tokens["attention_mask"].unsqueeze(2).to(hidden_BSF.dtype)
         return (hidden_BSF * mask_BS1).sum(dim=1) / mask_BS1.sum(dim=1)
 
@@ -101,6 +119,10 @@ class TextTower(nn.Module):
     def save(self, folder: Path) -> None:
         """Write the encoder's config and the tokenizer; the weights belong to the whole model."""
         self.encoder.config.save_pretrained(folder)
+        self.save_tokenizer(folder)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer's files alone."""
         if backend := getattr(self.tokenizer, "backend_tokenizer", None):
             backend.no_padding()  # left over from the last batch; the files must not depend on it
             backend.no_truncation()
@@ -126,20 +148,32 @@ def build_text_tower(config: TextConfig, captions: Sequence[str] | None = None) 
     if config.source == "bert-tiny":
         return _small_bert(config, captions)
     folder = minilm_folder() if config.source == "minilm" else Path(config.source)
-    encoder, tokenizer = _pretrained(str(folder) if folder.is_dir() else config.source)
-    return TextTower(encoder, tokenizer, config.pooling, config.max_tokens)
+    encoder, tokenizer = _pretrained(str(folder) if folder.is_dir() else config.source, config.pooling)
+    return TextTower(encoder, tokenizer, config.pooling, config.max_tokens, config.suffix)
 
 
 def load_text_tower(folder: Path, config: TextConfig) -> TextTower:
     """Rebuild a tower from what `TextTower.save` wrote, with fresh weights for the caller to fill."""
+    encoder, tokenizer = blank_encoder(folder)
+    return TextTower(encoder, tokenizer, config.pooling, config.max_tokens, config.suffix)
+
+
+def blank_encoder(source: Path | str) -> tuple[Any, Any]:
+    """Return an encoder with fresh weights, and its tokenizer, by what a folder or a name on the Hub says of them.
+
+    Raises
+    ------
+    CheckpointError
+        There is no config or no tokenizer.
+    """
     from transformers import AutoConfig, AutoModel
 
     try:
-        encoder = AutoModel.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
-        tokenizer = _tokenizer(folder)
+        is_here = isinstance(source, Path) or Path(source).is_dir()
+        encoder = AutoModel.from_config(AutoConfig.from_pretrained(source, local_files_only=is_here))
+        return encoder, load_tokenizer(source)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} holds no text encoder and tokenizer: {error}") from error
-    return TextTower(encoder, tokenizer, config.pooling, config.max_tokens)
+        raise CheckpointError(f"{source} holds no text encoder and tokenizer: {error}") from error
 
 
 def minilm_folder() -> Path:
@@ -235,15 +269,15 @@ def _small_bert(config: TextConfig, captions: Sequence[str] | None) -> TextTower
         type_vocab_size=1,
         pad_token_id=tokenizer.pad_token_id,
     )
-    encoder = BertModel(bert, add_pooling_layer=False)
-    return TextTower(encoder, tokenizer, config.pooling, config.max_tokens)
+    encoder = BertModel(bert, add_pooling_layer=config.pooling == "pooler")
+    return TextTower(encoder, tokenizer, config.pooling, config.max_tokens, config.suffix)
 
 
-def _pretrained(source: str) -> tuple[Any, Any]:
+def _pretrained(source: str, pooling: str) -> tuple[Any, Any]:
     from transformers import AutoModel
 
     try:
-        tokenizer = _tokenizer(source)
+        tokenizer = load_tokenizer(source)
         encoder, report = AutoModel.from_pretrained(
             source, local_files_only=Path(source).is_dir(), dtype=torch.float32, output_loading_info=True
         )
@@ -253,17 +287,19 @@ def _pretrained(source: str) -> tuple[Any, Any]:
             "nor in the local Hugging Face cache, and could not be fetched (is HF_HUB_OFFLINE "
             f"set?): {error}"
         ) from error
-    if missing := sorted(key for key in report["missing_keys"] if not key.startswith("pooler.")):
+    if missing := sorted(key for key in report["missing_keys"] if pooling == "pooler" or not key.startswith("pooler.")):
         raise CheckpointError(
             f"{source} lacks weights of its text encoder, which would start from noise: " + ", ".join(missing)
         )
     return encoder, tokenizer
 
 
-def _tokenizer(source: Path | str) -> Any:
+def load_tokenizer(source: Path | str) -> Any:
+    """Return the tokenizer of a folder or of a name on the Hub; CheckpointError where it has no vocabulary."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=Path(source).is_dir())
+    is_here = isinstance(source, Path) or Path(source).is_dir()
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=is_here)
     for key in ("is_local", "local_files_only"):  # how it was loaded, which it would save
         tokenizer.init_kwargs.pop(key, None)
     # Where the vocabulary is missing, transformers 5 makes an empty tokenizer without a word.

@@ -1,0 +1,86 @@
+"""HTSAT: log-mel frames, folded into a square picture, through the Swin transformer of LAION-CLAP and MS-CLAP 2023.
+
+The network is the one in `transformers`, so that weights in Hugging Face's form load by name.
+
+Shapes: B batch, L frames, M mel bands, F features.
+
+References
+----------
+Chen et al. 2022, HTS-AT, arXiv:2202.00874.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from clapcur.models.config import HtsatConfig
+
+
+class Htsat(nn.Module):
+    """The audio encoder.
+
+    Parameters
+    ----------
+    config : HtsatConfig
+    num_mels : int
+        Mel bands of the input.
+    """
+
+    def __init__(self, config: HtsatConfig, num_mels: int) -> None:
+        from transformers import ClapAudioModel
+
+        super().__init__()
+        self.num_features, self.max_frames = config.num_features, config.max_frames(num_mels)
+        self.model = ClapAudioModel(hugging_face_config(config, num_mels))
+        for module in self.model.modules():  # positions follow from the window: nothing to store, nothing to load
+            for name, index in list(module.named_buffers(recurse=False)):
+                if name == "relative_position_index":
+                    module.register_buffer(name, index, persistent=False)
+
+    def forward(self, logmel_BLM: Tensor) -> Tensor:
+        """Features of a clip.
+
+        Parameters
+        ----------
+        logmel_BLM : Tensor, shape (B, L, M)
+            Log-mel frames in dB; fewer than the picture holds are stretched over it.
+
+        Returns
+        -------
+        Tensor, shape (B, F)
+            Not normalised.
+
+        Raises
+        ------
+        ValueError
+            More frames than the picture holds.
+        """
+        if logmel_BLM.ndim != 3 or logmel_BLM.shape[1] > self.max_frames:
+            raise ValueError(
+                f"expected log-mel frames of shape (batch, frames, bands) with at most {self.max_frames} frames, got "
+                f"{tuple(logmel_BLM.shape)}; use a shorter window"
+            )
+        features_BF: Tensor = self.model(input_features=logmel_BLM.unsqueeze(1)).pooler_output
+        return features_BF
+
+
+def hugging_face_config(config: HtsatConfig, num_mels: int) -> Any:
+    """Return the `transformers.ClapAudioConfig` of a tower."""
+    from transformers import ClapAudioConfig
+
+    return ClapAudioConfig(
+        patch_embeds_hidden_size=config.channels,
+        hidden_size=config.num_features,
+        depths=list(config.depths),
+        num_hidden_layers=len(config.depths),
+        num_attention_heads=list(config.num_heads),
+        window_size=config.window,
+        patch_size=config.patch,
+        patch_stride=[config.patch, config.patch],
+        spec_size=config.picture,
+        num_mel_bins=num_mels,
+        mlp_ratio=config.mlp_ratio,
+        hidden_dropout_prob=config.dropout,
+        attention_probs_dropout_prob=config.attention_dropout,
+        drop_path_rate=config.drop_path,
+    )
