@@ -18,6 +18,13 @@ TRACES = re.compile(
     r"|(?<![\w>}.)-])/(wor[k]|roo[t]|hom[e]/(?!you\b)\w+)/"
 )
 NEIGHBOURS = {"accelerate", "datasets", "evaluate", "laion_clap", "msclap", "peft", "sentencepiece", "torchvision"}
+OPT_IN = {
+    "clapcur/models/formats/files.py": (
+        "pickle.UnpicklingError runs code",  # the error alone, to say what a file would need
+        "torch.load without weights_only=True",  # other projects' files, where the caller wrote pickled=True
+        "torch.save writes pickle",  # tensors alone, in the form that those projects read
+    )
+}
 NOT_IMPORTED = {
     "fastapi": "Prefect's, pinned against versions with which no Prefect server starts",
     "nvidia-ml-py": "MLflow's, without which it does not measure the GPU",
@@ -86,7 +93,10 @@ def test_nothing_in_the_project_reads_or_writes_code_as_data():
         if path.suffix == ".py"
         for complaint in complaints(ast.parse(path.read_text()), is_test=path.is_relative_to(ROOT / "tests"))
     ]
-    assert said == []
+    allowed = [f"{path}:{what}" for path, reasons in OPT_IN.items() for what in reasons]
+    without_lines = [re.sub(r":\d+: ", ":", complaint) for complaint in said]
+    assert [line for line in without_lines if not line.startswith(tuple(allowed))] == []
+    assert len(said) == len(allowed)  # each of them once
 
 
 @pytest.mark.parametrize(

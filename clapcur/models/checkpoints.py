@@ -1,0 +1,422 @@
+"""Checkpoints in and out: a model of ours from what others released, and back into their form.
+
+`load_checkpoint` knows a file by the names of its tensors, never by its own name, and loses none of them without a
+word: each is taken, or ignored for a reason that stands in the report, or is an error.
+
+`save_checkpoint` writes a form only where that form can say all that the model is: it reads back what it is about to
+write, and compares.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from clapcur.errors import CheckpointError
+from clapcur.models.clap import Clap, load_model, pick_device, seeded
+from clapcur.models.config import ClapConfig, TextConfig
+from clapcur.models.formats import blat, files, hugging_face, laion, msclap, panns
+from clapcur.models.formats.ledger import Ask, Filters, FrontEndChoice, Ledger, Reading
+from clapcur.models.text import blank_encoder, build_text_tower, load_tokenizer
+
+FAMILIES = (hugging_face, laion, msclap, blat, panns)
+SaveFormat = Literal["clapcur", "msclap", "laion", "hf"]
+
+PROMPTS = tuple(
+    f"this is a sound of {name}"
+    for name in (
+        "a dog barking",
+        "rain",
+        "church bells",
+        "a chainsaw",
+        "a crying baby",
+        "typing",
+        "a helicopter",
+        "wind",
+    )
+)
+"""Eight sounds that no useful model takes for each other."""
+
+COLLAPSED = 0.99
+"""Mean cosine between the embeddings of `PROMPTS` above which a text tower tells nothing apart; see `text_collapse`."""
+
+
+@dataclass(frozen=True)
+class TextSpread:
+    """Cosines between the embeddings of captions, over all pairs of different ones."""
+
+    mean: float
+    least: float
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of a checkpoint; `to_dict` is plain JSON."""
+
+    source: str
+    format: str
+    container: str
+    # where in the file the tensors were
+    pickled: bool
+    # whether the file was allowed to run code
+    mapped: dict[str, str]
+    # their name -> our names
+    ignored: dict[str, str]
+    # their name -> why it is not needed
+    fresh: tuple[str, ...]
+    # our names that no such file has: fresh weights, or those of the named text model
+    missing: tuple[str, ...]
+    # our names that the file should have; always empty, an error says so
+    unexpected: tuple[str, ...]
+    # their names that nobody knows; always empty, an error says so
+    front_end: Literal["from_config", "from_checkpoint"]
+    filters: Filters | None
+    # how the stored filterbank compares with the computed one; None where none is stored
+    text: TextSpread | None
+    # None where the text tower is fresh
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return dataclasses.asdict(self)
+
+
+def load_checkpoint(
+    source: Path | str,
+    *,
+    front_end: FrontEndChoice = None,
+    text_source: Path | str | None = None,
+    config: ClapConfig | None = None,
+    text: TextConfig | None = None,
+    captions: Sequence[str] | None = None,
+    pickled: bool = False,
+    collapsed: bool = False,
+    seed: int = 0,
+    device: str = "cpu",
+) -> tuple[Clap, LoadReport]:
+    """Load a model that clapcur or another project saved.
+
+    MS-CLAP 2022 and 2023, clap_curation, LAION-CLAP and `ClapModel` without fusion, BLAT, PANNs' Cnn14 (the audio
+    tower alone), and folders of `Clap.save`.
+
+    Parameters
+    ----------
+    source : path or str
+        A file of weights, a folder, or the name of a `ClapModel` on the Hub.
+    front_end : {"from_config", "from_checkpoint"}, optional
+        Which mel filters to hear with where the file stores others than its family's config computes. Needed only
+        there; "from_checkpoint" is what the release's own code does.
+    text_source : path or str, optional
+        A folder with the config and the tokenizer of the text encoder, whose weights the checkpoint has. Default: the
+        name on the Hub of the model that the family starts from; for a `ClapModel` its own folder.
+    config : ClapConfig, optional
+        For PANNs alone: everything but the audio tower's weights and width. Default: `ClapConfig()`.
+    text : TextConfig, optional
+        For PANNs alone: the text tower, in place of `config.text`.
+    captions : sequence of str, optional
+        For PANNs alone, with the text source "bert-tiny": what its vocabulary is learned from.
+    pickled : bool
+        Read a file that holds more than tensors. Opening such a file can run any code: only from people you trust.
+    collapsed : bool
+        Load a model whose text tower tells nothing apart, see `text_collapse`.
+    seed : int
+        For PANNs alone: of the weights that the file does not have.
+    device : str
+        As in `load_model`.
+
+    Returns
+    -------
+    Clap
+        In evaluation mode.
+    LoadReport
+
+    Raises
+    ------
+    CheckpointError
+        The file is damaged, of no known family, incomplete, or has tensors that nobody knows; it would need `pickled`,
+        `front_end` or `collapsed`; or the text encoder's config and tokenizer cannot be had.
+    ValueError
+        An argument for PANNs with another checkpoint, or a choice that does not exist.
+    """
+    if front_end not in (None, "from_config", "from_checkpoint"):
+        raise ValueError(f"front_end must be 'from_config', 'from_checkpoint' or None, got {front_end!r}")
+    if is_ours(Path(source)):
+        _refuse_for_others({"config": config, "text": text, "captions": captions}, "a clapcur folder")
+        return _load_ours(Path(source), front_end, device)
+    tensors, container, folder = _read(source, pickled)
+    ledger = Ledger(tensors)
+    family = next((each for each in FAMILIES if each.recognises(ledger)), None)
+    if family is None:
+        raise CheckpointError(
+            f"{source} is of no known family; known are MS-CLAP, clap_curation, LAION-CLAP, ClapModel, BLAT, PANNs "
+            f"and clapcur. It has {len(tensors)} tensors, the first are {', '.join(sorted(tensors)[:6])}"
+        )
+    if family is not panns:
+        _refuse_for_others({"config": config, "text": text, "captions": captions}, family.__name__.split(".")[-1])
+    elif text is not None:
+        config = dataclasses.replace(config or ClapConfig(), text=text)
+    with seeded(seed):
+        reading = family.read(ledger, _ask(front_end, text_source, config, captions, folder))
+        model = Clap(reading.config, reading.text)
+    if family is not panns:  # what was looked for where the caller said
+        described = dataclasses.replace(reading.config.text, source=str(text_source or reading.config.text.source))
+        model.config = dataclasses.replace(reading.config, text=described)
+    fresh = _fill(model, ledger, reading, source)
+    model.eval()
+    spread = None if family is panns else text_collapse(model)
+    if spread and spread.mean > COLLAPSED and not collapsed:
+        raise CheckpointError(
+            f"the text tower of {source} has collapsed: {len(PROMPTS)} different sounds have a mean cosine of "
+            f"{spread.mean:.4f} (the least {spread.least:.4f}); no caption would be told from another. Was a wrong "
+            "tokenizer given as text_source? collapsed=True loads it all the same"
+        )
+    filters = reading.filters
+    used: Literal["from_config", "from_checkpoint"] = filters.used if filters else "from_config"
+    report = LoadReport(
+        str(source),
+        reading.format,
+        container,
+        pickled,
+        ledger.mapped,
+        ledger.ignored,
+        fresh,
+        (),
+        (),
+        used,
+        filters,
+        spread,
+    )
+    return model.to(pick_device(device)), report
+
+
+def save_checkpoint(model: Clap, path: Path | str, format: SaveFormat = "clapcur") -> None:
+    """Write a model in a form that clapcur or another project reads.
+
+    Parameters
+    ----------
+    model : Clap
+    path : path
+        A file for "msclap" and "laion" (safetensors if its name ends so, else what torch writes), a folder for the
+        others.
+    format : {"clapcur", "msclap", "laion", "hf"}
+        "msclap" is the form of 2022 or of 2023, whichever the model's towers are.
+
+    Raises
+    ------
+    CheckpointError
+        The form cannot hold this model; the message says why, and which can.
+    ValueError
+        An unknown format.
+    """
+    path = Path(path)
+    if format == "clapcur":
+        model.save(path)
+    elif format in FORMS:
+        if why := refusal(model, format):
+            can = [name for name in ("clapcur", *FORMS) if name == "clapcur" or not refusal(model, name)]
+            raise CheckpointError(
+                f"a checkpoint of the form {format!r} cannot hold this model: {why}; {', '.join(can)} can"
+            )
+        if format == "hf":
+            hugging_face.save(model, path)
+        else:
+            tensors = FORMS[format].write(dict(model.state_dict()), model.config)
+            files.write_tensors(tensors, path, {"msclap": "model", "laion": "state_dict"}[format])
+    else:
+        raise ValueError(f"format must be one of clapcur, {', '.join(FORMS)}, got {format!r}")
+
+
+FORMS: dict[str, Any] = {"msclap": msclap, "laion": laion, "hf": hugging_face}
+"""Forms of other projects that can be written."""
+
+
+def refusal(model: Clap, format: str) -> str | None:
+    """Say why a form of another project cannot hold a model, or return None.
+
+    The tensors are written and read again in memory: what the reader makes of them is what the model would become.
+    """
+    family, config = FORMS[format], model.config
+    encoder = model.text.encoder
+    if why := family.refusal(config, encoder.config.model_type):
+        return str(why)
+    if format == "hf":
+        return None  # its folder says all there is to say, and what it cannot say was refused
+    state = dict(model.state_dict())
+    ledger = Ledger(family.write(state, config))
+
+    def blank(name: str) -> tuple[Any, Any]:
+        return encoder, model.text.tokenizer
+
+    ask = Ask(blank, lambda name: model.text.tokenizer, lambda text: model.text, "from_checkpoint")
+    pooling, max_tokens = model.text.pooling, model.text.max_tokens
+    try:
+        again = family.read(ledger, ask).config
+    except CheckpointError as error:
+        return str(error)
+    assert (pooling, max_tokens) == (model.text.pooling, model.text.max_tokens)
+    differing = [f"{name} {ours!r} would become {theirs!r}" for name, ours, theirs in _differences(config, again)]
+    if differing:
+        return "its files do not say " + "; ".join(differing)
+    lost = [name for name in state if name not in ledger.taken or not torch.equal(ledger.taken[name], state[name])]
+    assert not lost and not ledger.unexpected, (lost, ledger.unexpected)
+    return None
+
+
+def text_collapse(model: Clap, prompts: Sequence[str] = PROMPTS) -> TextSpread:
+    """Return how alike the embeddings of captions are that mean different things.
+
+    One released ClapModel has a text tower whose embeddings are all but the same and scores 2 % on the 50 classes of
+    ESC-50, as a guess does (embeddings-benchmark/mteb#5069). `load_checkpoint` refuses a mean above 0.99: there the
+    angle between two captions is under 8 degrees, the scaled logits differ by less than a tenth of their size, and
+    the choice of a class is left to rounding and chance.
+
+    Parameters
+    ----------
+    model : Clap
+    prompts : sequence of str
+        At least two.
+    """
+    if len(set(prompts)) < 2:
+        raise ValueError(f"expected at least two different prompts, got {list(prompts)}")
+    rows_MD = torch.from_numpy(model.embed_text(list(prompts))).double()
+    cosines = (rows_MD @ rows_MD.T)[~torch.eye(len(rows_MD), dtype=torch.bool)]
+    return TextSpread(float(cosines.mean()), float(cosines.min()))
+
+
+def is_ours(folder: Path) -> bool:
+    """Tell whether a folder is one of `Clap.save`."""
+    return (folder / "text").is_dir() and (folder / "config.json").is_file()
+
+
+def _load_ours(folder: Path, front_end: FrontEndChoice, device: str) -> tuple[Clap, LoadReport]:
+    if front_end == "from_checkpoint":
+        raise CheckpointError("a clapcur folder stores no filterbank; load it with front_end='from_config'")
+    model = load_model(folder, device)
+    names = {name: name for name in model.state_dict()}
+    return model, LoadReport(
+        str(folder), "clapcur", "safetensors", False, names, {}, (), (), (), "from_config", None, text_collapse(model)
+    )
+
+
+def _refuse_for_others(given: dict[str, Any], family: str) -> None:
+    if named := [name for name, value in given.items() if value is not None]:
+        raise ValueError(f"{', '.join(named)} go with PANNs' weights, and this is {family}, which brings its own")
+
+
+def _read(source: Path | str, pickled: bool) -> tuple[dict[str, Tensor], str, str | None]:
+    """Return tensors, container and, for a folder or a name on the Hub, that."""
+    path = Path(source)
+    if path.is_file():
+        folder = str(path.parent) if (path.parent / "preprocessor_config.json").is_file() else None
+        return *files.read_tensors(path, pickled), folder
+    if path.is_dir() and len(found := sorted(path.glob("*.ckpt"))) == 1:  # SpeechBrain's
+        return *files.read_tensors(found[0], pickled), None
+    return *_read_hub(source, pickled), str(source)
+
+
+def _read_hub(source: Path | str, pickled: bool) -> tuple[dict[str, Tensor], str]:
+    """Read the weights of a folder in Hugging Face's layout, or of a name on the Hub."""
+    found: dict[str, Tensor] = {}
+    for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"):
+        path = _inside(source, name)
+        if path is None:
+            continue
+        if not name.endswith(".index.json"):
+            return files.read_tensors(path, pickled)
+        for part in sorted(set(json.loads(path.read_text())["weight_map"].values())):
+            if (piece := _inside(source, part)) is None:
+                raise CheckpointError(f"{source} lacks {part}, which {name} names")
+            found |= files.read_tensors(piece, pickled)[0]
+        return found, "safetensors, in parts"
+    raise CheckpointError(
+        f"no checkpoint {source}: it is no file, no folder with model.safetensors or pytorch_model.bin, and no name on "
+        "the Hub that is in the local cache or could be fetched (is HF_HUB_OFFLINE set?)"
+    )
+
+
+def _inside(source: Path | str, name: str) -> Path | None:
+    """Return the file of a folder or of a name on the Hub, or None."""
+    from transformers.utils import cached_file
+
+    if Path(source).is_dir():
+        return Path(source, name) if Path(source, name).is_file() else None
+    try:
+        return Path(found) if (found := cached_file(str(source), name)) else None
+    except (OSError, ValueError):
+        return None
+
+
+def _ask(
+    front_end: FrontEndChoice, text_source: Path | str | None, config: ClapConfig | None,
+    captions: Sequence[str] | None, folder: str | None,
+) -> Ask:  # fmt: skip
+    def named(look: Callable[[str], Any]) -> Callable[[str], Any]:
+        def found(name: str) -> Any:
+            try:
+                return look(str(text_source or name))
+            except (CheckpointError, OSError, ValueError) as error:
+                raise CheckpointError(
+                    f"a checkpoint has the weights of its text encoder, not its config and tokenizer, and those of "
+                    f"{text_source or name} cannot be had; give a folder that holds them as text_source: {error}"
+                ) from error
+
+        return found
+
+    return Ask(
+        named(blank_encoder),
+        named(load_tokenizer),
+        lambda text: build_text_tower(text, captions),
+        front_end,
+        config,
+        folder,
+    )
+
+
+def _fill(model: Clap, ledger: Ledger, reading: Reading, source: Path | str) -> tuple[str, ...]:
+    """Put the tensors into the model, and return our names that stay fresh."""
+    expected = model.state_dict()
+    missing = sorted(expected.keys() - ledger.taken.keys())
+    fresh = tuple(name for name in missing if name.startswith(reading.fresh)) if reading.fresh else ()
+    problems = {
+        "missing": [name for name in missing if name not in fresh],
+        "unexpected": ledger.unexpected + sorted(ledger.taken.keys() - expected.keys()),
+        "of another shape": [
+            f"{name} {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
+            for name, tensor in sorted(ledger.taken.items())
+            if name in expected and tensor.shape != expected[name].shape
+        ],
+    }
+    if any(problems.values()):
+        listed = "; ".join(
+            f"{kind}: {', '.join(names[:10])}{f' and {len(names) - 10} more' if len(names) > 10 else ''}"
+            for kind, names in problems.items()
+            if names
+        )
+        hint = ""
+        if any("text.encoder" in name for name in problems["of another shape"] + problems["missing"]):
+            hint = f"; is {reading.config.text.source} the text model that it was trained with (text_source)?"
+        raise CheckpointError(f"{source}, read as {reading.format}, does not fit; {listed}{hint}")
+    weights = {name: tensor.to(expected[name].dtype) for name, tensor in ledger.taken.items()}
+    model.load_state_dict(expected | weights)
+    return fresh
+
+
+def _differences(ours: ClapConfig, theirs: ClapConfig) -> list[tuple[str, Any, Any]]:
+    """Compare what decides on an embedding: not dropout, nor where the text model came from."""
+    found = []
+    for name, one, other in (
+        *((f"audio.front_end.{f.name}", ours.audio.front_end, theirs.audio.front_end)
+          for f in dataclasses.fields(ours.audio.front_end)),
+        *((name, ours, theirs) for name in ("window_s", "short", "projection", "embedding_dim")),
+        *((f"text.{name}", ours.text, theirs.text) for name in ("pooling", "suffix", "max_tokens")),
+    ):  # fmt: skip
+        field = name.split(".")[-1]
+        if getattr(one, field) != getattr(other, field):
+            found.append((name, getattr(one, field), getattr(other, field)))
+    if ours.audio.htsat and theirs.audio.htsat and ours.audio.htsat.picture != theirs.audio.htsat.picture:
+        found.append(("audio.htsat.picture", ours.audio.htsat.picture, theirs.audio.htsat.picture))
+    return found
