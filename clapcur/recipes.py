@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from clapcur.class_names import PROMPT, check_class_names, prompts, read_class_names
+from clapcur.class_names import PROMPT, check_class_names, find_class_names, prompts, read_class_names
 from clapcur.config import from_dict, frozen, read_mapping
 from clapcur.corpora.procedural import Corpus
 from clapcur.curate import CurateConfig
@@ -172,9 +172,9 @@ class Experiment:
 def experiment_from_file(path: Path | str) -> Experiment:
     """Read an experiment from a YAML file.
 
-    Relative paths in it are relative to the file. ``class_names`` is a list or the path of a class-name file; an
-    ingest is a path or a mapping of `IngestConfig`; what is left out of ``teacher``, ``student`` and so on is taken
-    from `starter`.
+    Relative paths in it are relative to the file. ``class_names`` is a list, the path of a class-name file or the name
+    of a list that is shipped (``esc50``); an ingest is a path or a mapping of `IngestConfig`; what is left out of
+    ``teacher``, ``student`` and so on is taken from `starter`.
 
     Raises
     ------
@@ -192,7 +192,7 @@ def experiment_from_file(path: Path | str) -> Experiment:
         if values.get(name) is not None:
             values[name] = _ingest_values(values[name], folder)
     if isinstance(values["class_names"], str):
-        values["class_names"] = read_class_names(folder / values["class_names"])
+        values["class_names"] = find_class_names(values["class_names"], folder)
     if isinstance(values.get("marks"), str):
         values["marks"] = marks_from_file(folder / values["marks"])
     values.setdefault("name", path.stem)
@@ -297,6 +297,8 @@ def _ingest_values(value: Any, folder: Path) -> dict[str, Any]:
     for field in ("source", "audio_folder", "metadata"):
         if given.get(field) and not str(given[field]).startswith(POOL):
             given[field] = str(folder / given[field])
+    if isinstance(given.get("folds"), list):  # 1 is as good a name of a fold as "1"
+        given["folds"] = [str(fold) for fold in given["folds"]]
     if given.get("exclude"):
         given["exclude"] = [str(folder / item) for item in given["exclude"]]
     return given

@@ -28,7 +28,9 @@ LAYERS = {
         "clapcur.improvement_set",
         "clapcur.manifest",
         "clapcur.marks",
+        "clapcur.recordings",
         "clapcur.set_versions",
+        "clapcur.tables",
         "clapcur.watching",
     ),
     "parts": (

@@ -1,5 +1,22 @@
-"""One file per corpus: files on disk become tables of clips, captions, labels and folds.
+"""One file per corpus: files on disk become entries of path, captions, label, fold and recording id.
 
-A corpus module knows where its files lie, which classes and folds it has, its licence and how many clips to expect.
+A corpus module knows where its files lie, which classes and folds it has, its licence, how many clips to expect, and
+what differs from the reference's preparation. An ingest names it: ``{source: data/ESC-50, corpus: esc50}``.
 `procedural` makes its own files: synthetic sounds, for the demonstration and for tests.
 """
+
+from clapcur.corpora.copies import Copy, Corpus, Entry, read_copy
+from clapcur.corpora.esc50 import ESC50
+from clapcur.corpora.urbansound8k import URBANSOUND8K
+from clapcur.errors import ManifestError
+
+__all__ = ["CORPORA", "Copy", "Corpus", "Entry", "find_corpus", "read_copy"]
+
+CORPORA = {corpus.name: corpus for corpus in (ESC50, URBANSOUND8K)}
+
+
+def find_corpus(name: str) -> Corpus:
+    """Return the corpus of this name; ManifestError names those that there are."""
+    if name not in CORPORA:
+        raise ManifestError(f"there is no corpus {name!r}; there are {', '.join(CORPORA)}")
+    return CORPORA[name]

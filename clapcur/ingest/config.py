@@ -34,7 +34,12 @@ class IngestConfig:
 
     source: str
     # .csv, .tsv, .jsonl, .parquet; .txt with one caption per line; a folder of audio, taken with all its sub-folders;
-    # or, in an experiment, pool:NAME for the newest version of what landed under this name
+    # or, in an experiment, pool:NAME for the newest version of what landed under this name; with `corpus` the folder
+    # that holds the copy
+    corpus: str | None = None
+    # one of `clapcur.corpora`, such as esc50: its own lists name files, captions, labels, folds and recordings
+    folds: tuple[str, ...] = ()
+    # of the corpus, or its official splits; empty: those that the corpus module names
     audio_folder: str | None = None
     # what relative paths in tables are relative to; None: the table's own folder
     columns: Columns = Columns()
@@ -58,6 +63,13 @@ class IngestConfig:
         """Refuse what makes no sense."""
         if not 0 <= self.max_bad_fraction <= 1 or math.isnan(self.max_bad_fraction):
             raise ValueError(f"max_bad_fraction is a share in [0, 1], got {self.max_bad_fraction}; a percentage?")
+        others = {"audio_folder": self.audio_folder, "metadata": self.metadata}
+        if self.corpus is not None and (given := [name for name, value in others.items() if value is not None]):
+            raise ValueError(f"the corpus {self.corpus} knows its own files: leave out {', '.join(given)}")
+        if self.corpus is not None and self.landed_in is not None:
+            raise ValueError(f"a corpus lies in a folder, {self.source} is a pool; land the corpus in it first")
+        if self.folds and self.corpus is None:
+            raise ValueError(f"folds are chosen of a corpus, got {', '.join(self.folds)} without `corpus`")
         if self.num_workers < 0:
             raise ValueError(f"num_workers must be 0 (one per CPU) or more, got {self.num_workers}")
         if isinstance(self.exclude, str):  # a text passes for a sequence of texts

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from clapcur.errors import ManifestError
 from clapcur.ingest.config import Columns
-from clapcur.ingest.tables import READERS, cell_text, read_table, text_lines
+from clapcur.tables import READERS, cell_text, read_table, text_lines
 
 
 @dataclass(frozen=True)

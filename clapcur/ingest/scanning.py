@@ -98,7 +98,7 @@ def scan(
     paths = sorted({source.locate(row.path) for row in source.rows if row.path})
     answers = probe_all(paths, config.rules, num_workers=config.num_workers, cache=probe_cache, on_progress=on_progress)
     clips, texts, bad = _gather(source, answers)
-    _check(config, len(source.rows), bad)
+    _check(config, source, bad)
     names = [clip.names for clip in clips.values()]
     gone, exclusions = excluded(names, config.exclude, config.columns, source.base)
     taken_down = {clip.clip_id for clip in names if {clip.clip_id, clip.pcm_sha256} & forgotten}
@@ -136,7 +136,7 @@ def _gather(source: Source, answers: dict[str, Answer]) -> tuple[dict[str, _Clip
     """Return the clips by id, the captions that have no clip, and what is bad with the number of its rows."""
     clips: dict[str, _Clip] = {}
     texts: set[str] = set()
-    bad: Counter[Quarantined] = Counter()
+    bad: Counter[Quarantined] = Counter(source.bad)
     for row in source.rows:
         problem = row.problem
         if row.path:
@@ -153,9 +153,9 @@ def _gather(source: Source, answers: dict[str, Answer]) -> tuple[dict[str, _Clip
     return clips, texts, bad
 
 
-def _check(config: IngestConfig, num_rows: int, bad: Counter[Quarantined]) -> None:
+def _check(config: IngestConfig, source: Source, bad: Counter[Quarantined]) -> None:
     """Refuse a source of which too much is bad: a wrong folder looks like a thousand missing files."""
-    num_bad = bad.total()
+    num_bad, num_rows = bad.total(), len(source.rows) + source.bad.total()
     if num_bad <= config.max_bad_fraction * num_rows:
         return
     by_reason = Counter[str]()
@@ -166,6 +166,7 @@ def _check(config: IngestConfig, num_rows: int, bad: Counter[Quarantined]) -> No
     raise ManifestError(
         f"{num_bad} of the {num_rows} rows of {config.source} cannot be used ({reasons}), more than max_bad_fraction "
         f"{config.max_bad_fraction:g}; the first is {path} ({reason}: {detail}); mend them or allow more"
+        + (f". {source.about}" if source.about else "")
     )
 
 

@@ -2,16 +2,18 @@
 
 import difflib
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from clapcur.audio import Problem
+from clapcur.corpora import find_corpus, read_copy
 from clapcur.errors import ManifestError
 from clapcur.ingest.config import Columns, IngestConfig
-from clapcur.ingest.tables import cell_text, read_table, text_lines
 from clapcur.manifest import normalise_caption
+from clapcur.tables import cell_text, read_table, text_lines
 
 # What libsndfile reads, and behind the bar what it does not: listed, so that such files are seen in the quarantine.
 AUDIO_SUFFIXES = frozenset(
@@ -45,6 +47,10 @@ class Source:
     rows: list[Row]
     base: Path
     counts: dict[str, int] = field(default_factory=dict)
+    bad: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    # path, reason, detail -> how many clips a corpus should have that no row names
+    about: str = ""
+    # what a corpus should have and the copy has
 
     def locate(self, path: str) -> str:
         """Return the absolute path of a path as it was written."""
@@ -60,6 +66,8 @@ def read_source(config: IngestConfig) -> Source:
         There is no such source, it holds nothing, or its columns do not fit the config.
     """
     path = Path(config.source)
+    if config.corpus is not None:
+        return _corpus(config.corpus, path, config.folds)
     if path.is_dir() and config.source:
         return _folder(path, config)
     if not path.is_file():
@@ -111,6 +119,25 @@ def _folder(folder: Path, config: IngestConfig) -> Source:
             f"{first!r}; set `audio_folder` to what its paths are relative to"
         )
     return Source(rows, folder, {"without_metadata": without, "without_file": len(known)})
+
+
+def _corpus(name: str, folder: Path, folds: Sequence[str]) -> Source:
+    """Read a copy of a corpus; a file that is not there stands in a row all the same, and its probe says so."""
+    copy = read_copy(find_corpus(name), folder, folds)
+    rows = []
+    for line, entry in enumerate(copy.entries, 1):
+        captions, problem = (
+            _captions({"caption": entry.captions}, "caption", entry.path) if entry.captions else ((), None)
+        )
+        rows.append(Row(entry.path, captions, entry.label, entry.fold, entry.recording_id, problem, line))
+    unlisted = {fold: count for fold, count in copy.unlisted.items() if count}
+    counts = {
+        "published": copy.num_expected,
+        "absent": len(copy.missing),
+        "without_recording": sum(not entry.recording_id for entry in copy.entries),
+    }
+    bad = Counter({(fold, "not_listed", f"{count} clips of {fold}"): count for fold, count in unlisted.items()})
+    return Source(rows, folder, counts, bad, str(copy))
 
 
 def _at(row: Row, path: str) -> Row:

@@ -17,8 +17,14 @@ from clapcur.errors import ManifestError
 Rows = Iterator[tuple[int, Mapping[str, Any]]]
 
 
-def read_table(path: Path) -> tuple[list[str], Rows]:
+def read_table(path: Path, encoding: str = "utf-8-sig") -> tuple[list[str], Rows]:
     """Return the column names of a table and an iterator over (line, row).
+
+    Parameters
+    ----------
+    path : Path
+    encoding : str
+        Of a CSV or TSV; corpora that are older than UTF-8 name their own.
 
     Raises
     ------
@@ -30,7 +36,7 @@ def read_table(path: Path) -> tuple[list[str], Rows]:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise ManifestError(f"{path}: expected a table ({', '.join(READERS)}), got {path.suffix or 'no extension'}")
-    header, rows = reader(path)
+    header, rows = reader(path, encoding)
     if repeated := sorted({name for name in header if name and header.count(name) > 1}):
         raise ManifestError(f"{path} has more than one column {', '.join(map(repr, repeated))}; rename all but one")
     return header, rows
@@ -60,8 +66,8 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise ManifestError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
 
 
-def _delimited(path: Path, delimiter: str) -> tuple[list[str], Rows]:
-    cells = _cells(path, delimiter)
+def _delimited(path: Path, delimiter: str, encoding: str) -> tuple[list[str], Rows]:
+    cells = _cells(path, delimiter, encoding)
     _, header = next(cells, (0, None))
     if header is None:
         raise ManifestError(f"{path} is empty: the first line must name the columns")
@@ -79,9 +85,9 @@ def _delimited(path: Path, delimiter: str) -> tuple[list[str], Rows]:
     return names, rows()
 
 
-def _cells(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _cells(path: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
     """Yield (line on which it ends, cells) of each row that is not blank."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
+    with open(path, encoding=encoding, newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         try:
             for cells in reader:
@@ -131,8 +137,8 @@ def _parquet(path: Path) -> tuple[list[str], Rows]:
 
 
 READERS = {
-    ".csv": lambda path: _delimited(path, ","),
-    ".tsv": lambda path: _delimited(path, "\t"),
-    ".jsonl": _jsonl,
-    ".parquet": _parquet,
+    ".csv": lambda path, encoding: _delimited(path, ",", encoding),
+    ".tsv": lambda path, encoding: _delimited(path, "\t", encoding),
+    ".jsonl": lambda path, encoding: _jsonl(path),
+    ".parquet": lambda path, encoding: _parquet(path),
 }

@@ -1,0 +1,188 @@
+"""A corpus as it is published, and a local copy of it: what should be there, what is, and what is missing.
+
+A reader (one module a corpus) turns the corpus' own files into entries. It names every clip that the corpus lists,
+whether its file is there or not: `read_copy` compares both with what was published, and nothing is left out in silence.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clapcur.class_names import class_list
+from clapcur.errors import ManifestError
+from clapcur.tables import read_table
+
+NUM_EXAMPLES = 3  # files that a message names
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One clip as its corpus describes it."""
+
+    path: str
+    # relative to the folder of the copy
+    captions: tuple[str, ...] = ()
+    label: str = ""
+    fold: str = ""
+    # of the cross-validation, or the official split
+    recording_id: str = ""
+    # see `clapcur.recordings`
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What is known of a corpus before one has it."""
+
+    name: str
+    # in a config
+    title: str
+    licence: str
+    clips: Mapping[str, tuple[int, ...]]
+    # published number of clips of each fold or official split; several numbers where there are several versions
+    folds: tuple[str, ...]
+    # which of them are taken where a config names none
+    layout: tuple[str, ...]
+    # the files and folders that a copy must have; the folder that holds these is the source of an ingest
+    recordings: str
+    # what a recording id is
+    departures: tuple[str, ...]
+    # what differs from the reference's preparation, and what is like it where one would not think so
+    read: Callable[[Path, Sequence[str]], Iterable[Entry]] = field(repr=False)
+    # folder, folds -> entries
+    classes: str = ""
+    # the name of its list of class names, where it has classes
+    num_captions: Mapping[str, int] = field(default_factory=dict)
+    # published number of captions of each split, where clips have several
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of its classes, in the paper's order; none where it has no classes."""
+        return class_list(self.classes) if self.classes else ()
+
+    def expected(self, fold: str, listed: int) -> int:
+        """Return the published number of clips of the version that a copy seems to be of.
+
+        Raises
+        ------
+        ManifestError
+            The copy lists more than any version has.
+        """
+        versions = sorted(self.clips[fold])
+        if listed > versions[-1]:
+            raise ManifestError(
+                f"{self.title} has {versions[-1]:,} clips in {fold}, this copy lists {listed:,}; is it another corpus, "
+                "or are rows there twice?"
+            )
+        return next(number for number in versions if number >= listed)
+
+
+@dataclass(frozen=True)
+class Copy:
+    """What a folder holds of a corpus."""
+
+    corpus: Corpus
+    folder: Path
+    entries: tuple[Entry, ...]
+    # all that its lists name
+    missing: tuple[str, ...]
+    # paths of entries that are no file
+    unlisted: Mapping[str, int]
+    # clips that were published and stand in no list of this copy, by fold
+
+    @property
+    def num_expected(self) -> int:
+        """Clips that were published in the folds that were read."""
+        return len(self.entries) + sum(self.unlisted.values())
+
+    def __str__(self) -> str:
+        """Say what is there and what is not, the first files by name."""
+        said = [f"{self.corpus.title} in {self.folder}: {self.num_expected:,} clips were published"]
+        short = [f"{count:,} of {fold}" for fold, count in self.unlisted.items() if count]
+        said.append(f"{', '.join(short)} are not listed" if short else "all are listed")
+        if self.missing:
+            names = ", ".join(self.missing[:NUM_EXAMPLES]) + (", ..." if len(self.missing) > NUM_EXAMPLES else "")
+            said.append(f"{len(self.missing):,} files are absent: {names}")
+        else:
+            said.append("every listed file is there")
+        return "; ".join(said)
+
+
+def read_copy(corpus: Corpus, folder: Path, folds: Sequence[str] = ()) -> Copy:
+    """Read what a local copy holds of a corpus.
+
+    Parameters
+    ----------
+    corpus : Corpus
+    folder : Path
+        That holds the files of `Corpus.layout`.
+    folds : sequence of str
+        Which folds or splits; those of the corpus where none is named.
+
+    Raises
+    ------
+    ManifestError
+        An unknown fold, a list of the corpus is absent or broken, or not one file of the audio is there.
+    """
+    if unknown := [name for name in folds if name not in corpus.clips]:
+        raise ManifestError(
+            f"{corpus.title} has no fold or split {', '.join(map(repr, unknown))}; it has {', '.join(corpus.clips)}"
+        )
+    if not folder.is_dir():
+        raise ManifestError(f"there is no folder {folder}; it should hold {corpus.title}: {', '.join(corpus.layout)}")
+    wanted = tuple(folds) or corpus.folds
+    entries = tuple(entry for entry in _known(corpus, folder, wanted) if entry.fold in wanted)
+    listed = Counter(entry.fold for entry in entries)
+    unlisted = {fold: corpus.expected(fold, listed[fold]) - listed[fold] for fold in wanted}
+    missing = tuple(_missing(folder, (entry.path for entry in entries)))
+    if entries and len(missing) == len(entries):
+        raise ManifestError(
+            f"{folder} holds no audio of {corpus.title}: {missing[0]} and {len(missing) - 1:,} others are absent; the "
+            f"folder must hold {', '.join(corpus.layout)}"
+        )
+    return Copy(corpus, folder, entries, missing, unlisted)
+
+
+def listing(
+    corpus: str, path: Path, columns: Sequence[str], encoding: str = "utf-8-sig"
+) -> Iterator[Mapping[str, str]]:
+    """Yield the rows of one of a corpus' own tables; ManifestError where it lacks one of the columns."""
+    header, rows = read_table(path, encoding)
+    if missing := [name for name in columns if name not in header]:
+        raise ManifestError(f"{path} is not that of {corpus}: it has no column {', '.join(missing)}, it has {header}")
+    return (row for _, row in rows)
+
+
+def file_of(corpus: str, folder: Path, *candidates: str) -> Path:
+    """Return the first of some places, relative to `folder`, that exists; ManifestError names all where none does."""
+    for name in candidates:
+        if (folder / name).exists():
+            return folder / name
+    raise ManifestError(
+        f"{folder} is no copy of {corpus}: it has no {' and no '.join(candidates)}; give the folder that holds it"
+    )
+
+
+def _known(corpus: Corpus, folder: Path, folds: Sequence[str]) -> Iterator[Entry]:
+    """Yield the entries; ManifestError for one of a fold that the corpus does not have."""
+    for entry in corpus.read(folder, folds):
+        if entry.fold not in corpus.clips:
+            raise ManifestError(
+                f"{folder} lists {entry.path} in fold {entry.fold!r}, but {corpus.title} has {', '.join(corpus.clips)}"
+            )
+        yield entry
+
+
+def _missing(folder: Path, paths: Iterable[str]) -> Iterator[str]:
+    """Yield the paths that are no file; each folder is listed once, for two million look-ups take minutes."""
+    listings: dict[str, frozenset[str]] = {}
+    for path in paths:
+        parent, _, name = path.rpartition("/")
+        if parent not in listings:
+            try:
+                listings[parent] = frozenset(os.listdir(folder / parent))
+            except (FileNotFoundError, NotADirectoryError):
+                listings[parent] = frozenset()
+        if name not in listings[parent]:
+            yield path
