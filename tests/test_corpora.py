@@ -1,18 +1,23 @@
 """Corpora: what is read from copies in their official layout, what is missing from them, and the published counts."""
 
 import csv
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
 from building import write_tone
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clapcur.class_names import CLASS_LISTS, LISTS, class_list, find_class_names, readable
 from clapcur.config import from_dict, signature
-from clapcur.corpora import CORPORA, Copy, find_corpus, read_copy
+from clapcur.corpora import CORPORA, Copy, Entry, find_corpus, read_copy
+from clapcur.corpora.fsd50k import caption as fsd50k_caption
 from clapcur.errors import DataError, ManifestError
 from clapcur.ingest import IngestConfig, scan
 from clapcur.recipes import experiment_from_file
+from clapcur.recordings import recording, youtube_ids
 
 REFERENCE_LISTS = {
     "esc50": "esc", "urbansound8k": "us8k_ordered", "tut2017": "tut2017_ordered", "tau2019": "tauuas2019_ordered",
@@ -80,6 +85,267 @@ def test_urbansound8k_finds_each_slice_in_the_folder_of_its_fold(tmp_path: Path)
         "audio/fold10/100263-2-0-117.wav": ((), "children_playing", "10", "freesound:100263"),
     }
     assert not copy.missing
+
+
+def clotho(folder: Path) -> Path:
+    header = ("file_name", *(f"caption_{number}" for number in range(1, 6)))
+    captions = [("Rain, heavy.wav", *(f"rain falls {n}, hard" for n in "abcde")), ("Évora.wav", *["a bell"] * 5)]
+    write_csv(folder / "clotho_csv_files/clotho_captions_development.csv", [header, *captions])
+    header = ("file_name", "keywords", "sound_id", "sound_link", "start_end_samples", "manufacturer", "license")
+    metadata = [
+        ("Rain, heavy.wav", "rain;café", "123", "link", "0", "é", "cc0"),
+        ("Évora.wav", "", "Not found", *["NA"] * 4),
+    ]
+    write_csv(folder / "clotho_csv_files/clotho_metadata_development.csv", [header, *metadata], encoding="latin-1")
+    for seed, row in enumerate(captions):
+        tone(folder / "clotho_audio_files/development" / row[0], seed)
+    return folder
+
+
+def test_clotho_gives_five_captions_and_the_freesound_id_of_its_metadata(tmp_path: Path) -> None:
+    """The metadata is in another encoding than the captions; a name that differs by it would lose its recording."""
+    copy = read_copy(find_corpus("clotho"), clotho(tmp_path))
+    texts = tuple(f"rain falls {letter}, hard" for letter in "abcde")
+    assert by_path(copy) == {
+        "clotho_audio_files/development/Rain, heavy.wav": (texts, "", "development", "freesound:123"),
+        "clotho_audio_files/development/Évora.wav": (("a bell",) * 5, "", "development", ""),
+    }
+    found = scan(IngestConfig(source=str(tmp_path), corpus="clotho", max_bad_fraction=1))
+    assert (found.counts["pairs"], found.counts["without_recording"]) == (6, 1), "five equal captions are one pair"
+
+
+def test_clotho_unpacked_side_by_side_is_the_same_copy(tmp_path: Path) -> None:
+    clotho(tmp_path / "made")
+    flat = tmp_path / "flat"
+    (tmp_path / "made/clotho_csv_files").rename(flat)
+    (tmp_path / "made/clotho_audio_files/development").rename(flat / "development")
+    copy = read_copy(find_corpus("clotho"), flat)
+    assert [entry.path for entry in copy.entries] == ["development/Rain, heavy.wav", "development/Évora.wav"]
+    assert not copy.missing
+
+
+def audiocaps(folder: Path) -> Path:
+    header = ("audiocap_id", "youtube_id", "start_time", "caption")
+    rows = [(1, "7fmOlUlwoNg", 20, "a rattle"), (2, "6BJ455B1aAs", 0, "a rocket"), (3, "7fmOlUlwoNg", 20, "vibrations")]
+    write_csv(folder / "csv_files_v1/test.csv", [header, *rows])
+    write_csv(folder / "csv_files_v1/train.csv", [header, (4, "--PJHxphWEs", 30, "speech, and music")])
+    tone(folder / "audio_32000Hz/test/7fmOlUlwoNg_20.flac", 1)
+    tone(folder / "audio_32000Hz/train/--PJHxphWEs_30.wav", 2)
+    return folder
+
+
+def test_audiocaps_gathers_the_captions_of_a_clip_and_its_youtube_id(tmp_path: Path) -> None:
+    """A row is a caption, not a clip: five clips where there is one would be five recordings."""
+    copy = read_copy(find_corpus("audiocaps"), audiocaps(tmp_path), ("test",))
+    assert by_path(copy) == {
+        "audio_32000Hz/test/7fmOlUlwoNg_20.flac": (("a rattle", "vibrations"), "", "test", "youtube:7fmOlUlwoNg"),
+        "audio_32000Hz/test/6BJ455B1aAs_0.flac": (("a rocket",), "", "test", "youtube:6BJ455B1aAs"),
+    }
+    assert copy.missing == ("audio_32000Hz/test/6BJ455B1aAs_0.flac",)
+    (train,) = read_copy(find_corpus("audiocaps"), tmp_path).entries
+    assert (train.path, train.captions) == ("audio_32000Hz/train/--PJHxphWEs_30.wav", ("speech, and music",))
+
+
+def test_audiocaps_at_two_rates_is_refused(tmp_path: Path) -> None:
+    """Whichever came first would be taken, and another machine might list them in another order."""
+    (audiocaps(tmp_path) / "audio_48000Hz/train").mkdir(parents=True)
+    with pytest.raises(ManifestError, match=r"several rates \(audio_32000Hz, audio_48000Hz\)"):
+        read_copy(find_corpus("audiocaps"), tmp_path)
+
+
+def macs(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "MACS.yaml").write_text(
+        "files:\n- filename: airport-barcelona-0-0-a.wav\n  annotations:\n"
+        "  - annotator_id: 28\n    sentence: people talk in a hall\n    tags: [adults_talking]\n"
+        "  - annotator_id: 12\n    sentence: 'steps: many'\n    tags: [footsteps]\n"
+        "- filename: street_traffic-lyon-1040-31-a.wav\n  annotations:\n"
+        "  - annotator_id: 3\n    sentence: cars\n    tags: []\n"
+    )
+    tone(folder / "audio/airport-barcelona-0-0-a.wav", 1)
+    tone(folder / "audio/street_traffic-lyon-1040-31-a.wav", 2)
+    return folder
+
+
+def test_macs_gives_every_sentence_and_the_place_of_the_recording(tmp_path: Path) -> None:
+    """The numbers behind the place are those of a segment; segments of one place would stand on both sides."""
+    copy = read_copy(find_corpus("macs"), macs(tmp_path))
+    assert by_path(copy) == {
+        "audio/airport-barcelona-0-0-a.wav": (
+            ("people talk in a hall", "steps: many"), "", "full", "tau:barcelona-0",
+        ),
+        "audio/street_traffic-lyon-1040-31-a.wav": (("cars",), "", "full", "tau:lyon-1040"),
+    }  # fmt: skip
+
+
+def fsd50k(folder: Path) -> Path:
+    rows = [("64760", "Electric_guitar,Guitar", "/m/1,/m/2", "train"), ("16399", "Bark", "/m/3", "val")]
+    write_csv(folder / "FSD50K.ground_truth/dev.csv", [("fname", "labels", "mids", "split"), *rows])
+    write_csv(folder / "FSD50K.ground_truth/eval.csv", [("fname", "labels", "mids"), ("37199", "Rain", "/m/4")])
+    infos = {
+        "dev": {
+            "64760": {"title": "guitar_1.wav", "description": 'A riff, in\r\nE. <a href="x">more</a> $5*', "tags": []},
+            "16399": {"title": "", "description": None},
+        },
+        "eval": {"37199": {"title": "Rain", "description": "on a roof"}},
+    }
+    (folder / "FSD50K.metadata").mkdir()
+    for part, info in infos.items():
+        (folder / f"FSD50K.metadata/{part}_clips_info_FSD50K.json").write_text(json.dumps(info))
+        for seed, clip in enumerate(info):
+            tone(folder / f"FSD50K.{part}_audio/{clip}.wav", seed)
+    return folder
+
+
+def test_fsd50k_gives_title_and_description_as_the_caption(tmp_path: Path) -> None:
+    fsd50k(tmp_path)
+    assert by_path(read_copy(find_corpus("fsd50k"), tmp_path)) == {
+        "FSD50K.dev_audio/64760.wav": (("guitar 1.wav A riff in E. 5",), "", "train", "freesound:64760")
+    }
+    assert by_path(read_copy(find_corpus("fsd50k"), tmp_path, ("val", "eval"))) == {
+        "FSD50K.dev_audio/16399.wav": (("",), "", "val", "freesound:16399"),
+        "FSD50K.eval_audio/37199.wav": (("Rain on a roof",), "", "eval", "freesound:37199"),
+    }
+    found = scan(IngestConfig(source=str(tmp_path), corpus="fsd50k", folds=("val",), max_bad_fraction=1))
+    assert found.reasons == {"empty_caption": 1, "not_listed": 1}, "a clip that nobody described is counted"
+
+
+@pytest.mark.parametrize(
+    ("title", "description", "expected"),
+    [
+        ("a_b", "c,d", "a b cd"),
+        ("x", "<a href='1'>one</a> and <a href='2'>two</a> end", "x end"),
+        ("x", "<a>one</a> kept\n<a>two</a>", "x kept"),
+        ("", "", ""),
+    ],
+)
+def test_text_of_fsd50k_is_cleaned_as_the_reference_cleans_it(title, description, expected) -> None:
+    """Greedy within a line, not beyond it: what stands between two links goes, the next line stays."""
+    assert fsd50k_caption(title, description) == expected
+
+
+def audioset(folder: Path) -> Path:
+    notes = (
+        "# Segments csv created Sun Mar  5 10:54:31 2017\n# num_ytids=5\n# YTID, start_seconds, end_seconds, labels\n"
+    )
+    videos = ("--PJHxphWEs", "-0RWZT-miFs", "7fmOlUlwoNg", "YbcdefghijK", "gone_video0")
+    lines = "".join(f'{video}, 30.000, 40.000, "/m/09x0r,/t/dd00088"\n' for video in videos)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "unbalanced_train_segments.csv").write_text(notes + lines)
+    for seed, name in enumerate(
+        ("part00/Y--PJHxphWEs.wav", "part01/-0RWZT-miFs_420000_430000.flac", "7fmOlUlwoNg_20.wav", "YbcdefghijK.wav")
+    ):
+        tone(folder / name, seed)
+    return folder
+
+
+def test_audioset_finds_files_by_youtube_id_however_they_are_named(tmp_path: Path) -> None:
+    """One habit of naming that is not known, and a whole copy counts as missing."""
+    copy = read_copy(find_corpus("audioset"), audioset(tmp_path))
+    assert {entry.recording_id: entry.path for entry in copy.entries} == {
+        "youtube:--PJHxphWEs": "part00/Y--PJHxphWEs.wav",
+        "youtube:-0RWZT-miFs": "part01/-0RWZT-miFs_420000_430000.flac",
+        "youtube:7fmOlUlwoNg": "7fmOlUlwoNg_20.wav",
+        "youtube:YbcdefghijK": "YbcdefghijK.wav",
+        "youtube:gone_video0": "unbalanced_train_segments/Ygone_video0.wav",
+    }
+    assert copy.missing == ("unbalanced_train_segments/Ygone_video0.wav",)
+    assert copy.unlisted == {"unbalanced_train": 2_041_784}
+
+
+@pytest.mark.shared_data("meta/audioset")
+def test_the_published_evaluation_list_of_audioset_is_complete(tmp_path: Path, shared_data) -> None:
+    table = shared_data("meta/audioset/official_eval_segments_requoted.csv").read_bytes()
+    (tmp_path / "eval_segments.csv").write_bytes(table)
+    tone(tmp_path / "Y--4gqARaEJE.wav", 1)
+    copy = read_copy(find_corpus("audioset"), tmp_path, ("eval",))
+    assert (len(copy.entries), copy.unlisted, len(copy.missing)) == (20_371, {"eval": 0}, 20_370)
+    assert copy.entries[0] == Entry("Y--4gqARaEJE.wav", (), "", "eval", "youtube:--4gqARaEJE")
+
+
+def tut2017(folder: Path, with_map: bool = True) -> Path:
+    development, evaluation = (folder / f"TUT-acoustic-scenes-2017-{part}" for part in ("development", "evaluation"))
+    rows = [("audio/b020_90_100.wav", "beach", "b020"), ("audio/b020_100_110.wav", "beach", "b020")]
+    write_csv(development / "meta.txt", rows, "\t")
+    write_csv(
+        evaluation / "evaluation_setup/evaluate.txt",
+        [("audio/0.wav", "cafe/restaurant"), ("audio/1.wav", "tram")],
+        "\t",
+    )
+    if with_map:
+        originals = [("audio/a031_10_20.wav", "audio/0.wav"), ("audio/a147_0_10.wav", "audio/1.wav")]
+        write_csv(evaluation / "evaluation_setup/map.txt", originals, "\t")
+    for seed, path in enumerate(
+        (development / rows[0][0], development / rows[1][0], evaluation / "audio/0.wav", evaluation / "audio/1.wav")
+    ):
+        tone(path, seed)
+    return folder
+
+
+def test_tut2017_gives_the_session_that_a_segment_was_cut_from(tmp_path: Path) -> None:
+    """Segments of one session sound alike; an interval that draws them one by one would be far too narrow."""
+    top = "TUT-acoustic-scenes-2017"
+    assert by_path(read_copy(find_corpus("tut2017"), tut2017(tmp_path))) == {
+        f"{top}-development/audio/b020_90_100.wav": ((), "beach", "development", "tut:b020"),
+        f"{top}-development/audio/b020_100_110.wav": ((), "beach", "development", "tut:b020"),
+        f"{top}-evaluation/audio/0.wav": ((), "cafe/restaurant", "evaluation", "tut:a031"),
+        f"{top}-evaluation/audio/1.wav": ((), "tram", "evaluation", "tut:a147"),
+    }
+
+
+def test_the_map_of_tut2017_is_read_in_either_order_and_may_be_absent(tmp_path: Path) -> None:
+    """Read the wrong way round, no evaluation clip would have a recording, and nothing would look wrong."""
+    path = tut2017(tmp_path) / "TUT-acoustic-scenes-2017-evaluation/evaluation_setup/map.txt"
+    there = read_copy(find_corpus("tut2017"), tmp_path).entries
+    rows = [line.split("\t")[::-1] for line in path.read_text().splitlines()]
+    write_csv(path, rows, "\t")
+    assert read_copy(find_corpus("tut2017"), tmp_path).entries == there
+    path.unlink()
+    found = scan(IngestConfig(source=str(tmp_path), corpus="tut2017", max_bad_fraction=1))
+    assert found.counts["without_recording"] == 2
+    assert {readable(label) for label in found.manifest.clips.label} <= set(class_list("tut2017"))
+
+
+@pytest.mark.shared_data("captions")
+@pytest.mark.parametrize(
+    ("split", "clips", "captions"), [("train", 49_838, 49_838), ("val", 495, 2475), ("test", 975, 4875)]
+)
+def test_the_published_captions_of_audiocaps_are_complete(split, clips, captions, tmp_path, shared_data) -> None:
+    (tmp_path / f"{split}.csv").write_bytes(shared_data(f"captions/audiocaps/{split}.csv").read_bytes())
+    entries = list(find_corpus("audiocaps").read(tmp_path, (split,)))
+    assert (len(entries), sum(len(entry.captions) for entry in entries)) == (clips, captions)
+    assert find_corpus("audiocaps").expected(split, clips) == clips
+    assert len({entry.recording_id for entry in entries}) == clips, "one clip of each video"
+
+
+@pytest.mark.shared_data("captions")
+@pytest.mark.parametrize(("split", "clips"), [("development", 3839), ("validation", 1045), ("evaluation", 1045)])
+def test_the_published_captions_of_clotho_are_complete(split, clips, tmp_path, shared_data) -> None:
+    name = f"clotho_captions_{split}.csv"
+    (tmp_path / name).write_bytes(shared_data(f"captions/clotho/{name}").read_bytes())
+    (tmp_path / split).mkdir()
+    write_csv(tmp_path / f"clotho_metadata_{split}.csv", [("file_name", "sound_id")])
+    entries = list(find_corpus("clotho").read(tmp_path, (split,)))
+    assert (len(entries), sum(len(entry.captions) for entry in entries)) == (clips, 5 * clips)
+    assert find_corpus("clotho").expected(split, clips) == clips
+
+
+# --- recordings ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["", " ", "Not found", "NA", "nan"])
+def test_what_stands_for_no_recording_is_none(name: str) -> None:
+    """All clips of the recording "Not found" would count as one recording, and all be excluded for one of them."""
+    assert recording("freesound", name) == ""
+
+
+@given(
+    st.from_regex(r"[A-Za-z0-9_-]{11}", fullmatch=True),
+    st.sampled_from(["", "Y"]),
+    st.sampled_from(["", "_30", "_30.000_40.000"]),
+)
+def test_a_youtube_id_is_among_those_that_a_name_may_mean(video: str, prefix: str, times: str) -> None:
+    assert video in youtube_ids(prefix + video + times)
 
 
 # --- the published lists ---------------------------------------------------------------------------------------------
@@ -216,7 +482,7 @@ def test_settings_that_a_corpus_would_not_look_at_are_refused(values, message) -
 
 
 def test_an_unknown_corpus_or_fold_names_those_that_there_are(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="no corpus 'esc-50'; there are esc50, urbansound8k"):
+    with pytest.raises(ManifestError, match="no corpus 'esc-50'; there are audiocaps, clotho, macs"):
         scan(IngestConfig(source=str(tmp_path), corpus="esc-50"))
     with pytest.raises(ManifestError, match="no fold or split '6'; it has 1, 2, 3, 4, 5"):
         scan(IngestConfig(source=str(tmp_path), corpus="esc50", folds=("6",)))

@@ -5,14 +5,20 @@ what differs from the reference's preparation. An ingest names it: ``{source: da
 `procedural` makes its own files: synthetic sounds, for the demonstration and for tests.
 """
 
+from clapcur.corpora.audiocaps import AUDIOCAPS
+from clapcur.corpora.audioset import AUDIOSET
+from clapcur.corpora.clotho import CLOTHO
 from clapcur.corpora.copies import Copy, Corpus, Entry, read_copy
 from clapcur.corpora.esc50 import ESC50
+from clapcur.corpora.fsd50k import FSD50K
+from clapcur.corpora.macs import MACS
+from clapcur.corpora.tut2017 import TUT2017
 from clapcur.corpora.urbansound8k import URBANSOUND8K
 from clapcur.errors import ManifestError
 
 __all__ = ["CORPORA", "Copy", "Corpus", "Entry", "find_corpus", "read_copy"]
 
-CORPORA = {corpus.name: corpus for corpus in (ESC50, URBANSOUND8K)}
+CORPORA = {corpus.name: corpus for corpus in (AUDIOCAPS, CLOTHO, MACS, FSD50K, AUDIOSET, ESC50, URBANSOUND8K, TUT2017)}
 
 
 def find_corpus(name: str) -> Corpus:

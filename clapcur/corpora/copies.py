@@ -53,8 +53,6 @@ class Corpus:
     # folder, folds -> entries
     classes: str = ""
     # the name of its list of class names, where it has classes
-    num_captions: Mapping[str, int] = field(default_factory=dict)
-    # published number of captions of each split, where clips have several
 
     @property
     def class_names(self) -> tuple[str, ...]:

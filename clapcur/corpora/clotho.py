@@ -1,0 +1,64 @@
+"""Clotho v2.1: 5,929 Freesound clips of 15 to 30 s, five captions each. Drossos et al. 2020, arXiv:1910.09387.
+
+Two layouts are read: what aac-datasets makes (``clotho_csv_files/``, ``clotho_audio_files/development/``) and the
+archives unpacked side by side (``clotho_captions_development.csv``, ``development/``). Captions come from
+``clotho_captions_*.csv`` (file_name, caption_1 to caption_5), the Freesound id from ``clotho_metadata_*.csv``
+(``sound_id``; the file is Latin-1). A few sounds have none ("Not found"): their clips are counted as
+``without_recording`` and only their bytes and their embedding can show that they are elsewhere too.
+"""
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from clapcur.corpora.copies import Corpus, Entry, file_of, listing
+from clapcur.errors import ManifestError
+from clapcur.recordings import recording
+
+NAME = "Clotho"
+CAPTIONS = tuple(f"caption_{number}" for number in range(1, 6))
+
+
+def read(folder: Path, folds: Sequence[str]) -> Iterator[Entry]:
+    """Yield the clips of some splits of a copy."""
+    for split in folds:
+        audio = file_of(NAME, folder, f"clotho_audio_files/{split}", split).relative_to(folder).as_posix()
+        names = [f"clotho_{kind}_{split}.csv" for kind in ("captions", "metadata")]
+        captions, metadata = (file_of(NAME, folder, f"clotho_csv_files/{name}", name) for name in names)
+        sounds = _sounds(metadata)
+        for row in listing(NAME, captions, ("file_name", *CAPTIONS)):
+            texts = tuple(row[name] for name in CAPTIONS)
+            recording_id = recording("freesound", sounds.get(row["file_name"].strip(), ""))
+            yield Entry(f"{audio}/{row['file_name']}", texts, "", split, recording_id)
+
+
+def _sounds(path: Path) -> dict[str, str]:
+    """Return the Freesound id of every file; uploaders' words in other columns are not held to the rules of CSV."""
+    with open(path, newline="", encoding="latin-1") as file:
+        rows = csv.DictReader(file)
+        if missing := {"file_name", "sound_id"} - set(rows.fieldnames or ()):
+            raise ManifestError(f"{path} is not that of {NAME}: it has no column {', '.join(sorted(missing))}")
+        return {row["file_name"].strip(): row["sound_id"] for row in rows}
+
+
+CLOTHO = Corpus(
+    name="clotho",
+    title=NAME,
+    licence="audio: each clip's own Creative Commons licence, in the metadata; captions: non-commercial, of Tampere "
+    "University",
+    clips={"development": (3839,), "validation": (1045,), "evaluation": (1045,)},
+    folds=("development",),
+    layout=(
+        "clotho_csv_files/clotho_captions_development.csv",
+        "clotho_csv_files/clotho_metadata_development.csv",
+        "clotho_audio_files/development/*.wav",
+    ),
+    recordings="Freesound",
+    departures=(
+        "the reference's index holds all three splits (29,646 captions, the evaluation split among them); here only "
+        "development is taken unless `folds` names more: 3,839 clips, 19,195 captions",
+        "captions as published; the reference removes commas (in 17 % of them) and makes _ a space",
+        "the captions of one clip never stand on two sides of a split; the reference splits pairs",
+    ),
+    read=read,
+)
