@@ -35,7 +35,7 @@ format: $(INSTALLED) ## format, and mend what can be mended by itself
 	@$(BIN)/ruff format .
 
 constraints: $(INSTALLED) ## choose the newest versions that pyproject.toml allows (about 2 minutes); run the tests then
-	@$(BIN)/python -m pip install -qq --dry-run --ignore-installed --report $(VENV)/resolved.json -e ".[$(EXTRAS)]"
+	@$(BIN)/python -m pip install -qq --dry-run --ignore-installed --report $(VENV)/resolved.json -e ".[$(EXTRAS),corpora]"
 	@grep '^#' constraints.txt > $(VENV)/constraints.txt
 	@$(BIN)/python -c 'import json; \
 	  found = json.load(open("$(VENV)/resolved.json"))["install"]; \

@@ -1,0 +1,98 @@
+"""Fetch a corpus by the package that keeps its addresses and checksums: aac-datasets or soundata.
+
+Both are extras (``pip install 'clapcur[corpora]'``). What neither has is read from a copy that you made: AudioSet, for
+which nobody publishes audio, and TUT Acoustic Scenes 2017. AudioCaps needs yt-dlp and ffmpeg on the machine.
+"""
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from clapcur.corpora import find_corpus
+from clapcur.errors import DataError
+
+AAC_SUBSETS = {
+    "audiocaps": {"train": "train", "val": "val", "test": "test"},
+    "clotho": {"development": "dev", "validation": "val", "evaluation": "eval"},
+    "macs": {"full": "full"},
+}
+AAC_FOLDERS = {"audiocaps": "AUDIOCAPS", "clotho": "CLOTHO_v2.1", "macs": "MACS"}
+SOUNDATA = ("esc50", "fsd50k", "urbansound8k")
+
+
+def download(name: str, folder: Path, folds: tuple[str, ...] = ()) -> Path:
+    """Fetch a corpus, check what came against the publisher's checksums, and return the source for an ingest.
+
+    Parameters
+    ----------
+    name : str
+        Of the corpus.
+    folder : Path
+        Where corpora lie; made where it is missing. What is there already is not fetched again.
+    folds : tuple of str
+        Splits, where they come apart (AudioCaps, Clotho); those of the corpus where none is named.
+
+    Returns
+    -------
+    Path
+        The folder of the copy, to be named as ``source`` beside ``corpus``.
+
+    Raises
+    ------
+    DataError
+        The extra is not installed, no package fetches this corpus, or what came is not what was published.
+    """
+    corpus = find_corpus(name)
+    if name not in (*AAC_SUBSETS, *SOUNDATA):
+        raise DataError(
+            f"nothing fetches {corpus.title}: make a copy with {', '.join(corpus.layout)} and name its folder as "
+            "`source`"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    if name in SOUNDATA:
+        return _soundata(name, folder / name)
+    fetch: Callable[..., None]
+    with _names_that_torchaudio_lost():
+        fetch = getattr(_package(f"aac_datasets.datasets.functional.{name}"), f"download_{name}_dataset")
+    for fold in folds or corpus.folds:
+        fetch(root=folder, subset=AAC_SUBSETS[name][fold], verbose=1)
+    return folder / AAC_FOLDERS[name]
+
+
+def _soundata(name: str, home: Path) -> Path:
+    dataset = _package("soundata").initialize(name, data_home=str(home))
+    dataset.download()
+    missing, invalid = dataset.validate(verbose=False)
+    if bad := [path for kind in (*missing.values(), *invalid.values()) for paths in kind.values() for path in paths]:
+        raise DataError(
+            f"{len(bad)} files of {find_corpus(name).title} are absent or not what was published: "
+            f"{', '.join(map(str, bad[:3]))}; remove them and fetch again"
+        )
+    return home
+
+
+def _package(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        if error.name != package:
+            raise
+        raise DataError(f"{package} is not installed; pip install 'clapcur[corpora]'") from None
+
+
+@contextmanager
+def _names_that_torchaudio_lost() -> Iterator[None]:
+    """Let aac-datasets 0.7 be imported: it annotates with a class that newer versions of torchaudio do not have."""
+    import torchaudio
+
+    is_lost = not hasattr(torchaudio, "AudioMetaData")
+    if is_lost:
+        torchaudio.AudioMetaData = object
+    try:
+        yield
+    finally:
+        if is_lost:
+            del torchaudio.AudioMetaData
