@@ -31,9 +31,10 @@ from numpy.typing import NDArray
 from clapcur.artifacts import Artifact, Stage, Workspace, write_atomic
 from clapcur.class_names import PROMPT, check_class_names
 from clapcur.config import canonical, frozen
+from clapcur.contamination import NearDuplicate, Overlap, check_near_duplicate, near_duplicate_threshold, overlap
 from clapcur.embeddings import EmbeddingTable
 from clapcur.errors import EmptySetError
-from clapcur.figures import class_coverage_figure, similarity_figure
+from clapcur.figures import class_coverage_figure, near_duplicate_figure, similarity_figure
 from clapcur.improvement_set import SCHEMA, ImprovementSetWriter
 from clapcur.manifest import Manifest
 from clapcur.marks import Mark
@@ -45,7 +46,6 @@ from clapcur.similarity import (
     similar_pairs,
     similarity_histogram,
     threshold_for_count,
-    top_k,
 )
 from clapcur.thresholds import Threshold, nth_largest, precision_threshold
 
@@ -75,14 +75,16 @@ class CurateConfig:
     # best clips of a caption: keeps hubs from filling the set
     held_out: float = 0.1
     # share of the source recordings of the teacher pairs that never trains and that calibrates precision
-    near_duplicate: float | None = 0.9999
-    # audio similarity to an evaluation clip from which on a clip counts as the same sound; None: do not look
+    near_duplicate: NearDuplicate = 0.9999
+    # audio similarity to an evaluation clip from which on a clip counts as the same sound; "calibrated": found on the
+    # teacher's clips of different recordings; None: do not look
     marks: tuple[Mark, ...] = ()
     # what people heard (`clapcur.marks`): wrong pairs do not enter, and a precision is calibrated on all judged
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
         check_class_names(self.class_names)
+        check_near_duplicate(self.near_duplicate)
         if self.caption_threshold.precision is not None:
             raise ValueError(
                 "only the audio threshold can be given by precision; give caption_threshold by similarity or count"
@@ -131,7 +133,7 @@ def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace
         least_M = _caption_thresholds(captions, config)
         thresholds["caption"] = float(least_M.min())
         captions = captions.where(captions.class_similarity_M >= least_M)
-    clip_ids, rows_ND, exclusions = _candidate_clips(inputs, config, teacher_pairs)
+    clip_ids, rows_ND, exclusions, guard = _candidate_clips(inputs, config, teacher_pairs)
     with ImprovementSetWriter(work.path) as writer:
         if config.strategy == "ds":
             _write_training_pairs(writer, teacher_pairs, clip_ids, rows_ND, captions, wrong)
@@ -170,6 +172,7 @@ def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace
         "thresholds": thresholds,
         "counts": counts,
         "exclusions": exclusions,
+        "contamination": guard.as_json(),
         "marked_wrong": len(wrong),
         "similarity": writer.similarity_summary(),
         "class_coverage": writer.class_coverage(check_class_names(config.class_names)),
@@ -180,6 +183,10 @@ def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace
     class_coverage_figure(card, work.path / "class_coverage.png")
     if "histogram" in card:
         similarity_figure(card, work.path / "similarity.png")
+    if guard.candidates is not None and guard.candidates.nearest_N is not None:
+        near_duplicate_figure(
+            guard.candidates.nearest_N, guard.different_N, guard.candidates.threshold, work.path / "near_duplicates.png"
+        )
     return {
         "counts": counts | {f"excluded.{name}": count for name, count in exclusions.items()},
         "metrics": {f"threshold.{name}": value for name, value in thresholds.items()},
@@ -209,8 +216,8 @@ def _candidate_captions(inputs: Mapping[str, Artifact], config: CurateConfig) ->
 
 def _candidate_clips(
     inputs: Mapping[str, Artifact], config: CurateConfig, teacher_pairs: Manifest
-) -> tuple[NDArray[np.object_], NDArray[np.float32], dict[str, int]]:
-    """Return the clips that may enter, sorted by id, their rows, and how many were excluded for what reason."""
+) -> tuple[NDArray[np.object_], NDArray[np.float32], dict[str, int], "Guard"]:
+    """Return the clips that may enter, sorted by id, their rows, how many were excluded for what reason, and why."""
     is_ds = config.strategy == "ds"
     clips = teacher_pairs.clips if is_ds else Manifest.open(inputs["pool"]).clips
     table = EmbeddingTable.open(inputs["teacher_clip_embeddings" if is_ds else "pool_embeddings"])
@@ -219,22 +226,55 @@ def _candidate_clips(
     reasons: dict[str, NDArray[np.bool_]] = {
         "held_out": clips.clip_id.isin(teacher_pairs.held_out(config.held_out)).to_numpy()
     }
-    if "evaluation" in inputs:
-        evaluation = Manifest.open(inputs["evaluation"]).clips
-        same_recording = clips.recording_id.isin(set(evaluation.recording_id) - {""})
-        reasons["evaluation_clip"] = (
-            clips.clip_id.isin(evaluation.clip_id) | clips.pcm_sha256.isin(evaluation.pcm_sha256)
-        ).to_numpy()
-        reasons["evaluation_recording"] = same_recording.to_numpy()
-        if config.near_duplicate is not None and "evaluation_embeddings" in inputs and len(rows_ND):
-            nearest, _ = top_k(rows_ND, EmbeddingTable.open(inputs["evaluation_embeddings"]).rows_ND, 1)
-            reasons["evaluation_near_duplicate"] = nearest[:, 0] >= config.near_duplicate
+    guard = _guard(inputs, config, clips, rows_ND, teacher_pairs)
+    if guard.candidates is not None:
+        for reason in guard.candidates.checked:
+            reasons[f"evaluation_{reason}"] = clips.clip_id.isin(guard.candidates.clips(reason)).to_numpy()
     keep = np.ones(len(clips), bool)
     counts = {}
     for reason, applies in reasons.items():  # a clip counts for the first reason that applies
         counts[reason] = int((keep & applies).sum())
         keep &= ~applies
-    return clips.clip_id.to_numpy(object)[keep], rows_ND[keep], counts
+    return clips.clip_id.to_numpy(object)[keep], rows_ND[keep], counts, guard
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What the evaluation clips have to do with the candidates and with the teacher's own pairs."""
+
+    candidates: Overlap | None = None
+    # None: there is no evaluation to keep away from
+    teacher_pairs: Overlap | None = None
+    # these are not excluded, for the teacher has learned from them; the scores of its clips say so
+    different_N: NDArray[np.float32] | None = None
+    # similarities of teacher clips to the nearest that is known to differ, where the threshold was found on them
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what the card keeps of it."""
+        both = {"candidates": self.candidates, "teacher_pairs": self.teacher_pairs}
+        return {name: found.as_json() for name, found in both.items() if found is not None}
+
+
+def _guard(
+    inputs: Mapping[str, Artifact], config: CurateConfig, clips: pd.DataFrame, rows_ND: NDArray[np.float32],
+    teacher_pairs: Manifest,
+) -> Guard:  # fmt: skip
+    """Compare the candidates, and the teacher's pairs, with the evaluation clips."""
+    if "evaluation" not in inputs:
+        return Guard()
+    evaluation = Manifest.open(inputs["evaluation"]).clips
+    looks = config.near_duplicate is not None and "evaluation_embeddings" in inputs
+    teacher_rows, rows_MD, threshold, different_N = None, None, None, None
+    if looks:
+        table = EmbeddingTable.open(inputs["teacher_clip_embeddings"])
+        teacher_rows = table.select(teacher_pairs.clips.clip_id.tolist())
+        rows_MD = EmbeddingTable.open(inputs["evaluation_embeddings"]).select(evaluation.clip_id.tolist())
+        threshold, different_N = near_duplicate_threshold(config.near_duplicate, teacher_pairs.clips, teacher_rows)
+    return Guard(
+        overlap(clips, evaluation, rows_ND if looks else None, rows_MD, threshold),
+        overlap(teacher_pairs.clips, evaluation, teacher_rows, rows_MD, threshold),
+        different_N,
+    )
 
 
 def _caption_thresholds(captions: Captions, config: CurateConfig) -> NDArray[np.float32]:
@@ -509,4 +549,4 @@ def _how_to_fill(
     return f"{name} kept no pair at an audio threshold of {thresholds['audio']:.3f}{hint}"
 
 
-STAGE = Stage("curate", "4", "improvement_set", curate)
+STAGE = Stage("curate", "5", "improvement_set", curate)

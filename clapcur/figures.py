@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 INK, ACCENT, MUTED = "#222222", "#2a6f97", "#c9d6df"
 NO_METADATA = {"Software": None}  # the same figure is the same bytes
@@ -39,6 +40,48 @@ def similarity_figure(card: Mapping[str, Any], path: Path) -> None:
     axes.set_ylabel("pairs")
     kept = f"{card['counts']['pairs']:,} pairs at or above {card['thresholds']['audio']:.3f}"
     axes.set_title(f"{card['strategy'].upper()}: {kept}", loc="left", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def near_duplicate_figure(
+    nearest_N: NDArray[np.float32], different_N: NDArray[np.float32] | None, threshold: float | None, path: Path
+) -> None:
+    """Draw how near clips come to evaluation clips, and how near clips come that are known to differ.
+
+    Parameters
+    ----------
+    nearest_N : array, shape (N,)
+        Similarity of each candidate to its nearest evaluation clip.
+    different_N : array or None
+        The same among clips of different recordings, where the threshold was found on them.
+    threshold : float or None
+        Similarity from which on a clip counts as the same sound.
+    path : Path
+        The PNG to write.
+    """
+    values = [nearest_N] if different_N is None else [nearest_N, different_N]
+    low = min(float(value.min()) for value in values)
+    edges = np.linspace(min(low, 0.99), 1.0 + 1e-6, 101)
+    figure = Figure(figsize=(6, 3))
+    axes = figure.subplots()
+    axes.stairs(
+        np.histogram(nearest_N, edges)[0], edges, fill=True, color=MUTED, label="to the nearest evaluation clip"
+    )
+    if different_N is not None:
+        counts = np.histogram(different_N, edges)[0]
+        axes.stairs(counts, edges, color=ACCENT, label="to the nearest clip of another recording")
+    title = "near duplicates were not looked for"
+    if threshold is not None:
+        axes.axvline(threshold, color=INK, linewidth=1)
+        title = f"{int((nearest_N >= threshold).sum()):,} clips at or above {threshold:.4f}"
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_xlabel("audio similarity")
+    axes.set_ylabel("clips")
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 

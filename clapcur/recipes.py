@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from clapcur.class_names import PROMPT, check_class_names, find_class_names, prompts, read_class_names
 from clapcur.config import from_dict, frozen, read_mapping
+from clapcur.contamination import NearDuplicate
 from clapcur.corpora.procedural import Corpus
 from clapcur.curate import CurateConfig
 from clapcur.embed import EmbedConfig
@@ -117,8 +118,9 @@ class Experiment:
     max_per_caption: int | None = None
     ads_replay: Literal["ds", "teacher_pairs"] = "teacher_pairs"
     # what an ADS student replays; the paper replays DS
-    near_duplicate: float | None = 0.9999
-    # audio similarity to an evaluation clip from which on a clip counts as the same sound; None: do not look
+    near_duplicate: NearDuplicate = 0.9999
+    # audio similarity to an evaluation clip from which on a clip counts as the same sound; "calibrated": found on the
+    # teacher's clips of different recordings; None: do not look
     marks: tuple[Mark, ...] = ()
     # what people heard on an audition page: in a file the path of the table that it exports
     num_crops: int = 1
@@ -166,7 +168,7 @@ class Experiment:
 
     def evaluate(self) -> EvaluateConfig:
         """Return the zero-shot evaluation of every row."""
-        return EvaluateConfig(class_names=self.class_names, prompt=self.prompt)
+        return EvaluateConfig(class_names=self.class_names, prompt=self.prompt, near_duplicate=self.near_duplicate)
 
 
 def experiment_from_file(path: Path | str) -> Experiment:

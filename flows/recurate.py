@@ -70,7 +70,7 @@ def recurate(experiment: Experiment, force: bool = False) -> Artifact:
     if decided := champions.decision_about(home.store, experiment.name, challenger):
         return decided
     scores = {
-        role: score(experiment, of_row, seed, manifests, checkpoint, campaign)
+        role: score(experiment, of_row, seed, manifests, checkpoint, campaign, teacher)
         for role, of_row, checkpoint in (
             ("teacher", Row(strategy="teacher"), teacher), ("champion", row, champion), ("challenger", row, challenger)
         )

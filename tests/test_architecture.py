@@ -34,6 +34,7 @@ LAYERS = {
         "clapcur.watching",
     ),
     "parts": (
+        "clapcur.contamination",
         "clapcur.corpora",
         "clapcur.figures",
         "clapcur.losses",

@@ -2,6 +2,7 @@
 
 import json
 
+import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +10,9 @@ from building import clips_table, embeddings, manifest
 
 from clapcur import curate as module
 from clapcur.artifacts import Store
+from clapcur.contamination import LEAST_DIFFERENT
 from clapcur.curate import CurateConfig, curate
+from clapcur.embeddings import EmbeddingTable
 from clapcur.errors import EmptySetError
 from clapcur.manifest import Manifest, caption_id
 from clapcur.thresholds import LEAST_SUPPORT, Threshold, precision_threshold
@@ -171,6 +174,65 @@ def test_evaluation_clips_recordings_and_near_duplicates_never_enter(world, tmp_
         "held_out": 0, "evaluation_clip": 2, "evaluation_recording": 2, "evaluation_near_duplicate": 1,
     }  # fmt: skip
     assert world.outcome["counts"]["excluded.evaluation_recording"] == 2
+
+
+def test_the_card_names_clips_by_reason_and_says_what_the_teacher_knows_already(world, tmp_path):
+    """Excluded clips can be counted; the teacher's own pairs cannot be unlearned, and must at least be seen."""
+    inputs = world.inputs(with_evaluation=True)
+    known = clips_table(world.teacher_clips, recording_id=["rec5", *[""] * 29])
+    pairs = list(zip(world.teacher_clips, world.texts, strict=True))
+    inputs["teacher_pairs"] = manifest(world.store, "pairs that leak", known, pairs)
+    run(world, tmp_path, inputs, strategy="du", audio_threshold=Threshold(similarity=0.5))
+    said = world.card["contamination"]
+    assert said["candidates"]["by_reason"] == {"clip": 2, "recording": 2, "near_duplicate": 1}
+    (example, _) = said["candidates"]["examples"]["recording"]
+    assert example == {"clip_id": world.pool_clips[10], "other_clip_id": "e0", "name": "rec5"}
+    assert said["teacher_pairs"]["by_reason"] == {"clip": 0, "recording": 1, "near_duplicate": 0}
+    assert said["candidates"]["near_duplicate_threshold"] == 0.9999
+
+
+def test_without_an_evaluation_the_card_claims_no_guard(world, tmp_path):
+    """Zero clips by every reason would read as if somebody had looked."""
+    run(world, tmp_path, strategy="du", audio_threshold=Threshold(similarity=0.5))
+    assert world.card["contamination"] == {} and set(world.card["exclusions"]) == {"held_out"}
+
+
+def test_a_calibrated_threshold_comes_from_the_teachers_clips_of_different_recordings(world, tmp_path):
+    """And finds the copy that was compressed, which the fixed 0.9999 does not."""
+    rng = np.random.default_rng(5)
+    rows = rng.standard_normal((LEAST_DIFFERENT, DIM))
+    ids = [f"t{i:03d}" for i in range(LEAST_DIFFERENT)]
+    texts = [f"caption {i}" for i in range(LEAST_DIFFERENT)]
+    inputs = world.inputs(with_captions=False, with_evaluation=True)
+    clips = clips_table(ids, recording_id=[f"teacher {i}" for i in range(LEAST_DIFFERENT)])
+    inputs["teacher_pairs"] = manifest(world.store, "many", clips, list(zip(ids, texts, strict=True)))
+    inputs["teacher_clip_embeddings"] = embeddings(world.store, "many", ids, rows)
+    captions = [caption_id(text) for text in texts]
+    inputs["teacher_caption_embeddings"] = embeddings(world.store, "texts", captions, rows)
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    nearest = np.sort((unit @ unit.T - 2 * np.eye(len(rows))).max(axis=1))[-1]
+    run(world, tmp_path, inputs, strategy="du", near_duplicate="calibrated", audio_threshold=Threshold(similarity=-1.0))
+    threshold = world.card["contamination"]["candidates"]["near_duplicate_threshold"]
+    assert nearest < threshold < nearest + 1e-5
+    found = world.rows["pool"] @ EmbeddingTable.open(inputs["evaluation_embeddings"]).rows_ND.T
+    near = {clip for clip, value in zip(world.pool_clips, found.max(axis=1), strict=True) if value >= threshold}
+    certain = {world.pool_clips[i] for i in (0, 1, 10, 11)}
+    assert world.card["exclusions"]["evaluation_near_duplicate"] == len(near - certain) > 0
+
+
+def test_the_figure_shows_how_near_candidates_come(world, tmp_path):
+    """A threshold without the two crowds that it parts cannot be judged."""
+    inputs = world.inputs(with_evaluation=True)
+    run(world, tmp_path, inputs, strategy="du", audio_threshold=Threshold(similarity=0.5))
+    (figure,) = tmp_path.glob("store/improvement_set/*/near_duplicates.png")
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    image = matplotlib.image.imread(figure)
+    assert image.ndim == 3 and 0 < (image[..., :3].min(axis=2) < 0.9).mean() < 0.5
+
+
+def test_a_near_duplicate_similarity_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"near_duplicate must be a cosine in \[-1, 1\], 'calibrated' or null, got 99"):
+        CurateConfig(strategy="du", class_names=CLASSES, near_duplicate=99)
 
 
 def test_held_out_recordings_are_in_no_ds_pair(world, tmp_path):

@@ -107,6 +107,7 @@ def test_retrieval_counts_a_clip_with_several_captions_once_per_caption(store):
     ids = sorted(caption_id(text) for text in texts)
     rows = {caption_id(text): row for text, row in texts.items()}
     inputs = {
+        "checkpoint": checkpoint(store),
         "audio_embeddings": audio(store, np.tile([[1.0, 0.1], [0.1, 1.0]], (3, 1))),
         "caption_embeddings": embeddings(store, "captions", ids, np.array([rows[name] for name in ids])),
         "evaluation": manifest(store, "retrieval", clips_table(["clip0", "clip1"]), pairs),

@@ -413,6 +413,35 @@ def test_the_clips_of_another_manifest_are_an_exclusion_list(tmp_path: Path, poo
 
 
 @pytest.mark.parametrize(
+    ("file", "content", "gone"),
+    [
+        ("train.csv", "audiocap_id,youtube_id,start_time,caption\n1,--PJHxphWEs,30,speech\n", {"0.wav"}),
+        ("UrbanSound8K.csv", "slice_file_name,fsID\nx.wav,100032\n", {"1.wav"}),
+        ("blacklist.json", '{"AudioSet": ["Y--PJHxphWEs.wav"], "FreeSound": ["100032"]}', {"0.wav", "1.wav"}),
+        ("blacklist.json", '{"AudioSet": ["--PJHxphWEs"], "FreeSound": [100032]}', {"0.wav", "1.wav"}),
+        ("names.txt", "Y--PJHxphWEs.wav\n", {"0.wav"}),
+        ("ids.txt", "youtube:--PJHxphWEs\nfreesound:100032\n", {"0.wav", "1.wav"}),
+    ],
+)
+def test_lists_are_read_as_corpora_publish_them(tmp_path: Path, file: str, content: str, gone: set[str]) -> None:
+    """A list that must first be rewritten is left out, and AudioCaps' test clips are in the pool."""
+    (tmp_path / file).write_text(content)
+    sounds = ["youtube:--PJHxphWEs", "freesound:100032", "freesound:1000320"]
+    rows = [("path", "recording_id"), *zip(tones(tmp_path, 3), sounds, strict=True)]
+    found = scanned(write_csv(tmp_path / "pool.csv", rows), exclude=(str(tmp_path / file),))
+    assert set(by_file(found, "label")) == {"0.wav", "1.wav", "2.wav"} - gone
+    said = found.exclusions[str(tmp_path / file)]
+    assert (said["hit"], said["clips"]) == (len(gone), len(gone))
+
+
+def test_a_json_list_of_another_form_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_text('{"ids": ["1"]}')
+    rows = [("path",), *((name,) for name in tones(tmp_path, 1))]
+    with pytest.raises(ManifestError, match="must hold lists named audioset, freesound, as JSON"):
+        scanned(write_csv(tmp_path / "pool.csv", rows), exclude=(str(tmp_path / "list.json"),))
+
+
+@pytest.mark.parametrize(
     ("file", "content", "said"),
     [
         ("gone.txt", None, "does not exist; without it"),
@@ -420,7 +449,7 @@ def test_the_clips_of_another_manifest_are_an_exclusion_list(tmp_path: Path, poo
         (
             "table.csv",
             "title\nx\n",
-            r"needs one of the columns clip_id, pcm_sha256, path, recording_id; it has \['title'\]",
+            r"needs one of the columns clip_id, pcm_sha256, path, recording_id, fsID, .*, YTID; it has \['title'\]",
         ),
     ],
 )

@@ -42,7 +42,10 @@ def checkpoint(store, name, seed, improvement_set=None, num_examples=640):
     return store.get(key) or store.commit(store.open(key), {"counts": {}, "metrics": {}}, time.time())
 
 
-def scores(store, name, right, made=None, labels=LABELS, **protocol):
+CLEAN = {"status": "clean", "num_clips": 0, "by_reason": {"clip": 0, "recording": 0}, "examples": {}, "unknown": []}
+
+
+def scores(store, name, right, made=None, labels=LABELS, contamination=CLEAN, **protocol):
     """Make scores of a checkpoint that is right on these clips; transductively it is right on the first clip too."""
     made = made or checkpoint(store, name, 0)
     wrong = {"dog": "rain", "rain": "dog", "bell": "rain"}
@@ -56,6 +59,7 @@ def scores(store, name, right, made=None, labels=LABELS, **protocol):
             "interval": [0.0, 1.0],
             "transductive": 0.5,
             "protocol": PROTOCOL | protocol,
+            "contamination": contamination,
         }
         write_atomic(work.path / "scores.json", json.dumps(said))
         table = {
@@ -341,3 +345,40 @@ def test_only_a_report_has_a_table(store):
     """Another kind's folder has no table.json, which would be told as a lost file."""
     with pytest.raises(ArtifactError, match="expected a report, got the checkpoint"):
         load_table(checkpoint(store, "x", 0))
+
+
+def test_a_row_whose_clips_its_checkpoint_has_learned_from_is_marked_wherever_it_is_shown(store):
+    """A contaminated accuracy looks like any other, only better."""
+    from rich.console import Console
+
+    known = CLEAN | {"status": "contaminated", "num_clips": 3, "by_reason": {"clip": 1, "recording": 2}}
+    inputs = {
+        "a": scores(store, "a", TEACHER[0]),
+        "b": scores(store, "b", ADS_SL[0]),
+        "c": scores(store, "c", ADS_SL[1], contamination=known),
+        "d": scores(store, "d", ADS_SL[1], contamination=CLEAN | {"status": "unknown"}),
+    }
+    rows = (
+        ReportRow(strategy="teacher", scores="a"),
+        *(ReportRow(strategy="ads", seed=seed, scores=role) for seed, role in enumerate("bc")),
+        ReportRow(strategy="du", scores="d"),
+    )
+    made = make_report(store, ReportConfig(title="leak", rows=rows), inputs)
+    assert row(made, "ADS")["contamination"] == {
+        "status": "contaminated", "num_clips": 3, "by_reason": {"clip": 1, "recording": 2},
+    }, "one seed spoils the mean"  # fmt: skip
+    said = "† CONTAMINATED: ADS has learned from 3 of the clips that it is scored on (1 by the clip itself, 2 by"
+    text = (made.path / "table.md").read_text()
+    assert "| ADS † |" in text and said in text and "| teacher |" in text
+    assert "are new to the checkpoint of teacher" in text
+    assert "whether the checkpoints of DU have learned from these clips is not on record" in text
+    page = Links()
+    page.feed((made.path / "report.html").read_text())
+    assert "ADS †" in page.text and said in page.text
+    lines = {line["name"]: line for line in csv.DictReader(io.StringIO((made.path / "table.csv").read_text()))}
+    assert (lines["ADS"]["contamination"], lines["ADS"]["contaminated_clips"]) == ("contaminated", "3")
+    assert (lines["teacher"]["contamination"], lines["teacher"]["contaminated_clips"]) == ("clean", "0")
+    console = Console(width=120, file=io.StringIO(), color_system=None)
+    console.print(render(load_table(made)))
+    shown = " ".join(console.file.getvalue().split())
+    assert "ADS †" in shown and "learned from 3 of the clips that it is scored on" in shown

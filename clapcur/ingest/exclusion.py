@@ -1,17 +1,27 @@
 """What may never enter: clips named by exclusion lists, so that an evaluation set cannot leak into a pool.
 
 An entry is a clip id, a hash of samples, a path or a recording id. A clip goes when an entry names it, any of the
-paths it lies at, or any recording it was said to be cut from; so does the same sound in another container.
+paths it lies at, or any recording it was said to be cut from; so does the same sound in another container. Lists that
+corpora publish are read as they are: AudioCaps' and UrbanSound8K's tables name recordings by ``youtube_id`` and
+``fsID``, WavCaps' blacklists are JSON, and AudioSet's files are named ``Y{id}.wav``. How a list meets a clip is that of
+`clapcur.contamination`.
 """
 
+import json
 import os
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
+from clapcur.contamination import known_by, with_twins
 from clapcur.errors import ManifestError
 from clapcur.ingest.config import Columns
+from clapcur.recordings import PLACE_OF_COLUMN, recording, recording_of_file_name, youtube_ids
 from clapcur.tables import READERS, cell_text, read_table, text_lines
+
+PLACE_OF_LIST = {"audioset": "youtube", "freesound": "freesound"}
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,11 @@ class Names:
     paths: Set[str]
     # absolute
     recording_ids: Set[str]
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """All of them alike: an entry of a list does not say which it is."""
+        return self.clip_id, self.pcm_sha256, *self.paths, *self.recording_ids
 
 
 def excluded(
@@ -50,28 +65,36 @@ def excluded(
     ManifestError
         A list is missing, empty, or a table without a column to go by.
     """
-    owners: dict[str, set[str]] = {}
-    twins: dict[str, set[str]] = {}
-    for clip in clips:
-        twins.setdefault(clip.pcm_sha256, set()).add(clip.clip_id)
-        for name in (clip.clip_id, clip.pcm_sha256, *clip.paths, *clip.recording_ids):
-            owners.setdefault(name, set()).add(clip.clip_id)
-    sound = {clip.clip_id: clip.pcm_sha256 for clip in clips}
+    sounds = pd.DataFrame(
+        {"clip_id": [clip.clip_id for clip in clips], "pcm_sha256": [clip.pcm_sha256 for clip in clips]}
+    )
+    rows = [(clip.clip_id, name) for clip in clips for name in clip.all_names]
+    names = pd.DataFrame(rows, columns=["clip_id", "name"], dtype="str")
     gone: set[str] = set()
     said = {}
-    for name in lists:
-        entries = _entries(Path(name), columns)
-        hits = {entry: owners.get(entry, set()) | owners.get(os.path.abspath(base / entry), set()) for entry in entries}
-        hit = {twin for clip in set().union(*hits.values()) for twin in twins[sound[clip]]}
-        said[name] = {"entries": len(entries), "hit": sum(map(bool, hits.values())), "clips": len(hit)}
+    for path in lists:
+        meant = {entry: _meant(entry, base) for entry in _entries(Path(path), columns)}
+        hits = known_by(names, set().union(*meant.values()))
+        found = set(hits.name)
+        hit = with_twins(set(hits.clip_id), sounds)
+        said[path] = {
+            "entries": len(meant), "hit": sum(not found.isdisjoint(ways) for ways in meant.values()), "clips": len(hit)
+        }  # fmt: skip
         gone |= hit
     return gone, said
+
+
+def _meant(entry: str, base: Path) -> set[str]:
+    """Return what an entry may stand for: itself, a path, or a file that is named by its recording."""
+    return {entry, os.path.abspath(base / entry), recording_of_file_name(entry)} - {""}
 
 
 def _entries(path: Path, columns: Columns) -> set[str]:
     if not path.is_file():
         raise ManifestError(f"the exclusion list {path} does not exist; without it, what it names would enter")
-    if path.suffix.lower() in READERS:
+    if path.suffix.lower() == ".json":
+        entries = _by_place(path)
+    elif path.suffix.lower() in READERS:
         entries = _table_entries(path, columns)
     else:
         lines = (line.strip() for _, line in text_lines(path))
@@ -81,12 +104,36 @@ def _entries(path: Path, columns: Columns) -> set[str]:
     return entries
 
 
+def _by_place(path: Path) -> set[str]:
+    """Return the recordings of a JSON file of lists by place, as WavCaps publishes what it leaves out."""
+    try:
+        lists = json.loads(path.read_text(encoding="utf-8"))
+        known = {PLACE_OF_LIST[name.casefold()]: names for name, names in lists.items()}
+    except (json.JSONDecodeError, AttributeError, KeyError) as error:
+        raise ManifestError(
+            f"the exclusion list {path} must hold lists named {', '.join(PLACE_OF_LIST)}, as JSON ({error})"
+        ) from None
+    found = set()
+    for place, names in known.items():
+        for name in map(str, names):
+            stem = name.rpartition(".")[0] or name
+            for one in youtube_ids(stem) if place == "youtube" else (stem,):
+                found.add(recording(place, one))
+    return found
+
+
 def _table_entries(path: Path, columns: Columns) -> set[str]:
     header, rows = read_table(path)
     wanted = ("clip_id", "pcm_sha256", "path", "recording_id", columns.path, columns.recording_id)
-    used = [name for name in dict.fromkeys(wanted) if name in header]
+    used = {name: "" for name in wanted if name in header} | {
+        name: place for name, place in PLACE_OF_COLUMN.items() if name in header
+    }
     if not used:
-        names = ", ".join(dict.fromkeys(name for name in wanted if name))
+        names = ", ".join(dict.fromkeys([*(name for name in wanted if name), *PLACE_OF_COLUMN]))
         raise ManifestError(f"the exclusion list {path} needs one of the columns {names}; it has {header}")
-    cells = (cell_text(row.get(name), f"{path}, line {line}") for line, row in rows for name in used)
-    return {cell for cell in cells if cell}
+    found = set()
+    for line, row in rows:
+        for name, place in used.items():
+            cell = cell_text(row.get(name), f"{path}, line {line}")
+            found |= {cell, recording(place, cell) if place else cell}
+    return found - {""}

@@ -23,7 +23,16 @@ from clapcur.artifacts import Artifact, Stage, Store, Workspace, read_record, wr
 from clapcur.config import frozen
 from clapcur.errors import ArtifactError, DataError
 from clapcur.metrics import bootstrap_interval, paired_change
-from clapcur.report.page import accuracy_figure, as_csv, as_html, as_markdown, per_class_figure
+from clapcur.report.page import (
+    MARK,
+    accuracy_figure,
+    as_csv,
+    as_html,
+    as_markdown,
+    contamination_lines,
+    name_text,
+    per_class_figure,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -110,7 +119,14 @@ class Scored:
             "scores": self.artifact.id,
             "checkpoint": self.checkpoint["id"],
             "improvement_set": self.checkpoint["inputs"].get("improvement_set"),
+            "contamination": self.contamination,
         }
+
+    @property
+    def contamination(self) -> dict[str, Any]:
+        """What the checkpoint has learned of the scored clips; older scores do not say."""
+        said = self.scores.get("contamination", {"status": "unknown", "num_clips": 0, "by_reason": {}})
+        return {name: said[name] for name in ("status", "num_clips", "by_reason")}
 
 
 def row_label(strategy: str, soft_labels: bool) -> str:
@@ -207,10 +223,19 @@ def summarise(scored: Sequence[Scored]) -> list[dict[str, Any]]:
                 "transductive_vs_teacher": _change(
                     seeds, strategy, by_row.get(("teacher", False)), ("teacher",), "transductive_N"
                 ),
+                "contamination": worst_contamination(items),
                 "by_seed": [item.facts for item in items],
             }
         )
     return lines
+
+
+def worst_contamination(items: Sequence[Scored]) -> dict[str, Any]:
+    """Return the contamination of the seed that has the most: one contaminated seed spoils the mean."""
+    order = ("clean", "unknown", "contaminated")
+    return max(
+        (item.contamination for item in items), key=lambda said: (order.index(said["status"]), said["num_clips"])
+    )
 
 
 def _change(
@@ -267,7 +292,8 @@ def load_table(artifact: Artifact) -> list[dict[str, Any]]:
         ``name``, ``strategy``, ``soft_labels``, ``num_seeds``; ``accuracy`` (mean over seeds, 0 to 1) with ``sd``
         (over seeds, None for one) and ``interval``; ``vs_teacher`` and ``vs_continued`` (None, or ``change``,
         ``interval`` and ``num_seeds``); ``transductive`` with ``transductive_interval`` and
-        ``transductive_vs_teacher``; ``by_seed``: per seed ``accuracy``, ``interval``, ``transductive`` and the ids
+        ``transductive_vs_teacher``; ``contamination`` (``status``: clean, unknown or contaminated; ``num_clips`` and
+        ``by_reason`` of the worst seed); ``by_seed``: per seed ``accuracy``, ``interval``, ``transductive`` and the ids
         ``scores``, ``checkpoint`` and ``improvement_set``.
     """
     if artifact.kind != "report":
@@ -299,14 +325,16 @@ def render(rows: Sequence[Mapping[str, Any]]) -> "Table":
     for row in rows:
         spread = f" ±{100 * row['sd']:.1f}" if row["sd"] is not None else ""
         table.add_row(
-            row["name"],
+            name_text(row),
             f"{100 * row['accuracy']:.1f}{spread}",
             f"{100 * row['interval'][0]:.1f}-{100 * row['interval'][1]:.1f}",
             change(row["vs_teacher"]),
             change(row["vs_continued"]),
             f"{100 * row['transductive']:.1f}",
         )
+    if contaminated := [line for line in contamination_lines(rows) if line.startswith(MARK)]:
+        table.caption, table.caption_justify = "\n".join(contaminated), "left"
     return table
 
 
-STAGE = Stage("report", "1", "report", report)
+STAGE = Stage("report", "2", "report", report)

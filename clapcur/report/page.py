@@ -24,6 +24,12 @@ MEANING = {
     "ADS": "student of pool clips with captions near one of the classes (augmented domain-specific)",
     "+SL": "the same set, with soft labels",
 }
+MARK = "†"  # behind the name of a row whose clips its checkpoint has learned from
+KNOWN_BY = {
+    "clip": "the clip itself",
+    "recording": "another clip of its recording",
+    "near_duplicate": "a near duplicate",
+}
 CHANGES = ("vs_teacher", "vs_continued", "transductive_vs_teacher")
 
 
@@ -32,11 +38,14 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     columns = ["name", "strategy", "soft_labels", "num_seeds", "accuracy", "sd", "interval_low", "interval_high"]
     columns += ["transductive", "transductive_interval_low", "transductive_interval_high"]
     columns += [f"{name}{part}" for name in CHANGES for part in ("", "_low", "_high")]
+    columns += ["contamination", "contaminated_clips"]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in rows:
         flat = dict(row)
+        flat["contamination"] = row["contamination"]["status"]
+        flat["contaminated_clips"] = row["contamination"]["num_clips"]
         for name in ("interval", "transductive_interval"):
             flat[f"{name}_low"], flat[f"{name}_high"] = row[name]
         for name in CHANGES:
@@ -52,10 +61,37 @@ def as_markdown(table: Mapping[str, Any]) -> str:
     lines = [head, "|---|--:|:-:|--:|--:|--:|--:|"]
     for row in table["rows"]:
         changes = [f"**{text}**" if is_clear else text for text, is_clear in (change_text(row[n]) for n in CHANGES)]
-        cells = [row["name"], accuracy_text(row), interval_text(row["interval"]), *changes[:2]]
+        cells = [name_text(row), accuracy_text(row), interval_text(row["interval"]), *changes[:2]]
         cells += [f"{100 * row['transductive']:.1f}", changes[2]]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines + ["", *(f"- {line}" for line in protocol_lines(table))]) + "\n"
+
+
+def name_text(row: Mapping[str, Any]) -> str:
+    """Return the name of a row, marked where its checkpoint has learned from clips that it is scored on."""
+    return f"{row['name']} {MARK}" if row["contamination"]["status"] == "contaminated" else str(row["name"])
+
+
+def contamination_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say of which rows the scored clips are new to the checkpoint, of which not, and of which nobody knows."""
+    by_status: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_status.setdefault(row["contamination"]["status"], []).append(row)
+    lines = []
+    for row in by_status.get("contaminated", []):
+        num_clips = row["contamination"]["num_clips"]
+        known = [f"{n} by {KNOWN_BY[reason]}" for reason, n in row["contamination"]["by_reason"].items() if n]
+        lines.append(
+            f"{MARK} CONTAMINATED: {row['name']} has learned from {num_clips} of the clips that it is scored on "
+            f"({', '.join(known)})"
+        )
+    if clean := by_status.get("clean"):
+        whose = "every row" if len(clean) == len(rows) else ", ".join(row["name"] for row in clean)
+        lines.append(f"the clips, and the recordings that they were cut from, are new to the checkpoint of {whose}")
+    if unknown := by_status.get("unknown"):
+        whose = "the rows" if len(unknown) == len(rows) else ", ".join(row["name"] for row in unknown)
+        lines.append(f"whether the checkpoints of {whose} have learned from these clips is not on record")
+    return lines
 
 
 def accuracy_text(row: Mapping[str, Any]) -> str:
@@ -100,6 +136,7 @@ def protocol_lines(table: Mapping[str, Any]) -> list[str]:
         lines.append("checkpoints were chosen by their loss on held-out training pairs, not by these clips")
     elif facts["selection"] == ["last"]:
         lines.append("every student is the last step of its training: no clip chose a checkpoint")
+    lines += contamination_lines(rows)
     return [*lines, "transductive: all clips classified at once (text-anchored EM, arXiv 2606.17160), without labels"]
 
 
@@ -216,7 +253,7 @@ def _results(rows: Sequence[Mapping[str, Any]]) -> str:
             _change_cell(row["transductive_vs_teacher"]),
         ]
         mark = ' class="best"' if row["accuracy"] == best else ""
-        lines.append(f"<tr{mark}><th scope=row>{html.escape(row['name'])}</th>{''.join(cells)}</tr>")
+        lines.append(f"<tr{mark}><th scope=row>{html.escape(name_text(row))}</th>{''.join(cells)}</tr>")
     return "".join(lines)
 
 

@@ -1,0 +1,313 @@
+"""Contamination: evaluation clips that a model may have learned from, or is about to.
+
+A clip counts as known when it
+
+- is the same: its bytes (clip id) or its samples (in another container) are those of the other clip;
+- was cut from the same recording (`clapcur.recordings`): ESC-50 and UrbanSound8K share 94 of Freesound;
+- sounds the same: its embedding is as near to the other's as no two clips are that are known to differ.
+
+Only the first two are certain. The third depends on the model; `calibrated_threshold` finds from which similarity on.
+Ingest keeps out what a list names, curation keeps evaluation clips out of every Improvement-Set, and evaluation says
+of each score whether its clips were in what the checkpoint learned from.
+"""
+
+from collections.abc import Hashable, Iterator, Mapping, Set
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from clapcur.artifacts import Artifact, Store
+from clapcur.errors import ArtifactError, EmptySetError
+
+REASONS = ("clip", "recording", "near_duplicate")  # in this order; a clip counts for the first that applies
+NUM_EXAMPLES = 5
+IDENTITY = ["clip_id", "pcm_sha256", "recording_id"]
+LEAST_DIFFERENT = 100  # clips below which the tail of their similarities says nothing; ours
+MOST_DIFFERENT = 5000  # clips that are compared with each other to find the threshold; ours
+PASSED_ON = ("init", "teacher")  # roles through which one checkpoint hands on what it learned
+LEARNED_FROM = ("teacher_pairs", "improvement_set", "replay")
+
+
+def names_of(clips: pd.DataFrame) -> pd.DataFrame:
+    """Return what the clips of a manifest are known by: columns clip_id, reason and name, a row a name."""
+    by_recording = clips[clips.recording_id != ""]
+    parts = [
+        ("clip", clips.clip_id, clips.clip_id),
+        ("clip", clips.clip_id, clips.pcm_sha256),
+        ("recording", by_recording.clip_id, by_recording.recording_id),
+    ]
+    tables = [
+        pd.DataFrame({"clip_id": clip, "reason": reason, "name": name}, dtype="str") for reason, clip, name in parts
+    ]
+    return pd.concat(tables, ignore_index=True).dropna()
+
+
+def known_by(names: pd.DataFrame, others: Set[str]) -> pd.DataFrame:
+    """Return the rows of `names` that bear one of the other names; what stands for no name never does."""
+    return names[names.name.isin(set(others) - {""})]
+
+
+def with_twins(clip_ids: Set[str], clips: pd.DataFrame) -> set[str]:
+    """Return the clips and all that have the same samples as one of them: the same sound in another container."""
+    samples = set(clips.pcm_sha256[clips.clip_id.isin(clip_ids)])
+    return set(clips.clip_id[clips.pcm_sha256.isin(samples)])
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Which clips of one table are known from another."""
+
+    matches: pd.DataFrame
+    # clip_id, other_clip_id, reason, name (hash, recording id or similarity); a row a clip and reason, the first match
+    checked: tuple[str, ...] = REASONS[:2]
+    # reasons that were looked for
+    threshold: float | None = None
+    # similarity from which on a clip counts as a near duplicate
+    nearest_N: NDArray[np.float32] | None = None
+    # similarity of each clip to the nearest other, where it was looked for
+
+    def reason_of(self) -> dict[str, str]:
+        """Return the first reason that applies to each clip."""
+        found: dict[str, str] = {}
+        for reason in REASONS:
+            for clip in self.clips(reason):
+                found.setdefault(clip, reason)
+        return found
+
+    def clips(self, reason: str) -> set[str]:
+        """Return the clips to which a reason applies, whether another does too or not."""
+        return set(self.matches.clip_id[self.matches.reason == reason])
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of clips by the first reason that applies."""
+        reasons = list(self.reason_of().values())
+        return {reason: reasons.count(reason) for reason in self.checked}
+
+    def examples(self) -> dict[str, list[dict[Hashable, Any]]]:
+        """Return the first few matches of each reason."""
+        columns = ["clip_id", "other_clip_id", "name"]
+        return {
+            reason: self.matches.loc[self.matches.reason == reason, columns].head(NUM_EXAMPLES).to_dict("records")
+            for reason in self.checked
+        }
+
+    def with_near_duplicates(self, of: "Overlap") -> "Overlap":
+        """Return this overlap with the near duplicates that were found among other clips."""
+        near = of.matches[of.matches.reason == "near_duplicate"]
+        return Overlap(pd.concat([self.matches, near], ignore_index=True), of.checked, of.threshold, of.nearest_N)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what a card or a score keeps of it."""
+        said = {"num_clips": sum(self.counts().values()), "by_reason": self.counts(), "examples": self.examples()}
+        return said | ({"near_duplicate_threshold": self.threshold} if self.threshold is not None else {})
+
+
+def overlap(
+    clips: pd.DataFrame,
+    others: pd.DataFrame,
+    rows_ND: NDArray[np.float32] | None = None,
+    other_rows_MD: NDArray[np.float32] | None = None,
+    near_duplicate: float | None = None,
+) -> Overlap:
+    """Find the clips that are known from other clips.
+
+    Parameters
+    ----------
+    clips, others : DataFrame
+        Clips tables of manifests.
+    rows_ND, other_rows_MD : array, shapes (N, D) and (M, D), optional
+        Their unit rows by one checkpoint, in the order of the tables.
+    near_duplicate : float in [-1, 1], optional
+        Similarity from which on two clips count as the same sound. Without it, or without rows, it is not looked.
+
+    Notes
+    -----
+    A clip whose samples are those of a clip that shares a recording goes with it, whatever its own table says of it.
+    """
+    own, foreign = names_of(clips), names_of(others).drop_duplicates(["reason", "name"])
+    matches = known_by(own, set(foreign.name)).merge(
+        foreign.rename(columns={"clip_id": "other_clip_id"}), on=["reason", "name"]
+    )
+    by_recording = matches[matches.reason == "recording"]
+    twins = with_twins(set(by_recording.clip_id), clips) - set(by_recording.clip_id)
+    matches = pd.concat([matches, *_as_their_twins(twins, clips, by_recording)], ignore_index=True)
+    nearest_N, threshold = None, None
+    if near_duplicate is not None and rows_ND is not None and other_rows_MD is not None:
+        threshold = near_duplicate
+        if len(rows_ND) and len(other_rows_MD):
+            from clapcur.similarity import top_k  # an ingest needs the names alone, and not torch
+
+            similarity_N1, index_N1 = top_k(rows_ND, other_rows_MD, 1)
+            nearest_N, near = similarity_N1[:, 0], similarity_N1[:, 0] >= near_duplicate
+            found = {
+                "clip_id": clips.clip_id.to_numpy()[near],
+                "other_clip_id": others.clip_id.to_numpy()[index_N1[near, 0]],
+                "reason": "near_duplicate",
+                "name": [f"{value:.4f}" for value in nearest_N[near]],
+            }
+            matches = pd.concat([matches, pd.DataFrame(found, dtype="str")], ignore_index=True)
+    matches = matches.sort_values(["clip_id", "reason", "other_clip_id", "name"])
+    first = matches.drop_duplicates(["clip_id", "reason"], ignore_index=True)
+    checked = REASONS if threshold is not None else REASONS[:2]
+    return Overlap(first[["clip_id", "other_clip_id", "reason", "name"]], checked, threshold, nearest_N)
+
+
+def _as_their_twins(twins: Set[str], clips: pd.DataFrame, matches: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Yield the matches of clips as those of their twins, where there are any."""
+    if twins:
+        sound = dict(zip(clips.clip_id, clips.pcm_sha256, strict=True))
+        matched = matches.assign(sound=matches.clip_id.map(sound)).drop_duplicates("sound")
+        of_twins = pd.DataFrame({"clip_id": sorted(twins)})
+        of_twins["sound"] = of_twins.clip_id.map(sound)
+        yield of_twins.merge(matched.drop(columns="clip_id"), on="sound").drop(columns="sound")
+
+
+# --- near duplicates -------------------------------------------------------------------------------------------------
+
+NearDuplicate = float | Literal["calibrated"] | None
+# audio similarity from which on two clips count as the same sound; "calibrated": found on clips that are known to
+# differ; None: it is not looked
+
+
+def check_near_duplicate(value: NearDuplicate) -> None:
+    """Refuse what is no similarity."""
+    if isinstance(value, (int, float)) and not -1 <= value <= 1:
+        raise ValueError(f"near_duplicate must be a cosine in [-1, 1], 'calibrated' or null, got {value:g}")
+
+
+def near_duplicate_threshold(
+    value: NearDuplicate, clips: pd.DataFrame, rows_ND: NDArray[np.float32]
+) -> tuple[float | None, NDArray[np.float32] | None]:
+    """Return the threshold that a setting means, and the similarities that it was found on.
+
+    Parameters
+    ----------
+    value : NearDuplicate
+    clips : DataFrame
+        Clips of which those with a recording id are known to differ where it does.
+    rows_ND : array, shape (N, D)
+        Their unit rows, in the order of the table.
+    """
+    if value != "calibrated":
+        return value, None
+    is_known = ((clips.recording_id != "") & ~clips.pcm_sha256.duplicated()).to_numpy()
+    chosen = np.flatnonzero(is_known)[:MOST_DIFFERENT]  # clip ids are hashes: in their order, these are a random sample
+    similarity_N = nearest_different(rows_ND[chosen], clips.recording_id.to_numpy(str)[chosen])
+    return calibrated_threshold(similarity_N), similarity_N
+
+
+def nearest_different(
+    rows_ND: NDArray[np.float32], groups_N: NDArray[np.str_], block: int = 1024
+) -> NDArray[np.float32]:
+    """Return the similarity of each clip to the nearest clip of another group, shape (N,).
+
+    Parameters
+    ----------
+    rows_ND : array, shape (N, D)
+        Unit rows.
+    groups_N : array, shape (N,)
+        The recording that a clip was cut from, or its sound where that is not known: within a group clips may be alike.
+    """
+    _, group_N = np.unique(groups_N, return_inverse=True)
+    if len(np.unique(group_N)) < 2:
+        return np.empty(0, np.float32)
+    found = []
+    for start in range(0, len(rows_ND), block):
+        similarity = rows_ND[start : start + block] @ rows_ND.T
+        similarity[group_N[start : start + block, None] == group_N[None, :]] = -1
+        found.append(similarity.max(axis=1))
+    return np.concatenate(found).astype(np.float32)
+
+
+def calibrated_threshold(similarity_N: NDArray[np.float32], false_alarms: float = 0.001) -> float:
+    """Return the similarity from which on hardly any two clips that are known to differ would pass for the same.
+
+    Parameters
+    ----------
+    similarity_N : array, shape (N,)
+        Of each clip to the nearest that is known to differ (`nearest_different`).
+    false_alarms : float in [0, 1)
+        Share of the clips that may lie at the threshold or above.
+
+    Raises
+    ------
+    EmptySetError
+        Too few clips to say.
+    """
+    if not 0 <= false_alarms < 1:
+        raise ValueError(f"false_alarms is a share in [0, 1), got {false_alarms:g}; a percentage?")
+    if len(similarity_N) < LEAST_DIFFERENT:
+        raise EmptySetError(
+            f"a threshold for near duplicates needs {LEAST_DIFFERENT} clips that are known to differ (of several "
+            f"recordings), got {len(similarity_N)}; give near_duplicate as a similarity"
+        )
+    falling = np.sort(similarity_N)[::-1]
+    first_that_must_pass = falling[int(false_alarms * len(falling))]
+    return float(min(np.nextafter(first_that_must_pass, np.float32(2)), np.float32(1)))
+
+
+# --- what a checkpoint learned from ----------------------------------------------------------------------------------
+
+
+@dataclass
+class LearnedFrom:
+    """Every clip that shaped a checkpoint, its teacher's and its ancestors' among them."""
+
+    clips: pd.DataFrame
+    # clip_id, pcm_sha256, recording_id
+    unknown: list[str] = field(default_factory=list)
+    # checkpoints of which it is not on record, and manifests that are lost
+
+
+def learned_from(checkpoint: Artifact) -> LearnedFrom:
+    """Return the clips that a checkpoint learned from, by the records in its store.
+
+    Clips of pairs that were held out count too: they chose its weights. Of a pool only the clips that stand in the
+    Improvement-Set count.
+    """
+    store = Store(checkpoint.path.parents[1])
+    tables: dict[str, pd.DataFrame] = {}
+    unknown: list[str] = []
+    _walk(store, checkpoint, tables, unknown, set())
+    clips = pd.concat(tables.values()) if tables else pd.DataFrame(columns=IDENTITY)
+    return LearnedFrom(clips.drop_duplicates(ignore_index=True), sorted(set(unknown)))
+
+
+def _walk(
+    store: Store, checkpoint: Artifact, tables: dict[str, pd.DataFrame], unknown: list[str], seen: set[str]
+) -> None:
+    if checkpoint.id in seen:
+        return
+    seen.add(checkpoint.id)
+    inputs: Mapping[str, str] = checkpoint.record["inputs"]
+    if not any(role in inputs for role in (*LEARNED_FROM, *PASSED_ON)):
+        unknown.append(f"checkpoint {checkpoint.id}")  # from elsewhere: nobody wrote down what it heard
+    for role in LEARNED_FROM:
+        if role in inputs:
+            try:
+                made = store.find(inputs[role])
+                tables[made.id] = _clips_of(store, made)
+            except (ArtifactError, FileNotFoundError):
+                unknown.append(f"{role} {inputs[role]}")
+    for role in PASSED_ON:
+        if role in inputs:
+            try:
+                before = store.find(inputs[role])
+            except ArtifactError:
+                unknown.append(f"checkpoint {inputs[role]}")
+            else:
+                _walk(store, before, tables, unknown, seen)
+
+
+def _clips_of(store: Store, made: Artifact) -> pd.DataFrame:
+    """Return the clips of a manifest's pairs, or those that stand in an Improvement-Set."""
+    if made.kind == "manifest":
+        return pd.read_parquet(made.path / "clips.parquet", columns=IDENTITY)
+    chosen = set(pd.read_parquet(made.path / "pairs.parquet", columns=["clip_id"]).clip_id)
+    inputs = made.record["inputs"]
+    manifests = [store.find(inputs[role]) for role in ("pool", "teacher_pairs") if role in inputs]
+    clips = pd.concat([_clips_of(store, manifest) for manifest in manifests]).drop_duplicates("clip_id")
+    return clips[clips.clip_id.isin(chosen)]
