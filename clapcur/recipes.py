@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from clapcur.adopt import AdoptConfig
 from clapcur.class_names import PROMPT, check_class_names, find_class_names, prompts, read_class_names
 from clapcur.config import from_dict, frozen, read_mapping
 from clapcur.contamination import NearDuplicate
@@ -106,7 +107,10 @@ class Experiment:
     # unpaired captions; None: those of the pairs
     prompt: str = PROMPT
     # {} is the place of the class name
-    teacher: TrainConfig
+    checkpoint: AdoptConfig | None = None
+    # a model that somebody else trained: the teacher itself, or what `teacher` trains on from
+    teacher: TrainConfig | None
+    # None: the checkpoint is the teacher as it is
     student: TrainConfig
     # of every student; `soft_labels` below is put in where a row has them
     soft_labels: SoftLabels = SoftLabels()
@@ -140,7 +144,9 @@ class Experiment:
             raise ValueError(f"seeds must be given and differ, got {list(self.seeds)}")
         if self.pool is None and (needs := sorted({row.strategy for row in self.rows} & {"du", "ads"})):
             raise ValueError(f"the rows {', '.join(needs)} need unpaired audio: give `pool`")
-        if self.teacher.held_out != self.student.held_out:
+        if self.teacher is None and self.checkpoint is None:
+            raise ValueError("there is no teacher: give `checkpoint`, or `teacher` to train one")
+        if self.teacher is not None and self.teacher.held_out != self.student.held_out:
             raise ValueError("teacher and student must hold out the same share, or a student trains on what selects it")
 
     def prompts(self) -> EmbedConfig:
@@ -157,9 +163,15 @@ class Experiment:
             near_duplicate=self.near_duplicate, marks=self.marks,
         )  # fmt: skip
 
-    def train_teacher(self, seed: int) -> TrainConfig:
-        """Return the training of the teacher."""
-        return dataclasses.replace(self.teacher, seed=seed)
+    def adopt(self, seed: int) -> AdoptConfig | None:
+        """Return the checkpoint that the teacher is, or starts from."""
+        if self.checkpoint is None:
+            return None
+        return dataclasses.replace(self.checkpoint, partial=self.teacher is not None, seed=seed)
+
+    def train_teacher(self, seed: int) -> TrainConfig | None:
+        """Return the training of the teacher, None where the checkpoint is the teacher."""
+        return dataclasses.replace(self.teacher, seed=seed) if self.teacher else None
 
     def train_student(self, row: Row, seed: int) -> TrainConfig:
         """Return the training of one row's student."""
@@ -199,6 +211,10 @@ def experiment_from_file(path: Path | str) -> Experiment:
         values["marks"] = marks_from_file(folder / values["marks"])
     values.setdefault("name", path.stem)
     defaults = dataclasses.asdict(_defaults())
+    if values.get("checkpoint") is not None:
+        values["checkpoint"] = _checkpoint_values(values["checkpoint"], folder)
+        defaults = dataclasses.asdict(_beside_a_checkpoint(_defaults()))
+        values.setdefault("teacher", None)
     return from_dict(Experiment, _merge(defaults, values), where=str(path))
 
 
@@ -210,12 +226,17 @@ def starter(
     class_names: Path,
     pool: Path | None = None,
     captions: Path | None = None,
+    checkpoint: str | None = None,
     rows: Sequence[Row] = PAPER_ROWS,
     seeds: Sequence[int] = (0,),
 ) -> Experiment:
-    """Return the experiment of the common case: four paths and our defaults."""
+    """Return the experiment of the common case: four paths and our defaults, with a teacher trained or given."""
+    experiment = _defaults()
+    if checkpoint is not None:
+        adopted = AdoptConfig(source=_place(checkpoint, Path.cwd()))
+        experiment = dataclasses.replace(_beside_a_checkpoint(experiment), checkpoint=adopted, teacher=None)
     return dataclasses.replace(
-        _defaults(),
+        experiment,
         name=name,
         pairs=IngestConfig(source=str(Path(pairs).absolute())),
         evaluation=IngestConfig(source=str(Path(evaluation).absolute())),
@@ -292,6 +313,30 @@ def _defaults() -> Experiment:
         even_classes=True,
         max_per_clip=3,
     )
+
+
+def _beside_a_checkpoint(experiment: Experiment) -> Experiment:
+    """Return defaults for a model that has learned much already: a tenth of the steps' size, and its own towers.
+
+    1e-4 is the rate of the reference's students (clap_curation's README), at a batch of 128.
+    """
+    assert experiment.teacher is not None
+    return dataclasses.replace(
+        experiment,
+        teacher=dataclasses.replace(experiment.teacher, model=None, learning_rate=1e-4),
+        student=dataclasses.replace(experiment.student, learning_rate=1e-4),
+    )
+
+
+def _checkpoint_values(value: Any, folder: Path) -> dict[str, Any]:
+    given = {"source": value} if isinstance(value, str) else dict(value)
+    return given | {name: _place(given[name], folder) for name in ("source", "text_source") if given.get(name)}
+
+
+def _place(source: str, folder: Path) -> str:
+    """Return a path that exists beside the file that names it, or else the name as it is: one on the Hub."""
+    path = folder / Path(source).expanduser()
+    return str(path.absolute()) if path.exists() else source
 
 
 def _ingest_values(value: Any, folder: Path) -> dict[str, Any]:

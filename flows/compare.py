@@ -12,6 +12,7 @@ from clapcur.embed import EmbedConfig
 from clapcur.ingest import IngestConfig
 from clapcur.recipes import Experiment, Row
 from clapcur.report import ReportConfig, ReportRow
+from tasks.adopt import adopt
 from tasks.audition import audition
 from tasks.curate import curate
 from tasks.embed import embed
@@ -37,7 +38,7 @@ def compare(experiment: Experiment) -> Artifact:
     manifests = ingest_all(experiment, campaign)
     rows, scores = [], {}
     for seed in experiment.seeds:
-        teacher = train(experiment.train_teacher(seed), {"teacher_pairs": manifests["pairs"]}, "teacher", campaign)
+        teacher = teacher_of(experiment, seed, manifests["pairs"], campaign)
         sets = improvement_sets(experiment, manifests, teacher, seed, campaign)
         for row in experiment.rows:
             checkpoint = (
@@ -60,6 +61,16 @@ def ingest_all(experiment: Experiment, campaign: Campaign) -> dict[str, Artifact
             name = config.landed_in
             manifests[role] = grow(name, campaign=campaign) if name else ingest(config, role, campaign)
     return manifests
+
+
+def teacher_of(experiment: Experiment, seed: int, pairs: Artifact, campaign: Campaign) -> Artifact:
+    """Train the teacher on its captioned clips; or take the checkpoint that it is, or starts from."""
+    adopted, training, given = experiment.adopt(seed), experiment.train_teacher(seed), {"teacher_pairs": pairs}
+    if adopted is None:
+        assert training is not None
+        return train(training, given, "teacher", campaign)
+    checkpoint = adopt(adopted, given if adopted.needs_captions else {}, campaign)
+    return train(training, {"init": checkpoint} | given, "teacher", campaign) if training else checkpoint
 
 
 def improvement_sets(

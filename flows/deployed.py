@@ -32,7 +32,6 @@ from flows.improve import improve as improve_flow
 from tasks.embed import embed
 from tasks.ingest import ingest
 from tasks.publish import publish
-from tasks.train import train
 
 HOUR_S = 3600
 P = ParamSpec("P")
@@ -145,7 +144,7 @@ def compare(
 
 @deployed("train-teacher", hours=24 * 7)
 def train_teacher(config: Config, seed: Seed = 0) -> State:
-    """Train the teacher of an experiment on its captioned clips."""
+    """Train the teacher of an experiment on its captioned clips, or take the checkpoint that it names."""
     experiment = load(config, (seed,))
     return done(teacher_of(experiment, "", seed, ingest(experiment.pairs, "pairs", campaign(experiment))))
 
@@ -246,7 +245,7 @@ def teacher_of(experiment: Experiment, name: str, seed: int, pairs: Artifact) ->
     """Return the checkpoint of this name, or the experiment's own teacher, trained where it is missing."""
     if name:
         return artifact(name, "checkpoint")
-    return train(experiment.train_teacher(seed), {"teacher_pairs": pairs}, "teacher", campaign(experiment))
+    return grid.teacher_of(experiment, seed, pairs, campaign(experiment))
 
 
 def sets_of(

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from clapcur import pools
+from clapcur.adopt import stage_for
 from clapcur.artifacts import Artifact
 from clapcur.catalog import Campaign
 from clapcur.embed import STAGE as EMBED
@@ -43,13 +44,15 @@ def plan(experiment: Experiment) -> tuple[str, list[Step]]:
     manifests = ingest_all(experiment, Campaign(experiment.name, "plan", "plan"))
     news = pools.news(home, manifests["pool"], experiment.curate(rules.strategy))
     why = news.due(rules.min_new_clips, rules.max_wait_hours)
-    training = experiment.train_teacher(experiment.seeds[0])
-    teacher = home.store.get(TRAIN.key(training, {"teacher_pairs": manifests["pairs"]}))
+    seed = experiment.seeds[0]
+    training, teacher = experiment.train_teacher(seed), known_teacher(home, experiment, seed, manifests["pairs"])
     num_clips = len(Manifest.open(manifests["pool"]).clips)
     known = _embedded(home, teacher, manifests["pool"], experiment.num_crops) if teacher else 0
     to_score = num_clips if teacher is None or news.curated is None or news.gone_clips else news.new_clips
     steps = [
-        Step("train teacher", 0, training.num_examples, 0.0)
+        Step("adopt teacher", 0 if teacher else 1, 1 if teacher else 0, None if teacher is None else 0.0)
+        if training is None
+        else Step("train teacher", 0, training.num_examples, 0.0)
         if teacher
         else Step("train teacher", training.num_examples, 0, _estimate(home, "train", training.num_examples)),
         Step("embed pool", num_clips - known, known, _estimate(home, "embed", num_clips - known)),
@@ -60,6 +63,18 @@ def plan(experiment: Experiment) -> tuple[str, list[Step]]:
         ),
     ]  # fmt: skip
     return why, steps
+
+
+def known_teacher(home: Home, experiment: Experiment, seed: int, pairs: Artifact) -> Artifact | None:
+    """Return the teacher where it is there already, without making or reading one."""
+    adopted, training, inputs = experiment.adopt(seed), experiment.train_teacher(seed), {"teacher_pairs": pairs}
+    if adopted is not None:
+        stage, identity = stage_for(adopted)
+        checkpoint = home.store.get(stage.key(identity, inputs if adopted.needs_captions else {}))
+        if checkpoint is None or training is None:
+            return checkpoint
+        inputs["init"] = checkpoint
+    return home.store.get(TRAIN.key(training, inputs))
 
 
 def _embedded(home: Home, teacher: Artifact, pool: Artifact, num_crops: int) -> int:
@@ -81,8 +96,7 @@ def _estimate(home: Home, stage: str, size: int) -> float | None:
     kinds = {"train": "checkpoint", "embed": "embeddings", "curate": "improvement_set"}
     for artifact in reversed(list(home.store.of_kind(kinds[stage]))):
         record = artifact.record
-        done = _size(stage, record)
-        if done:
+        if record["stage"] == stage and (done := _size(stage, record)):
             return size * float(record["finished"] - record["started"]) / done
     return None
 

@@ -16,10 +16,9 @@ from clapcur.home import Home
 from clapcur.recipes import Experiment, Row
 from clapcur.report import ReportConfig, ReportRow
 from clapcur.trace import impact
-from flows.compare import improvement_sets, ingest_all, score, student
+from flows.compare import improvement_sets, ingest_all, score, student, teacher_of
 from tasks.gate import gate
 from tasks.report import report
-from tasks.train import train
 
 log = logging.getLogger("clapcur")
 
@@ -58,7 +57,7 @@ def recurate(experiment: Experiment, force: bool = False) -> Artifact:
         experiment.name, f"recurate v{version.record['config']['version']}", signature([experiment, version.id])
     )
     manifests = ingest_all(experiment, campaign)
-    teacher = train(experiment.train_teacher(seed), {"teacher_pairs": manifests["pairs"]}, "teacher", campaign)
+    teacher = teacher_of(experiment, seed, manifests["pairs"], campaign)
     sets = improvement_sets(experiment, manifests, teacher, seed, campaign)
     champion = champions.standing(home.store, experiment.name).get("champion", teacher)
     withdrawn = why_withdrawn(home, champion)

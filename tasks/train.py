@@ -15,7 +15,7 @@ from tasks.common import run_stage
 def train(config: TrainConfig, inputs: Mapping[str, Artifact], row: str, campaign: Campaign | None = None) -> Artifact:
     """Train the teacher or one row's student; the curves are seen in MLflow while it runs."""
     strategy = row.removesuffix("+sl")
-    role = "teacher" if "init" not in inputs else "student"
+    role = "teacher" if row == "teacher" else "student"
     soft = config.soft_labels is not None
     tags = {"role": role, "row": row, "strategy": strategy, "soft_labels": soft, "seed": config.seed}
     return run_stage(STAGE, config, inputs, campaign, tags, is_live=True)

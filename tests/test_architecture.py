@@ -47,6 +47,7 @@ LAYERS = {
         "clapcur.waveforms",
     ),
     "stages": (
+        "clapcur.adopt",
         "clapcur.audition",
         "clapcur.curate",
         "clapcur.embed",

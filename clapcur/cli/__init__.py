@@ -24,7 +24,7 @@ from pathlib import Path
 
 import typer
 
-from clapcur.cli import auditioning, collecting, experiments, landing, servers, stages, tracing
+from clapcur.cli import auditioning, checkpoints, collecting, experiments, landing, servers, stages, tracing
 from clapcur.errors import ClapcurError, Interrupted
 
 DONE, FAILED, USAGE, CTRL_C, TERMINATED = 0, 1, 2, 130, 143
@@ -55,6 +55,11 @@ COMMANDS = (
     ),
     ("compare", experiments.compare, "clapcur compare my-sounds.yaml --seeds 0,1,2 --strategies du,ads"),
     ("ingest", stages.ingest, "clapcur ingest pairs.csv --caption-column text"),
+    (
+        "adopt",
+        checkpoints.adopt,
+        "clapcur adopt laion/clap-htsat-unfused\n  clapcur adopt CLAP_weights_2022.pth --front-end from_checkpoint",
+    ),
     ("train-teacher", stages.train_teacher, "clapcur train-teacher 3f2a9c --config my-sounds.yaml"),
     ("embed", stages.embed, "clapcur embed 81d0e4 3f2a9c --what audio\n  clapcur embed 81d0e4 --classes classes.txt"),
     (
@@ -72,6 +77,7 @@ COMMANDS = (
     ),
     ("evaluate", stages.evaluate, "clapcur evaluate 5be7d1 90aa41 --classes classes.txt"),
     ("report", stages.report, "clapcur report teacher=d3a1 continued=0c77 ads+sl=b2f9\n  clapcur report 6e5f0b"),
+    ("export", checkpoints.export, "clapcur export 5be7d1 my-clap/ --format hf"),
     ("trace", tracing.trace, "clapcur trace 5be7d1\n  clapcur trace 5be7d1 --pairs --json > pairs.jsonl"),
     ("impact", tracing.impact, "clapcur impact recordings/dog.wav"),
     ("pairs", tracing.pairs, 'clapcur pairs c4e6f0 --class "dog bark" --sort similarity --limit 10'),

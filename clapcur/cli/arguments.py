@@ -9,6 +9,7 @@ from clapcur.config import from_dict, read_mapping
 from clapcur.home import Home
 
 if TYPE_CHECKING:
+    from clapcur.contamination import NearDuplicate
     from clapcur.thresholds import Threshold
     from clapcur.train import TrainConfig
 
@@ -38,6 +39,18 @@ def threshold(text: str) -> "Threshold":
     raise ValueError(f"a threshold is a cosine such as 0.7, count:2000 or precision:0.8, got {text!r}")
 
 
+def near_duplicate(text: str) -> "NearDuplicate":
+    """Read from which similarity on two clips count as the same sound: a cosine, ``calibrated`` or ``never``."""
+    if text in ("calibrated", "never"):
+        return "calibrated" if text == "calibrated" else None
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(
+            f"a near duplicate is told by a cosine such as 0.9999, calibrated or never, got {text!r}"
+        ) from None
+
+
 def training_from_file(
     path: Path, which: Literal["teacher", "student"], seed: int | None, soft_labels: bool = False
 ) -> "TrainConfig":
@@ -52,6 +65,8 @@ def training_from_file(
     if values.keys() & {"pairs", "teacher", "student"}:
         experiment = experiment_from_file(path)
         config, labels = getattr(experiment, which), experiment.soft_labels
+        if config is None:
+            raise ValueError(f"{path} trains no teacher: its checkpoint is the teacher; `clapcur adopt` takes it")
     else:
         config = from_dict(TrainConfig, values, where=str(path))
     changes: dict[str, Any] = {} if seed is None else {"seed": seed}

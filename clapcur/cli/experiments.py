@@ -47,6 +47,8 @@ max_per_clip: 3
 # One teacher and one set of students per seed; three show how much is luck.
 seeds: [0]
 # What is left out is taken from clapcur's defaults. To change a training, for instance:
+# A CLAP that you have instead of a teacher of your own: a file, a folder or a name on the Hub.
+# checkpoint: laion/clap-htsat-unfused
 # teacher: {num_examples: 25600}
 # student: {num_examples: 12800, learning_rate: 0.0005}
 # soft_labels: {form: cross_modal, beta: 0.7}
@@ -94,6 +96,10 @@ def improve(
     classes: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     evaluation: Annotated[Path | None, typer.Option(help="Clips with labels: a table with path and label.")] = None,
     captions: Annotated[Path | None, typer.Option(help="More captions without sounds: a table with caption.")] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(help="A CLAP that is the teacher, as `adopt` takes it; default: one is trained on the pairs."),
+    ] = None,
     name: Annotated[str, typer.Option(help="Of the experiment, with --pairs.")] = "my-sounds",
     strategy: Annotated[StudentStrategy, typer.Option(help="What the student learns from.")] = "ads",
     soft_labels: Annotated[
@@ -109,7 +115,7 @@ def improve(
     Give an experiment file, or the four paths --pairs, --pool, --classes and --evaluation.
     """
     given = {"--pairs": pairs, "--pool": pool, "--classes": classes, "--evaluation": evaluation, "--captions": captions}
-    if config is not None and any(given.values()):
+    if config is not None and (any(given.values()) or checkpoint):
         raise typer.BadParameter("give an experiment file or the paths, not both; the file names the paths")
     if config is None and (
         missing := [flag for flag in ("--pairs", "--classes", "--evaluation") if given[flag] is None]
@@ -127,8 +133,9 @@ def improve(
         student = recipes.Row(strategy=strategy, soft_labels=soft_labels)
         rows = (recipes.Row(strategy="teacher"), recipes.Row(strategy="continued"), student)
         experiment = recipes.starter(
-            name=name, pairs=pairs, pool=pool, class_names=classes, evaluation=evaluation, captions=captions, rows=rows
-        )
+            name=name, pairs=pairs, pool=pool, class_names=classes, evaluation=evaluation, captions=captions,
+            checkpoint=checkpoint, rows=rows,
+        )  # fmt: skip
     experiment = with_seeds(experiment, seeds)
     where = open_home(home)
     with working():

@@ -10,6 +10,7 @@ import typer
 from clapcur.artifacts import Artifact
 from clapcur.class_names import PROMPT, prompts, read_class_names
 from clapcur.cli.arguments import find, threshold, training_from_file
+from clapcur.cli.arguments import near_duplicate as same_sound
 from clapcur.cli.console import (
     HomeOption,
     JsonOption,
@@ -22,6 +23,7 @@ from clapcur.cli.console import (
     show_artifact,
     working,
 )
+from clapcur.errors import DataError
 from clapcur.home import Home
 
 if TYPE_CHECKING:
@@ -38,6 +40,13 @@ CropsOption = Annotated[
 ]
 TrainingFile = Annotated[
     Path, typer.Option("--config", help="An experiment as for `improve`, or the fields of one training, as YAML.")
+]
+NearOption = Annotated[
+    str,
+    typer.Option(
+        "--near-duplicate",
+        help="Cosine from which on a clip and an evaluation clip count as the same sound; or calibrated, or never.",
+    ),
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Of the training; default: that of the config.")]
 
@@ -219,10 +228,7 @@ def curate(
     caption_threshold: Annotated[
         str, typer.Option(help="Caption against class: a cosine such as 0.7, or count:200.")
     ] = "0.7",
-    near_duplicate: Annotated[
-        float,
-        typer.Option(help="Cosine to an evaluation clip from which on a clip counts as the same sound; 2: never."),
-    ] = 0.9999,
+    near_duplicate: NearOption = "0.9999",
     even_classes: Annotated[
         bool, typer.Option(help="Share a threshold given by count between the classes, or have one for all.")
     ] = True,
@@ -260,7 +266,7 @@ def curate(
         config = CurateConfig(
             strategy=strategy, class_names=names, prompt=prompt, audio_threshold=to_caption, caption_threshold=to_class,
             max_per_clip=max_per_clip, max_per_caption=max_per_caption, held_out=teacher.record["config"]["held_out"],
-            near_duplicate=near_duplicate if near_duplicate <= 1 else None, even_classes=even_classes, marks=marks,
+            near_duplicate=same_sound(near_duplicate), even_classes=even_classes, marks=marks,
         )  # fmt: skip
         audio, texts = EmbedConfig(what="audio", num_crops=num_crops), EmbedConfig(what="captions")
         embeddings: dict[str, tuple[str | None, EmbedConfig]] = {
@@ -305,12 +311,17 @@ def evaluate(
     ] = False,
     prompt: PromptOption = PROMPT,
     num_crops: CropsOption = 1,
+    teacher: Annotated[
+        str, typer.Option(help="A checkpoint whose own clips are compared by sound with those that are scored.")
+    ] = "",
+    near_duplicate: NearOption = "0.9999",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a checkpoint: zero-shot, or retrieval.
 
     The transductive score is reported apart: it classifies all clips at once. What is needed is embedded first.
+    Whether the checkpoint has learned from a clip that is scored is told by records; with --teacher by sound, too.
     """
     if retrieval == bool(classes):
         raise typer.BadParameter("give --classes, or --retrieval; one of the two")
@@ -328,11 +339,18 @@ def evaluate(
         wanted: dict[str, tuple[str | None, EmbedConfig]] = {"audio_embeddings": ("evaluation", audio)}
         if retrieval:
             wanted["caption_embeddings"] = ("evaluation", EmbedConfig(what="captions"))
-            config = EvaluateConfig(task="retrieval")
+            config = EvaluateConfig(task="retrieval", near_duplicate=same_sound(near_duplicate))
         else:
             wanted["prompt_embeddings"] = (None, EmbedConfig(what="prompts", prompts=prompts(names, prompt)))
-            config = EvaluateConfig(class_names=names, prompt=prompt)
+            config = EvaluateConfig(class_names=names, prompt=prompt, near_duplicate=same_sound(near_duplicate))
         inputs |= embedded(scored, inputs, wanted)
+        if teacher:
+            heard = find(where, teacher, "checkpoint")
+            if "teacher_pairs" not in heard.record["inputs"]:
+                raise DataError(f"{teacher} was not trained here, and nobody knows its clips; leave out --teacher")
+            inputs["teacher_pairs"] = find(where, heard.record["inputs"]["teacher_pairs"], "manifest")
+            both = {"teacher_clip_embeddings": ("teacher_pairs", audio), "evaluation_embeddings": ("evaluation", audio)}
+            inputs |= embedded(heard, inputs, both)
         tags = scored.record.get("tags", {})
         made = run.fn(config, inputs, str(tags.get("row", "student")), int(tags.get("seed", 0)))
     scores = json.loads((made.path / "scores.json").read_text())

@@ -1,0 +1,19 @@
+"""Somebody else's checkpoint -> checkpoint."""
+
+from collections.abc import Mapping
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from clapcur.adopt import AdoptConfig, stage_for
+from clapcur.artifacts import Artifact
+from clapcur.catalog import Campaign
+from tasks.common import run_stage
+
+
+@task(cache_policy=NO_CACHE, task_run_name="adopt")
+def adopt(config: AdoptConfig, inputs: Mapping[str, Artifact], campaign: Campaign | None = None) -> Artifact:
+    """Take a checkpoint of another project as it is; what was made of its tensors is in ``adopted.json``."""
+    stage, identity = stage_for(config)
+    tags = {"role": "teacher", "row": "teacher", "strategy": "teacher", "soft_labels": False, "seed": config.seed}
+    return run_stage(stage, identity, inputs, campaign, tags)
