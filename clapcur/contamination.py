@@ -173,8 +173,8 @@ NearDuplicate = float | Literal["calibrated"] | None
 
 
 def check_near_duplicate(value: NearDuplicate) -> None:
-    """Refuse what is no similarity."""
-    if isinstance(value, (int, float)) and not -1 <= value <= 1:
+    """Refuse what is no similarity; 2, which none reaches, means never on the command line."""
+    if isinstance(value, (int, float)) and not -1 <= value <= 2:
         raise ValueError(f"near_duplicate must be a cosine in [-1, 1], 'calibrated' or null, got {value:g}")
 
 

@@ -60,25 +60,23 @@ def near_duplicate_figure(
     path : Path
         The PNG to write.
     """
-    values = [nearest_N] if different_N is None else [nearest_N, different_N]
-    low = min(float(value.min()) for value in values)
-    edges = np.linspace(min(low, 0.99), 1.0 + 1e-6, 101)
+    edges = np.geomspace(1e-6, 2, 64)
     figure = Figure(figsize=(6, 3))
     axes = figure.subplots()
-    axes.stairs(
-        np.histogram(nearest_N, edges)[0], edges, fill=True, color=MUTED, label="to the nearest evaluation clip"
-    )
+    counts = np.histogram(np.clip(1 - nearest_N, 1e-6, 2), edges)[0]
+    axes.stairs(counts, edges, fill=True, color=MUTED, label="to the nearest evaluation clip")
     if different_N is not None:
-        counts = np.histogram(different_N, edges)[0]
+        counts = np.histogram(np.clip(1 - different_N, 1e-6, 2), edges)[0]
         axes.stairs(counts, edges, color=ACCENT, label="to the nearest clip of another recording")
     title = "near duplicates were not looked for"
     if threshold is not None:
-        axes.axvline(threshold, color=INK, linewidth=1)
+        if threshold < 1:
+            axes.axvline(1 - threshold, color=INK, linewidth=1)
         title = f"{int((nearest_N >= threshold).sum()):,} clips at or above {threshold:.4f}"
-    axes.set_yscale("symlog", linthresh=1)
+    axes.set_xscale("log")
+    axes.set_xlim(edges[-1], edges[0])  # what is nearer stands further to the right, as in the other figures
     axes.set_ylim(bottom=0)
-    axes.set_xlim(edges[0], edges[-1])
-    axes.set_xlabel("audio similarity")
+    axes.set_xlabel("1 - audio similarity")
     axes.set_ylabel("clips")
     axes.set_title(title, loc="left", fontsize=10)
     axes.legend(frameon=False, fontsize=8)

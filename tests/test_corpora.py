@@ -522,3 +522,26 @@ def test_a_name_that_is_neither_a_list_nor_a_file_says_which_lists_there_are(tmp
         find_class_names("esc-50", tmp_path)
     (tmp_path / "own").write_text("one\nother\n")
     assert find_class_names("own", tmp_path) == ("one", "other")
+
+
+# --- the page that lists them ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_the_table_in_the_docs_has_the_counts_of_the_corpus(name: str) -> None:
+    """A number that was mended in the module only leaves people with a copy that looks wrong."""
+    lines = (Path(__file__).parents[1] / "docs/corpora.md").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"| `{name}` |") and line.count("|") == 7)
+    corpus = CORPORA[name]
+    cells = [cell.strip() for cell in line.split("|")]
+    assert cells[3] == (str(len(corpus.class_names)) if corpus.class_names else "")
+    each = {f"{fold} {versions[0]:,}" for fold, versions in corpus.clips.items()}
+    total = {"1 to 5, 400 each", f"{sum(versions[0] for versions in corpus.clips.values()):,} in all"}
+    assert all(said in cells[2] for said in each) or any(said in cells[2] for said in total)
+    assert corpus.recordings.split()[0] in cells[5] or cells[5] in corpus.recordings
+
+
+def test_every_corpus_says_what_a_reader_must_know() -> None:
+    for corpus in CORPORA.values():
+        assert corpus.licence and corpus.recordings and corpus.departures and corpus.layout
+        assert set(corpus.folds) <= set(corpus.clips)

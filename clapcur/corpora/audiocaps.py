@@ -43,7 +43,7 @@ def _audio_folder(folder: Path) -> str:
 AUDIOCAPS = Corpus(
     name="audiocaps",
     title=NAME,
-    licence="captions: MIT (academic use asked for); audio: the uploaders', from YouTube",
+    licence="captions: MIT; audio: the uploaders', from YouTube",
     clips={"train": (49_838, 91_256), "val": (495,), "test": (975,)},
     folds=("train",),
     layout=("csv_files_v1/train.csv", "audio_32000Hz/train/*.flac"),

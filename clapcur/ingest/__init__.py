@@ -2,7 +2,7 @@
 
 ``scan`` looks at everything and decides, ``stage_for`` makes the stage that writes what was decided::
 
-    config, tables, source     what to read, how tables are read, the rows that come out
+    config, source             what to read, the rows that come out from folders, tables and corpora
     probes                     every file hashed and checked once, remembered between runs
     exclusion                  what may never enter a pool
     scanning                   rows and probes -> clips, captions, pairs, quarantine
