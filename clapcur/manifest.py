@@ -12,7 +12,7 @@ Where a clip lies on this machine (``locations``) is no part of what it is: a fi
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -128,7 +128,38 @@ class Manifest:
         """
         if not 0 <= fraction < 1:
             raise ValueError(f"the held-out fraction must lie in [0, 1), got {fraction}")
-        return {clip for clip, group in self.groups.items() if _uniform(group) < fraction}
+        return {clip for clip, group in self.groups.items() if _uniform("held-out", group) < fraction}
+
+    def sample(self, share: float) -> "Manifest":
+        """Return a share of the source recordings, with their captions and all captions that have no clip.
+
+        The choice is a hash of the recording, and has nothing to do with that of `held_out`. A smaller share is a
+        subset of a larger one.
+        """
+        kept = {clip for clip, group in self.groups.items() if _uniform("share", group) < share}
+        pairs = self.pairs[self.pairs.clip_id.isin(kept)].reset_index(drop=True)
+        lost = set(self.pairs.caption_id) - set(pairs.caption_id)
+        return Manifest(
+            clips=self.clips[self.clips.clip_id.isin(kept)].reset_index(drop=True),
+            captions=self.captions[~self.captions.caption_id.isin(lost)].reset_index(drop=True),
+            pairs=pairs,
+            locations=self.locations[self.locations.clip_id.isin(kept)].reset_index(drop=True),
+        )
+
+
+def union(manifests: Sequence[Manifest]) -> Manifest:
+    """Return all clips, captions and pairs; of a clip that stands in several, the first description counts."""
+
+    def joined(name: str, *columns: str) -> pd.DataFrame:
+        tables = pd.concat([getattr(manifest, name) for manifest in manifests])
+        return tables.drop_duplicates(list(columns)).sort_values(list(columns), ignore_index=True)
+
+    return Manifest(
+        clips=joined("clips", "clip_id"),
+        captions=joined("captions", "caption_id"),
+        pairs=joined("pairs", "clip_id", "caption_id"),
+        locations=joined("locations", "clip_id"),
+    )
 
 
 def write_table(table: pd.DataFrame, schema: pa.Schema, path: Path) -> None:
@@ -139,6 +170,6 @@ def write_table(table: pd.DataFrame, schema: pa.Schema, path: Path) -> None:
     write_atomic(path, content.getvalue())
 
 
-def _uniform(text: str) -> float:
-    """Map a text to a number in [0, 1) that looks uniform and never changes."""
-    return int.from_bytes(hashlib.sha256(b"held-out:" + text.encode()).digest()[:8]) / 2**64
+def _uniform(purpose: str, text: str) -> float:
+    """Map a text to a number in [0, 1) that looks uniform, never changes and is another one for each purpose."""
+    return int.from_bytes(hashlib.sha256(f"{purpose}:{text}".encode()).digest()[:8]) / 2**64

@@ -98,6 +98,10 @@ class Experiment:
     # of the dataset; names the MLflow experiment
     pairs: IngestConfig
     # clips with captions: what the teacher learns from
+    more_pairs: tuple[IngestConfig, ...] = ()
+    # further tables and corpora of such clips
+    share_of_pairs: float = 1.0
+    # of their source recordings: what a teacher is worth that has learned less
     evaluation: IngestConfig
     # clips with labels: only ever scored
     class_names: tuple[str, ...]
@@ -116,12 +120,16 @@ class Experiment:
     soft_labels: SoftLabels = SoftLabels()
     audio_threshold: Threshold = Threshold(similarity=0.7)
     caption_threshold: Threshold = Threshold(similarity=0.7)
+    du_threshold: Threshold | None = None
+    # audio threshold of DU, where it is another one than that of ADS
     even_classes: bool = False
     # thresholds by count hold for each class apart
     max_per_clip: int | None = None
     max_per_caption: int | None = None
     ads_replay: Literal["ds", "teacher_pairs"] = "teacher_pairs"
     # what an ADS student replays; the paper replays DS
+    ds_replays: bool = True
+    # whether a DS student replays the teacher's pairs; the paper's learns from DS alone
     near_duplicate: NearDuplicate = 0.9999
     # audio similarity to an evaluation clip from which on a clip counts as the same sound; "calibrated": found on the
     # teacher's clips of different recordings; None: do not look
@@ -155,8 +163,9 @@ class Experiment:
 
     def curate(self, strategy: Literal["du", "ds", "ads"]) -> CurateConfig:
         """Return the curation of one strategy."""
+        audio = (self.du_threshold if strategy == "du" else None) or self.audio_threshold
         return CurateConfig(
-            strategy=strategy, class_names=self.class_names, prompt=self.prompt, audio_threshold=self.audio_threshold,
+            strategy=strategy, class_names=self.class_names, prompt=self.prompt, audio_threshold=audio,
             caption_threshold=self.caption_threshold, even_classes=self.even_classes,
             max_per_clip=self.max_per_clip,
             max_per_caption=self.max_per_caption, held_out=self.student.held_out,
@@ -171,12 +180,22 @@ class Experiment:
 
     def train_teacher(self, seed: int) -> TrainConfig | None:
         """Return the training of the teacher, None where the checkpoint is the teacher."""
-        return dataclasses.replace(self.teacher, seed=seed) if self.teacher else None
+        return dataclasses.replace(self._selected(self.teacher), seed=seed) if self.teacher else None
 
     def train_student(self, row: Row, seed: int) -> TrainConfig:
         """Return the training of one row's student."""
         labels = self.soft_labels if row.soft_labels else None
-        return dataclasses.replace(self.student, seed=seed, soft_labels=labels)
+        training = dataclasses.replace(self._selected(self.student), seed=seed, soft_labels=labels)
+        if row.strategy == "ds" and not self.ds_replays:
+            training = dataclasses.replace(training, replay_probability=0.0)
+        return training
+
+    def _selected(self, training: TrainConfig) -> TrainConfig:
+        """Return a training with what it needs where the test set chooses its weights."""
+        if training.selection != "reference":
+            return training
+        texts = prompts(self.class_names, self.prompt)
+        return dataclasses.replace(training, test_classes=self.class_names, test_prompts=texts)
 
     def evaluate(self) -> EvaluateConfig:
         """Return the zero-shot evaluation of every row."""
@@ -205,6 +224,7 @@ def experiment_from_file(path: Path | str) -> Experiment:
     for name in ("pairs", "pool", "captions", "evaluation"):
         if values.get(name) is not None:
             values[name] = _ingest_values(values[name], folder)
+    values["more_pairs"] = [_ingest_values(value, folder) for value in values.get("more_pairs") or ()]
     if isinstance(values["class_names"], str):
         values["class_names"] = find_class_names(values["class_names"], folder)
     if isinstance(values.get("marks"), str):
@@ -353,7 +373,7 @@ def _ingest_values(value: Any, folder: Path) -> dict[str, Any]:
 
 def _merge(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """Put `values` over `defaults`; ingests and thresholds are replaced whole, trainings and models key by key."""
-    whole = {"pairs", "pool", "captions", "evaluation", "audio_threshold", "caption_threshold"}
+    whole = {"pairs", "pool", "captions", "evaluation", "audio_threshold", "caption_threshold", "du_threshold"}
     merged = dict(defaults)
     merged["pool"] = None
     for name, value in values.items():

@@ -9,7 +9,8 @@ batch; they choose the checkpoint. The test set is never looked at.
 
 Inputs by role: ``teacher_pairs`` (manifest) always; ``init`` (checkpoint) for a student; ``improvement_set`` with the
 ``pool`` and ``captions`` manifests its ids point to; ``replay`` (an improvement_set, such as DS) where replay is not
-over all teacher pairs; ``teacher`` (checkpoint) where the soft targets come from another model than ``init``.
+over all teacher pairs; ``teacher`` (checkpoint) where the soft targets come from another model than ``init``;
+``evaluation`` (manifest) with ``selection="reference"`` alone, where the test set chooses.
 """
 
 import math
@@ -24,6 +25,7 @@ import pandas as pd
 import torch
 
 from clapcur.artifacts import Artifact, Stage, Workspace
+from clapcur.class_names import readable
 from clapcur.config import frozen, machine
 from clapcur.errors import CheckpointError, DataError, EmptySetError
 from clapcur.losses import SoftForm, hard_target, soft_contrastive_loss, soft_targets, target_statistics
@@ -100,8 +102,13 @@ class TrainConfig:
     # of the towers (autocast); front end, logits and losses are float32 always
     held_out: float = 0.1
     # share of the source recordings of the teacher pairs that is kept out of every batch
-    selection: Literal["held_out", "last"] = "held_out"
-    # which weights become the checkpoint: least held-out loss, or the last
+    selection: Literal["held_out", "last", "reference"] = "held_out"
+    # which weights become the checkpoint: least held-out loss, the last, or the best zero-shot accuracy on the very
+    # clips that are scored afterwards, as the reference code does: only to compare with its figures
+    test_prompts: tuple[str, ...] = ()
+    # with selection="reference": class prompts, in the order of `test_classes`
+    test_classes: tuple[str, ...] = ()
+    # with selection="reference": labels of the input `evaluation`
     num_evaluations: int = 8
     # on the held-out pairs, evenly over the steps
     seed: int = 0
@@ -131,6 +138,10 @@ class TrainConfig:
             raise ValueError(
                 "selection='held_out' needs held_out > 0 and num_evaluations > 0; or take selection='last'"
             )
+        if len(self.test_prompts) != len(self.test_classes):
+            raise ValueError(
+                f"expected one prompt for each of {len(self.test_classes)} test_classes, got {len(self.test_prompts)}"
+            )
 
     @property
     def num_steps(self) -> int:
@@ -158,6 +169,7 @@ class TrainingData:
     main: PairSource
     replay: PairSource | None
     held_out: pd.DataFrame  # clip_id, caption_id
+    test: pd.DataFrame  # clip_id, label; empty unless the test set chooses
     captions: dict[str, str]  # caption_id -> text
     paths: dict[str, Path]  # clip_id -> file
     counts: dict[str, int] = field(default_factory=dict)
@@ -165,7 +177,8 @@ class TrainingData:
 
 def gather_data(inputs: Mapping[str, Artifact], config: TrainConfig) -> TrainingData:
     """Open the manifests and Improvement-Sets, and keep the held-out recordings out of all of them."""
-    manifests = [Manifest.open(inputs[role]) for role in ("teacher_pairs", "pool", "captions") if role in inputs]
+    roles = ("teacher_pairs", "pool", "captions", "evaluation")
+    manifests = [Manifest.open(inputs[role]) for role in roles if role in inputs]
     teacher_pairs = manifests[0]
     held_out_clips = teacher_pairs.held_out(config.held_out)
     held_out_captions = teacher_pairs.pairs[teacher_pairs.pairs.clip_id.isin(held_out_clips)]
@@ -189,6 +202,7 @@ def gather_data(inputs: Mapping[str, Artifact], config: TrainConfig) -> Training
         main,
         replay,
         held_out_captions.reset_index(drop=True),
+        _test_clips(inputs, config),
         {key: text for m in manifests for key, text in zip(m.captions.caption_id, m.captions.caption, strict=True)},
         {clip: path for m in manifests for clip, path in m.paths.items()},
         {f"{s.name}_pairs": len(s.pairs) for s in (main, replay) if s} | {"held_out_pairs": len(held_out_captions)},
@@ -202,6 +216,15 @@ def gather_data(inputs: Mapping[str, Artifact], config: TrainConfig) -> Training
                 f"{min(missing)}; give the pool and the captions that the set was curated from"
             )
     return data
+
+
+def _test_clips(inputs: Mapping[str, Artifact], config: TrainConfig) -> pd.DataFrame:
+    """Return the labelled clips that choose the weights; none unless the test set does."""
+    if config.selection != "reference":
+        return pd.DataFrame()
+    if "evaluation" not in inputs or not config.test_classes:
+        raise ValueError("selection='reference' needs the input `evaluation`, and test_classes with test_prompts")
+    return Manifest.open(inputs["evaluation"]).clips[["clip_id", "label"]]
 
 
 class TextFeatures:
@@ -291,14 +314,21 @@ def train(inputs: Mapping[str, Artifact], config: TrainConfig, work: Workspace) 
         else set()
     )
 
-    def check_held_out() -> None:
-        loss = held_out_loss(model, data.held_out, text, waveforms, device)
-        state.note(state.step, {"held_out_loss": loss}, work.on_step)
+    def check() -> None:
+        """Measure what selects, and keep the weights where it is the best so far."""
+        loss = math.inf
+        if len(data.held_out) >= 2:
+            loss = held_out_loss(model, data.held_out, text, waveforms, device)
+            state.note(state.step, {"held_out_loss": loss}, work.on_step)
+        if config.selection == "reference":
+            accuracy = test_accuracy(model, data.test, config, waveforms, device)
+            state.note(state.step, {"test_accuracy": accuracy}, work.on_step)
+            loss = -accuracy
         if loss < state.best_loss:
             state.keep_best(loss)
 
-    if state.step == 0 and "init" in inputs and len(data.held_out) >= 2:
-        check_held_out()  # a student may be no better than what it started from
+    if state.step == 0 and "init" in inputs and config.selection != "reference":
+        check()  # a student may be no better than what it started from
     saved = time.monotonic()
     with (
         StopRequest() as stop,
@@ -316,8 +346,8 @@ def train(inputs: Mapping[str, Artifact], config: TrainConfig, work: Workspace) 
                     "lower the learning rate or look at the soft targets"
                 )
             state.note(state.step, metrics, work.on_step)
-            if state.step in evaluate_at and len(data.held_out) >= 2:
-                check_held_out()
+            if state.step in evaluate_at:
+                check()
             advance(1, f"loss {metrics['loss']:.3f}")
             if time.monotonic() - saved > config.save_every_s or stop.is_set:
                 state.save()
@@ -326,7 +356,7 @@ def train(inputs: Mapping[str, Artifact], config: TrainConfig, work: Workspace) 
                 stop.leave(
                     f"stopped at step {state.step} of {config.num_steps}; the state is saved, run again to go on"
                 )
-    if config.selection == "held_out":
+    if config.selection != "last":
         state.restore_best()
     model.eval().save(work.path)
     state.write_history(work.path / "history.jsonl")
@@ -395,6 +425,24 @@ def held_out_loss(
             total += soft_contrastive_loss(model.scale() * audio @ caption.T, target, target).item() * len(rows)
     model.train(was_training)
     return total / len(shuffled)
+
+
+def test_accuracy(
+    model: Clap, clips: pd.DataFrame, config: TrainConfig, waveforms: Waveforms, device: torch.device
+) -> float:
+    """Return the zero-shot accuracy on clips (clip_id, label): centre crops, evaluation mode."""
+    was_training = model.training
+    model.eval()
+    labels, right = [readable(name) for name in config.test_classes], 0
+    with torch.inference_mode():
+        prompts_KD = model.encode_text(config.test_prompts)
+        for start in range(0, len(clips), HELD_OUT_BATCH):
+            part = clips.iloc[start : start + HELD_OUT_BATCH]
+            waveform = waveforms.load(part.clip_id.tolist(), np.full(len(part), 0.5)).to(device)
+            best = (model.encode_audio(waveform) @ prompts_KD.T).argmax(dim=1).tolist()
+            right += sum(labels[index] == readable(label) for index, label in zip(best, part.label, strict=True))
+    model.train(was_training)
+    return right / len(clips)
 
 
 def mask(logmel_BFM: torch.Tensor, time_masks: int, frequency_masks: int) -> torch.Tensor:

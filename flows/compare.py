@@ -10,14 +10,17 @@ from clapcur.catalog import Campaign
 from clapcur.config import signature
 from clapcur.embed import EmbedConfig
 from clapcur.ingest import IngestConfig
+from clapcur.merge import MergeConfig
 from clapcur.recipes import Experiment, Row
 from clapcur.report import ReportConfig, ReportRow
+from clapcur.train import TrainConfig
 from tasks.adopt import adopt
 from tasks.audition import audition
 from tasks.curate import curate
 from tasks.embed import embed
 from tasks.evaluate import evaluate
 from tasks.ingest import ingest
+from tasks.merge import merge
 from tasks.pool import grow
 from tasks.report import report
 from tasks.train import train
@@ -38,7 +41,7 @@ def compare(experiment: Experiment) -> Artifact:
     manifests = ingest_all(experiment, campaign)
     rows, scores = [], {}
     for seed in experiment.seeds:
-        teacher = teacher_of(experiment, seed, manifests["pairs"], campaign)
+        teacher = teacher_of(experiment, seed, manifests, campaign)
         sets = improvement_sets(experiment, manifests, teacher, seed, campaign)
         for row in experiment.rows:
             checkpoint = (
@@ -60,17 +63,27 @@ def ingest_all(experiment: Experiment, campaign: Campaign) -> dict[str, Artifact
         if config is not None:
             name = config.landed_in
             manifests[role] = grow(name, campaign=campaign) if name else ingest(config, role, campaign)
+    if experiment.more_pairs or experiment.share_of_pairs < 1:
+        parts = [manifests["pairs"], *(ingest(config, "pairs", campaign) for config in experiment.more_pairs)]
+        manifests["pairs"] = merge(MergeConfig(share=experiment.share_of_pairs), parts, "pairs", campaign)
     return manifests
 
 
-def teacher_of(experiment: Experiment, seed: int, pairs: Artifact, campaign: Campaign) -> Artifact:
+def teacher_of(experiment: Experiment, seed: int, manifests: Manifests, campaign: Campaign) -> Artifact:
     """Train the teacher on its captioned clips; or take the checkpoint that it is, or starts from."""
-    adopted, training, given = experiment.adopt(seed), experiment.train_teacher(seed), {"teacher_pairs": pairs}
-    if adopted is None:
-        assert training is not None
-        return train(training, given, "teacher", campaign)
-    checkpoint = adopt(adopted, given if adopted.needs_captions else {}, campaign)
-    return train(training, {"init": checkpoint} | given, "teacher", campaign) if training else checkpoint
+    adopted, training, inputs = experiment.adopt(seed), experiment.train_teacher(seed), {}
+    given = {"teacher_pairs": manifests["pairs"]}
+    if adopted is not None:
+        inputs["init"] = adopt(adopted, given if adopted.needs_captions else {}, campaign)
+        if training is None:
+            return inputs["init"]
+    assert training is not None
+    return train(training, inputs | given | selecting(training, manifests), "teacher", campaign)
+
+
+def selecting(training: TrainConfig, manifests: Manifests) -> dict[str, Artifact]:
+    """Return what chooses the weights, where it is none of what is trained on."""
+    return {"evaluation": manifests["evaluation"]} if training.selection == "reference" else {}
 
 
 def improvement_sets(
@@ -114,7 +127,8 @@ def student(
         inputs |= {role: manifests[role] for role in ("pool", "captions") if role in manifests}
         if row.strategy == "ads" and experiment.ads_replay == "ds":
             inputs["replay"] = sets["ds"]
-    return train(experiment.train_student(row, seed), inputs, row.name, campaign)
+    training = experiment.train_student(row, seed)
+    return train(training, inputs | selecting(training, manifests), row.name, campaign)
 
 
 def score(

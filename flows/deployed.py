@@ -146,7 +146,8 @@ def compare(
 def train_teacher(config: Config, seed: Seed = 0) -> State:
     """Train the teacher of an experiment on its captioned clips, or take the checkpoint that it names."""
     experiment = load(config, (seed,))
-    return done(teacher_of(experiment, "", seed, ingest(experiment.pairs, "pairs", campaign(experiment))))
+    manifests = grid.ingest_all(replace(experiment, pool=None, captions=None, rows=()), campaign(experiment))
+    return done(teacher_of(experiment, "", seed, manifests))
 
 
 @deployed("embed-pool", hours=48)
@@ -156,7 +157,7 @@ def embed_pool(config: Config, teacher: Teacher = "", seed: Seed = 0) -> State:
     if experiment.pool is None:
         raise ArtifactError(f"{config} names no pool; give `pool`, a folder or a table of sounds")
     manifests = grid.ingest_all(experiment, campaign(experiment))
-    checkpoint = teacher_of(experiment, teacher, seed, manifests["pairs"])
+    checkpoint = teacher_of(experiment, teacher, seed, manifests)
     audio = EmbedConfig(what="audio", num_crops=experiment.num_crops)
     return done(embed(audio, {"checkpoint": checkpoint, "manifest": manifests["pool"]}, "pool", campaign(experiment)))
 
@@ -166,7 +167,7 @@ def curate(config: Config, strategy: Student = "ads", teacher: Teacher = "", see
     """Choose the pairs that a student learns from: one Improvement-Set, with its card."""
     experiment = load(config, (seed,))
     manifests = grid.ingest_all(experiment, campaign(experiment))
-    checkpoint = teacher_of(experiment, teacher, seed, manifests["pairs"])
+    checkpoint = teacher_of(experiment, teacher, seed, manifests)
     return done(sets_of(experiment, Row(strategy=strategy), manifests, checkpoint, seed)[strategy])
 
 
@@ -197,7 +198,7 @@ def train_student(
     experiment = load(config, (seed,))
     manifests = grid.ingest_all(experiment, campaign(experiment))
     row = Row(strategy=strategy, soft_labels=strategy == "sl" or (soft_labels and strategy != "continued"))
-    checkpoint = teacher_of(experiment, teacher, seed, manifests["pairs"])
+    checkpoint = teacher_of(experiment, teacher, seed, manifests)
     given = {str(strategy): artifact(improvement_set, "improvement_set")} if improvement_set else {}
     needs_ds = strategy == "ads" and experiment.ads_replay == "ds"
     sets = given if given and not needs_ds else sets_of(experiment, row, manifests, checkpoint, seed) | given
@@ -241,11 +242,11 @@ def campaign(experiment: Experiment) -> Campaign:
     return Campaign(experiment.name, f"stages of {experiment.name}", signature(replace(experiment, seeds=(0,))))
 
 
-def teacher_of(experiment: Experiment, name: str, seed: int, pairs: Artifact) -> Artifact:
+def teacher_of(experiment: Experiment, name: str, seed: int, manifests: dict[str, Artifact]) -> Artifact:
     """Return the checkpoint of this name, or the experiment's own teacher, trained where it is missing."""
     if name:
         return artifact(name, "checkpoint")
-    return grid.teacher_of(experiment, seed, pairs, campaign(experiment))
+    return grid.teacher_of(experiment, seed, manifests, campaign(experiment))
 
 
 def sets_of(

@@ -1,5 +1,6 @@
 """What a re-curation would do, before it is done."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from clapcur import pools
@@ -12,7 +13,7 @@ from clapcur.home import Home
 from clapcur.manifest import Manifest
 from clapcur.recipes import Experiment
 from clapcur.train import STAGE as TRAIN
-from flows.compare import ingest_all
+from flows.compare import ingest_all, selecting
 from flows.recurate import pool_name
 
 
@@ -45,7 +46,7 @@ def plan(experiment: Experiment) -> tuple[str, list[Step]]:
     news = pools.news(home, manifests["pool"], experiment.curate(rules.strategy))
     why = news.due(rules.min_new_clips, rules.max_wait_hours)
     seed = experiment.seeds[0]
-    training, teacher = experiment.train_teacher(seed), known_teacher(home, experiment, seed, manifests["pairs"])
+    training, teacher = experiment.train_teacher(seed), known_teacher(home, experiment, seed, manifests)
     num_clips = len(Manifest.open(manifests["pool"]).clips)
     known = _embedded(home, teacher, manifests["pool"], experiment.num_crops) if teacher else 0
     to_score = num_clips if teacher is None or news.curated is None or news.gone_clips else news.new_clips
@@ -65,16 +66,21 @@ def plan(experiment: Experiment) -> tuple[str, list[Step]]:
     return why, steps
 
 
-def known_teacher(home: Home, experiment: Experiment, seed: int, pairs: Artifact) -> Artifact | None:
+def known_teacher(home: Home, experiment: Experiment, seed: int, manifests: Mapping[str, Artifact]) -> Artifact | None:
     """Return the teacher where it is there already, without making or reading one."""
-    adopted, training, inputs = experiment.adopt(seed), experiment.train_teacher(seed), {"teacher_pairs": pairs}
+    adopted, training, inputs = (
+        experiment.adopt(seed),
+        experiment.train_teacher(seed),
+        {"teacher_pairs": manifests["pairs"]},
+    )
     if adopted is not None:
         stage, identity = stage_for(adopted)
         checkpoint = home.store.get(stage.key(identity, inputs if adopted.needs_captions else {}))
         if checkpoint is None or training is None:
             return checkpoint
         inputs["init"] = checkpoint
-    return home.store.get(TRAIN.key(training, inputs))
+    assert training is not None
+    return home.store.get(TRAIN.key(training, inputs | selecting(training, manifests)))
 
 
 def _embedded(home: Home, teacher: Artifact, pool: Artifact, num_crops: int) -> int:

@@ -57,7 +57,7 @@ def recurate(experiment: Experiment, force: bool = False) -> Artifact:
         experiment.name, f"recurate v{version.record['config']['version']}", signature([experiment, version.id])
     )
     manifests = ingest_all(experiment, campaign)
-    teacher = teacher_of(experiment, seed, manifests["pairs"], campaign)
+    teacher = teacher_of(experiment, seed, manifests, campaign)
     sets = improvement_sets(experiment, manifests, teacher, seed, campaign)
     champion = champions.standing(home.store, experiment.name).get("champion", teacher)
     withdrawn = why_withdrawn(home, champion)

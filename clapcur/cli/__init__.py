@@ -46,14 +46,23 @@ catalog_app = typer.Typer(
 
 COMMANDS = (
     ("demo", experiments.demo, "clapcur demo --seed 1"),
-    ("init", experiments.init, "clapcur init my-sounds.yaml"),
+    (
+        "init",
+        experiments.init,
+        "clapcur init my-sounds.yaml\n  clapcur init table2.yaml --recipe wang2023/table2 --dataset esc50 --data /data",
+    ),
     (
         "improve",
         experiments.improve,
         "clapcur improve my-sounds.yaml\n  "
         "clapcur improve --pairs pairs.csv --pool recordings/ --classes classes.txt --evaluation labelled.csv",
     ),
-    ("compare", experiments.compare, "clapcur compare my-sounds.yaml --seeds 0,1,2 --strategies du,ads"),
+    (
+        "compare",
+        experiments.compare,
+        "clapcur compare my-sounds.yaml --seeds 0,1,2 --strategies du,ads\n  "
+        "clapcur compare --recipe wang2023/table2 --dataset esc50 --data /data",
+    ),
     ("ingest", stages.ingest, "clapcur ingest pairs.csv --caption-column text"),
     (
         "adopt",

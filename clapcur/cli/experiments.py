@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from clapcur.artifacts import Artifact
-from clapcur.cli.console import HomeOption, JsonOption, command_line, open_home, print_json, show, working
+from clapcur.cli.console import (
+    HomeOption,
+    JsonOption,
+    columns_table,
+    command_line,
+    open_home,
+    print_json,
+    show,
+    working,
+)
 from clapcur.errors import DataError
 from clapcur.home import Home
 
@@ -18,6 +27,17 @@ T = TypeVar("T")
 StudentStrategy = Literal["du", "ds", "ads"]
 ConfigFile = Annotated[
     Path | None, typer.Argument(help="An experiment as YAML; `clapcur init` writes one.", show_default=False)
+]
+
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(help="wang2023/table2 (the strategies) or wang2023/table3 (a teacher of 10 % of the pairs)."),
+]
+DatasetOption = Annotated[Literal["esc50", "us8k", "tut17"] | None, typer.Option(help="With --recipe: what is scored.")]
+DataOption = Annotated[Path | None, typer.Option(help="With --recipe: the folder of your copies of the corpora.")]
+SelectionOption = Annotated[
+    Literal["held_out", "reference"],
+    typer.Option(help="With --recipe: held-out pairs choose the weights, or, as in the reference, the test set."),
 ]
 
 STARTER = """\
@@ -81,11 +101,23 @@ def demo(
 
 def init(
     path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("clapcur.yaml"),
+    recipe: RecipeOption = None,
+    dataset: DatasetOption = None,
+    data: DataOption = None,
+    selection: SelectionOption = "held_out",
 ) -> None:
-    """Write a commented experiment file to start from."""
+    """Write a commented experiment file to start from, or one of the paper's in full."""
     if path.exists():
         raise DataError(f"{path} exists already; name another file, or edit this one")
-    path.write_text(STARTER)
+    if recipe is None:
+        path.write_text(STARTER)
+    else:
+        import yaml
+
+        from clapcur.config import to_dict
+
+        values = to_dict(paper_experiment(recipe, dataset, data, selection))
+        path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     show(f"wrote {path}: put your paths into it, then run `clapcur improve {path}`")
 
 
@@ -147,9 +179,11 @@ def improve(
 
 
 def compare(
-    config: Annotated[
-        Path, typer.Argument(help="An experiment as YAML; `clapcur init` writes one.", show_default=False)
-    ],
+    config: ConfigFile = None,
+    recipe: RecipeOption = None,
+    dataset: DatasetOption = None,
+    data: DataOption = None,
+    selection: SelectionOption = "held_out",
     seeds: Annotated[str, typer.Option(help="Such as 0,1,2; default: those of the config.")] = "",
     strategies: Annotated[
         str,
@@ -162,12 +196,20 @@ def compare(
 
     Every strategy with and without soft labels, at one sample budget.
     The teacher and the control (the teacher trained on for the same budget) are always among the rows.
+    Give an experiment file, or a --recipe: a table of the paper, whose figures are shown beside.
     """
     from dataclasses import replace
 
-    from clapcur import recipes
+    from clapcur import recipes, wang2023
 
-    experiment = with_seeds(recipes.experiment_from_file(config), seeds)
+    if (config is None) == (recipe is None):
+        raise typer.BadParameter("give an experiment file or --recipe; one of the two")
+    if config is not None:
+        experiment = recipes.experiment_from_file(config)
+    else:
+        assert recipe is not None
+        experiment = paper_experiment(recipe, dataset, data, selection)
+    experiment = with_seeds(experiment, seeds)
     if strategies:
         experiment = replace(experiment, rows=chosen_rows(experiment.rows, strategies))
     where = open_home(home)
@@ -176,7 +218,21 @@ def compare(
 
         report = run_flow(flow, experiment)
     if show_report(report, where, as_json):
+        from clapcur.report import load_table
+
+        found = {row["name"]: (row["accuracy"], row["sd"]) for row in load_table(report)}
+        if lines := wang2023.beside(experiment.name, found):
+            show(columns_table(("", "here", "Wang et al. 2023"), lines, right=("here", "Wang et al. 2023")), "")
         show_where_to_look(report, where)
+
+
+def paper_experiment(recipe: str, dataset: str | None, data: Path | None, selection: str) -> "Experiment":
+    """Return a table of the paper on these data."""
+    from clapcur import wang2023
+
+    if dataset is None or data is None:
+        raise typer.BadParameter("a recipe needs --dataset and --data, the folder of the corpora")
+    return wang2023.experiment(recipe, dataset, data, selection)  # type: ignore[arg-type]  # it refuses others
 
 
 def with_seeds(experiment: "Experiment", text: str) -> "Experiment":

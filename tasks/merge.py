@@ -1,0 +1,20 @@
+"""Several manifests -> one."""
+
+from collections.abc import Sequence
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from clapcur.artifacts import Artifact
+from clapcur.catalog import Campaign
+from clapcur.merge import STAGE, MergeConfig, refresh_locations
+from tasks.common import run_stage
+
+
+@task(cache_policy=NO_CACHE, task_run_name="merge-{role}")
+def merge(config: MergeConfig, manifests: Sequence[Artifact], role: str, campaign: Campaign | None = None) -> Artifact:
+    """Make one manifest of several, or take a share of one."""
+    inputs = {f"part{index:02d}": manifest for index, manifest in enumerate(manifests)}
+    artifact = run_stage(STAGE, config, inputs, campaign, {"role": role})
+    refresh_locations(artifact, manifests)
+    return artifact
