@@ -11,7 +11,7 @@ Ingest keeps out what a list names, curation keeps evaluation clips out of every
 of each score whether its clips were in what the checkpoint learned from.
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Set
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from clapcur.artifacts import Artifact, Store
+from clapcur.embeddings import EmbeddingTable
 from clapcur.errors import ArtifactError, EmptySetError
 
 REASONS = ("clip", "recording", "near_duplicate")  # in this order; a clip counts for the first that applies
@@ -260,6 +261,8 @@ class LearnedFrom:
     # clip_id, pcm_sha256, recording_id
     unknown: list[str] = field(default_factory=list)
     # checkpoints of which it is not on record, and manifests that are lost
+    sets: list[Artifact] = field(default_factory=list)
+    # the Improvement-Sets among what it learned from
 
 
 def learned_from(checkpoint: Artifact) -> LearnedFrom:
@@ -268,38 +271,56 @@ def learned_from(checkpoint: Artifact) -> LearnedFrom:
     Clips of pairs that were held out count too: they chose its weights. Of a pool only the clips that stand in the
     Improvement-Set count.
     """
-    store = Store(checkpoint.path.parents[1])
+    store, seen, waiting = Store(checkpoint.path.parents[1]), set(), [checkpoint.id]
+    learned = LearnedFrom(pd.DataFrame(columns=IDENTITY, dtype="str"))
     tables: dict[str, pd.DataFrame] = {}
-    unknown: list[str] = []
-    _walk(store, checkpoint, tables, unknown, set())
-    clips = pd.concat(tables.values()) if tables else pd.DataFrame(columns=IDENTITY)
-    return LearnedFrom(clips.drop_duplicates(ignore_index=True), sorted(set(unknown)))
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            inputs: Mapping[str, str] = store.find(name).record["inputs"]
+        except ArtifactError:
+            learned.unknown.append(f"checkpoint {name}")
+            continue
+        if not any(role in inputs for role in (*LEARNED_FROM, *PASSED_ON)):
+            learned.unknown.append(f"checkpoint {name}")  # from elsewhere: nobody wrote down what it heard
+        waiting += [inputs[role] for role in PASSED_ON if role in inputs]
+        for role in LEARNED_FROM:
+            if role in inputs and inputs[role] not in tables:
+                try:
+                    made = store.find(inputs[role])
+                    tables[made.id] = _clips_of(store, made)
+                except (ArtifactError, FileNotFoundError):
+                    learned.unknown.append(f"{role} {inputs[role]}")
+                else:
+                    learned.sets += [made] if made.kind == "improvement_set" else []
+    learned.clips = pd.concat([learned.clips, *tables.values()]).drop_duplicates(ignore_index=True)
+    learned.unknown = sorted(set(learned.unknown))
+    return learned
 
 
-def _walk(
-    store: Store, checkpoint: Artifact, tables: dict[str, pd.DataFrame], unknown: list[str], seen: set[str]
-) -> None:
-    if checkpoint.id in seen:
-        return
-    seen.add(checkpoint.id)
-    inputs: Mapping[str, str] = checkpoint.record["inputs"]
-    if not any(role in inputs for role in (*LEARNED_FROM, *PASSED_ON)):
-        unknown.append(f"checkpoint {checkpoint.id}")  # from elsewhere: nobody wrote down what it heard
-    for role in LEARNED_FROM:
-        if role in inputs:
-            try:
-                made = store.find(inputs[role])
-                tables[made.id] = _clips_of(store, made)
-            except (ArtifactError, FileNotFoundError):
-                unknown.append(f"{role} {inputs[role]}")
-    for role in PASSED_ON:
-        if role in inputs:
-            try:
-                before = store.find(inputs[role])
-            except ArtifactError:
-                unknown.append(f"checkpoint {inputs[role]}")
-            else:
-                _walk(store, before, tables, unknown, seen)
+def near_duplicates_by(sets: Iterable[Artifact], evaluation_id: str, clips: pd.DataFrame) -> Iterator[Overlap]:
+    """Yield the near duplicates of teacher clips among evaluation clips, by sets that were curated against these.
+
+    Such a set was made from the teacher's embeddings of both, and its config says what counts as the same sound.
+    """
+    for made in sets:
+        inputs, value = made.record["inputs"], made.record["config"].get("near_duplicate")
+        roles = ("teacher_pairs", "teacher_clip_embeddings", "evaluation_embeddings")
+        if value is None or inputs.get("evaluation") != evaluation_id or not set(roles) <= set(inputs):
+            continue
+        store = Store(made.path.parents[1])
+        try:
+            pairs, own, foreign = (store.find(inputs[role]) for role in roles)
+            known = pd.read_parquet(pairs.path / "clips.parquet", columns=IDENTITY)
+            rows_ND = EmbeddingTable.open(own).select(known.clip_id.tolist())
+            rows_MD = EmbeddingTable.open(foreign).select(clips.clip_id.tolist())
+        except (ArtifactError, FileNotFoundError):  # collected since: what was looked for stands in what was checked
+            continue
+        threshold, _ = near_duplicate_threshold(value, known, rows_ND)
+        yield overlap(clips, known, rows_MD, rows_ND, threshold)
 
 
 def _clips_of(store: Store, made: Artifact) -> pd.DataFrame:

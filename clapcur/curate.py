@@ -535,8 +535,8 @@ def _how_to_fill(
     left_out = ", ".join(f"{count} as {reason.replace('_', ' ')}" for reason, count in exclusions.items() if count)
     if "histogram" not in evidence:
         return (
-            f"{name} found no training pair with one of {len(captions.ids)} captions; clips left out: "
-            f"{left_out or 'none'}"
+            f"{name} found no training pair, outside the held-out recordings, with one of {len(captions.ids)} captions"
+            + (f"; left out: {left_out}" if left_out else "")
         )
     counts = np.array(evidence["histogram"]["counts"][::-1])
     edges = np.array(evidence["histogram"]["edges"][:-1][::-1])

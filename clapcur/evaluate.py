@@ -7,11 +7,11 @@ enter.
 
 A score also says whether its clips were in what the checkpoint learned from (`clapcur.contamination`): in the pairs
 and Improvement-Sets of its own training and of every checkpoint that it came from, by their records. A checkpoint from
-elsewhere has no such records, and its scores say that it is not known.
+elsewhere has no such records, and its scores say that it is not known. Where a set behind it was curated against these
+very clips, near duplicates of the teacher's clips are looked for in the embeddings of then.
 
 Inputs by role: ``checkpoint``, ``audio_embeddings``, ``evaluation`` (a labelled manifest) with ``prompt_embeddings``,
-or (a manifest with pairs) with ``caption_embeddings``. Where ``teacher_pairs``, ``teacher_clip_embeddings`` and
-``evaluation_embeddings`` are given, all by one checkpoint, near duplicates of the teacher's clips are looked for too.
+or (a manifest with pairs) with ``caption_embeddings``.
 """
 
 import json
@@ -26,14 +26,7 @@ from safetensors import safe_open
 from clapcur.artifacts import Artifact, Stage, Workspace, write_atomic
 from clapcur.class_names import PROMPT, check_class_names, readable
 from clapcur.config import frozen, signature
-from clapcur.contamination import (
-    NearDuplicate,
-    Overlap,
-    check_near_duplicate,
-    learned_from,
-    near_duplicate_threshold,
-    overlap,
-)
+from clapcur.contamination import learned_from, near_duplicates_by, overlap
 from clapcur.embeddings import EmbeddingTable
 from clapcur.errors import ManifestError
 from clapcur.figures import confusion_figure
@@ -64,13 +57,9 @@ class EvaluateConfig:
     # {} is the place of the class name
     seed: int = 0
     # of the bootstrap over source recordings
-    near_duplicate: NearDuplicate = 0.9999
-    # audio similarity to a teacher clip from which on an evaluation clip counts as the same sound; "calibrated": found
-    # on the teacher's clips of different recordings; None: do not look
 
     def __post_init__(self) -> None:
         """Refuse a zero-shot evaluation without classes."""
-        check_near_duplicate(self.near_duplicate)
         if self.task == "zero_shot":
             check_class_names(self.class_names)
 
@@ -84,7 +73,7 @@ def evaluate(inputs: Mapping[str, Artifact], config: EvaluateConfig, work: Works
     else:
         scores, table, name = *_zero_shot(inputs, config, manifest, audio), "predictions.parquet"
         confusion_figure(scores["confusion"], list(check_class_names(config.class_names)), work.path / "confusion.png")
-    known = _contamination(inputs, config, manifest, table)
+    known = _contamination(inputs, manifest, table)
     scores["contamination"] = known
     table.to_parquet(work.path / name, index=False)
     write_atomic(work.path / "scores.json", json.dumps(scores, indent=1))
@@ -93,16 +82,14 @@ def evaluate(inputs: Mapping[str, Artifact], config: EvaluateConfig, work: Works
     return {"counts": counts, "metrics": metrics}
 
 
-def _contamination(
-    inputs: Mapping[str, Artifact], config: EvaluateConfig, manifest: Manifest, table: pd.DataFrame
-) -> dict[str, Any]:
+def _contamination(inputs: Mapping[str, Artifact], manifest: Manifest, table: pd.DataFrame) -> dict[str, Any]:
     """Say which of the scored clips the checkpoint has learned from, and mark them in the table of predictions."""
     is_classified = "clip_id" in table
     scored = set(table.clip_id) if is_classified else set(manifest.pairs.clip_id)
     clips = manifest.clips[manifest.clips.clip_id.isin(scored)].reset_index(drop=True)
     learned = learned_from(inputs["checkpoint"])
     found = overlap(clips, learned.clips)
-    if near := _near_duplicates(inputs, config, clips):
+    for near in near_duplicates_by(learned.sets, inputs["evaluation"].id, clips):
         found = found.with_near_duplicates(near)
     reasons = found.reason_of()
     status = "contaminated" if reasons else "unknown" if learned.unknown else "clean"
@@ -113,23 +100,6 @@ def _contamination(
         if reasons and len(others):
             said["accuracy_of_others"] = float((others.predicted == others.label).mean())
     return said
-
-
-def _near_duplicates(inputs: Mapping[str, Artifact], config: EvaluateConfig, clips: pd.DataFrame) -> Overlap | None:
-    """Compare the scored clips with the teacher's by embedding; None where nothing to compare was given."""
-    roles = ("teacher_pairs", "teacher_clip_embeddings", "evaluation_embeddings")
-    if config.near_duplicate is None or not set(roles) <= set(inputs):
-        return None
-    pairs, tables = Manifest.open(inputs[roles[0]]).clips, [EmbeddingTable.open(inputs[role]) for role in roles[1:]]
-    made_by = {inputs[role].record["inputs"].get("checkpoint") for role in roles[1:]}
-    if len(made_by) > 1:
-        raise ManifestError(
-            f"{' and '.join(roles[1:])} must be made by one checkpoint to be compared, got those of "
-            f"{' and '.join(map(str, made_by))}"
-        )
-    teacher_rows = tables[0].select(pairs.clip_id.tolist())
-    threshold, _ = near_duplicate_threshold(config.near_duplicate, pairs, teacher_rows)
-    return overlap(clips, pairs, tables[1].select(clips.clip_id.tolist()), teacher_rows, threshold)
 
 
 def _zero_shot(

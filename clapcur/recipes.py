@@ -199,7 +199,7 @@ class Experiment:
 
     def evaluate(self) -> EvaluateConfig:
         """Return the zero-shot evaluation of every row."""
-        return EvaluateConfig(class_names=self.class_names, prompt=self.prompt, near_duplicate=self.near_duplicate)
+        return EvaluateConfig(class_names=self.class_names, prompt=self.prompt)
 
 
 def experiment_from_file(path: Path | str) -> Experiment:

@@ -50,7 +50,7 @@ def compare(experiment: Experiment) -> Artifact:
                 else student(experiment, row, seed, manifests, teacher, sets, campaign)
             )
             role = f"scores.{row.name}.seed{seed}"
-            scores[role] = score(experiment, row, seed, manifests, checkpoint, campaign, teacher)
+            scores[role] = score(experiment, row, seed, manifests, checkpoint, campaign)
             rows.append(ReportRow(strategy=row.strategy, soft_labels=row.soft_labels, seed=seed, scores=role))
     return report(ReportConfig(title=experiment.name, rows=tuple(rows), note=experiment.note), scores, campaign)
 
@@ -132,13 +132,9 @@ def student(
 
 
 def score(
-    experiment: Experiment, row: Row, seed: int, manifests: Manifests, checkpoint: Artifact, campaign: Campaign,
-    teacher: Artifact | None = None,
-) -> Artifact:  # fmt: skip
-    """Embed the evaluation clips and the prompts with a checkpoint, and score it zero-shot.
-
-    With a teacher, evaluation clips that sound like one of its clips are looked for in the teacher's own embeddings.
-    """
+    experiment: Experiment, row: Row, seed: int, manifests: Manifests, checkpoint: Artifact, campaign: Campaign
+) -> Artifact:
+    """Embed the evaluation clips and the prompts with a checkpoint, and score it zero-shot."""
     audio = EmbedConfig(what="audio", num_crops=experiment.num_crops)
     clips = embed(audio, {"checkpoint": checkpoint, "manifest": manifests["evaluation"]}, "evaluation", campaign)
     prompts = embed(experiment.prompts(), {"checkpoint": checkpoint}, "prompts", campaign)
@@ -148,9 +144,4 @@ def score(
         "prompt_embeddings": prompts,
         "evaluation": manifests["evaluation"],
     }
-    if teacher is not None and experiment.near_duplicate is not None:
-        inputs["teacher_pairs"] = manifests["pairs"]
-        for role, what in (("teacher_clip_embeddings", "pairs"), ("evaluation_embeddings", "evaluation")):
-            embedded = {"checkpoint": teacher, "manifest": manifests[what]}
-            inputs[role] = embed(audio, embedded, role.removesuffix("_embeddings"), campaign)
     return evaluate(experiment.evaluate(), inputs, row.name, seed, campaign)

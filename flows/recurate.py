@@ -69,7 +69,7 @@ def recurate(experiment: Experiment, force: bool = False) -> Artifact:
     if decided := champions.decision_about(home.store, experiment.name, challenger):
         return decided
     scores = {
-        role: score(experiment, of_row, seed, manifests, checkpoint, campaign, teacher)
+        role: score(experiment, of_row, seed, manifests, checkpoint, campaign)
         for role, of_row, checkpoint in (
             ("teacher", Row(strategy="teacher"), teacher), ("champion", row, champion), ("challenger", row, challenger)
         )

@@ -22,10 +22,11 @@ from clapcur.contamination import (
     calibrated_threshold,
     learned_from,
     near_duplicate_threshold,
+    near_duplicates_by,
     nearest_different,
     overlap,
 )
-from clapcur.errors import EmptySetError, ManifestError
+from clapcur.errors import EmptySetError
 from clapcur.evaluate import STAGE, EvaluateConfig, evaluate
 from clapcur.recordings import recording
 
@@ -302,21 +303,40 @@ def test_scores_of_clips_that_are_new_are_clean_and_those_of_a_foreign_model_unk
     )  # fmt: skip
 
 
-def test_near_duplicates_of_teacher_clips_are_found_where_both_were_embedded_alike(store) -> None:
-    """Rows of two models lie in two spaces: their similarity is a number without a meaning."""
-    model = student(store)
-    clips = clips_table(["e1", "e2"], recording_id=["freesound:21", ""])
-    more = {
+def curated_against(store: Store, evaluation: pd.DataFrame, near_duplicate: object) -> Artifact:
+    """Make a student of a set that was curated with these evaluation clips in sight: e2 sounds like t2."""
+    clips = evaluation.assign(label=["dog", "rain"])
+    inputs = {
+        "evaluation": manifest(store, "evaluation", clips),
         "teacher_pairs": pairs(store, "pairs", clips_table(["t1", "t2"], recording_id=["freesound:1", ""])),
         "teacher_clip_embeddings": embeddings(store, "tc", ["t1", "t2"], np.array([[1.0, 0], [0.6, 0.8]])),
         "evaluation_embeddings": embeddings(store, "ev", ["e1", "e2"], np.array([[0, 1.0], [0.6, 0.8]])),
+        "pool": manifest(store, "pool", clips_table(["p1"])),
     }
-    scores, _ = scored(store, model, clips, **more)
+    chosen = improvement_set(store, ["p1"], **inputs)
+    (chosen.path / "record.json").write_text(json.dumps(chosen.record | {"config": {"near_duplicate": near_duplicate}}))
+    return checkpoint(store, f"student {near_duplicate}", teacher_pairs=inputs["teacher_pairs"], improvement_set=chosen)
+
+
+def test_near_duplicates_of_teacher_clips_are_found_where_curation_had_embedded_both(store) -> None:
+    """The teacher's own pairs cannot be excluded; a score that lies on a copy of one must say so."""
+    clips = clips_table(["e1", "e2"], recording_id=["freesound:21", ""])
+    scores, _ = scored(store, curated_against(store, clips, 0.9999), clips)
     assert scores["contamination"]["by_reason"] == {"clip": 0, "recording": 0, "near_duplicate": 1}
     assert scores["contamination"]["examples"]["near_duplicate"] == [
         {"clip_id": "e2", "other_clip_id": "t2", "name": "1.0000"}
     ]
-    record = more["evaluation_embeddings"].record | {"inputs": {"checkpoint": "another"}}
-    (more["evaluation_embeddings"].path / "record.json").write_text(json.dumps(record))
-    with pytest.raises(ManifestError, match="must be made by one checkpoint to be compared"):
-        scored(store, model, clips, **more)
+    assert scores["contamination"]["near_duplicate_threshold"] == 0.9999
+
+
+def test_where_nobody_looked_for_near_duplicates_none_are_counted(store) -> None:
+    """Not looked for, curated against other clips, or collected since: "0 near duplicates" would be a claim."""
+    clips = clips_table(["e1", "e2"], recording_id=["freesound:21", ""])
+    without = {"clip": 0, "recording": 0}
+    assert scored(store, curated_against(store, clips, None), clips)[0]["contamination"]["by_reason"] == without
+    model = curated_against(store, clips, 0.9999)
+    other = clips.assign(recording_id=["freesound:22", ""])
+    assert list(near_duplicates_by(learned_from(model).sets, "another evaluation", other)) == []
+    lost = embeddings(store, "tc", ["t1", "t2"], np.array([[1.0, 0], [0.6, 0.8]]))
+    (lost.path / "record.json").unlink()
+    assert scored(store, model, clips)[0]["contamination"]["by_reason"] == without

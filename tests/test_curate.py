@@ -388,6 +388,15 @@ def test_an_empty_set_says_which_threshold_would_give_pairs(world, tmp_path):
         run(world, tmp_path, strategy="ds", caption_threshold=Threshold(similarity=1.0))
 
 
+def test_an_empty_set_says_what_was_left_out_as_evaluation(world, tmp_path):
+    """A teacher to whom all sounds are alike makes every clip a near duplicate; thresholds would be turned in vain."""
+    inputs = world.inputs(with_evaluation=True)
+    with pytest.raises(EmptySetError, match="no training pair.*left out: 30 as evaluation near duplicate"):
+        run(world, tmp_path, inputs, strategy="ds", near_duplicate=-1.0, caption_threshold=Threshold(similarity=-1.0))
+    with pytest.raises(EmptySetError, match="no clip is eligible: 2 as evaluation clip, 2 as evaluation recording"):
+        run(world, tmp_path, inputs, strategy="du", near_duplicate=-1.0, audio_threshold=Threshold(similarity=-1.0))
+
+
 def test_the_card_agrees_with_the_pairs(world, tmp_path):
     """A card that counts something else than the set misleads everyone who reads it."""
     pairs = run(world, tmp_path, strategy="du", audio_threshold=Threshold(similarity=0.75))

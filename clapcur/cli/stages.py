@@ -23,7 +23,6 @@ from clapcur.cli.console import (
     show_artifact,
     working,
 )
-from clapcur.errors import DataError
 from clapcur.home import Home
 
 if TYPE_CHECKING:
@@ -311,17 +310,12 @@ def evaluate(
     ] = False,
     prompt: PromptOption = PROMPT,
     num_crops: CropsOption = 1,
-    teacher: Annotated[
-        str, typer.Option(help="A checkpoint whose own clips are compared by sound with those that are scored.")
-    ] = "",
-    near_duplicate: NearOption = "0.9999",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a checkpoint: zero-shot, or retrieval.
 
     The transductive score is reported apart: it classifies all clips at once. What is needed is embedded first.
-    Whether the checkpoint has learned from a clip that is scored is told by records; with --teacher by sound, too.
     """
     if retrieval == bool(classes):
         raise typer.BadParameter("give --classes, or --retrieval; one of the two")
@@ -339,18 +333,11 @@ def evaluate(
         wanted: dict[str, tuple[str | None, EmbedConfig]] = {"audio_embeddings": ("evaluation", audio)}
         if retrieval:
             wanted["caption_embeddings"] = ("evaluation", EmbedConfig(what="captions"))
-            config = EvaluateConfig(task="retrieval", near_duplicate=same_sound(near_duplicate))
+            config = EvaluateConfig(task="retrieval")
         else:
             wanted["prompt_embeddings"] = (None, EmbedConfig(what="prompts", prompts=prompts(names, prompt)))
-            config = EvaluateConfig(class_names=names, prompt=prompt, near_duplicate=same_sound(near_duplicate))
+            config = EvaluateConfig(class_names=names, prompt=prompt)
         inputs |= embedded(scored, inputs, wanted)
-        if teacher:
-            heard = find(where, teacher, "checkpoint")
-            if "teacher_pairs" not in heard.record["inputs"]:
-                raise DataError(f"{teacher} was not trained here, and nobody knows its clips; leave out --teacher")
-            inputs["teacher_pairs"] = find(where, heard.record["inputs"]["teacher_pairs"], "manifest")
-            both = {"teacher_clip_embeddings": ("teacher_pairs", audio), "evaluation_embeddings": ("evaluation", audio)}
-            inputs |= embedded(heard, inputs, both)
         tags = scored.record.get("tags", {})
         made = run.fn(config, inputs, str(tags.get("row", "student")), int(tags.get("seed", 0)))
     scores = json.loads((made.path / "scores.json").read_text())
