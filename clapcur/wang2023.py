@@ -116,7 +116,7 @@ def experiment(recipe: str, dataset: Dataset, data: Path, selection: Selection =
     pairs = [
         IngestConfig(source=str(data / folder), corpus=corpus, max_bad_fraction=0.3) for corpus, folder in PAIRS.items()
     ]
-    captioned = tuple(str(data / PAIRS["audiocaps"] / f"{part}.csv") for part in ("train", "val", "test"))
+    captioned = sorted(str(table) for table in (data / PAIRS["audiocaps"]).glob("**/*.csv"))
     rows = tuple(
         row for row in PAPER_ROWS if row.name in PUBLISHED[recipe][dataset] or row.strategy in ("teacher", "continued")
     )
@@ -130,7 +130,7 @@ def experiment(recipe: str, dataset: Dataset, data: Path, selection: Selection =
         share_of_pairs=0.1 if is_small else 1.0,
         pool=IngestConfig(
             source=str(data / POOL), corpus="audioset", max_bad_fraction=0.3,
-            exclude=tuple(path for path in captioned if Path(path).is_file()),
+            exclude=tuple(captioned),
         ),
         evaluation=IngestConfig(source=str(data / domain.folder), corpus=domain.corpus),
         class_names=class_list(domain.corpus),

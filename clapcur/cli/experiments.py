@@ -220,7 +220,7 @@ def compare(
     if show_report(report, where, as_json):
         from clapcur.report import load_table
 
-        found = {row["name"]: (row["accuracy"], row["sd"]) for row in load_table(report)}
+        found = {row["name"].lower(): (row["accuracy"], row["sd"]) for row in load_table(report)}
         if lines := wang2023.beside(experiment.name, found):
             show(columns_table(("", "here", "Wang et al. 2023"), lines, right=("here", "Wang et al. 2023")), "")
         show_where_to_look(report, where)
