@@ -53,8 +53,8 @@ def known_by(names: pd.DataFrame, others: Set[str]) -> pd.DataFrame:
 
 def with_twins(clip_ids: Set[str], clips: pd.DataFrame) -> set[str]:
     """Return the clips and all that have the same samples as one of them: the same sound in another container."""
-    samples = set(clips.pcm_sha256[clips.clip_id.isin(clip_ids)])
-    return set(clips.clip_id[clips.pcm_sha256.isin(samples)])
+    samples = set(clips.pcm_sha256[clips.clip_id.isin(clip_ids)].dropna())
+    return set(clip_ids) | set(clips.clip_id[clips.pcm_sha256.isin(samples)])
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ class Overlap:
     def with_near_duplicates(self, of: "Overlap") -> "Overlap":
         """Return this overlap with the near duplicates that were found among other clips."""
         near = of.matches[of.matches.reason == "near_duplicate"]
-        return Overlap(pd.concat([self.matches, near], ignore_index=True), of.checked, of.threshold, of.nearest_N)
+        both = pd.concat([self.matches, near]).drop_duplicates(["clip_id", "reason"], ignore_index=True)
+        return Overlap(both, of.checked, of.threshold, of.nearest_N)
 
     def as_json(self) -> dict[str, Any]:
         """Return what a card or a score keeps of it."""

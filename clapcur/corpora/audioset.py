@@ -12,7 +12,7 @@ by themselves; AudioCaps is kept out by its own tables, and so is any other list
     pool:
       source: data/audioset
       corpus: audioset
-      exclude: [data/AUDIOCAPS/train.csv, data/AUDIOCAPS/val.csv, data/AUDIOCAPS/test.csv]
+      exclude: [audiocaps/train.csv, audiocaps/val.csv, audiocaps/test.csv]
 """
 
 import csv
