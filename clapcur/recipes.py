@@ -243,7 +243,7 @@ def starter(
     name: str,
     pairs: Path,
     evaluation: Path,
-    class_names: Path,
+    class_names: Path | str,
     pool: Path | None = None,
     captions: Path | None = None,
     checkpoint: str | None = None,
@@ -262,7 +262,7 @@ def starter(
         evaluation=IngestConfig(source=str(Path(evaluation).absolute())),
         pool=IngestConfig(source=str(Path(pool).absolute())) if pool else None,
         captions=IngestConfig(source=str(Path(captions).absolute())) if captions else None,
-        class_names=read_class_names(class_names),
+        class_names=find_class_names(str(class_names), Path.cwd()),
         rows=tuple(rows),
         seeds=tuple(seeds),
     )

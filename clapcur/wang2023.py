@@ -104,7 +104,10 @@ def experiment(recipe: str, dataset: Dataset, data: Path, selection: Selection =
         )
     domain, is_small = DOMAINS[dataset], recipe == "wang2023/table3"
     data = data.absolute()
-    if missing := [name for name in (*PAIRS.values(), POOL, domain.folder, PANNS) if not (data / name).exists()]:
+    places = {
+        corpus: _place(data, folder, corpus) for corpus, folder in (*PAIRS.items(), (domain.corpus, domain.folder))
+    }
+    if missing := [str(path.name) for path in (*places.values(), data / POOL, data / PANNS) if not path.exists()]:
         raise DataError(f"{data} lacks {', '.join(missing)}; docs/corpora.md says where each comes from")
     model = ClapConfig(
         audio=AudioConfig(front_end=FrontEndConfig(sample_rate=44_100)), text=TextConfig(source="bert-base-uncased")
@@ -113,10 +116,8 @@ def experiment(recipe: str, dataset: Dataset, data: Path, selection: Selection =
         num_examples=BATCH * NUM_STEPS, batch_size=BATCH, optimiser="adam", learning_rate=1e-4, schedule="constant",
         warmup=0.0, weight_decay=0.0, precision="bfloat16", held_out=0.17, selection=selection, num_evaluations=20,
     )  # fmt: skip
-    pairs = [
-        IngestConfig(source=str(data / folder), corpus=corpus, max_bad_fraction=0.3) for corpus, folder in PAIRS.items()
-    ]
-    captioned = sorted(str(table) for table in (data / PAIRS["audiocaps"]).glob("**/*.csv"))
+    pairs = [IngestConfig(source=str(places[corpus]), corpus=corpus, max_bad_fraction=0.3) for corpus in PAIRS]
+    captioned = sorted(str(table) for table in places["audiocaps"].glob("**/*.csv"))
     rows = tuple(
         row for row in PAPER_ROWS if row.name in PUBLISHED[recipe][dataset] or row.strategy in ("teacher", "continued")
     )
@@ -132,7 +133,7 @@ def experiment(recipe: str, dataset: Dataset, data: Path, selection: Selection =
             source=str(data / POOL), corpus="audioset", max_bad_fraction=0.3,
             exclude=tuple(captioned),
         ),
-        evaluation=IngestConfig(source=str(data / domain.folder), corpus=domain.corpus),
+        evaluation=IngestConfig(source=str(places[domain.corpus]), corpus=domain.corpus),
         class_names=class_list(domain.corpus),
         checkpoint=AdoptConfig(source=str(data / PANNS), front_end="from_checkpoint", model=model),
         teacher=training,
@@ -146,6 +147,11 @@ def experiment(recipe: str, dataset: Dataset, data: Path, selection: Selection =
         rows=rows,
         seeds=(0, 1, 2),
     )  # fmt: skip
+
+
+def _place(data: Path, folder: str, corpus: str) -> Path:
+    """Return where a corpus lies: under its own name, or under ours, where `clapcur download` puts some."""
+    return data / corpus if (data / corpus).is_dir() else data / folder
 
 
 def beside(name: str, accuracies: Mapping[str, tuple[float, float | None]]) -> list[tuple[str, str, str]]:

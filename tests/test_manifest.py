@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from clapcur.artifacts import Artifact, Store
 from clapcur.errors import ManifestError
-from clapcur.manifest import Manifest, caption_id, captions_table, normalise_caption
+from clapcur.manifest import Manifest, caption_id, captions_table, normalise_caption, union
 
 NO_CAPTIONS = captions_table([])
 NO_PAIRS = pd.DataFrame({"clip_id": [], "caption_id": []}, dtype="str")
@@ -121,3 +121,35 @@ def test_a_share_outside_its_range_is_refused(fraction: float) -> None:
 def test_a_manifest_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         table_of(clips_table(["a"])).clips = clips_table([])  # type: ignore[misc]
+
+
+def test_several_manifests_become_one_in_which_the_first_description_counts(tmp_path) -> None:
+    """Freesound's clips stand in Clotho and in FSD50K: counted twice, the teacher hears them twice."""
+    store = Store(tmp_path)
+    first = manifest(
+        store, "1", clips_table(["b", "c"], label=["dog", "rain"]), [("b", "a dog"), ("c", "rain")], ["wind"]
+    )
+    second = manifest(store, "2", clips_table(["a", "b"], label=["car", "hound"]), [("a", "a car"), ("b", "a hound")])
+    one = union([Manifest.open(first), Manifest.open(second)])
+    assert dict(zip(one.clips.clip_id, one.clips.label, strict=True)) == {"a": "car", "b": "dog", "c": "rain"}
+    assert len(one.pairs) == 4 and set(one.captions.caption) == {"a dog", "rain", "wind", "a car", "a hound"}
+    other = union([Manifest.open(second), Manifest.open(first)])
+    pd.testing.assert_frame_equal(one.pairs, other.pairs)
+    assert other.clips.label.tolist()[1] == "hound"
+
+
+def test_a_share_takes_whole_recordings_and_grows_into_a_larger_share(tmp_path) -> None:
+    """A tenth that is no part of a fifth compares two things at once: how much was learned, and of what."""
+    clips = [f"clip{index:03d}" for index in range(300)]
+    table = clips_table(clips, recording_id=[f"recording {index // 3}" for index in range(300)])
+    pairs = [(clip, f"caption {index}") for index, clip in enumerate(clips)]
+    whole = Manifest.open(manifest(Store(tmp_path), "all", table, pairs, ["a caption without a clip"]))
+    tenth, half = whole.sample(0.1), whole.sample(0.5)
+    assert 5 <= tenth.clips.recording_id.nunique() <= 20
+    assert (tenth.clips.groupby("recording_id").size() == 3).all()
+    assert set(tenth.clips.clip_id) < set(half.clips.clip_id)
+    assert len(tenth.captions) == len(tenth.pairs) + 1 == len(tenth.locations) + 1
+    assert whole.sample(1.0).clips.equals(whole.clips)
+    held_out = whole.held_out(0.5)
+    both = len(held_out & set(half.clips.clip_id)) / len(half.clips)
+    assert 0.3 < both < 0.7, "what is taken says nothing about what is held out"

@@ -101,6 +101,31 @@ def history(artifact) -> list[dict]:
     return [json.loads(line) for line in (artifact.path / "history.jsonl").read_text().splitlines()]
 
 
+def test_the_test_set_chooses_the_weights_only_where_it_is_asked_to(corpus):
+    """The reference's figures are those of the best epoch on the test set; ours must never be by accident."""
+    from clapcur import load_model
+
+    clips = [f"clip{index:02d}" for index in range(18, 24)]
+    table = clips_table(clips, label=[list(TONES)[index % 3] for index in range(18, 24)])
+    labelled = manifest(corpus.store, "labelled", table, paths=Manifest.open(corpus.pool).paths)
+    prompts = tuple(f"a {name} sounds" for name in TONES)
+    config = dataclasses.replace(
+        TEACHER, num_examples=8 * 40, learning_rate=4e-3, selection="reference", test_classes=tuple(TONES),
+        test_prompts=prompts, num_evaluations=8,
+    )  # fmt: skip
+    artifact = corpus.run(config, {"teacher_pairs": corpus.pairs, "evaluation": labelled})
+    seen = [row["test_accuracy"] for row in history(artifact) if "test_accuracy" in row]
+    assert len(seen) == 8 and len(set(seen)) > 1
+    test = Manifest.open(labelled)
+    files = [test.paths[clip] for clip in test.clips.clip_id]
+    answers = load_model(artifact.path, device="cpu").classify(files, list(TONES), prompt="a {} sounds")
+    assert (answers["class"].to_numpy() == test.clips.label.to_numpy()).mean() == pytest.approx(max(seen))
+    with pytest.raises(ValueError, match="needs the input `evaluation`, and test_classes"):
+        corpus.run(config, {"teacher_pairs": corpus.pairs})
+    with pytest.raises(ValueError, match="expected one prompt for each of 3 test_classes, got 0"):
+        dataclasses.replace(config, test_prompts=())
+
+
 def test_a_teacher_learns_to_tell_tones_apart(corpus):
     """A loop whose loss falls by shrinking the scale, or not at all, would go unnoticed without a score."""
     from clapcur import load_model

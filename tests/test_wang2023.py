@@ -70,7 +70,8 @@ def test_every_recipe_says_what_the_papers_code_does(recipe, dataset, data, tmp_
 def test_what_is_missing_is_told_at_once_and_in_full(tmp_path):
     """Two weeks of downloads, and the third corpus is asked for only then."""
     (tmp_path / "MACS").mkdir()
-    missing = "AUDIOCAPS, CLOTHO_v2.1, FSD50K, audioset, ESC-50, Cnn14_mAP=0.431.pth"
+    (tmp_path / "fsd50k").mkdir()  # as `clapcur download` calls it
+    missing = "AUDIOCAPS, CLOTHO_v2.1, ESC-50, audioset, Cnn14_mAP=0.431.pth"
     with pytest.raises(DataError, match=f"lacks {missing}; docs/corpora.md"):
         wang2023.experiment("wang2023/table2", "esc50", tmp_path)
     with pytest.raises(ValueError, match="expected a recipe of wang2023/table2, wang2023/table3"):

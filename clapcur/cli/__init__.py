@@ -24,7 +24,7 @@ from pathlib import Path
 
 import typer
 
-from clapcur.cli import auditioning, checkpoints, collecting, experiments, landing, servers, stages, tracing
+from clapcur.cli import auditioning, checkpoints, collecting, corpora, experiments, landing, servers, stages, tracing
 from clapcur.errors import ClapcurError, Interrupted
 
 DONE, FAILED, USAGE, CTRL_C, TERMINATED = 0, 1, 2, 130, 143
@@ -63,7 +63,12 @@ COMMANDS = (
         "clapcur compare my-sounds.yaml --seeds 0,1,2 --strategies du,ads\n  "
         "clapcur compare --recipe wang2023/table2 --dataset esc50 --data /data",
     ),
-    ("ingest", stages.ingest, "clapcur ingest pairs.csv --caption-column text"),
+    ("download", corpora.download, "clapcur download esc50 data/"),
+    (
+        "ingest",
+        stages.ingest,
+        "clapcur ingest pairs.csv --caption-column text\n  clapcur ingest data/ESC-50 --corpus esc50 --role evaluation",
+    ),
     (
         "adopt",
         checkpoints.adopt,

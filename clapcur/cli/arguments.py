@@ -2,7 +2,9 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
 
 from clapcur.artifacts import Artifact
 from clapcur.config import from_dict, read_mapping
@@ -12,6 +14,13 @@ if TYPE_CHECKING:
     from clapcur.contamination import NearDuplicate
     from clapcur.thresholds import Threshold
     from clapcur.train import TrainConfig
+
+
+CLASSES_HELP = "Class names: a file with one a line, or a list that is shipped, such as esc50."
+Checkpoint = Annotated[
+    str, typer.Argument(help="A checkpoint: id, its first digits, or its MLflow run.", show_default=False)
+]
+ClassFile = Annotated[str | None, typer.Option("--classes", help=CLASSES_HELP)]
 
 
 def find(home: Home, name: str, kind: str) -> Artifact:

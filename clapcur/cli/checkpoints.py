@@ -5,9 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from clapcur.cli.arguments import find
+from clapcur.cli.arguments import Checkpoint, find
 from clapcur.cli.console import HomeOption, JsonOption, facts_table, open_home, print_json, show, show_artifact, working
-from clapcur.cli.stages import Checkpoint
 from clapcur.errors import DataError
 
 FrontEnd = Literal["from_config", "from_checkpoint"]

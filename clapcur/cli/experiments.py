@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from clapcur.artifacts import Artifact
+from clapcur.cli.arguments import ClassFile
 from clapcur.cli.console import (
     HomeOption,
     JsonOption,
@@ -125,7 +126,7 @@ def improve(
     config: ConfigFile = None,
     pairs: Annotated[Path | None, typer.Option(help="Clips with captions: a table with path and caption.")] = None,
     pool: Annotated[Path | None, typer.Option(help="Sounds without captions: a folder, or a table with path.")] = None,
-    classes: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
+    classes: ClassFile = None,
     evaluation: Annotated[Path | None, typer.Option(help="Clips with labels: a table with path and label.")] = None,
     captions: Annotated[Path | None, typer.Option(help="More captions without sounds: a table with caption.")] = None,
     checkpoint: Annotated[
@@ -146,12 +147,11 @@ def improve(
     The student stands beside its teacher and the control, which is the teacher trained on for the same budget.
     Give an experiment file, or the four paths --pairs, --pool, --classes and --evaluation.
     """
-    given = {"--pairs": pairs, "--pool": pool, "--classes": classes, "--evaluation": evaluation, "--captions": captions}
-    if config is not None and (any(given.values()) or checkpoint):
+    given = {"--pairs": pairs, "--pool": pool, "--evaluation": evaluation, "--captions": captions}
+    if config is not None and (any(given.values()) or checkpoint or classes):
         raise typer.BadParameter("give an experiment file or the paths, not both; the file names the paths")
-    if config is None and (
-        missing := [flag for flag in ("--pairs", "--classes", "--evaluation") if given[flag] is None]
-    ):
+    needed = {"--pairs": pairs, "--classes": classes, "--evaluation": evaluation}
+    if config is None and (missing := [flag for flag, value in needed.items() if not value]):
         raise typer.BadParameter(f"give an experiment file, or {', '.join(missing)} as well")
     for flag, path in given.items():
         if path is not None and not path.exists():

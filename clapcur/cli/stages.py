@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from clapcur.artifacts import Artifact
-from clapcur.class_names import PROMPT, prompts, read_class_names
-from clapcur.cli.arguments import find, threshold, training_from_file
+from clapcur.class_names import PROMPT, find_class_names, prompts
+from clapcur.cli.arguments import CLASSES_HELP, Checkpoint, ClassFile, find, threshold, training_from_file
 from clapcur.cli.arguments import near_duplicate as same_sound
 from clapcur.cli.console import (
     HomeOption,
@@ -28,11 +28,7 @@ from clapcur.home import Home
 if TYPE_CHECKING:
     from clapcur.embed import EmbedConfig
 
-Checkpoint = Annotated[
-    str, typer.Argument(help="A checkpoint: id, its first digits, or its MLflow run.", show_default=False)
-]
 ManifestId = Annotated[str, typer.Argument(help="A manifest, as `ingest` named it.", show_default=False)]
-ClassFile = Annotated[Path | None, typer.Option("--classes", help="Class names, one a line.")]
 PromptOption = Annotated[str, typer.Option("--prompt", help="The text of a class; {} is the place of its name.")]
 CropsOption = Annotated[
     int, typer.Option("--num-crops", min=1, help="Crops of a clip that are averaged; 1 is the centre.")
@@ -71,6 +67,10 @@ def ingest(
     exclude: Annotated[
         list[Path] | None, typer.Option(help="Clips that must not enter: ids, paths or recordings, one a line.")
     ] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="The source is the folder of this corpus, such as esc50 or clotho.")
+    ] = None,
+    fold: Annotated[list[str] | None, typer.Option(help="Of the corpus; give it again for several.")] = None,
     min_duration: Annotated[float | None, typer.Option(help="Seconds; shorter clips go to quarantine.")] = None,
     max_duration: Annotated[float | None, typer.Option(help="Seconds; longer clips go to quarantine.")] = None,
     max_bad: Annotated[float, typer.Option(help="Share of bad rows from which on it is an error.")] = 0.1,
@@ -98,6 +98,8 @@ def ingest(
 
         config = IngestConfig(
             source=str(source.absolute()),
+            corpus=corpus,
+            folds=tuple(fold or ()),
             audio_folder=str(audio_folder.absolute()) if audio_folder else None,
             columns=Columns(**{name: column for name, column in named.items() if column}),
             metadata=str(metadata.absolute()) if metadata else None,
@@ -199,7 +201,7 @@ def embed(
     inputs = {"checkpoint": find(where, checkpoint, "checkpoint")}
     if manifest:
         inputs["manifest"] = find(where, manifest, "manifest")
-    names = read_class_names(classes) if classes else None
+    names = find_class_names(classes, Path.cwd()) if classes else None
     with working():
         from clapcur.embed import EmbedConfig
         from tasks.embed import embed as run
@@ -217,7 +219,7 @@ def curate(
     ],
     checkpoint: Annotated[str, typer.Option(help="The teacher.")],
     pairs: Annotated[str, typer.Option(help="Manifest of the teacher's pairs.")],
-    classes: Annotated[Path, typer.Option(help="Class names, one a line.")],
+    classes: Annotated[str, typer.Option(help=CLASSES_HELP)],
     pool: Annotated[str, typer.Option(help="Manifest of sounds without captions: DU and ADS.")] = "",
     captions: Annotated[str, typer.Option(help="Manifest of more captions.")] = "",
     evaluation: Annotated[str, typer.Option(help="Manifest whose clips and recordings must not enter.")] = "",
@@ -248,7 +250,7 @@ def curate(
     """
     if strategy != "ds" and not pool:
         raise typer.BadParameter(f"{strategy} finds its pairs among sounds without captions: give --pool")
-    names = read_class_names(classes)
+    names = find_class_names(classes, Path.cwd())
     to_caption, to_class = threshold(audio_threshold), threshold(caption_threshold)
     from clapcur.marks import marks_from_file
 
@@ -319,7 +321,7 @@ def evaluate(
     """
     if retrieval == bool(classes):
         raise typer.BadParameter("give --classes, or --retrieval; one of the two")
-    names = read_class_names(classes) if classes else ()
+    names = find_class_names(classes, Path.cwd()) if classes else ()
     where = open_home(home)
     scored = find(where, checkpoint, "checkpoint")
     manifest = find(where, evaluation, "manifest")
@@ -342,10 +344,16 @@ def evaluate(
         made = run.fn(config, inputs, str(tags.get("row", "student")), int(tags.get("seed", 0)))
     scores = json.loads((made.path / "scores.json").read_text())
     if as_json:
-        show_artifact(made, as_json, **{name: scores[name] for name in ("interval", "protocol") if name in scores})
+        show_artifact(
+            made,
+            as_json,
+            **{name: scores[name] for name in ("interval", "protocol", "contamination") if name in scores},
+        )
         return
     intervals = {name: interval_text(scores[name]) for name in ("interval", "transductive_interval") if name in scores}
-    show_artifact(made, as_json, **intervals)
+    known = scores["contamination"]
+    heard = f"{known['status']}, {known['num_clips']} clips" if known["num_clips"] else known["status"]
+    show_artifact(made, as_json, **intervals, contamination=heard)
     show("\nunder this protocol:", facts_table(scores["protocol"]))
 
 
