@@ -1,6 +1,6 @@
 """Tiny models and tokenizers in the forms of other projects, with weights that make every tensor count."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,13 +119,19 @@ def gpt2_source(folder: Path, positions: int = 80) -> Any:
 
 
 def write_clip(path: Path, duration_s: float, sample_rate: int, seed: int = 0) -> np.ndarray:
-    """Write a chirp in noise, and return it."""
-    rng = np.random.default_rng(seed)
-    time_s = np.arange(round(duration_s * sample_rate)) / sample_rate
-    wave = 0.3 * np.sin(2 * np.pi * (300 + 400 * time_s) * time_s) * (1 + np.sin(7 * time_s)) / 2
-    wave = (wave + 0.02 * rng.standard_normal(len(time_s))).astype(np.float32)
+    """Write a clip, and return it."""
+    wave = clip(duration_s, sample_rate, seed)
     soundfile.write(path, wave, sample_rate, subtype="FLOAT")
     return wave
+
+
+def clip(duration_s: float, sample_rate: int, seed: int = 0) -> np.ndarray:
+    """Return a chirp in noise; each seed has another pitch and more noise."""
+    rng = np.random.default_rng(seed)
+    time_s = np.arange(round(duration_s * sample_rate)) / sample_rate
+    pitch_hz = 200 * 3 ** (seed % 4) + 400 * time_s
+    wave = 0.3 * np.sin(2 * np.pi * pitch_hz * time_s) * (1 + np.sin(7 * time_s)) / 2
+    return (wave + 0.0003 * 10 ** (seed % 4) * rng.standard_normal(len(time_s))).astype(np.float32)
 
 
 def from_shapes(shapes: Mapping[str, Sequence[int]], seed: int = 0) -> dict[str, Tensor]:
@@ -138,16 +144,3 @@ def from_shapes(shapes: Mapping[str, Sequence[int]], seed: int = 0) -> dict[str,
             tensors[name] = torch.arange(shape[-1])[None]
     scramble(tensors, seed)
     return tensors
-
-
-def parse_shapes(text: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield names and shapes out of lines such as ``a.{weight,bias} 3x4``: braces are spelled out, () is a number."""
-    for line in text.strip().splitlines():
-        name, shape = line.split()
-        sizes = () if shape == "()" else tuple(int(size) for size in shape.split("x"))
-        if "{" in name:
-            head, rest = name.split("{")
-            inner, tail = rest.split("}")
-            yield from ((f"{head}{part}{tail}", sizes) for part in inner.split(","))
-        else:
-            yield name, sizes

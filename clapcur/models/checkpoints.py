@@ -193,7 +193,9 @@ def load_checkpoint(
     return model.to(pick_device(device)), report
 
 
-def save_checkpoint(model: Clap, path: Path | str, format: SaveFormat = "clapcur") -> None:
+def save_checkpoint(
+    model: Clap, path: Path | str, format: SaveFormat = "clapcur", *, ignore_int16: bool = False
+) -> None:
     """Write a model in a form that clapcur or another project reads.
 
     Parameters
@@ -204,6 +206,9 @@ def save_checkpoint(model: Clap, path: Path | str, format: SaveFormat = "clapcur
         others.
     format : {"clapcur", "msclap", "laion", "hf"}
         "msclap" is the form of 2022 or of 2023, whichever the model's towers are.
+    ignore_int16 : bool
+        Write also where the form's own code rounds waveforms to 16 bits and the model does not, or the other way
+        round: LAION-CLAP does, Hugging Face does not. Embeddings then differ a little, most for quiet clips.
 
     Raises
     ------
@@ -216,8 +221,8 @@ def save_checkpoint(model: Clap, path: Path | str, format: SaveFormat = "clapcur
     if format == "clapcur":
         model.save(path)
     elif format in FORMS:
-        if why := refusal(model, format):
-            can = [name for name in ("clapcur", *FORMS) if name == "clapcur" or not refusal(model, name)]
+        if why := refusal(model, format, ignore_int16):
+            can = [name for name in ("clapcur", *FORMS) if name == "clapcur" or not refusal(model, name, True)]
             raise CheckpointError(
                 f"a checkpoint of the form {format!r} cannot hold this model: {why}; {', '.join(can)} can"
             )
@@ -234,7 +239,7 @@ FORMS: dict[str, Any] = {"msclap": msclap, "laion": laion, "hf": hugging_face}
 """Forms of other projects that can be written."""
 
 
-def refusal(model: Clap, format: str) -> str | None:
+def refusal(model: Clap, format: str, ignore_int16: bool = False) -> str | None:
     """Say why a form of another project cannot hold a model, or return None.
 
     The tensors are written and read again in memory: what the reader makes of them is what the model would become.
@@ -243,6 +248,12 @@ def refusal(model: Clap, format: str) -> str | None:
     encoder = model.text.encoder
     if why := family.refusal(config, encoder.config.model_type):
         return str(why)
+    rounds = format == "laion"
+    if config.audio.front_end.int16 != rounds and not ignore_int16:
+        return (
+            f"its front end {'does not round' if rounds else 'rounds'} waveforms to 16 bits, and this form's "
+            f"{'does' if rounds else 'does not'} (ignore_int16=True writes it all the same)"
+        )
     if format == "hf":
         return None  # its folder says all there is to say, and what it cannot say was refused
     state = dict(model.state_dict())
@@ -258,7 +269,11 @@ def refusal(model: Clap, format: str) -> str | None:
     except CheckpointError as error:
         return str(error)
     assert (pooling, max_tokens) == (model.text.pooling, model.text.max_tokens)
-    differing = [f"{name} {ours!r} would become {theirs!r}" for name, ours, theirs in _differences(config, again)]
+    differing = [
+        f"{name} {ours!r} would become {theirs!r}"
+        for name, ours, theirs in _differences(config, again)
+        if name != "audio.front_end.int16"
+    ]
     if differing:
         return "its files do not say " + "; ".join(differing)
     lost = [name for name in state if name not in ledger.taken or not torch.equal(ledger.taken[name], state[name])]

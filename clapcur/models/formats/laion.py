@@ -17,7 +17,7 @@ from clapcur.errors import CheckpointError
 from clapcur.models.config import ClapConfig, FrontEndConfig, TextConfig
 from clapcur.models.formats.front_ends import settle, stored_filters, torchlibrosa_tensors
 from clapcur.models.formats.ledger import Ask, Ledger, Reading, tower
-from clapcur.models.formats.originals import read_audio, write_audio
+from clapcur.models.formats.originals import read_audio, write_audio, write_unused
 
 AUDIO, TEXT = "audio_branch.", "text_branch."
 LAYERS = {"0": "linear1", "2": "linear2"}
@@ -99,21 +99,8 @@ def write(state: dict[str, Tensor], config: ClapConfig) -> dict[str, Tensor]:
         for place in ("0", "3"):  # two layers, a ReLU and a dropout between them
             written[f"{side}.sequential.{place}.weight"] = torch.zeros(dim, dim)
             written[f"{side}.sequential.{place}.bias"] = torch.zeros(dim)
-    written |= _heads(config)
+    written |= write_unused(config.audio, AUDIO)
     # newer releases of the package delete this name and fail where it is absent
     positions = state["text.encoder.embeddings.position_embeddings.weight"].shape[0]
     written[f"{TEXT}embeddings.position_ids"] = torch.arange(positions)[None]
     return written | {"logit_scale_a": state["logit_scale"], "logit_scale_t": state["logit_scale"]}
-
-
-def _heads(config: ClapConfig, num_classes: int = 527) -> dict[str, Tensor]:
-    htsat, num_mels = config.audio.htsat, config.audio.front_end.num_mels
-    if htsat is None:
-        return {}
-    rows = htsat.picture // (htsat.patch << (len(htsat.depths) - 1)) // (htsat.picture // num_mels)
-    return {
-        f"{AUDIO}tscam_conv.weight": torch.zeros(num_classes, htsat.num_features, rows, 3),
-        f"{AUDIO}tscam_conv.bias": torch.zeros(num_classes),
-        f"{AUDIO}head.weight": torch.zeros(num_classes, num_classes),
-        f"{AUDIO}head.bias": torch.zeros(num_classes),
-    }

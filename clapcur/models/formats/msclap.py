@@ -11,12 +11,13 @@ Elizalde et al. 2022, arXiv:2206.04769; 2023, arXiv:2309.05767; microsoft/CLAP; 
 
 import dataclasses
 
+import torch
 from torch import Tensor
 
 from clapcur.models.config import ClapConfig, FrontEndConfig, TextConfig
 from clapcur.models.formats.front_ends import settle, stored_filters, torchlibrosa_tensors
 from clapcur.models.formats.ledger import Ask, Ledger, Reading, tower
-from clapcur.models.formats.originals import is_htsat, read_audio, write_audio
+from clapcur.models.formats.originals import is_htsat, read_audio, write_audio, write_unused
 
 AUDIO, TEXT = "audio_encoder.", "caption_encoder."
 HTSAT = f"{AUDIO}base.htsat."
@@ -89,4 +90,9 @@ def write(state: dict[str, Tensor], config: ClapConfig) -> dict[str, Tensor]:
         ("logit_scale", "logit_scale"),
     ):
         written |= {theirs + name.removeprefix(ours): state[name] for name in state if name.startswith(ours)}
+    written |= write_unused(config.audio, prefix)
+    if config.text.pooling == "cls":  # a BERT's pooler is in these files, and on no path to an embedding
+        size = state["text.encoder.embeddings.word_embeddings.weight"].shape[1]
+        written[f"{TEXT}base.pooler.dense.weight"] = torch.zeros(size, size)
+        written[f"{TEXT}base.pooler.dense.bias"] = torch.zeros(size)
     return written

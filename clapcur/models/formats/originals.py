@@ -72,6 +72,50 @@ def htsat_names(theirs: str) -> tuple[str, ...]:
     return (f"{block}{BLOCK.get(part, part)}{kind}",)
 
 
+def write_unused(config: AudioConfig, prefix: str, num_classes: int = 527) -> dict[str, Tensor]:
+    """Return what strict loading asks for beside the tower: the AudioSet head as zeros, and what HTSAT computes.
+
+    No embedding depends on the head.
+    """
+    htsat, num_mels = config.htsat, config.front_end.num_mels
+    if htsat is None:
+        features = 32 * FIRST_CHANNELS[config.width]
+        head = {"fc_audioset.weight": (num_classes, features), "fc_audioset.bias": (num_classes,)}
+        return {prefix + name: torch.zeros(shape) for name, shape in head.items()}
+    rows = htsat.picture // (htsat.patch << (len(htsat.depths) - 1)) // (htsat.picture // num_mels)
+    written = {
+        f"{prefix}tscam_conv.weight": torch.zeros(num_classes, htsat.num_features, rows, 3),
+        f"{prefix}tscam_conv.bias": torch.zeros(num_classes),
+        f"{prefix}head.weight": torch.zeros(num_classes, num_classes),
+        f"{prefix}head.bias": torch.zeros(num_classes),
+    }
+    for stage, depth in enumerate(htsat.depths):
+        side = htsat.picture // htsat.patch >> stage
+        for block in range(depth):
+            name = f"{prefix}layers.{stage}.blocks.{block}."
+            written[f"{name}attn.relative_position_index"] = _relative_positions(htsat.window)
+            if block % 2 and side > htsat.window:  # every second block looks through windows shifted by half
+                written[f"{name}attn_mask"] = _shift_mask(side, htsat.window)
+    return written
+
+
+def _relative_positions(window: int) -> Tensor:
+    """Row of the bias table for each pair of patches in a window, shape (window^2, window^2)."""
+    place = torch.arange(window * window)
+    down, right = place // window, place % window
+    apart = [axis[:, None] - axis + window - 1 for axis in (down, right)]
+    return apart[0] * (2 * window - 1) + apart[1]
+
+
+def _shift_mask(side: int, window: int) -> Tensor:
+    """-100 between patches that only the cyclic shift brought together, shape (windows, window^2, window^2)."""
+    place = torch.arange(side)
+    part = (place >= side - window).long() + (place >= side - window // 2).long()
+    regions = (3 * part[:, None] + part).unflatten(1, (-1, window)).unflatten(0, (-1, window))
+    flat = regions.transpose(1, 2).reshape(-1, window * window)
+    return torch.where(flat[:, None, :] != flat[:, :, None], -100.0, 0.0)
+
+
 def write_audio(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tower of a model's state under the release's names."""
     if not any(name.startswith(HTSAT) for name in state):
