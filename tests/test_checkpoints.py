@@ -609,7 +609,7 @@ def test_what_a_form_leaves_unsaid_must_be_what_its_package_assumes(loaded, tmp_
     changed = Clap(dataclasses.replace(model.config, audio=audio, window_s=6.0), model.text)
     with pytest.raises(CheckpointError, match=r"hop_samples 441 would become 320; window_s 6.0 would become 5.0"):
         save_checkpoint(changed, tmp_path / "x.pth", "msclap")
-    with pytest.raises(ValueError, match="format must be one of clapcur, msclap, laion, hf, got 'pann'"):
+    with pytest.raises(ValueError, match="format must be one of clapcur, msclap, laion, hf, onnx, got 'pann'"):
         save_checkpoint(model, tmp_path / "x.pth", "pann")  # type: ignore[arg-type]
 
 

@@ -107,8 +107,8 @@ class TextTower(nn.Module):
             return hidden_BSF[:, 0]
         if self.pooling == "last":
             length_B = (tokens["input_ids"] != self.tokenizer.pad_token_id).sum(dim=1)
-            each_B = torch.arange(len(length_B), device=device)
-            return hidden_BSF[each_B, length_B.clamp(min=1) - 1]
+            last_B1F = (length_B.clamp(min=1) - 1)[:, None, None].expand(-1, 1, self.num_features)
+            return hidden_BSF.gather(1, last_B1F)[:, 0]
         mask_BS1 = tokens["attention_mask"].unsqueeze(2).to(hidden_BSF.dtype)
         return (hidden_BSF * mask_BS1).sum(dim=1) / mask_BS1.sum(dim=1)
 

@@ -10,6 +10,8 @@ originals
     the names of HTSAT's own release, which two families use
 hugging_face, laion, msclap, panns, blat
     the families
+onnx_files
+    export only, for a runtime without torch
 
 `clapcur.models.checkpoints` is the door to all of them.
 """
