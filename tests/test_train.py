@@ -324,3 +324,32 @@ print(corpus.store.commit(work, train(inputs, config, work), 0.0).id)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.split()[:2] == ["step", "3"]
     assert [a.kind for a in store].count("checkpoint") == 2
+
+
+def test_a_clapmodel_becomes_teacher_and_its_student_a_clapmodel_again(corpus, tmp_path):
+    """A tower that only loads, and does not run in the loop, is of no use to those who have such a model."""
+    from test_hugging_face import embedded, write_hugging_face
+    from tiny_checkpoints import CAPTIONS, write_clip
+    from transformers import ClapModel
+
+    from clapcur.models.checkpoints import load_checkpoint, save_checkpoint
+    from clapcur.models.clap import load_model
+
+    write_hugging_face(tmp_path / "theirs")
+    teacher, _ = load_checkpoint(tmp_path / "theirs")
+    init = commit(corpus.store, "checkpoint", "a ClapModel", lambda work: teacher.save(work.path))
+    config = dataclasses.replace(
+        STUDENT, num_examples=8 * 2, learning_rate=1e-3, soft_labels=SoftLabels(beta=0.5), time_masks=1, warmup=0.0
+    )
+    made = corpus.run(config, corpus.student_inputs() | {"init": init})
+    before, after = weights(init), weights(made)
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any(name.startswith("audio.") for name in changed) and any(name.startswith("text.") for name in changed)
+
+    student = load_model(made.path, device="cpu")
+    save_checkpoint(student, tmp_path / "student", "hf")
+    wave = write_clip(tmp_path / "clip.wav", 2.5, 48000)
+    audio, text = embedded(ClapModel.from_pretrained(tmp_path / "student").eval(), tmp_path / "student", [wave])
+    np.testing.assert_allclose(student.embed_audio([tmp_path / "clip.wav"]), audio, atol=1e-5)
+    np.testing.assert_allclose(student.embed_text(CAPTIONS), text, atol=1e-5)

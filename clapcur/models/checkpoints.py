@@ -27,6 +27,9 @@ from clapcur.models.text import blank_encoder, build_text_tower, load_tokenizer
 FAMILIES = (hugging_face, laion, msclap, blat, panns)
 SaveFormat = Literal["clapcur", "msclap", "laion", "hf", "onnx"]
 
+SPEECHBRAIN = "clap.ckpt"
+"""The model in a checkpoint folder of clap_curation."""
+
 PROMPTS = tuple(
     f"this is a sound of {name}"
     for name in (
@@ -332,8 +335,8 @@ def _read(source: Path | str, pickled: bool) -> tuple[dict[str, Tensor], str, st
     if path.is_file():
         folder = str(path.parent) if (path.parent / "preprocessor_config.json").is_file() else None
         return *files.read_tensors(path, pickled), folder
-    if path.is_dir() and len(found := sorted(path.glob("*.ckpt"))) == 1:  # SpeechBrain's
-        return *files.read_tensors(found[0], pickled), None
+    if (path / SPEECHBRAIN).is_file():  # beside optimiser and counters
+        return *files.read_tensors(path / SPEECHBRAIN, pickled), None
     return *_read_hub(source, pickled), str(source)
 
 
