@@ -392,6 +392,15 @@ def test_a_file_cut_off_is_an_error_of_ours(written, tmp_path, suffix):
         load_checkpoint(tmp_path / f"cut{suffix}")
 
 
+def test_a_page_saved_in_the_place_of_a_file_is_no_reason_to_allow_code(tmp_path):
+    """The advice to open it with pickled=True would be the worst that could be given."""
+    (tmp_path / "weights.pth").write_text("<!DOCTYPE html><html>404</html>")
+    with pytest.raises(CheckpointError, match="weights.pth is no file that torch wrote"):
+        load_checkpoint(tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match="no file that torch wrote"):
+        load_checkpoint(tmp_path / "weights.pth", pickled=True)
+
+
 # -- what does not fit
 
 
@@ -422,6 +431,23 @@ def test_another_text_encoder_than_the_files_is_named(written, tmp_path):
     bert_source(tmp_path / "short", positions=50)
     with pytest.raises(CheckpointError, match="max_tokens is 100, but bert has positions for 50"):
         load_checkpoint(path, text_source=tmp_path / "short")
+
+
+def test_a_laion_clap_with_a_bert_is_told_from_one_with_a_roberta(written, tmp_path):
+    """All names are the same; the tokenizer of the other gives each word another meaning."""
+    path, tensors = written("laion")
+    vocab = len(bert_source(tmp_path / "text"))
+    rest = {name: tensor for name, tensor in tensors.items() if not name.startswith("text_branch.")}
+    torch.save({"state_dict": rest | from_shapes(under("text_branch.", bert(vocab, 2, 100)))}, tmp_path / "bert.pt")
+    with pytest.raises(CheckpointError, match="those of bert-base-uncased cannot be had"):
+        load_checkpoint(tmp_path / "bert.pt")
+    with pytest.raises(CheckpointError, match="those of roberta-base cannot be had"):
+        load_checkpoint(path)
+    model, _ = load_checkpoint(tmp_path / "bert.pt", text_source=tmp_path / "text")
+    assert (model.text.encoder.config.model_type, model.text.pooling) == ("bert", "pooler")
+    save_checkpoint(model, tmp_path / "again.pt", "laion")
+    again, _ = load_checkpoint(tmp_path / "again.pt", text_source=tmp_path / "text")
+    assert np.array_equal(again.embed_text(CAPTIONS), model.embed_text(CAPTIONS))
 
 
 def test_models_that_hear_otherwise_are_refused(written, tmp_path):

@@ -174,6 +174,15 @@ def test_weights_as_torch_writes_them_and_in_parts_load_alike(published, ours, t
         load_checkpoint(tmp_path / "parts")
 
 
+def test_the_file_in_the_folder_is_the_folder_and_alone_it_is_too_little(published, ours, tmp_path):
+    """Weights without their config would have to be guessed at."""
+    model, report = load_checkpoint(published[0] / "model.safetensors")
+    assert model.config == ours.config and report.format == "hf"
+    shutil.copy(published[0] / "model.safetensors", tmp_path)
+    with pytest.raises(CheckpointError, match="the weights of a ClapModel; give the folder"):
+        load_checkpoint(tmp_path / "model.safetensors")
+
+
 def test_a_missing_and_an_unknown_tensor_are_named(published, tmp_path):
     """With strict=False the model answers from the noise that it was made with."""
     shutil.copytree(published[0], tmp_path / "copy")

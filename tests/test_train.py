@@ -339,7 +339,13 @@ def test_a_clapmodel_becomes_teacher_and_its_student_a_clapmodel_again(corpus, t
     teacher, _ = load_checkpoint(tmp_path / "theirs")
     init = commit(corpus.store, "checkpoint", "a ClapModel", lambda work: teacher.save(work.path))
     config = dataclasses.replace(
-        STUDENT, num_examples=8 * 2, learning_rate=1e-3, soft_labels=SoftLabels(beta=0.5), time_masks=1, warmup=0.0
+        STUDENT,
+        num_examples=8 * 2,
+        learning_rate=1e-3,
+        soft_labels=SoftLabels(beta=0.5),
+        time_masks=1,
+        warmup=0.0,
+        precision="bfloat16",
     )
     made = corpus.run(config, corpus.student_inputs() | {"init": init})
     before, after = weights(init), weights(made)

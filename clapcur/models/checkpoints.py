@@ -8,17 +8,16 @@ write, and compares.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from clapcur.errors import CheckpointError
 from clapcur.models.clap import Clap, load_model, pick_device, seeded
+from clapcur.models.collapse import COLLAPSED, PROMPTS, TextSpread, text_collapse
 from clapcur.models.config import ClapConfig, TextConfig
 from clapcur.models.formats import blat, files, hugging_face, laion, msclap, onnx_files, panns
 from clapcur.models.formats.ledger import Ask, Filters, FrontEndChoice, Ledger, Reading
@@ -26,35 +25,6 @@ from clapcur.models.text import blank_encoder, build_text_tower, load_tokenizer
 
 FAMILIES = (hugging_face, laion, msclap, blat, panns)
 SaveFormat = Literal["clapcur", "msclap", "laion", "hf", "onnx"]
-
-SPEECHBRAIN = "clap.ckpt"
-"""The model in a checkpoint folder of clap_curation."""
-
-PROMPTS = tuple(
-    f"this is a sound of {name}"
-    for name in (
-        "a dog barking",
-        "rain",
-        "church bells",
-        "a chainsaw",
-        "a crying baby",
-        "typing",
-        "a helicopter",
-        "wind",
-    )
-)
-"""Eight sounds that no useful model takes for each other."""
-
-COLLAPSED = 0.99
-"""Mean cosine between the embeddings of `PROMPTS` above which a text tower tells nothing apart; see `text_collapse`."""
-
-
-@dataclass(frozen=True)
-class TextSpread:
-    """Cosines between the embeddings of captions, over all pairs of different ones."""
-
-    mean: float
-    least: float
 
 
 @dataclass(frozen=True)
@@ -73,15 +43,15 @@ class LoadReport:
     # their name -> why it is not needed
     fresh: tuple[str, ...]
     # our names that no such file has: fresh weights, or those of the named text model
-    missing: tuple[str, ...]
-    # our names that the file should have; always empty, an error says so
-    unexpected: tuple[str, ...]
-    # their names that nobody knows; always empty, an error says so
     front_end: Literal["from_config", "from_checkpoint"]
     filters: Filters | None
     # how the stored filterbank compares with the computed one; None where none is stored
     text: TextSpread | None
     # None where the text tower is fresh
+    missing: tuple[str, ...] = ()
+    # our names that the file should have; always empty, an error says so
+    unexpected: tuple[str, ...] = ()
+    # their names that nobody knows; always empty, an error says so
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -150,7 +120,7 @@ def load_checkpoint(
     if is_ours(Path(source)):
         _refuse_for_others({"config": config, "text": text, "captions": captions}, "a clapcur folder")
         return _load_ours(Path(source), front_end, device)
-    tensors, container, folder = _read(source, pickled)
+    tensors, container, folder = files.read_source(source, pickled)
     ledger = Ledger(tensors)
     family = next((each for each in FAMILIES if each.recognises(ledger)), None)
     if family is None:
@@ -178,20 +148,17 @@ def load_checkpoint(
             "tokenizer given as text_source? collapsed=True loads it all the same"
         )
     filters = reading.filters
-    used: Literal["from_config", "from_checkpoint"] = filters.used if filters else "from_config"
     report = LoadReport(
-        str(source),
-        reading.format,
-        container,
-        pickled,
-        ledger.mapped,
-        ledger.ignored,
-        fresh,
-        (),
-        (),
-        used,
-        filters,
-        spread,
+        source=str(source),
+        format=reading.format,
+        container=container,
+        pickled=pickled,
+        mapped=ledger.mapped,
+        ignored=ledger.ignored,
+        fresh=fresh,
+        front_end=filters.used if filters else "from_config",
+        filters=filters,
+        text=spread,
     )
     return model.to(pick_device(device)), report
 
@@ -269,12 +236,10 @@ def refusal(model: Clap, format: str, ignore_int16: bool = False) -> str | None:
         return encoder, model.text.tokenizer
 
     ask = Ask(blank, lambda name: model.text.tokenizer, lambda text: model.text, "from_checkpoint")
-    pooling, max_tokens = model.text.pooling, model.text.max_tokens
     try:
         again = family.read(ledger, ask).config
     except CheckpointError as error:
         return str(error)
-    assert (pooling, max_tokens) == (model.text.pooling, model.text.max_tokens)
     differing = [
         f"{name} {ours!r} would become {theirs!r}"
         for name, ours, theirs in _differences(config, again)
@@ -285,28 +250,6 @@ def refusal(model: Clap, format: str, ignore_int16: bool = False) -> str | None:
     lost = [name for name in state if name not in ledger.taken or not torch.equal(ledger.taken[name], state[name])]
     assert not lost and not ledger.unexpected, (lost, ledger.unexpected)
     return None
-
-
-def text_collapse(model: Clap, prompts: Sequence[str] = PROMPTS) -> TextSpread:
-    """Return how alike the embeddings of captions are that mean different things.
-
-    One released ClapModel has a text tower whose embeddings are all but the same and scores 2 % on the 50 classes of
-    ESC-50, as a guess does (embeddings-benchmark/mteb#5069). `load_checkpoint` refuses a mean above 0.99, an angle of
-    8 degrees. A trained text encoder is far below it (all-MiniLM-L6-v2: 0.49), and so is even an untrained one that
-    takes the mean over its tokens (0.98, for the words differ); an untrained one that is read at [CLS] is above
-    (0.9999), as is any whose captions no longer reach their embedding.
-
-    Parameters
-    ----------
-    model : Clap
-    prompts : sequence of str
-        At least two.
-    """
-    if len(set(prompts)) < 2:
-        raise ValueError(f"expected at least two different prompts, got {list(prompts)}")
-    rows_MD = torch.from_numpy(model.embed_text(list(prompts))).double()
-    cosines = (rows_MD @ rows_MD.T)[~torch.eye(len(rows_MD), dtype=torch.bool)]
-    return TextSpread(float(cosines.mean()), float(cosines.min()))
 
 
 def is_ours(folder: Path) -> bool:
@@ -320,56 +263,14 @@ def _load_ours(folder: Path, front_end: FrontEndChoice, device: str) -> tuple[Cl
     model = load_model(folder, device)
     names = {name: name for name in model.state_dict()}
     return model, LoadReport(
-        str(folder), "clapcur", "safetensors", False, names, {}, (), (), (), "from_config", None, text_collapse(model)
-    )
+        source=str(folder), format="clapcur", container="safetensors", pickled=False, mapped=names, ignored={},
+        fresh=(), front_end="from_config", filters=None, text=text_collapse(model),
+    )  # fmt: skip
 
 
 def _refuse_for_others(given: dict[str, Any], family: str) -> None:
     if named := [name for name, value in given.items() if value is not None]:
         raise ValueError(f"{', '.join(named)} go with PANNs' weights, and this is {family}, which brings its own")
-
-
-def _read(source: Path | str, pickled: bool) -> tuple[dict[str, Tensor], str, str | None]:
-    """Return tensors, container and, for a folder or a name on the Hub, that."""
-    path = Path(source)
-    if path.is_file():
-        folder = str(path.parent) if (path.parent / "preprocessor_config.json").is_file() else None
-        return *files.read_tensors(path, pickled), folder
-    if (path / SPEECHBRAIN).is_file():  # beside optimiser and counters
-        return *files.read_tensors(path / SPEECHBRAIN, pickled), None
-    return *_read_hub(source, pickled), str(source)
-
-
-def _read_hub(source: Path | str, pickled: bool) -> tuple[dict[str, Tensor], str]:
-    """Read the weights of a folder in Hugging Face's layout, or of a name on the Hub."""
-    found: dict[str, Tensor] = {}
-    for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"):
-        path = _inside(source, name)
-        if path is None:
-            continue
-        if not name.endswith(".index.json"):
-            return files.read_tensors(path, pickled)
-        for part in sorted(set(json.loads(path.read_text())["weight_map"].values())):
-            if (piece := _inside(source, part)) is None:
-                raise CheckpointError(f"{source} lacks {part}, which {name} names")
-            found |= files.read_tensors(piece, pickled)[0]
-        return found, "safetensors, in parts"
-    raise CheckpointError(
-        f"no checkpoint {source}: it is no file, no folder with model.safetensors or pytorch_model.bin, and no name on "
-        "the Hub that is in the local cache or could be fetched (is HF_HUB_OFFLINE set?)"
-    )
-
-
-def _inside(source: Path | str, name: str) -> Path | None:
-    """Return the file of a folder or of a name on the Hub, or None."""
-    from transformers.utils import cached_file
-
-    if Path(source).is_dir():
-        return Path(source, name) if Path(source, name).is_file() else None
-    try:
-        return Path(found) if (found := cached_file(str(source), name)) else None
-    except (OSError, ValueError):
-        return None
 
 
 def _ask(

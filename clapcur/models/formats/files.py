@@ -3,6 +3,7 @@
 This is the one place where a pickle may be read, and only where the caller said so.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,6 +19,30 @@ from clapcur.errors import CheckpointError
 
 WRAPPERS = ("state_dict", "model")
 """Keys under which files keep their tensors, beside epochs, optimisers and the like."""
+
+
+SPEECHBRAIN = "clap.ckpt"
+"""The model in a checkpoint folder of clap_curation, beside optimiser and counters."""
+
+
+def read_source(source: Path | str, pickled: bool) -> tuple[dict[str, Tensor], str, str | None]:
+    """Read the tensors of a file, a folder or a name on the Hub.
+
+    Returns
+    -------
+    tensors : dict
+    container : str
+        As `read_tensors`.
+    folder : str or None
+        The folder or name, where it has Hugging Face's layout.
+    """
+    path = Path(source)
+    if path.is_file():
+        folder = str(path.parent) if (path.parent / "config.json").is_file() else None
+        return *read_tensors(path, pickled), folder
+    if (path / SPEECHBRAIN).is_file():
+        return *read_tensors(path / SPEECHBRAIN, pickled), None
+    return *_read_hub(source, pickled), str(source)
 
 
 def read_tensors(path: Path, pickled: bool = False) -> tuple[dict[str, Tensor], str]:
@@ -61,6 +86,38 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, container: str | No
         torch.save({container: plain} if container else plain, path)
 
 
+def _read_hub(source: Path | str, pickled: bool) -> tuple[dict[str, Tensor], str]:
+    """Read the weights of a folder in Hugging Face's layout, or of a name on the Hub."""
+    found: dict[str, Tensor] = {}
+    for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"):
+        path = _inside(source, name)
+        if path is None:
+            continue
+        if not name.endswith(".index.json"):
+            return read_tensors(path, pickled)
+        for part in sorted(set(json.loads(path.read_text())["weight_map"].values())):
+            if (piece := _inside(source, part)) is None:
+                raise CheckpointError(f"{source} lacks {part}, which {name} names")
+            found |= read_tensors(piece, pickled)[0]
+        return found, "safetensors, in parts"
+    raise CheckpointError(
+        f"no checkpoint {source}: it is no file, no folder with model.safetensors or pytorch_model.bin, and no name on "
+        "the Hub that is in the local cache or could be fetched (is HF_HUB_OFFLINE set?)"
+    )
+
+
+def _inside(source: Path | str, name: str) -> Path | None:
+    """Return the file of a folder or of a name on the Hub, or None."""
+    from transformers.utils import cached_file
+
+    if Path(source).is_dir():
+        return Path(source, name) if Path(source, name).is_file() else None
+    try:
+        return Path(found) if (found := cached_file(str(source), name)) else None
+    except (OSError, ValueError):
+        return None
+
+
 def _load(path: Path, pickled: bool) -> Any:
     scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]  # a number, as training scripts leave it
     numbers = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
@@ -69,6 +126,8 @@ def _load(path: Path, pickled: bool) -> Any:
         with torch.serialization.safe_globals([*numbers, *dtypes]):  # type: ignore[list-item]
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
+        if any(sign in str(error) for sign in ("Unsupported operand", "invalid load key")):
+            raise CheckpointError(f"{path} is no file that torch wrote: {_reason(error)}") from error
         if not pickled:
             raise CheckpointError(
                 f"{path} holds more than tensors, which could run any code when it is opened: {_reason(error)}; if you "
@@ -76,7 +135,10 @@ def _load(path: Path, pickled: bool) -> Any:
             ) from error
     except (EOFError, KeyError, OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path} is no checkpoint that torch reads, was it cut off? {error}") from error
-    return torch.load(path, map_location="cpu", weights_only=False)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False)
+    except (AttributeError, ImportError, UnpicklingError) as error:
+        raise CheckpointError(f"{path} needs code that is not installed here: {error}") from error
 
 
 def _reason(error: Exception) -> str:
