@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeVar, dataclass_transform, get_args
 
 from clapcur.errors import DataError
 
@@ -114,6 +114,7 @@ def _explain(cls: type, item: Mapping[str, Any]) -> str:
                 else {}
             )
             owner = fields.get(str(step))
+            owner = next(filter(dataclasses.is_dataclass, get_args(owner)), owner)  # of a config that may be None
         known = [field.name for field in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
         near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"

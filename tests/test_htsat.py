@@ -91,5 +91,5 @@ def test_the_config_of_a_tower_survives_its_file():
     import json
 
     assert ClapConfig.from_dict(json.loads(json.dumps(CONFIG.to_dict()))) == CONFIG
-    with pytest.raises(ValueError, match="unknown key 'audio.htsat.depth'"):
+    with pytest.raises(ValueError, match="unknown key 'audio.htsat.depth'; did you mean 'depths'"):
         ClapConfig.from_dict({"audio": {"htsat": {"depth": [1]}}})
