@@ -37,6 +37,8 @@ class AdoptConfig:
     # for PANNs, an audio tower alone: all but its weights and width
     pickled: bool = False
     # read a file that may run code: only from people you trust
+    collapsed: bool = False
+    # take a model whose text tower tells nothing apart
     partial: bool = False
     # take a checkpoint that lacks a tower, to be trained on from
     seed: int = 0
@@ -85,7 +87,7 @@ def adopt(inputs: Mapping[str, Artifact], config: AdoptConfig, work: Workspace) 
     captions = sorted(Manifest.open(inputs["teacher_pairs"]).captions.caption) if config.needs_captions else None
     model, report = load_checkpoint(
         config.source, front_end=config.front_end, text_source=config.text_source, config=config.model,
-        captions=captions, pickled=config.pickled, seed=config.seed,
+        captions=captions, pickled=config.pickled, collapsed=config.collapsed, seed=config.seed,
     )  # fmt: skip
     if report.fresh and not config.partial:
         raise CheckpointError(
@@ -94,7 +96,8 @@ def adopt(inputs: Mapping[str, Artifact], config: AdoptConfig, work: Workspace) 
             "training beside `checkpoint`)"
         )
     model.save(work.path)
-    (work.path / "adopted.json").write_text(json.dumps(report.to_dict(), indent=1))
+    told = {name: value for name, value in report.to_dict().items() if name != "source"}  # a place says nothing
+    (work.path / "adopted.json").write_text(json.dumps(told, indent=1))
     kinds = {"taken": report.mapped, "ignored": report.ignored, "fresh": report.fresh}
     metrics = {"logit_scale": model.scale().item()}
     if report.text is not None:

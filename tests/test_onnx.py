@@ -19,7 +19,7 @@ def test_a_missing_package_is_named(loaded, tmp_path, monkeypatch):
     """An ImportError out of torch's exporter says nothing of what to install."""
     model, found = loaded("blat"), importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *at: None if "onnx" in name else found(name, *at))
-    with pytest.raises(CheckpointError, match="writing ONNX needs onnx and onnxscript: pip install onnx onnxscript"):
+    with pytest.raises(CheckpointError, match="writing ONNX needs onnx and onnxscript: pip install 'clapcur\[onnx\]'"):
         save_checkpoint(model, tmp_path, "onnx")
 
 
@@ -28,7 +28,7 @@ def test_a_missing_package_is_named(loaded, tmp_path, monkeypatch):
 def test_the_graphs_answer_as_the_model_for_any_batch(loaded, tmp_path, family):
     """A batch or a length of tokens that was fixed at export fails for the second user, or pads every caption."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package, reason=f"needs {package}, which the project does not")
+        pytest.importorskip(package, reason=f"needs {package}")
     import onnxruntime
     from transformers import AutoTokenizer
 

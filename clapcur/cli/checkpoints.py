@@ -10,7 +10,7 @@ from clapcur.cli.console import HomeOption, JsonOption, facts_table, open_home, 
 from clapcur.errors import DataError
 
 FrontEnd = Literal["from_config", "from_checkpoint"]
-Form = Literal["clapcur", "msclap", "laion", "hf"]
+Form = Literal["clapcur", "msclap", "laion", "hf", "onnx"]
 
 
 def adopt(
@@ -26,6 +26,9 @@ def adopt(
     ] = None,
     pickled: Annotated[
         bool, typer.Option("--pickled", help="Read a file that may run code: only from people you trust.")
+    ] = False,
+    collapsed: Annotated[
+        bool, typer.Option("--collapsed", help="Take a model whose text tower tells nothing apart.")
     ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -43,7 +46,10 @@ def adopt(
         from tasks.adopt import adopt as run
 
         place = str(Path(source).absolute()) if Path(source).exists() else source
-        made = run.fn(AdoptConfig(source=place, front_end=front_end, text_source=text_source, pickled=pickled), {})
+        config = AdoptConfig(
+            source=place, front_end=front_end, text_source=text_source, pickled=pickled, collapsed=collapsed
+        )
+        made = run.fn(config, {})
     show_artifact(made, as_json)
     if not as_json:
         show(f"what became of every tensor: {made.path / 'adopted.json'}")
@@ -53,6 +59,9 @@ def export(
     checkpoint: Checkpoint,
     path: Annotated[Path, typer.Argument(help="A file for msclap and laion, else a folder.", show_default=False)],
     form: Annotated[Form, typer.Option("--format", help="Whose form; hf is Hugging Face's ClapModel.")] = "clapcur",
+    ignore_int16: Annotated[
+        bool, typer.Option("--ignore-int16", help="Between forms that round to 16 bits and those that do not.")
+    ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -67,7 +76,7 @@ def export(
         from clapcur.models.checkpoints import save_checkpoint
         from clapcur.models.clap import load_model
 
-        save_checkpoint(load_model(found.path, device="cpu"), path, form)
+        save_checkpoint(load_model(found.path, device="cpu"), path, form, ignore_int16=ignore_int16)
     if as_json:
         print_json({"path": str(path), "format": form, "checkpoint": found.id})
     else:
