@@ -9,15 +9,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clapcur import similarity as module
 from clapcur.similarity import (
+    Clusters,
     best_class,
     caption_floor,
+    screening,
     similar_pairs,
     similarity_histogram,
     threshold_for_count,
     top_k,
 )
+from clapcur.similarity.join import Join
+from clapcur.similarity.screening import PRECISIONS, Screen, fastest_precision, full_sums
+
+precisions = st.sampled_from([None, *PRECISIONS])
 
 
 def unit(rows):
@@ -85,15 +90,16 @@ def joins(draw):
     budget=st.integers(1, 70),
     cap=st.none() | st.integers(1, 10),
     cap_per_caption=st.none() | st.integers(1, 8),
+    precision=precisions,
 )
 @settings(max_examples=120, deadline=None)
-def test_pairs_equal_an_obvious_loop_for_ragged_tiles(join, tile, budget, cap, cap_per_caption):
-    """A pair lost at the seam of two tiles is missed by nobody."""
+def test_pairs_equal_an_obvious_loop_for_ragged_tiles(join, tile, budget, cap, cap_per_caption, precision):
+    """A pair lost at the seam of two tiles, or in the rounding of a bfloat16 product, is missed by nobody."""
     audio, text, threshold = join
     floor = None if cap_per_caption is None else caption_floor(audio, text, cap_per_caption)
     found = similar_pairs(
         audio, text, threshold,
-        cap_per_clip=cap, caption_floor_M=floor, tile=tile, max_pairs_per_block=budget,
+        cap_per_clip=cap, caption_floor_M=floor, tile=tile, max_pairs_per_block=budget, precision=precision,
     )  # fmt: skip
     assert rows_of(found) == slow_pairs(audio, text, threshold, cap, floor)
 
@@ -103,13 +109,14 @@ def test_pairs_equal_an_obvious_loop_for_ragged_tiles(join, tile, budget, cap, c
     k=st.integers(1, 9),
     tile=st.tuples(st.integers(1, 8), st.integers(1, 10)),
     backend=st.sampled_from(["faiss", "torch"]),
+    precision=precisions,
 )
 @settings(max_examples=60, deadline=None)
-def test_top_k_equals_sorting_everything_for_both_backends(rows, k, tile, backend):
+def test_top_k_equals_sorting_everything_for_both_backends(rows, k, tile, backend, precision):
     """Two backends with two rules for ties make the choice of backend a hidden setting."""
     queries, keys = rows
     k = min(k, len(keys))
-    similarity, index = top_k(queries, keys, k, backend=backend, tile=tile)
+    similarity, index = top_k(queries, keys, k, backend=backend, tile=tile, precision=precision)
     slow_similarity, slow_index = slow_top_k(queries, keys, k)
     np.testing.assert_array_equal(index, slow_index)
     np.testing.assert_array_equal(similarity, slow_similarity)
@@ -152,8 +159,9 @@ def test_a_pair_at_the_threshold_is_kept_and_faiss_drops_it():
     assert rows_of(similar_pairs(audio, text, float(np.nextafter(np.float32(0.5), 1)))) == []
 
 
-def test_pairs_within_rounding_of_the_threshold_are_decided_exactly():
-    """Sums in float32 decide such pairs by tile shape, device and number of threads."""
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_pairs_within_rounding_of_the_threshold_are_decided_exactly(precision):
+    """Sums in float32 decide such pairs by tile shape, device and number of threads; in bfloat16 by chance."""
     rng = np.random.default_rng(0)
     anchor, aside = np.linalg.qr(rng.standard_normal((512, 2)))[0].T
     angle = math.acos(0.5) + rng.uniform(-2e-7, 2e-7, 1500)
@@ -162,7 +170,83 @@ def test_pairs_within_rounding_of_the_threshold_are_decided_exactly():
     expected = slow_pairs(audio, text, 0.5)
     assert 300 < len(expected) < 1200
     for tile in ((1, 1500), (1, 64), (1, 7)):
-        assert rows_of(similar_pairs(audio, text, 0.5, tile=tile)) == expected
+        assert rows_of(similar_pairs(audio, text, 0.5, tile=tile, precision=precision)) == expected
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_no_product_is_further_off_than_its_bound_says(precision):
+    """Random rows are far inside any bound; these lose the same way in every entry, so that nothing cancels."""
+    eps = torch.finfo(precision).eps
+    alike = np.full((2, 1024), (1 + 0.49 * eps) / 32)  # all are rounded down to 1/32
+    alike[1, :1000] = (1 + 0.51 * eps) / 32  # and these up
+    alike[:, 1000:] = np.sqrt((1 - (alike[:, :1000] ** 2).sum(axis=1, keepdims=True)) / 24)
+    rows = torch.from_numpy(np.concatenate([alike.astype(np.float32), random_rows(64, 1024, 0)]))
+    screen = Screen(rows, precision)
+    low, error = screen.rows(rows)
+    off = (low.double() @ screen.text_MD.double().T - rows.double() @ rows.double().T).abs()
+    assert 0.5 * error < off.max() < error < 1.1 * eps
+    computed = screen.product(low, slice(0, len(rows))).double()
+    allowed = error + eps / 2 * computed.abs()
+    assert ((computed - rows.double() @ rows.double().T).abs() <= allowed).all()
+
+
+def test_a_large_search_measures_the_device_and_a_product_that_lies_is_not_taken(monkeypatch):
+    """A device that sums bfloat16 in bfloat16 breaks the proof, and would lose pairs in silence."""
+    cpu = torch.device("cpu")
+    assert fastest_precision(cpu, 1000) == torch.float32
+    product = Screen.product
+
+    def coarse(self, rows_RD, columns):
+        out = product(self, rows_RD, columns)
+        return out if self.dtype == torch.float32 else out + 0.02
+
+    monkeypatch.setattr(Screen, "product", coarse)
+    screening._measured.cache_clear()
+    assert fastest_precision(cpu, 2**40) == torch.float32
+    monkeypatch.undo()
+    screening._measured.cache_clear()
+    assert fastest_precision(cpu, 2**40) in PRECISIONS
+
+
+@given(
+    join=joins(),
+    seed=st.integers(0, 99),
+    precision=precisions,
+    cap=st.none() | st.integers(1, 6),
+    tile=st.tuples(st.integers(1, 8), st.integers(1, 10)),
+)
+@settings(max_examples=60, deadline=None)
+def test_offsets_are_taken_from_every_cosine_before_anything_is_compared(join, seed, precision, cap, tile):
+    """A correction that only moves the threshold, or is lost in a low precision, would keep the hubs."""
+    audio, text, threshold = join
+    rng = np.random.default_rng(seed)
+    own, other = (rng.uniform(-0.5, 0.5, len(rows)).astype(np.float32) for rows in (audio, text))
+    expected = []
+    for i, a in enumerate(audio):
+        exact = [math.fsum(float(x) * float(y) for x, y in zip(a, t, strict=True)) for t in text]
+        scores = [np.float32(c - (float(own[i]) + float(other[j]))) for j, c in enumerate(exact)]
+        hits = sorted((-s, j) for j, s in enumerate(scores) if s >= np.float32(threshold))[:cap]
+        expected += [(i, j, -s, rank) for rank, (s, j) in enumerate(hits)]
+    found = similar_pairs(
+        audio, text, threshold, offsets=(own, other), cap_per_clip=cap, tile=tile, precision=precision
+    )
+    assert rows_of(found) == expected
+
+
+@pytest.mark.parametrize("cap", [None, 3])
+def test_looking_into_all_clusters_is_exact_and_into_some_finds_most(cap):
+    """An approximate search must miss pairs and nothing else: no wrong one, no other order or rank."""
+    centres = random_rows(12, 32, 0)
+    rng = np.random.default_rng(1)
+    audio, text = (unit(centres[rng.integers(12, size=n)] + 0.15 * rng.standard_normal((n, 32))) for n in (90, 400))
+    exact = rows_of(similar_pairs(audio, text, 0.6, cap_per_clip=cap))
+    whole = Clusters.of(text, 12, 12)
+    assert rows_of(similar_pairs(audio, text, 0.6, cap_per_clip=cap, clusters=whole, tile=(17, 13))) == exact
+    some = {pair[:3] for pair in rows_of(similar_pairs(audio, text, 0.6, clusters=Clusters.of(text, 12, 2)))}
+    everything = {pair[:3] for pair in rows_of(similar_pairs(audio, text, 0.6))}
+    assert some < everything and len(some) > 0.8 * len(everything)
+    with pytest.raises(ValueError, match="expected num_probes <= num_clusters <= 400 texts, got 13 and 12"):
+        Clusters.of(text, 12, 13)
 
 
 def test_tiles_and_threads_leave_every_bit_alone():
@@ -203,13 +287,13 @@ def test_blocks_and_proposals_never_exceed_the_budget(monkeypatch):
     """A low threshold on a large pool must cost time, not memory."""
     audio, text = random_rows(50, 4, 0), random_rows(40, 4, 1)
     scored = []
-    score = module._Join._score
+    score = Join._score
 
-    def spy(self, audio_RD, clip_P, text_P):
+    def spy(self, audio_RD, offset_R, clip_P, text_P):
         scored.append((len(audio_RD), len(clip_P)))
-        return score(self, audio_RD, clip_P, text_P)
+        return score(self, audio_RD, offset_R, clip_P, text_P)
 
-    monkeypatch.setattr(module._Join, "_score", spy)
+    monkeypatch.setattr(Join, "_score", spy)
     for budget in (5, 60, 333):
         scored.clear()
         blocks = list(similar_pairs(audio, text, 0.0, tile=(16, 9), max_pairs_per_block=budget))
@@ -226,8 +310,8 @@ def test_blocks_grow_again_after_a_dense_stretch(monkeypatch):
     text = random_rows(64, 8, 0)
     audio = np.concatenate([np.tile(text[:1], (8, 1)), np.tile(-text[:1], (200, 1))])
     sizes = []
-    score = module._Join._score
-    monkeypatch.setattr(module._Join, "_score", lambda self, a, c, t: sizes.append(len(a)) or score(self, a, c, t))
+    score = Join._score
+    monkeypatch.setattr(Join, "_score", lambda self, a, *rest: sizes.append(len(a)) or score(self, a, *rest))
     list(similar_pairs(audio, text, 0.9, tile=(64, 64), max_pairs_per_block=4))
     assert min(sizes) <= 4 and max(sizes) == 64 and sum(sizes) == 208
 
@@ -237,13 +321,13 @@ def test_an_evenly_dense_pool_is_not_searched_again_and_again(monkeypatch):
     text = random_rows(64, 8, 0)
     audio = np.tile(text[:1], (400, 1))
     proposals = []
-    propose = module._Join._propose
+    propose = Join._propose
 
-    def spy(self, audio_RD):
-        proposals.append(propose(self, audio_RD))
+    def spy(self, audio_RD, offset_R):
+        proposals.append(propose(self, audio_RD, offset_R))
         return proposals[-1]
 
-    monkeypatch.setattr(module._Join, "_propose", spy)
+    monkeypatch.setattr(Join, "_propose", spy)
     blocks = list(similar_pairs(audio, text, 0.9999, tile=(64, 64), max_pairs_per_block=10))
     assert sum(map(len, blocks)) == 400
     assert sum(found is None for found in proposals) == 3  # 64, 32, 16 and then 8 throughout
@@ -253,11 +337,11 @@ def test_a_cap_finds_few_proposals_even_without_a_threshold(monkeypatch):
     """The five best captions of each clip, at no threshold, must not score every pair twice."""
     audio, text = random_rows(30, 32, 0), random_rows(600, 32, 1)
     num_scored = []
-    score = module._Join._score
+    score = Join._score
     monkeypatch.setattr(
-        module._Join,
+        Join,
         "_score",
-        lambda self, a, c, t: num_scored.append(len(c)) or score(self, a, c, t),
+        lambda self, a, o, c, t: num_scored.append(len(c)) or score(self, a, o, c, t),
     )
     found = rows_of(similar_pairs(audio, text, -1.0, cap_per_clip=5, tile=(30, 60)))
     assert found == slow_pairs(audio, text, -1.0, cap=5)
@@ -380,7 +464,7 @@ def test_autocast_and_low_matmul_precision_do_not_reach_the_products():
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
-        with module._full_precision():
+        with full_sums():
             assert torch.get_float32_matmul_precision() == "highest"
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert rows_of(similar_pairs(audio, text, 0.1)) == expected
