@@ -37,7 +37,9 @@ def similarity_figure(card: Mapping[str, Any], path: Path) -> None:
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.8)
     axes.set_xlabel("similarity of clip and caption")
-    axes.set_ylabel("pairs")
+    histogram = card["histogram"]
+    is_sample = histogram["clips"] < histogram["of_clips"]
+    axes.set_ylabel(f"pairs of {histogram['clips']:,} clips" if is_sample else "pairs")
     kept = f"{card['counts']['pairs']:,} pairs at or above {card['thresholds']['audio']:.3f}"
     axes.set_title(f"{card['strategy'].upper()}: {kept}", loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from clapcur.artifacts import Artifact
 from clapcur.errors import ArtifactError
@@ -37,7 +37,7 @@ SCHEMA = pa.schema(
 class ImprovementSetWriter:
     """Streams pairs into ``pairs.parquet`` and counts what the card tells.
 
-    Blocks must come in the order of clip_id, each clip whole in one block; memory holds one row group and counters.
+    Pairs must come in the order of clip_id; memory holds one row group and counters.
     """
 
     def __init__(self, folder: Path):
@@ -45,6 +45,8 @@ class ImprovementSetWriter:
         self._temporary = folder / f".{PAIRS}.tmp"
         self._waiting: list[pa.Table] = []
         self._num_waiting = 0
+        self._last_clip: str | None = None
+        self._classes_of_last: set[str] = set()
         self.num_pairs = 0
         self.num_clips = 0
         self.per_caption: Counter[str] = Counter()
@@ -68,32 +70,40 @@ class ImprovementSetWriter:
         else:
             self._temporary.unlink(missing_ok=True)
 
-    def add(
-        self,
-        clip_ids: NDArray[np.object_],
-        caption_ids: NDArray[np.object_],
-        similarity: NDArray[np.float32],
-        classes: NDArray[np.object_],
-        class_similarity: NDArray[np.float32],
-        rank: NDArray[np.int32],
-    ) -> None:
-        """Add a block of pairs; all arrays have the same length."""
-        if not len(clip_ids):
+    def add(self, pairs: pa.Table) -> None:
+        """Add a table of `SCHEMA`; a clip may go on in the next one."""
+        if not len(pairs):
             return
-        columns = (clip_ids, caption_ids, similarity, classes, class_similarity, rank)
-        arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
-        self._waiting.append(pa.Table.from_arrays(arrays, schema=SCHEMA))
-        self._num_waiting += len(clip_ids)
-        self.num_pairs += len(clip_ids)
-        self.num_clips += len(np.unique(clip_ids))
-        self.per_caption.update(caption_ids.tolist())
-        self.pairs_per_class.update(classes.tolist())
-        self.clips_per_class.update(name for _, name in set(zip(clip_ids.tolist(), classes.tolist(), strict=True)))
+        self._waiting.append(pairs)
+        self._num_waiting += len(pairs)
+        self.num_pairs += len(pairs)
+        self._count_clips(pairs)
+        for counter, column in ((self.per_caption, "caption_id"), (self.pairs_per_class, "class")):
+            found = pc.value_counts(pairs[column])
+            counter.update(dict(zip(found.field(0).to_pylist(), found.field(1).to_pylist(), strict=True)))
+        similarity = pairs["similarity"].to_numpy()
         self._similarity_sum += float(np.sum(similarity, dtype=np.float64))
         low, high = self._similarity_range
         self._similarity_range = (min(low, float(similarity.min())), max(high, float(similarity.max())))
         if self._num_waiting >= ROW_GROUP:
             self._flush()
+
+    def _count_clips(self, pairs: pa.Table) -> None:
+        """Count clips, and in how many clips each class occurs, by the runs of equal clips."""
+        clips, classes = pairs["clip_id"].combine_chunks(), pairs["class"].combine_chunks().dictionary_encode()
+        is_new_P = pc.not_equal(clips[1:], clips[:-1]).to_numpy(zero_copy_only=False)
+        run_P = np.concatenate([[0], np.cumsum(is_new_P)])
+        names = classes.dictionary.to_pylist()
+        both = np.unique(run_P * len(names) + classes.indices.to_numpy())
+        goes_on = clips[0].as_py() == self._last_clip
+        self.num_clips += int(run_P[-1]) + (not goes_on)
+        self.clips_per_class.update(dict(zip(names, np.bincount(both % len(names), minlength=len(names)), strict=True)))
+        if goes_on:
+            of_first = {names[code % len(names)] for code in both[both < len(names)]}
+            self.clips_per_class.subtract(of_first & self._classes_of_last)
+        of_last = {names[code % len(names)] for code in both[both // len(names) == run_P[-1]]}
+        self._classes_of_last = of_last | (self._classes_of_last if goes_on and run_P[-1] == 0 else set())
+        self._last_clip = clips[-1].as_py()
 
     def _flush(self) -> None:
         if self._waiting:
@@ -112,7 +122,8 @@ class ImprovementSetWriter:
     def class_coverage(self, class_names: tuple[str, ...]) -> dict[str, dict[str, int]]:
         """Return the numbers of pairs and clips of every class, those without any included."""
         return {
-            name: {"pairs": self.pairs_per_class[name], "clips": self.clips_per_class[name]} for name in class_names
+            name: {"pairs": int(self.pairs_per_class[name]), "clips": int(self.clips_per_class[name])}
+            for name in class_names
         }
 
 

@@ -15,9 +15,10 @@ from clapcur.class_names import PROMPT, check_class_names, find_class_names, pro
 from clapcur.config import from_dict, frozen, read_mapping
 from clapcur.contamination import NearDuplicate
 from clapcur.corpora.procedural import Corpus
-from clapcur.curate import CurateConfig
+from clapcur.curate import Approximate, CurateConfig
 from clapcur.embed import EmbedConfig
 from clapcur.evaluate import EvaluateConfig
+from clapcur.hubness import Hubness
 from clapcur.ingest import POOL, IngestConfig
 from clapcur.marks import Mark, marks_from_file
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
@@ -126,6 +127,14 @@ class Experiment:
     # thresholds by count hold for each class apart
     max_per_clip: int | None = None
     max_per_caption: int | None = None
+    distinct_clips: float | None = None
+    # audio similarity from which on two clips of the pool count as one sound
+    distinct_captions: float | None = None
+    # the same of two captions
+    hubness: Hubness | None = None
+    # correct similarities for hubs
+    approximate: Approximate | None = None
+    # search in clusters of captions, where comparing with all takes too long
     ads_replay: Literal["ds", "teacher_pairs"] = "teacher_pairs"
     # what an ADS student replays; the paper replays DS
     ds_replays: bool = True
@@ -164,12 +173,15 @@ class Experiment:
     def curate(self, strategy: Literal["du", "ds", "ads"]) -> CurateConfig:
         """Return the curation of one strategy."""
         audio = (self.du_threshold if strategy == "du" else None) or self.audio_threshold
+        searches = strategy != "ds"
         return CurateConfig(
             strategy=strategy, class_names=self.class_names, prompt=self.prompt, audio_threshold=audio,
             caption_threshold=self.caption_threshold, even_classes=self.even_classes,
             max_per_clip=self.max_per_clip,
             max_per_caption=self.max_per_caption, held_out=self.student.held_out,
-            near_duplicate=self.near_duplicate, marks=self.marks,
+            near_duplicate=self.near_duplicate, marks=self.marks, distinct_captions=self.distinct_captions,
+            distinct_clips=self.distinct_clips if searches else None, hubness=self.hubness if searches else None,
+            approximate=self.approximate if searches else None,
         )  # fmt: skip
 
     def adopt(self, seed: int) -> AdoptConfig | None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from building import clips_table, commit, manifest, write_tone
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from clapcur.artifacts import Store
 from clapcur.config import canonical
 from clapcur.errors import CheckpointError, EmptySetError, Interrupted
-from clapcur.improvement_set import ImprovementSetWriter
+from clapcur.improvement_set import SCHEMA, ImprovementSetWriter
 from clapcur.manifest import Manifest, caption_id
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
 from clapcur.train import STAGE, SoftLabels, TrainConfig, gather_data, mask, train
@@ -55,17 +56,9 @@ class Corpus:
     @staticmethod
     def _write_set(work, pairs):
         with ImprovementSetWriter(work.path) as writer:
-            columns = list(zip(*pairs, strict=True))
-            ones = np.ones(len(pairs), np.float32)
-            names = np.array([f"class {i % 3}" for i in range(len(pairs))], object)
-            writer.add(
-                np.array(columns[0], object),
-                np.array(columns[1], object),
-                ones,
-                names,
-                ones,
-                np.zeros(len(pairs), np.int32),
-            )
+            names = [f"class {i % 3}" for i in range(len(pairs))]
+            rows = [(*pair, 1.0, name, 1.0, 0) for pair, name in zip(pairs, names, strict=True)]
+            writer.add(pa.table(list(zip(*rows, strict=True)), schema=SCHEMA))
 
     def run(self, config: TrainConfig, inputs, on_step=None):
         work = self.store.open(STAGE.key(config, inputs))

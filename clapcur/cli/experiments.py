@@ -64,6 +64,11 @@ caption_threshold: {count: 1000}
 even_classes: true
 # At most so many captions a clip: keeps a few clips from filling the set.
 max_per_clip: 3
+# One clip of those that sound alike, one caption of those that say the same: from which similarity on.
+# distinct_clips: 0.98
+# distinct_captions: 0.98
+# Correct similarities for captions that are near to everything; the card says what it did.
+# hubness: {method: csls}
 
 # One teacher and one set of students per seed; three show how much is luck.
 seeds: [0]

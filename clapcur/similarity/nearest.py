@@ -32,6 +32,7 @@ def top_k(
     k: int,
     *,
     backend: Literal["faiss", "torch"] = "torch",
+    offsets: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
     tile: tuple[int, int] | None = None,
     device: torch.device | str | None = None,
     precision: torch.dtype | None = None,
@@ -48,7 +49,7 @@ def top_k(
         What proposes the candidates: tiles on the device, as in `similar_pairs`, or a faiss
         ``IndexFlatIP``, which copies the keys (on a GPU where the device is one and faiss sees it;
         k is at most 2,000 there). The result is the same.
-    tile, device, precision
+    offsets, tile, device, precision
         As in `similar_pairs`; of the torch backend, but for the device.
 
     Returns
@@ -62,7 +63,8 @@ def top_k(
     Raises
     ------
     ValueError
-        Rows are not unit vectors, dimensions differ, k is not in 1 to M, unknown backend.
+        Rows are not unit vectors, dimensions differ, k is not in 1 to M, unknown backend, or offsets
+        with faiss.
     """
     check_rows(queries_QD, "query")
     check_rows(keys_MD, "key")
@@ -70,10 +72,12 @@ def top_k(
     if not 1 <= k <= len(keys_MD):
         raise ValueError(f"k must be between 1 and the number of keys, {len(keys_MD)}, got {k}")
     if backend == "faiss":
+        if offsets is not None:
+            raise ValueError("faiss knows no offsets: take backend='torch'")
         found = _faiss_top_k(queries_QD, keys_MD, k, device)
     elif backend == "torch":
         no_floor_M = np.full(len(keys_MD), BELOW_ALL, np.float32)
-        join = Join(queries_QD, keys_MD, no_floor_M, k, tile=tile, device=device, precision=precision)
+        join = Join(queries_QD, keys_MD, no_floor_M, k, offsets=offsets, tile=tile, device=device, precision=precision)
         found = [(block.similarity, block.text_index) for block in join.blocks()]  # k for each query, in their order
     else:
         raise ValueError(f"backend must be 'faiss' or 'torch', got {backend!r}")
@@ -106,7 +110,12 @@ def best_class(
 
 
 def caption_floor(
-    audio_ND: Rows, text_MD: Rows, k: int, *, device: torch.device | str | None = None
+    audio_ND: Rows,
+    text_MD: Rows,
+    k: int,
+    *,
+    offsets: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
+    device: torch.device | str | None = None,
 ) -> NDArray[np.float32]:
     """Find the k-th best similarity of each caption, by which `similar_pairs` caps its clips.
 
@@ -116,6 +125,8 @@ def caption_floor(
         Unit rows.
     k : int
         Clips that a caption may keep. Clips that tie with the k-th are kept too.
+    offsets : (array of shape (N,), array of shape (M,)), optional
+        As in `similar_pairs`.
     device : torch.device or str, optional
         The CPU where not given.
 
@@ -128,7 +139,7 @@ def caption_floor(
     if len(audio_ND) <= k:
         check_rows(text_MD, "text")
         return np.full(len(text_MD), -np.inf, np.float32)
-    similarity_MK, _ = top_k(text_MD, audio_ND, k, device=device)
+    similarity_MK, _ = top_k(text_MD, audio_ND, k, offsets=offsets and offsets[::-1], device=device)
     return similarity_MK[:, -1]
 
 
