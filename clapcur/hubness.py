@@ -28,6 +28,8 @@ from scipy.stats import skew
 from clapcur.config import frozen
 from clapcur.similarity import similar_pairs, top_k
 
+Device = torch.device | str | None  # of the products; the CPU where not given
+
 
 @frozen
 class Hubness:
@@ -70,22 +72,27 @@ class Correction:
     text_MD: NDArray[np.float32]
     text_offset_M: NDArray[np.float32]
     centre: float = 0.0
+    device: Device = None
 
     @classmethod
-    def measure(cls, config: Hubness, audio_SD: NDArray[np.float32], text_MD: NDArray[np.float32]) -> "Correction":
+    def measure(
+        cls, config: Hubness, audio_SD: NDArray[np.float32], text_MD: NDArray[np.float32], device: Device = None
+    ) -> "Correction":
         """Measure the offsets of captions over a sample of S clips, shape (S, D)."""
         if config.method == "csls":
-            text_offset_M = _mean_of_nearest(text_MD, audio_SD, config.neighbours) / np.float32(2)
-            centre = float(_mean_of_nearest(audio_SD, text_MD, config.neighbours).mean() / 2)
+            text_offset_M = _mean_of_nearest(text_MD, audio_SD, config.neighbours, device) / np.float32(2)
+            centre = float(_mean_of_nearest(audio_SD, text_MD, config.neighbours, device).mean() / 2)
         else:
-            text_offset_M, centre = _soft_maximum(text_MD, audio_SD, config.temperature), 0.0
-        return cls(config, text_MD, text_offset_M - text_offset_M.mean(dtype=np.float64).astype(np.float32), centre)
+            text_offset_M, centre = _soft_maximum(text_MD, audio_SD, config.temperature, device), 0.0
+        return cls(
+            config, text_MD, text_offset_M - text_offset_M.mean(dtype=np.float64).astype(np.float32), centre, device
+        )
 
     def offsets(self, audio_ND: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return what is taken for these clips and for the captions, shapes (N,) and (M,): see `similar_pairs`."""
         if self.config.method != "csls":
             return np.zeros(len(audio_ND), np.float32), self.text_offset_M
-        audio_offset_N = _mean_of_nearest(audio_ND, self.text_MD, self.config.neighbours) / np.float32(2)
+        audio_offset_N = _mean_of_nearest(audio_ND, self.text_MD, self.config.neighbours, self.device) / np.float32(2)
         return audio_offset_N - np.float32(self.centre), self.text_offset_M
 
 
@@ -104,7 +111,7 @@ def hub_statistics(
     k = min(k, len(text_MD))
     found = {}
     for when, offsets in (("before", None), ("after", correction.offsets(audio_SD))):
-        blocks = similar_pairs(audio_SD, text_MD, -1.0, cap_per_clip=k, offsets=offsets)
+        blocks = similar_pairs(audio_SD, text_MD, -1.0, cap_per_clip=k, offsets=offsets, device=correction.device)
         texts = np.concatenate([np.empty(0, np.int64), *(block.text_index for block in blocks)])
         times_M = np.bincount(texts, minlength=len(text_MD))
         found[when] = {
@@ -115,19 +122,21 @@ def hub_statistics(
     return found
 
 
-def _mean_of_nearest(rows_ND: NDArray[np.float32], others_MD: NDArray[np.float32], k: int) -> NDArray[np.float32]:
+def _mean_of_nearest(
+    rows_ND: NDArray[np.float32], others_MD: NDArray[np.float32], k: int, device: Device
+) -> NDArray[np.float32]:
     if not len(rows_ND):
         return np.zeros(0, np.float32)
-    similarity_NK, _ = top_k(rows_ND, others_MD, min(k, len(others_MD)))
+    similarity_NK, _ = top_k(rows_ND, others_MD, min(k, len(others_MD)), device=device)
     return similarity_NK.mean(axis=1, dtype=np.float64).astype(np.float32)
 
 
 def _soft_maximum(
-    rows_ND: NDArray[np.float32], others_MD: NDArray[np.float32], temperature: float
+    rows_ND: NDArray[np.float32], others_MD: NDArray[np.float32], temperature: float, device: Device
 ) -> NDArray[np.float32]:
-    others = torch.from_numpy(np.ascontiguousarray(others_MD)).double()
-    parts = [
-        temperature * (torch.logsumexp(part.double() @ others.T / temperature, dim=1) - np.log(len(others)))
-        for part in torch.from_numpy(np.ascontiguousarray(rows_ND)).split(1024)
-    ]
-    return torch.cat([torch.zeros(0, dtype=torch.float64), *parts]).float().numpy()
+    others = torch.from_numpy(np.ascontiguousarray(others_MD)).to(device or "cpu").double()
+    found = [torch.zeros(0, dtype=torch.float64)]
+    for part in torch.from_numpy(np.ascontiguousarray(rows_ND)).split(1024):
+        total = torch.logsumexp(part.to(others) @ others.T / temperature, dim=1)
+        found.append(temperature * (total.cpu() - np.log(len(others))))
+    return torch.cat(found).float().numpy()

@@ -7,6 +7,7 @@ the one that is least like its centre: which one stays must not depend on what e
 """
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from clapcur.similarity import similar_pairs, spherical_k_means
@@ -14,7 +15,9 @@ from clapcur.similarity import similar_pairs, spherical_k_means
 CLUSTER_ROWS = 50_000  # about; ours: a second or two of products a cluster on a processor
 
 
-def duplicate_of(rows_ND: NDArray[np.float32], threshold: float, seed: int = 0) -> NDArray[np.int64]:
+def duplicate_of(
+    rows_ND: NDArray[np.float32], threshold: float, seed: int = 0, device: torch.device | str | None = None
+) -> NDArray[np.int64]:
     """Return for each row the row that stands for it: itself where it stays.
 
     Parameters
@@ -25,6 +28,8 @@ def duplicate_of(rows_ND: NDArray[np.float32], threshold: float, seed: int = 0) 
         Cosine, inclusive. A row that is that near to one that stays goes; near to one that goes, it may stay.
     seed : int
         Of k-means.
+    device : torch.device or str, optional
+        Of the products; the CPU where not given.
 
     Returns
     -------
@@ -35,7 +40,7 @@ def duplicate_of(rows_ND: NDArray[np.float32], threshold: float, seed: int = 0) 
     cluster_N = spherical_k_means(rows_ND, num_clusters, seed)[1] if num_clusters > 1 else np.zeros(len(rows_ND), int)
     for cluster in range(num_clusters):
         members = np.flatnonzero(cluster_N == cluster)
-        for block in similar_pairs(rows_ND[members], rows_ND[members], threshold):
+        for block in similar_pairs(rows_ND[members], rows_ND[members], threshold, device=device):
             is_later = block.text_index > block.audio_index
             pairs = members[block.audio_index[is_later]], members[block.text_index[is_later]]
             for row, later in zip(*pairs, strict=True):  # rows rise: whether this one stays is settled

@@ -36,6 +36,7 @@ LAYERS = {
     "parts": (
         "clapcur.contamination",
         "clapcur.corpora",
+        "clapcur.devices",
         "clapcur.figures",
         "clapcur.hubness",
         "clapcur.losses",

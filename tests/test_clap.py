@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+from clapcur.devices import pick_device
 from clapcur.errors import CheckpointError, DataError
-from clapcur.models.clap import Clap, load_model, pick_device
+from clapcur.models.clap import Clap, load_model
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
 from clapcur.models.projections import Projection
 

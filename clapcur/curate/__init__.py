@@ -41,6 +41,7 @@ from clapcur.curate.config import Approximate, CurateConfig
 from clapcur.curate.pool_join import PoolJoin, Thresholds, sample_histogram
 from clapcur.curate.taken_over import TakenOver
 from clapcur.curate.training_pairs import write_training_pairs
+from clapcur.devices import pick_device
 from clapcur.errors import EmptySetError
 from clapcur.figures import class_coverage_figure, near_duplicate_figure, similarity_figure
 from clapcur.hubness import Correction, hub_statistics
@@ -126,13 +127,13 @@ def _write_pool_pairs(
     correction = None
     if config.hubness is not None and len(clip_ids) and len(captions.ids):
         sample_SD = rows_ND[: config.hubness.reference_clips]  # ids are hashes: a random sample
-        correction = Correction.measure(config.hubness, sample_SD, captions.rows_MD)
+        correction = Correction.measure(config.hubness, sample_SD, captions.rows_MD, pick_device(config.device))
         evidence["hubness"] = hub_statistics(sample_SD, captions.rows_MD, correction)
     taken_over = TakenOver.open(inputs, config, VERSION, clip_ids)
     is_new_N = taken_over.is_new(clip_ids)
     wrong = wrong_pairs(config)
     join = PoolJoin(clip_ids[is_new_N], rows_ND[is_new_N], captions, config, taken_over, wrong, correction)
-    histogram, num_counted = sample_histogram(rows_ND, captions.rows_MD, join.offsets)
+    histogram, num_counted = sample_histogram(rows_ND, captions.rows_MD, join.offsets, join.device)
     evidence["histogram"] = {"clips": num_counted, "of_clips": len(clip_ids), **_coarse(histogram)}
     evidence["scored"] = {"new_clips": int(is_new_N.sum()), "clips_taken_over": int((~is_new_N).sum())}
     if config.audio_threshold.precision is not None:

@@ -12,6 +12,7 @@ from clapcur.artifacts import Artifact
 from clapcur.class_names import check_class_names
 from clapcur.contamination import Overlap, near_duplicate_threshold, overlap
 from clapcur.curate.config import CurateConfig
+from clapcur.devices import pick_device
 from clapcur.embeddings import EmbeddingTable
 from clapcur.manifest import Manifest
 from clapcur.near_duplicates import duplicate_of
@@ -49,10 +50,13 @@ def candidate_captions(inputs: Mapping[str, Artifact], config: CurateConfig) -> 
     ids = sorted(rows)
     rows_MD = np.stack([rows[name] for name in ids])
     if config.distinct_captions is not None:
-        stays = np.flatnonzero(duplicate_of(rows_MD, config.distinct_captions) == np.arange(len(ids)))
+        stays = np.flatnonzero(
+            duplicate_of(rows_MD, config.distinct_captions, device=str(pick_device(config.device)))
+            == np.arange(len(ids))
+        )
         ids, rows_MD = [ids[index] for index in stays], rows_MD[stays]
     prompts = EmbeddingTable.open(inputs["prompt_embeddings"])
-    class_index_M, class_similarity_M = best_class(rows_MD, prompts.rows_ND)
+    class_index_M, class_similarity_M = best_class(rows_MD, prompts.rows_ND, device=pick_device(config.device))
     names = np.array(check_class_names(config.class_names), object)
     ids_M, texts_M = np.array(ids, object), np.array([texts[name] for name in ids], object)
     return Captions(ids_M, texts_M, rows_MD, names[class_index_M], class_similarity_M)
@@ -81,7 +85,10 @@ def candidate_clips(
         keep &= ~applies
     if config.distinct_clips is not None:
         candidates = np.flatnonzero(keep)
-        doubles = candidates[duplicate_of(rows_ND[candidates], config.distinct_clips) != np.arange(len(candidates))]
+        doubles = candidates[
+            duplicate_of(rows_ND[candidates], config.distinct_clips, device=str(pick_device(config.device)))
+            != np.arange(len(candidates))
+        ]
         counts["double"] = len(doubles)
         keep[doubles] = False
     return clips.clip_id.to_numpy(object)[keep], rows_ND[keep], counts, guard

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from clapcur.class_names import PROMPT, check_class_names
-from clapcur.config import frozen
+from clapcur.config import frozen, machine
 from clapcur.contamination import NearDuplicate, check_near_duplicate
 from clapcur.hubness import Hubness
 from clapcur.marks import Mark
@@ -65,6 +65,9 @@ class CurateConfig:
     # compare a clip with the nearest clusters of captions alone, where comparing with all takes too long
     marks: tuple[Mark, ...] = ()
     # what people heard (`clapcur.marks`): wrong pairs do not enter, and a precision is calibrated on all judged
+
+    device: str = machine("auto")
+    # of the search; auto takes the first GPU if there is one
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""

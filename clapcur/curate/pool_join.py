@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from numpy.typing import NDArray
 
 from clapcur.curate.candidates import Captions, share_of_class
 from clapcur.curate.config import CurateConfig
 from clapcur.curate.taken_over import TakenOver
+from clapcur.devices import pick_device
 from clapcur.hubness import Correction
 from clapcur.improvement_set import SCHEMA, ImprovementSetWriter
 from clapcur.progress import progress
@@ -41,6 +43,7 @@ class PoolJoin:
         taken_over: TakenOver, wrong: Set[tuple[str, str]], correction: Correction | None = None,
     ) -> None:  # fmt: skip
         self.rows_ND, self.captions, self.config, self.taken_over = rows_ND, captions, config, taken_over
+        self.device = pick_device(config.device)
         self.wrong = pa.array([f"{clip} {caption}" for clip, caption in sorted(wrong)], pa.string())
         self.clip_ids = pa.array(clip_ids, pa.string())
         self.caption_ids = pa.array(captions.ids, pa.string())
@@ -55,7 +58,9 @@ class PoolJoin:
             self.clusters = Clusters.of(captions.rows_MD, num_clusters, num_probes)
         self.floor_M: NDArray[np.float32] | None = None
         if config.max_per_caption and not self.is_empty:
-            self.floor_M = caption_floor(rows_ND, captions.rows_MD, config.max_per_caption, offsets=self.offsets)
+            self.floor_M = caption_floor(
+                rows_ND, captions.rows_MD, config.max_per_caption, offsets=self.offsets, device=self.device
+            )
 
     def thresholds(self) -> Thresholds:
         """Return the given similarity, or what keeps the given number of pairs: one for all, or one for each class."""
@@ -99,7 +104,7 @@ class PoolJoin:
         guess = {}
         for name, of_group in self._groups().items():
             offsets = None if self.offsets is None else (self.offsets[0], self.offsets[1][of_group])
-            counts, num_clips = sample_histogram(self.rows_ND, self.captions.rows_MD[of_group], offsets)
+            counts, num_clips = sample_histogram(self.rows_ND, self.captions.rows_MD[of_group], offsets, self.device)
             wanted = self._count * num_clips / len(self.clip_ids)
             spare = wanted if num_clips == len(self.clip_ids) else SPARE * wanted + 5 * np.sqrt(wanted) + 5
             at_or_above = np.cumsum(counts[::-1])[::-1]
@@ -137,7 +142,7 @@ class PoolJoin:
         found = similar_pairs(
             self.rows_ND[some], self.captions.rows_MD, max(-1.0, min(1.0, lowest)), cap_per_clip=cap,
             caption_floor_M=floor_M, offsets=self.offsets and (self.offsets[0][some], self.offsets[1]),
-            clusters=None if exact else self.clusters,
+            clusters=None if exact else self.clusters, device=self.device,
         )  # fmt: skip
         for block in found:
             clip, text = pa.array(block.audio_index), pa.array(block.text_index)
@@ -176,7 +181,7 @@ class PoolJoin:
 
 def sample_histogram(
     rows_ND: NDArray[np.float32], text_MD: NDArray[np.float32],
-    offsets: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
+    offsets: tuple[NDArray[np.float32], NDArray[np.float32]] | None, device: torch.device,
 ) -> tuple[NDArray[np.int64], int]:  # fmt: skip
     """Count the pairs by similarity in `HISTOGRAM_BINS` over [-1, 1], and say of how many clips.
 
@@ -184,7 +189,8 @@ def sample_histogram(
     """
     num_clips = min(len(rows_ND), max(256, COUNTED_PAIRS // max(1, len(text_MD))))
     offsets = offsets and (offsets[0][:num_clips], offsets[1])
-    return similarity_histogram(rows_ND[:num_clips], text_MD, num_bins=HISTOGRAM_BINS, offsets=offsets), num_clips
+    counts = similarity_histogram(rows_ND[:num_clips], text_MD, num_bins=HISTOGRAM_BINS, offsets=offsets, device=device)
+    return counts, num_clips
 
 
 def _reaches(pairs: pa.Table, least: Thresholds) -> Any:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clapcur.class_names import PROMPT, prompts, readable
+from clapcur.devices import pick_device
 from clapcur.models.config import MAX_SCALE, ClapConfig
 from clapcur.models.folder import load_weights, read_config, save_weights, write_config
 from clapcur.models.front_end import LogMel
@@ -312,25 +313,6 @@ def load_model(folder: Path | str, device: str = "auto", precision: Precision = 
     load_weights(model, folder / "model.safetensors")
     model.precision = precision
     return model.to(pick_device(device)).eval()
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device of a name; "auto" is the first GPU if there is one, else the CPU.
-
-    Raises
-    ------
-    ValueError
-        There is no such device: falling back to the CPU would take days in silence.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:1', got {name!r}") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"there is no {name} here, torch sees {torch.cuda.device_count()} GPUs")
-    return device
 
 
 def _unit(rows_BD: Tensor) -> Tensor:
