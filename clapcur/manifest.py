@@ -7,7 +7,8 @@
 - ``pairs``: clip_id, caption_id.
 
 Any table may be empty. Rows are sorted by id, so that the same content is the same bytes whatever order it came in.
-Where a clip lies on this machine (``locations``) is no part of what it is: a file that moves keeps its id.
+Where a clip lies, seen from this machine (``locations``: a path, a URL, a part of a container), is no part of what it
+is: a file that moves keeps its id.
 """
 
 import hashlib
@@ -105,9 +106,9 @@ class Manifest:
             write_table(table, schema, folder / name)
 
     @property
-    def paths(self) -> dict[str, Path]:
-        """Where each clip lies on this machine: clip_id -> path."""
-        return {clip: Path(path) for clip, path in zip(self.locations.clip_id, self.locations.path, strict=True)}
+    def paths(self) -> dict[str, str]:
+        """Where each clip lies, seen from this machine: clip_id -> address (`clapcur.audio.addresses`)."""
+        return dict(zip(self.locations.clip_id, self.locations.path, strict=True))
 
     @property
     def groups(self) -> dict[str, str]:

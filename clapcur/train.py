@@ -17,7 +17,6 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -171,7 +170,7 @@ class TrainingData:
     held_out: pd.DataFrame  # clip_id, caption_id
     test: pd.DataFrame  # clip_id, label; empty unless the test set chooses
     captions: dict[str, str]  # caption_id -> text
-    paths: dict[str, Path]  # clip_id -> file
+    paths: dict[str, str]  # clip_id -> address
     counts: dict[str, int] = field(default_factory=dict)
 
 

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
@@ -24,7 +23,7 @@ class Waveforms:
     Parameters
     ----------
     paths : mapping
-        clip_id -> file.
+        clip_id -> address.
     sample_rate : int
         Hz, of the model.
     num_samples : int
@@ -38,7 +37,7 @@ class Waveforms:
     """
 
     def __init__(
-        self, paths: Mapping[str, Path], *, sample_rate: int, num_samples: int, cache_mib: int, num_workers: int,
+        self, paths: Mapping[str, str], *, sample_rate: int, num_samples: int, cache_mib: int, num_workers: int,
         short: Literal["repeat", "repeatpad", "pad"] = "repeat",
     ):  # fmt: skip
         self.paths, self.sample_rate, self.num_samples, self.short = paths, sample_rate, num_samples, short

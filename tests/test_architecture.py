@@ -94,7 +94,7 @@ HEIGHT = {layer: height for height, layer in enumerate(LAYERS)}
 STRANGERS = {"stages", "tasks"}  # stages meet in artifacts, tasks are called from flows: these never import each other
 THIRD_PARTY = {
     "words": {"numpy"},
-    "data": {"numpy", "pandas", "pyarrow", "scipy", "soundfile", "soxr"},
+    "data": {"fsspec", "numpy", "pandas", "pyarrow", "scipy", "soundfile", "soxr"},
 }  # other layers may use what they need
 LAZY = {
     "clapcur.config": {"pydantic", "yaml"},  # read a config file and check its values, as Prefect checks its forms

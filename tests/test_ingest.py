@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clapcur.artifacts import LOCATIONS, Artifact, Store
-from clapcur.audio import decoding, probe
+from clapcur.audio import addresses, decoding, probe
 from clapcur.config import from_dict
 from clapcur.errors import ArtifactError, ManifestError
 from clapcur.ingest import Columns, IngestConfig, Scan, probes, refresh_locations, scan, stage_for
@@ -498,7 +498,7 @@ def test_a_pool_that_moves_keeps_its_name_and_its_clips_are_found_where_they_are
     second = make(store, moved)
     assert second == first and refresh_locations(second, moved) is False, "they were refreshed already"
     assert {file: (second.path / file).read_bytes() for file in PAYLOAD} == payload
-    assert {path.is_file() for path in Manifest.open(second).paths.values()} == {True}
+    assert {Path(path).is_file() for path in Manifest.open(second).paths.values()} == {True}
     (second.path / LOCATIONS).unlink()
     assert refresh_locations(second, moved) is True and Manifest.open(second).paths == moved.manifest.paths
 
@@ -647,7 +647,7 @@ def test_a_file_that_was_missing_or_could_not_be_read_is_looked_at_again(
     def fails(path: str) -> Any:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(decoding, "FileIO", fails)
+    monkeypatch.setattr(addresses, "FileIO", fails)
     with pytest.raises(ManifestError, match="2 of the 2 rows .*unreadable: Permission denied"):
         scanned(table, tmp_path / "other.db")
     monkeypatch.undo()

@@ -14,6 +14,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from clapcur.audio.addresses import open_address
 from clapcur.audio.containers import mp3_states_length, what_is_cut_off
 from clapcur.errors import DataError
 
@@ -35,11 +36,13 @@ class UnusableAudio(DataError):
 
 
 def open_audio(path: Path | str) -> FileIO:
-    """Open a regular file that is not empty, unbuffered."""
+    """Open what lies at an address (`clapcur.audio.addresses`) and is a regular file that is not empty, unbuffered."""
     try:
         if not os.path.isfile(path) and os.path.exists(path):
             raise UnusableAudio(path, "unreadable", "not a file")  # a pipe would block, a folder has no samples
-        file = FileIO(path)
+        file = open_address(os.fspath(path))
+    except EOFError as error:
+        raise UnusableAudio(path, "truncated", str(error)) from None
     except FileNotFoundError:
         raise UnusableAudio(path, "missing", "no such file") from None
     except (OSError, ValueError) as error:  # a name with a NUL is a ValueError

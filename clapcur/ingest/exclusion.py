@@ -8,13 +8,13 @@ corpora publish are read as they are: AudioCaps' and UrbanSound8K's tables name 
 """
 
 import json
-import os
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from clapcur.audio import addresses
 from clapcur.contamination import known_by, with_twins
 from clapcur.errors import ManifestError
 from clapcur.ingest.config import Columns
@@ -31,7 +31,7 @@ class Names:
     clip_id: str
     pcm_sha256: str
     paths: Set[str]
-    # absolute
+    # absolute; of a member of a tar also as people say it, /pool/a.tar/dog.wav
     recording_ids: Set[str]
 
     @property
@@ -41,7 +41,7 @@ class Names:
 
 
 def excluded(
-    clips: Sequence[Names], lists: Sequence[str], columns: Columns, base: Path
+    clips: Sequence[Names], lists: Sequence[str], columns: Columns, base: str
 ) -> tuple[set[str], dict[str, dict[str, int]]]:
     """Find the clips that must go.
 
@@ -52,7 +52,7 @@ def excluded(
         Paths of exclusion lists.
     columns : Columns
         What paths and recording ids are called in lists that are tables.
-    base : Path
+    base : str
         What relative paths in a list are relative to: the same as in the source.
 
     Returns
@@ -84,9 +84,9 @@ def excluded(
     return gone, said
 
 
-def _meant(entry: str, base: Path) -> set[str]:
+def _meant(entry: str, base: str) -> set[str]:
     """Return what an entry may stand for: itself, a path, or a file that is named by its recording."""
-    return {entry, os.path.abspath(base / entry), recording_of_file_name(entry)} - {""}
+    return {entry, addresses.absolute(base, entry), recording_of_file_name(entry)} - {""}
 
 
 def _entries(path: Path, columns: Columns) -> set[str]:

@@ -16,15 +16,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from clapcur.audio import ClipInfo, ProbeRules, Problem, probe
+from clapcur.audio import ClipInfo, ProbeRules, Problem, addresses, probe
+from clapcur.audio.addresses import Stamp
 from clapcur.config import signature
+from clapcur.ingest.shards import Listing
 from clapcur.progress import progress
 
 CHUNK = 256  # clips between two commits: about a second of work
 VERSION = 1  # of what `probe` says; raise it when its answers change
 Answer = ClipInfo | Problem
 T = TypeVar("T")
-Stamp = tuple[int, int]  # size, time of last change in ns
 
 
 def probe_all(
@@ -33,6 +34,7 @@ def probe_all(
     *,
     num_workers: int = 0,
     cache: Path | None = None,
+    stamps: Mapping[str, Stamp] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Answer]:
     """Probe files.
@@ -40,12 +42,14 @@ def probe_all(
     Parameters
     ----------
     paths : sequence of str
-        Absolute, each once.
+        Addresses, absolute, each once; those in one container side by side.
     rules : ProbeRules
     num_workers : int
         Threads; 0 is one per CPU.
     cache : Path or None
         Where answers are remembered.
+    stamps : mapping or None
+        Of the containers that are known already.
     on_progress : callable or None
         Called with (done, total) after each chunk is on disk.
 
@@ -55,6 +59,14 @@ def probe_all(
         path -> ClipInfo or Problem.
     """
     answers: dict[str, Answer] = {}
+    known_stamps: dict[str, Stamp | None] = dict(stamps or {})  # a container is asked for once, not once a clip
+
+    def stamp_of(path: str) -> Stamp | None:
+        container = addresses.container_of(path)
+        if container not in known_stamps:
+            known_stamps[container] = addresses.stamp(container)
+        return known_stamps[container]
+
     with (
         ProbeCache(cache, rules) as memory,
         ThreadPoolExecutor(num_workers or os.cpu_count(), thread_name_prefix="probe") as pool,
@@ -62,28 +74,19 @@ def probe_all(
     ):
         for start in range(0, len(paths), CHUNK):
             chunk = paths[start : start + CHUNK]
-            stamps = {path: stamp for path in chunk if (stamp := _stamp(path)) is not None}
-            known = memory.recall(stamps)
+            taken = {path: stamp for path in chunk if (stamp := stamp_of(path)) is not None}  # before it is read
+            known = memory.recall(taken)
             advance(len(known))
             todo = [path for path in chunk if path not in known]
             new = {}
             for path, answer in zip(todo, pool.map(partial(probe, rules=rules), todo), strict=True):
                 new[path] = answer
                 advance()
-            memory.remember({path: (stamps[path], new[path]) for path in new if path in stamps and _lasts(new[path])})
+            memory.remember({path: (taken[path], new[path]) for path in new if path in taken and _lasts(new[path])})
             answers |= known | new
             if on_progress is not None:
                 on_progress(len(answers), len(paths))
     return answers
-
-
-def _stamp(path: str) -> Stamp | None:
-    """Return what tells that a file is still the same, taken before it is read; None where there is none."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return status.st_size, status.st_mtime_ns
 
 
 def _lasts(answer: Answer) -> bool:
@@ -131,6 +134,33 @@ class ProbeCache:
         if rows:
             self._attempt(write)
 
+    def listing(self, path: str, make: Callable[[], Listing]) -> Listing:
+        """Return what a tar in an object store holds, as `make` lists it or listed it while the object was the same.
+
+        To list a tar is to read most of it; on a disk, the headers alone.
+        """
+        stamp = addresses.stamp(path) if addresses.is_url(path) else None
+        if stamp is None:
+            return make()
+
+        def read(connection: sqlite3.Connection) -> str | None:
+            row = connection.execute(
+                "SELECT listing FROM listings WHERE path = ? AND size = ? AND changed = ?", (path, *stamp)
+            ).fetchone()
+            return None if row is None else str(row[0])
+
+        def write(connection: sqlite3.Connection) -> None:
+            with connection:
+                connection.execute("REPLACE INTO listings VALUES (?, ?, ?, ?)", (path, *stamp, text))
+
+        if known := self._attempt(read):
+            return Listing.from_json(known)
+        listing = make()
+        if not any(reason in ("missing", "unreadable") for _, reason, _ in listing.bad):  # a network comes back
+            text = json.dumps(dataclasses.asdict(listing))
+            self._attempt(write)
+        return listing
+
     def _attempt(self, action: Callable[[sqlite3.Connection], T]) -> T | None:
         """Run `action`; a broken file is thrown away once, any other failure ends the remembering of this run."""
         for is_second in (False, True):
@@ -157,6 +187,9 @@ class ProbeCache:
         connection.execute(
             "CREATE TABLE IF NOT EXISTS probes (path TEXT, rules TEXT, size INTEGER, mtime_ns INTEGER, answer TEXT, "
             "PRIMARY KEY (path, rules)) WITHOUT ROWID"
+        )
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS listings (path TEXT PRIMARY KEY, size INTEGER, changed INTEGER, listing TEXT)"
         )
         return connection
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from clapcur.audio import ClipInfo, ProbeRules, Problem
+from clapcur.audio import ClipInfo, ProbeRules, Problem, addresses
 from clapcur.errors import ManifestError
 from clapcur.ingest.config import IngestConfig
 from clapcur.ingest.exclusion import Names, excluded
-from clapcur.ingest.probes import Answer, probe_all
-from clapcur.ingest.source import Row, Source, read_source
+from clapcur.ingest.probes import Answer, ProbeCache, probe_all
+from clapcur.ingest.rows import Row
+from clapcur.ingest.source import Source, read_source
 from clapcur.manifest import CLIPS, PAIRS, PLACES, QUARANTINE, Manifest, caption_id, captions_table
 
 Quarantined = tuple[str, str, str]  # path or line, reason, detail
@@ -56,14 +57,15 @@ class _Clip:
 
     def add(self, row: Row, path: str) -> None:
         self.paths.add(path)
-        self.written.add(row.path)
+        self.written.add(addresses.readable(row.path))
         self.captions.update(row.captions)
         for name, values in self.values.items():
             values.update({getattr(row, name)} - {""})
 
     @property
     def names(self) -> Names:
-        return Names(self.info.clip_id, self.info.pcm_sha256, self.paths, self.values["recording_id"])
+        paths = self.paths | {addresses.readable(path) for path in self.paths}
+        return Names(self.info.clip_id, self.info.pcm_sha256, paths, self.values["recording_id"])
 
     def value(self, name: str) -> str:
         """Return the value of a column; of several, the first in the order of texts."""
@@ -94,9 +96,13 @@ def scan(
     ManifestError
         The source or a column is missing, nothing in it can be used, or more than `max_bad_fraction` of it cannot.
     """
-    source = read_source(config)
-    paths = sorted({source.locate(row.path) for row in source.rows if row.path})
-    answers = probe_all(paths, config.rules, num_workers=config.num_workers, cache=probe_cache, on_progress=on_progress)
+    with ProbeCache(probe_cache, config.rules) as memory:
+        source = read_source(config, memory.listing)
+    paths = sorted({source.locate(row.path) for row in source.rows if row.path}, key=addresses.reading_order)
+    answers = probe_all(
+        paths, config.rules, num_workers=config.num_workers, cache=probe_cache, stamps=source.stamps,
+        on_progress=on_progress,
+    )  # fmt: skip
     clips, texts, bad = _gather(source, answers)
     _check(config, source, bad)
     names = [clip.names for clip in clips.values()]
@@ -149,7 +155,7 @@ def _gather(source: Source, answers: dict[str, Answer]) -> tuple[dict[str, _Clip
         else:
             texts.update(row.captions)
         if problem is not None:
-            bad[row.path or f"line {row.line}", problem.reason, problem.detail] += 1
+            bad[addresses.readable(row.path) or f"line {row.line}", problem.reason, problem.detail] += 1
     return clips, texts, bad
 
 

@@ -1,43 +1,18 @@
 """From a source to its rows: which file, which captions, which label, whatever form they were written in."""
 
-import difflib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 
-from clapcur.audio import Problem
+from clapcur.audio import addresses
 from clapcur.corpora import find_corpus, read_copy
 from clapcur.errors import ManifestError
 from clapcur.ingest.config import Columns, IngestConfig
-from clapcur.manifest import normalise_caption
-from clapcur.tables import cell_text, read_table, text_lines
-
-# What libsndfile reads, and behind the bar what it does not: listed, so that such files are seen in the quarantine.
-AUDIO_SUFFIXES = frozenset(
-    ".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc"
-    " .m4a .mp4 .aac .wma .webm .amr".split()
-)
-PATH_LIKE = frozenset({"file", "filename", "filepath", "fname", "audio", "audiopath", "audiofile", "wav", "wavpath"})
-NO_CAPTION = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>"})  # how tools write a missing text
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row of a source: a file, captions, or both."""
-
-    path: str = ""
-    # as it was written; "" where there are captions only
-    captions: tuple[str, ...] = ()
-    # normalised
-    label: str = ""
-    fold: str = ""
-    recording_id: str = ""
-    problem: Problem | None = None
-    # of the row itself: no path, an empty caption
-    line: int = 0
+from clapcur.ingest.rows import AUDIO_SUFFIXES, Row, caption_row, captions_of, hint, placed, resolve, row_of
+from clapcur.ingest.shards import Listing, Remember, holds_audio, is_tar, read_cells, read_tar
+from clapcur.tables import read_table, text_lines
 
 
 @dataclass
@@ -45,80 +20,174 @@ class Source:
     """All rows, and what their relative paths are relative to."""
 
     rows: list[Row]
-    base: Path
+    base: str
+    # a folder or a URL
     counts: dict[str, int] = field(default_factory=dict)
     bad: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    # path, reason, detail -> how many clips a corpus should have that no row names
+    # path, reason, detail -> how many clips a corpus should have that no row names, or what is wrong with a shard
     about: str = ""
     # what a corpus should have and the copy has
+    stamps: dict[str, addresses.Stamp] = field(default_factory=dict)
+    # of objects, as their store listed them: each need not be asked for again
 
     def locate(self, path: str) -> str:
-        """Return the absolute path of a path as it was written."""
-        return os.path.abspath(self.base / path)
+        """Return the address of a path as it was written, wherever we are."""
+        return addresses.absolute(self.base, path)
 
 
-def read_source(config: IngestConfig) -> Source:
-    """Read all rows of a folder or a table.
+def list_anew(path: str, make: Callable[[], Listing]) -> Listing:
+    """Remember nothing."""
+    return make()
+
+
+def read_source(config: IngestConfig, remember: Remember = list_anew) -> Source:
+    """Read all rows of a folder, a table, a shard or a URL.
+
+    Parameters
+    ----------
+    config : IngestConfig
+    remember : callable
+        See `clapcur.ingest.shards.read_tar`.
 
     Raises
     ------
     ManifestError
         There is no such source, it holds nothing, or its columns do not fit the config.
     """
-    path = Path(config.source)
     if config.corpus is not None:
-        return _corpus(config.corpus, path, config.folds)
+        return _corpus(config.corpus, Path(config.source), config.folds)
+    source = _place(config)
+    _open_shards(source, config.columns, remember)
+    if not source.rows and not source.bad:
+        raise ManifestError(f"{config.source} has no rows")
+    return source
+
+
+def _place(config: IngestConfig) -> Source:
+    """Return the rows as the place has them: a shard is one row."""
+    path = Path(config.source)
+    if addresses.is_url(config.source):
+        return _store(config)
     if path.is_dir() and config.source:
         return _folder(path, config)
     if not path.is_file():
         raise ManifestError(f"the source {str(path)!r} does not exist: expected a table or a folder of audio files")
     if config.metadata is not None:
-        raise ManifestError(f"metadata is for a folder of audio files, {path} is a table: put the columns into it")
+        raise ManifestError(f"metadata is for a folder of audio files, {path} is no folder: put the columns into it")
+    if _is_shard(str(path), config.columns, where_broken=False):
+        return Source([Row(path=path.name)], str(path.parent))
+    base = config.audio_folder or str(path.parent)
     if path.suffix.lower() == ".txt":
-        rows = [_caption_row(text, number) for number, text in text_lines(path)]
-    else:
-        header, records = read_table(path)
-        columns = _resolve(config.columns, header, path)
-        if columns.path is None and columns.caption is None:
+        return Source([caption_row(text, number) for number, text in text_lines(path)], base)
+    header, records = read_table(path)
+    columns = resolve(config.columns, header, path)
+    if columns.path is None and columns.caption is None:
+        raise ManifestError(
+            f"{path} must have a column {config.columns.path!r} or {config.columns.caption!r}, it has {header}"
+            + hint(("path", "caption"), header)
+            + "; name them in `columns`"
+        )
+    return Source([row_of(record, columns, f"{path}, line {line}", line) for line, record in records], base)
+
+
+def _is_shard(path: str, columns: Columns, where_broken: bool) -> bool:
+    """Tell whether a file holds many clips; of a Parquet file that cannot be read, `where_broken` says it."""
+    if not path.lower().endswith(".parquet"):
+        return is_tar(path)
+    try:
+        return holds_audio(path, columns)
+    except (OSError, ValueError):
+        return where_broken
+
+
+def _open_shards(source: Source, columns: Columns, remember: Remember) -> None:
+    """Put the clips of each shard in the place of its row."""
+    rows = []
+    without_file = 0
+    for row in source.rows:
+        is_parquet = row.path.lower().endswith(".parquet")
+        if not is_parquet and not is_tar(row.path):
+            rows.append(row)
+            continue
+        if replace(row, path="", line=0) != Row():
             raise ManifestError(
-                f"{path} must have a column {config.columns.path!r} or {config.columns.caption!r}, it has {header}"
-                + _hint(("path", "caption"), header)
-                + "; name them in `columns`"
+                f"line {row.line} describes {row.path}, which holds many clips: what describes them stands in it"
             )
-        rows = [_row(record, columns, f"{path}, line {line}", line) for line, record in records]
-    if not rows:
-        raise ManifestError(f"{path} has no rows")
-    return Source(rows, Path(config.audio_folder) if config.audio_folder else path.parent)
+        place = source.locate(row.path)
+        shard = read_cells(place, row.path, columns) if is_parquet else read_tar(place, row.path, columns, remember)
+        rows += shard.rows
+        source.bad += shard.bad
+        without_file += shard.without_file
+    source.rows = rows
+    if without_file:
+        source.counts = source.counts | {"without_file": without_file}
+
+
+def _store(config: IngestConfig) -> Source:
+    """List an object, or all objects under a URL: what is asked of the store is the list, and of tables the footer."""
+    url = config.source.rstrip("/")
+    if config.metadata is not None or config.audio_folder is not None:
+        raise ManifestError(f"{url} is a URL: name its clips in a table on this machine, with URLs in its column path")
+    store, root = addresses.filesystem(url)
+    root = root.rstrip("/")
+    try:
+        is_one = store.info(root)["type"] == "file"
+        found = {root: store.info(root)} if is_one else store.find(root, detail=True)
+    except FileNotFoundError:
+        raise ManifestError(f"the source {url} does not exist: expected a shard, or a folder of audio files") from None
+    except OSError as error:
+        raise ManifestError(f"{url} cannot be read: {error}") from None
+    base = url.rpartition("/")[0] if is_one else url
+    cut = len(root) - len(root.rpartition("/")[2]) if is_one else len(root) + 1
+    source = Source([], base)
+    for path, info in sorted(found.items()):
+        name = path[cut:]
+        if not any(part.startswith(".") for part in name.split("/")) and _is_audio(f"{base}/{name}", config.columns):
+            source.rows.append(Row(path=name))
+            if (stamp := addresses.stamp_of(info)) is not None:
+                source.stamps[f"{base}/{name}"] = stamp
+    if not source.rows:
+        raise ManifestError(
+            f"{url} holds no audio file and no shard; a table must lie on this machine, with URLs in its column path"
+        )
+    return source
+
+
+def _is_audio(path: str, columns: Columns) -> bool:
+    """Tell whether a file of a folder is read: one clip, or many."""
+    return PurePosixPath(path).suffix.lower() in AUDIO_SUFFIXES or _is_shard(path, columns, where_broken=True)
 
 
 def _folder(folder: Path, config: IngestConfig) -> Source:
-    files = sorted(_audio_files(folder))
+    files = sorted(_audio_files(folder, config.columns))
     if not files:
         raise ManifestError(f"{folder} and its sub-folders hold no audio file; a file of captions must be named itself")
     if config.metadata is None:
-        return Source([Row(path=file) for file in files], folder)
+        return Source([Row(path=file) for file in files], str(folder))
+    if shards := [file for file in files if is_tar(file) or file.lower().endswith(".parquet")]:
+        raise ManifestError(f"metadata describes files of their own, {folder} holds {shards[0]}: ingest shards apart")
     table = Path(config.metadata)
     header, records = read_table(table)
-    columns = _resolve(config.columns, header, table)
+    columns = resolve(config.columns, header, table)
     if columns.path is None:
         raise ManifestError(f"{table} must have a column of paths (`columns.path`), it has {header}")
     base = Path(config.audio_folder or folder)
     known: dict[str, list[Row]] = {}
     for line, record in records:
-        row = _row(record, columns, f"{table}, line {line}", line)
+        row = row_of(record, columns, f"{table}, line {line}", line)
         known.setdefault(os.path.abspath(base / row.path), []).append(row)
     rows, without = [], 0
     for file in files:
         described = known.pop(os.path.abspath(folder / file), [])
         without += not described
-        rows += [_at(row, file) for row in described] or [Row(path=file)]
+        rows += [placed(row, file) for row in described] or [Row(path=file)]
     if without == len(files):
         first = min((row.path for described in known.values() for row in described), default="absent")
         raise ManifestError(
             f"no file of {folder} stands in {table}: the first file is {files[0]!r}, the table's first path is "
             f"{first!r}; set `audio_folder` to what its paths are relative to"
         )
-    return Source(rows, folder, {"without_metadata": without, "without_file": len(known)})
+    return Source(rows, str(folder), {"without_metadata": without, "without_file": len(known)})
 
 
 def _corpus(name: str, folder: Path, folds: Sequence[str]) -> Source:
@@ -127,7 +196,7 @@ def _corpus(name: str, folder: Path, folds: Sequence[str]) -> Source:
     rows = []
     for line, entry in enumerate(copy.entries, 1):
         captions, problem = (
-            _captions({"caption": entry.captions}, "caption", entry.path) if entry.captions else ((), None)
+            captions_of({"caption": entry.captions}, "caption", entry.path) if entry.captions else ((), None)
         )
         rows.append(Row(entry.path, captions, entry.label, entry.fold, entry.recording_id, problem, line))
     unlisted = {fold: count for fold, count in copy.unlisted.items() if count}
@@ -137,14 +206,10 @@ def _corpus(name: str, folder: Path, folds: Sequence[str]) -> Source:
         "without_recording": sum(not entry.recording_id for entry in copy.entries),
     }
     bad = Counter({(fold, "not_listed", f"{count} clips of {fold}"): count for fold, count in unlisted.items()})
-    return Source(rows, folder, counts, bad, str(copy))
+    return Source(rows, str(folder), counts, bad, str(copy))
 
 
-def _at(row: Row, path: str) -> Row:
-    return Row(path, row.captions, row.label, row.fold, row.recording_id, row.problem, row.line)
-
-
-def _audio_files(folder: Path) -> Iterator[str]:
+def _audio_files(folder: Path, columns: Columns) -> Iterator[str]:
     """Yield relative paths; links to folders are followed, hidden files (macOS puts its ``._`` files there) are not."""
     seen = set()
     for root, folders, names in os.walk(folder, followlinks=True):
@@ -155,73 +220,5 @@ def _audio_files(folder: Path) -> Iterator[str]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in AUDIO_SUFFIXES:
+            if not name.startswith(".") and _is_audio(os.path.join(root, name), columns):
                 yield Path(root, name).relative_to(folder).as_posix()
-
-
-def _row(record: Mapping[str, Any], columns: Columns, where: str, line: int) -> Row:
-    def text(column: str | None) -> str:
-        return cell_text(record.get(column), f"{where}, column {column!r}") if column else ""
-
-    captions, problem = _captions(record, columns.caption, where)
-    path = text(columns.path)
-    if columns.path and not path:
-        captions, problem = (), Problem("missing", "the row names no file")
-    return Row(path, captions, text(columns.label), text(columns.fold), text(columns.recording_id), problem, line)
-
-
-def _captions(
-    record: Mapping[str, Any], column: str | tuple[str, ...] | None, where: str
-) -> tuple[tuple[str, ...], Problem | None]:
-    names = (column,) if isinstance(column, str) else column or ()
-    captions, num_empty = [], 0
-    for name in names:
-        cell = record.get(name)
-        for value in cell if isinstance(cell, (list, tuple)) else [cell]:
-            text = normalise_caption(cell_text(value, f"{where}, column {name!r}"))
-            if text.casefold() in NO_CAPTION:
-                num_empty += 1
-            else:
-                captions.append(text)
-    return tuple(captions), Problem("empty_caption", f"{num_empty} of its captions") if num_empty else None
-
-
-def _caption_row(line: str, number: int) -> Row:
-    captions, problem = _captions({"caption": line}, "caption", "")
-    return Row(captions=captions, problem=problem, line=number)
-
-
-def _resolve(columns: Columns, header: Sequence[str], table: Path) -> Columns:
-    """Return the columns with None for the defaults that the table does not have."""
-    claimed = {name for item in fields(columns) for name in _names(getattr(columns, item.name))}
-    found: dict[str, Any] = {}
-    for item in fields(columns):
-        wanted = getattr(columns, item.name)
-        missing = [name for name in _names(wanted) if name not in header]
-        found[item.name] = None if missing else wanted
-        if not missing:
-            continue
-        if wanted != item.default:
-            names = ", ".join(map(repr, missing))
-            raise ManifestError(f"{table} has no column {names}, it has {list(header)}" + _hint(missing, header))
-        means_it = {_plain(wanted)} | (PATH_LIKE if item.name == "path" else set())
-        same = [name for name in header if _plain(name) in means_it and name not in claimed]
-        if same:  # 'Labels' would be dropped without a word, and 'filename' with all the audio
-            raise ManifestError(
-                f"{table} has no column {wanted!r} but {same[0]!r}; say `columns: {{{item.name}: {same[0]}}}` to use "
-                f"it or `{item.name}: null` to leave it"
-            )
-    return Columns(**found)
-
-
-def _names(wanted: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    return (wanted,) if isinstance(wanted, str) else wanted or ()
-
-
-def _plain(name: str) -> str:
-    return name.casefold().replace("_", "").replace(" ", "").rstrip("s")
-
-
-def _hint(names: Sequence[str], header: Sequence[str]) -> str:
-    near = dict.fromkeys(near for name in names for near in difflib.get_close_matches(name, header, n=1))
-    return f"; did you mean {' and '.join(map(repr, near))}?" if near else ""

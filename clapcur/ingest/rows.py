@@ -1,0 +1,121 @@
+"""A record of whatever form -> a row: which file, which captions, which label."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from clapcur.audio import Problem
+from clapcur.errors import ManifestError
+from clapcur.ingest.config import Columns
+from clapcur.manifest import normalise_caption
+from clapcur.tables import cell_text
+
+# What libsndfile reads, and behind the bar what it does not: listed, so that such files are seen in the quarantine.
+AUDIO_SUFFIXES = frozenset(
+    ".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc"
+    " .m4a .mp4 .aac .wma .webm .amr".split()
+)
+PATH_LIKE = frozenset({"file", "filename", "filepath", "fname", "audio", "audiopath", "audiofile", "wav", "wavpath"})
+NO_CAPTION = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>"})  # how tools write a missing text
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a source: a file, captions, or both."""
+
+    path: str = ""
+    # as it was written; "" where there are captions only
+    captions: tuple[str, ...] = ()
+    # normalised
+    label: str = ""
+    fold: str = ""
+    recording_id: str = ""
+    problem: Problem | None = None
+    # of the row itself: no path, an empty caption
+    line: int = 0
+
+
+def placed(row: Row, path: str) -> Row:
+    """Return a row with another path."""
+    return replace(row, path=path)
+
+
+def row_of(record: Mapping[str, Any], columns: Columns, where: str, line: int) -> Row:
+    """Return the row of a record; `where` is for people.
+
+    Raises
+    ------
+    ManifestError
+        A value that should be one is a list or an object.
+    """
+
+    def text(column: str | None) -> str:
+        return cell_text(record.get(column), f"{where}, column {column!r}") if column else ""
+
+    captions, problem = captions_of(record, columns.caption, where)
+    path = text(columns.path)
+    if columns.path and not path:
+        captions, problem = (), Problem("missing", "the row names no file")
+    return Row(path, captions, text(columns.label), text(columns.fold), text(columns.recording_id), problem, line)
+
+
+def captions_of(
+    record: Mapping[str, Any], column: str | tuple[str, ...] | None, where: str
+) -> tuple[tuple[str, ...], Problem | None]:
+    """Return the captions of a record, normalised, and what is wrong with the others."""
+    names = (column,) if isinstance(column, str) else column or ()
+    captions, num_empty = [], 0
+    for name in names:
+        cell = record.get(name)
+        for value in cell if isinstance(cell, (list, tuple)) else [cell]:
+            text = normalise_caption(cell_text(value, f"{where}, column {name!r}"))
+            if text.casefold() in NO_CAPTION:
+                num_empty += 1
+            else:
+                captions.append(text)
+    return tuple(captions), Problem("empty_caption", f"{num_empty} of its captions") if num_empty else None
+
+
+def caption_row(line: str, number: int) -> Row:
+    """Return the row of a line that is a caption."""
+    captions, problem = captions_of({"caption": line}, "caption", "")
+    return Row(captions=captions, problem=problem, line=number)
+
+
+def resolve(columns: Columns, header: Sequence[str], table: Path | str) -> Columns:
+    """Return the columns with None for the defaults that the table does not have."""
+    claimed = {name for item in fields(columns) for name in _names(getattr(columns, item.name))}
+    found: dict[str, Any] = {}
+    for item in fields(columns):
+        wanted = getattr(columns, item.name)
+        missing = [name for name in _names(wanted) if name not in header]
+        found[item.name] = None if missing else wanted
+        if not missing:
+            continue
+        if wanted != item.default:
+            names = ", ".join(map(repr, missing))
+            raise ManifestError(f"{table} has no column {names}, it has {list(header)}" + hint(missing, header))
+        means_it = {_plain(wanted)} | (PATH_LIKE if item.name == "path" else set())
+        same = [name for name in header if _plain(name) in means_it and name not in claimed]
+        if same:  # 'Labels' would be dropped without a word, and 'filename' with all the audio
+            raise ManifestError(
+                f"{table} has no column {wanted!r} but {same[0]!r}; say `columns: {{{item.name}: {same[0]}}}` to use "
+                f"it or `{item.name}: null` to leave it"
+            )
+    return Columns(**found)
+
+
+def _names(wanted: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (wanted,) if isinstance(wanted, str) else wanted or ()
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", "").replace(" ", "").rstrip("s")
+
+
+def hint(names: Sequence[str], header: Sequence[str]) -> str:
+    """Return a question after names that are nearly those that were looked for; "" where none is."""
+    near = dict.fromkeys(near for name in names for near in difflib.get_close_matches(name, header, n=1))
+    return f"; did you mean {' and '.join(map(repr, near))}?" if near else ""

@@ -1,0 +1,286 @@
+"""Containers of many clips -> the rows of their clips: tar shards as WebDataset writes them, Parquet with audio bytes.
+
+In a tar, members whose names agree up to the first dot of the file name are one sample. Of a sample, audio is a clip;
+``.txt`` is a caption of it; ``.json`` is a record as a table has it, with the captions under ``caption`` or, as
+LAION's shards have it, ``text``; ``.cls`` is its label. Where a sample has several clips, a description belongs to the
+clip that is named alike up to the last dot, if there is one, and to all of them if there is none. Other members are
+left alone.
+
+A row of a Parquet file is a clip where a column holds audio: bytes, or a struct with ``bytes`` and ``path`` as Hugging
+Face writes it. The other columns are those of any table.
+"""
+
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from clapcur.audio import Problem, addresses
+from clapcur.errors import ManifestError
+from clapcur.ingest.config import Columns
+from clapcur.ingest.rows import AUDIO_SUFFIXES, Row, captions_of, placed, resolve, row_of
+
+DESCRIPTIONS = (".txt", ".json", ".cls")
+REFUSED = (
+    "compressed: to read one clip, all before it would have to be unpacked; unpack it once to a .tar (gunzip, bunzip2, "
+    "unxz or unzstd), audio hardly shrinks"
+)
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
+MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # how gzip, bzip2, xz and Zstandard begin
+
+
+@dataclass
+class Listing:
+    """What a tar holds."""
+
+    clips: list[tuple[str, int, int]] = field(default_factory=list)
+    # name, offset of the first byte, size
+    texts: dict[str, str] = field(default_factory=dict)
+    # of the members that describe clips, by name
+    bad: list[tuple[str, str, str]] = field(default_factory=list)
+    # name, reason, detail; the name is "" where it is the tar itself
+
+    @classmethod
+    def from_json(cls, text: str) -> "Listing":
+        """Return the listing of which `text` is the JSON."""
+        values = json.loads(text)
+        clips, bad = ([tuple(item) for item in values[name]] for name in ("clips", "bad"))
+        return cls(clips, values["texts"], bad)
+
+
+@dataclass
+class Shard:
+    """The rows of a container."""
+
+    rows: list[Row] = field(default_factory=list)
+    bad: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    # path, reason, detail, as in the quarantine
+    without_file: int = 0
+    # descriptions of which there is no clip
+
+
+Remember = Callable[[str, Callable[[], Listing]], Listing]
+
+
+def is_tar(path: str) -> bool:
+    """Tell whether a name is that of a tar, compressed or not."""
+    return path.lower().endswith((".tar", *COMPRESSED))
+
+
+def read_tar(path: str, written: str, columns: Columns, remember: Remember) -> Shard:
+    """Return the rows of a tar.
+
+    Parameters
+    ----------
+    path : str
+        Absolute.
+    written : str
+        As people see it.
+    columns : Columns
+        What the values of a ``.json`` are called.
+    remember : callable
+        Takes the path and a function that lists it, and returns what that returns or has returned before.
+
+    Raises
+    ------
+    ManifestError
+        A ``.json`` has a list where one value is expected.
+    """
+    listing = remember(path, lambda: list_tar(path))
+    shard = Shard()
+    for name, reason, detail in listing.bad:
+        shard.bad[f"{written}/{name}" if name else written, reason, detail] += 1
+    samples: dict[str, dict[str, list[str]]] = {}
+    for name in listing.texts:
+        samples.setdefault(_key(name), {}).setdefault(_stem(name), []).append(name)
+    used = set()
+    for name, offset, size in listing.clips:
+        sample = samples.get(_key(name), {})
+        names = sample.get(_stem(name)) or [name for names in sample.values() for name in names]
+        used.update(names)
+        row = _described({name: listing.texts[name] for name in names}, columns, written)
+        shard.rows.append(placed(row, addresses.member_address(written, offset, size, name)))
+    shard.without_file = len(listing.texts.keys() - used)
+    return shard
+
+
+def list_tar(path: str) -> Listing:
+    """List a tar without reading its audio; what is behind a damage is lost, and said to be."""
+    listing = Listing()
+    try:
+        with addresses.open_container(path) as file:
+            if file.read(8).startswith(MAGIC):
+                listing.bad.append(("", "unreadable", REFUSED))
+            else:
+                _list(file, listing)
+    except FileNotFoundError:
+        listing.bad.append(("", "missing", "no such file"))
+    except OSError as error:
+        listing.bad.append(("", "unreadable", error.strerror or str(error)))
+    return listing
+
+
+def _list(file: BinaryIO, listing: Listing) -> None:
+    file.seek(0)
+    lack = ""
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            while member := tar.next():
+                _take(tar, member, listing)
+                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+            file.seek(tar.offset)
+            if any(block := file.read(512)) or not block:
+                lack = "it has no end mark"
+    except tarfile.ReadError as error:
+        lack = str(error)
+    if lack:
+        detail = f"{lack} after {len(listing.clips)} clips: what follows is lost"
+        listing.bad.append(("", "truncated" if listing.clips else "unreadable", detail))
+    elif not listing.clips:
+        listing.bad.append(("", "empty", "no member is audio"))
+
+
+def _take(tar: tarfile.TarFile, member: tarfile.TarInfo, listing: Listing) -> None:
+    name = member.name.encode("utf-8", "backslashreplace").decode()
+    suffix = PurePosixPath(name).suffix.lower()
+    if member.isdir() or PurePosixPath(name).name.startswith(".") or suffix not in AUDIO_SUFFIXES | {*DESCRIPTIONS}:
+        return
+    if not member.isreg() or member.issparse():
+        listing.bad.append((name, "unreadable", "a link or a sparse member of a tar"))
+    elif suffix in AUDIO_SUFFIXES:
+        listing.clips.append((name, member.offset_data, member.size))
+    else:
+        source = tar.extractfile(member)
+        assert source is not None  # it is a regular file
+        try:
+            listing.texts[name] = source.read().decode("utf-8-sig")
+        except UnicodeDecodeError:
+            listing.bad.append((name, "unreadable", "not UTF-8"))
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _key(name: str) -> str:
+    """Return what the members of a sample share."""
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.partition(".")[0]
+
+
+def _described(texts: dict[str, str], columns: Columns, written: str) -> Row:
+    """Return the row of a clip that these members describe, without its place."""
+    found = Row()
+    for name, text in sorted(texts.items()):
+        where = f"{written}/{name}"
+        if name.lower().endswith(".txt"):
+            captions, problem = captions_of({"caption": text}, "caption", where)
+            row = Row(captions=captions, problem=problem)
+        elif name.lower().endswith(".cls"):
+            row = Row(label=text.strip())
+        else:
+            row = _of_json(text, columns, where)
+        found = Row(
+            "", tuple(dict.fromkeys(found.captions + row.captions)), found.label or row.label, found.fold or row.fold,
+            found.recording_id or row.recording_id, found.problem or row.problem,
+        )  # fmt: skip
+    return found
+
+
+def _of_json(text: str, columns: Columns, where: str) -> Row:
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError as error:
+        return Row(problem=Problem("unreadable", f"its .json is no JSON ({error.msg} at character {error.pos})"))
+    if not isinstance(record, dict):
+        return Row(problem=Problem("unreadable", "its .json is no object"))
+    names = (columns.caption,) if isinstance(columns.caption, str) else columns.caption or ()
+    if columns.caption == Columns.caption:
+        names = ("caption",) if "caption" in record else ("text",)
+    present = tuple(name for name in names if name in record)
+    return row_of(record, replace(columns, path=None, caption=present), where, 0)
+
+
+def audio_column(schema: pa.Schema, columns: Columns) -> str | None:
+    """Return the column of a Parquet file that holds audio; None where it is a table of paths or of captions.
+
+    Raises
+    ------
+    ManifestError
+        Several could.
+    """
+    kinds = dict(zip(schema.names, schema.types, strict=True))
+    found = [name for name, kind in kinds.items() if _holds_bytes(kind)]
+    if columns.path in found or columns.path in kinds:
+        return columns.path if columns.path in found else None
+    if len(found) > 1 and "audio" not in found:
+        raise ManifestError(
+            f"audio may be in {' or '.join(found)}; name the column, as `columns: {{path: {found[0]}}}`"
+        )
+    return "audio" if "audio" in found else next(iter(found), None)
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(item.name == "bytes" and _holds_bytes(item.type) for item in kind)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def holds_audio(path: str, columns: Columns) -> bool:
+    """Tell whether a Parquet file has a column of audio.
+
+    Raises
+    ------
+    OSError, ValueError
+        It cannot be read.
+    """
+    return addresses.with_parquet(path, lambda file: audio_column(file.schema_arrow, columns)) is not None
+
+
+def read_cells(path: str, written: str, columns: Columns) -> Shard:
+    """Return the rows of a Parquet file that holds audio; of the audio itself nothing is read.
+
+    Raises
+    ------
+    ManifestError
+        Its columns do not fit.
+    """
+    shard = Shard()
+    try:
+        shard.rows = addresses.with_parquet(path, lambda file: list(_cells(file, path, written, columns)))
+    except FileNotFoundError:
+        shard.bad[written, "missing", "no such file"] += 1
+    except (OSError, ValueError) as error:
+        shard.bad[written, "unreadable", str(error).splitlines()[0]] += 1
+    return shard
+
+
+def _cells(file: parquet.ParquetFile, path: str, written: str, columns: Columns) -> Iterator[Row]:
+    schema = file.schema_arrow
+    audio = audio_column(schema, columns)
+    if audio is None:
+        raise ValueError("no column holds audio")
+    known = resolve(replace(columns, path=None), [name for name in schema.names if name != audio], path)
+    captions = (known.caption,) if isinstance(known.caption, str) else known.caption or ()
+    wanted = {name for name in (*captions, known.label, known.fold, known.recording_id) if name}
+    kind = schema.field(audio).type
+    if pa.types.is_struct(kind) and "path" in [item.name for item in kind]:
+        wanted.add(f"{audio}.path")
+    for number, record in enumerate(_records(file, sorted(wanted))):
+        name = (record.get(audio) or {}).get("path") or ""
+        row = row_of(record, known, f"{path}, row {number}", number)
+        yield placed(row, addresses.cell_address(written, number, audio, name))
+
+
+def _records(file: parquet.ParquetFile, columns: list[str]) -> Iterator[dict[str, Any]]:
+    if not columns:
+        yield from ({} for _ in range(file.metadata.num_rows))
+        return
+    for batch in file.iter_batches(columns=columns):
+        yield from batch.to_pylist()
