@@ -6,11 +6,13 @@ An `Experiment` is all that a flow needs. It is read from a YAML file (`experime
 """
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from clapcur.adopt import AdoptConfig
+from clapcur.audio.addresses import absolute, is_url
 from clapcur.class_names import PROMPT, check_class_names, find_class_names, prompts, read_class_names
 from clapcur.config import from_dict, frozen, read_mapping
 from clapcur.contamination import NearDuplicate
@@ -256,7 +258,7 @@ def starter(
     pairs: Path,
     evaluation: Path,
     class_names: Path | str,
-    pool: Path | None = None,
+    pool: Path | str | None = None,
     captions: Path | None = None,
     checkpoint: str | None = None,
     rows: Sequence[Row] = PAPER_ROWS,
@@ -272,7 +274,7 @@ def starter(
         name=name,
         pairs=IngestConfig(source=str(Path(pairs).absolute())),
         evaluation=IngestConfig(source=str(Path(evaluation).absolute())),
-        pool=IngestConfig(source=str(Path(pool).absolute())) if pool else None,
+        pool=IngestConfig(source=absolute(os.getcwd(), str(pool))) if pool else None,
         captions=IngestConfig(source=str(Path(captions).absolute())) if captions else None,
         class_names=find_class_names(str(class_names), Path.cwd()),
         rows=tuple(rows),
@@ -374,7 +376,7 @@ def _place(source: str, folder: Path) -> str:
 def _ingest_values(value: Any, folder: Path) -> dict[str, Any]:
     given = {"source": value} if isinstance(value, str) else dict(value)
     for field in ("source", "audio_folder", "metadata"):
-        if given.get(field) and not str(given[field]).startswith(POOL):
+        if given.get(field) and not str(given[field]).startswith(POOL) and not is_url(str(given[field])):
             given[field] = str(folder / given[field])
     if isinstance(given.get("folds"), list):  # 1 is as good a name of a fold as "1"
         given["folds"] = [str(fold) for fold in given["folds"]]

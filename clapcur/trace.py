@@ -4,6 +4,7 @@ Answers come from records and Parquet files alone; neither torch nor MLflow is i
 sorted by clip id, so that row groups without the clip are never read.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 from clapcur import champions
 from clapcur.artifacts import LOCATIONS, Artifact, read_record, sha256_file
+from clapcur.audio.addresses import container_of, is_url
+from clapcur.audio.decoding import open_audio
 from clapcur.catalog import Catalog, Edge
 from clapcur.errors import ArtifactError, DataError
 from clapcur.home import Home
@@ -216,8 +219,8 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
     ----------
     home : Home
     clip : str
-        A clip id, the start of one (6 digits), or the path of an audio file; `clips_of_recording` finds those that were
-        cut from one recording.
+        A clip id, the start of one (6 digits), or the path or address of an audio file; `clips_of_recording` finds
+        those that were cut from one recording.
 
     Returns
     -------
@@ -321,6 +324,9 @@ def _start_of_id(clip: str) -> str:
     """Return the id of an audio file, or the start of an id as it was given."""
     if Path(clip).is_file():
         return sha256_file(Path(clip))
+    if is_url(clip) or container_of(clip) != clip:
+        with open_audio(clip) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     if not re.fullmatch(rf"[0-9a-f]{{{MIN_CLIP_DIGITS},64}}", clip):
         raise DataError(
             f"expected an audio file, a clip id or its first {MIN_CLIP_DIGITS} digits or more, "

@@ -7,6 +7,7 @@ from prefect.states import Completed
 
 from clapcur import pools
 from clapcur.artifacts import Artifact
+from clapcur.audio import addresses
 from clapcur.errors import DataError
 from clapcur.home import Home
 from clapcur.ingest import IngestConfig
@@ -29,7 +30,7 @@ def land(
         str,
         shown(
             title="Source",
-            description="What has landed [path of a folder of audio, or of a table, on the worker's machine].",
+            description="What has landed [path of a folder of audio, shard or table on the worker's machine, or URL].",
             min_length=1,
         ),
     ],
@@ -38,7 +39,8 @@ def land(
     ],
 ) -> State:
     """Take new audio into a pool."""
-    return done(land_flow.fn(IngestConfig(source=str(config_path(source).absolute())), pool))
+    place = source if addresses.is_url(source) else str(config_path(source).absolute())
+    return done(land_flow.fn(IngestConfig(source=place), pool))
 
 
 @deployed("recurate", hours=24 * 7)

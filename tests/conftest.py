@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
     from clapcur.home import Home
 
 TESTS = Path(__file__).resolve().parent
@@ -122,3 +124,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device, and there is none")
+
+
+@pytest.fixture
+def object_store() -> Iterator["AbstractFileSystem"]:
+    """Give a store of objects in memory, empty; its URLs begin with memory://."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    found = MemoryFileSystem()
+    yield found
+    found.rm("/", recursive=True)

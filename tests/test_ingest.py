@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clapcur.artifacts import LOCATIONS, Artifact, Store
-from clapcur.audio import addresses, decoding, probe
+from clapcur.audio import addresses, probe
 from clapcur.config import from_dict
 from clapcur.errors import ArtifactError, ManifestError
 from clapcur.ingest import Columns, IngestConfig, Scan, probes, refresh_locations, scan, stage_for

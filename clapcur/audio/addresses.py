@@ -184,12 +184,13 @@ def open_container(container: str) -> BinaryIO:
 
 
 class _Object(io.RawIOBase):
-    """An object of a store as a file that is read block by block."""
+    """An object of a store as a file of the standard library: stores differ in how much of one theirs are."""
 
     def __init__(self, url: str) -> None:
-        self._store, self._path = filesystem(url)
-        self._size = int(self._store.info(self._path)["size"])
-        self._position = 0
+        store, path = filesystem(url)
+        self._file = store.open(path, "rb")
+        self._file.seek(0, io.SEEK_END)
+        self._size = self._position = self._file.tell()
 
     def readable(self) -> bool:
         return True
@@ -198,40 +199,37 @@ class _Object(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = start + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        return int(self._position)
 
     def readinto(self, buffer: Any) -> int:
-        end = min(self._position + len(buffer), self._size)
-        if end <= self._position:
+        if self._position >= self._size:  # some refuse to go there
             return 0
-        content = self._store.cat_file(self._path, self._position, end)
+        self._file.seek(self._position)
+        content = self._file.read(len(buffer))
         buffer[: len(content)] = content
         self._position += len(content)
         return len(content)
 
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
 
 def _member(container: str, first: int, end: int) -> FileIO:
+    size = end - first
     if is_url(container):
         store, path = filesystem(container)
-        content = store.cat_file(path, first, end) if end > first else b""
-        there = len(content)
-        file = _in_memory(content)
+        file = _in_memory(store.cat_file(path, first, end) if size else b"")
     else:
-        file, there = _in_memory(b""), 0
         with FileIO(container) as source:
-            while there < end - first and (
-                sent := os.sendfile(file.fileno(), source.fileno(), first + there, end - first - there)
-            ):
+            file, there = _in_memory(b""), 0
+            while there < size and (sent := os.sendfile(file.fileno(), source.fileno(), first + there, size - there)):
                 there += sent
         file.seek(0)
-    if there < end - first:
+    if (there := os.fstat(file.fileno()).st_size) < size:
         file.close()
-        raise EOFError(f"its container ends after {there} of its {end - first} bytes")
+        raise EOFError(f"its container ends after {there} of its {size} bytes")
     return file
 
 

@@ -130,7 +130,9 @@ def init(
 def improve(
     config: ConfigFile = None,
     pairs: Annotated[Path | None, typer.Option(help="Clips with captions: a table with path and caption.")] = None,
-    pool: Annotated[Path | None, typer.Option(help="Sounds without captions: a folder, or a table with path.")] = None,
+    pool: Annotated[
+        str | None, typer.Option(help="Sounds without captions: a folder, a shard, a URL, or a table with path.")
+    ] = None,
     classes: ClassFile = None,
     evaluation: Annotated[Path | None, typer.Option(help="Clips with labels: a table with path and label.")] = None,
     captions: Annotated[Path | None, typer.Option(help="More captions without sounds: a table with caption.")] = None,
@@ -159,7 +161,7 @@ def improve(
     if config is None and (missing := [flag for flag, value in needed.items() if not value]):
         raise typer.BadParameter(f"give an experiment file, or {', '.join(missing)} as well")
     for flag, path in given.items():
-        if path is not None and not path.exists():
+        if path is not None and "://" not in str(path) and not Path(path).exists():
             raise DataError(f"{flag} {path} does not exist")
     from clapcur import recipes
 

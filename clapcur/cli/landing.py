@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,7 +32,9 @@ Config = Annotated[Path, typer.Argument(help="An experiment with `pool: pool:NAM
 
 
 def land(
-    source: Annotated[Path, typer.Argument(help="A folder of audio, or a table with the column path.")],
+    source: Annotated[
+        str, typer.Argument(help="A folder of audio or of shards, a shard, a URL, or a table with the column path.")
+    ],
     pool: PoolName,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -41,13 +44,15 @@ def land(
     What is new becomes the pool's next version; files that it has already cost a look. A running Prefect server hears
     of it, so that its automation can re-curate.
     """
-    if not source.exists():
-        raise DataError(f"{source} does not exist; give a folder of audio, or a table with the column path")
+    from clapcur.audio import addresses
+
+    if not addresses.is_url(source) and not Path(source).exists():
+        raise DataError(f"{source} does not exist; give a folder of audio, a shard, or a table with the column path")
     where = open_home(home)
     from clapcur.ingest import IngestConfig
 
     with working():
-        made = _land(IngestConfig(source=str(source.absolute())), pool)
+        made = _land(IngestConfig(source=addresses.absolute(os.getcwd(), source)), pool)
     show_landing(made, where, as_json)
 
 
@@ -65,7 +70,7 @@ def show_landing(version: Artifact, home: Home, as_json: bool) -> None:
 
 
 def watch(
-    folder: Annotated[Path, typer.Argument(help="A folder into which audio is dropped.")],
+    folder: Annotated[Path, typer.Argument(help="A folder into which audio or shards are dropped.")],
     pool: PoolName,
     settle: Annotated[float, typer.Option(help="Seconds without a change after which a file is complete.")] = 10.0,
     every: Annotated[float, typer.Option(help="Seconds between two looks.")] = 5.0,

@@ -1,6 +1,7 @@
 """The commands that run one stage each; they take and give artifact ids."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -48,8 +49,11 @@ SeedOption = Annotated[int | None, typer.Option("--seed", help="Of the training;
 
 def ingest(
     source: Annotated[
-        Path,
-        typer.Argument(help="CSV, TSV, JSONL, Parquet, a .txt of captions, or a folder of audio.", show_default=False),
+        str,
+        typer.Argument(
+            help="CSV, TSV, JSONL, Parquet, a .txt of captions, a .tar of clips, or a folder or URL of these.",
+            show_default=False,
+        ),
     ],
     audio_folder: Annotated[
         Path | None, typer.Option(help="What relative paths are relative to; default: the table's folder.")
@@ -92,12 +96,12 @@ def ingest(
     }  # fmt: skip
     durations = {"min_duration_s": min_duration, "max_duration_s": max_duration}
     with working():
-        from clapcur.audio import ProbeRules
+        from clapcur.audio import ProbeRules, addresses
         from clapcur.ingest import Columns, IngestConfig
         from tasks.ingest import ingest as run
 
         config = IngestConfig(
-            source=str(source.absolute()),
+            source=addresses.absolute(os.getcwd(), source),
             corpus=corpus,
             folds=tuple(fold or ()),
             audio_folder=str(audio_folder.absolute()) if audio_folder else None,

@@ -26,7 +26,7 @@ from clapcur.errors import ManifestError
 from clapcur.ingest.config import Columns
 from clapcur.ingest.rows import AUDIO_SUFFIXES, Row, captions_of, placed, resolve, row_of
 
-DESCRIPTIONS = (".txt", ".json", ".cls")
+DESCRIPTIONS = (".json", ".txt", ".cls")  # of two values the first counts; captions all do
 REFUSED = (
     "compressed: to read one clip, all before it would have to be unpacked; unpack it once to a .tar (gunzip, bunzip2, "
     "unxz or unzstd), audio hardly shrinks"
@@ -148,7 +148,7 @@ def _list(file: BinaryIO, listing: Listing) -> None:
 
 def _take(tar: tarfile.TarFile, member: tarfile.TarInfo, listing: Listing) -> None:
     name = member.name.encode("utf-8", "backslashreplace").decode()
-    suffix = PurePosixPath(name).suffix.lower()
+    suffix = _suffix(name)
     if member.isdir() or PurePosixPath(name).name.startswith(".") or suffix not in AUDIO_SUFFIXES | {*DESCRIPTIONS}:
         return
     if not member.isreg() or member.issparse():
@@ -164,6 +164,10 @@ def _take(tar: tarfile.TarFile, member: tarfile.TarInfo, listing: Listing) -> No
             listing.bad.append((name, "unreadable", "not UTF-8"))
 
 
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
 def _stem(name: str) -> str:
     return name.rpartition(".")[0]
 
@@ -177,12 +181,12 @@ def _key(name: str) -> str:
 def _described(texts: dict[str, str], columns: Columns, written: str) -> Row:
     """Return the row of a clip that these members describe, without its place."""
     found = Row()
-    for name, text in sorted(texts.items()):
+    for name, text in sorted(texts.items(), key=lambda item: DESCRIPTIONS.index(_suffix(item[0]))):
         where = f"{written}/{name}"
-        if name.lower().endswith(".txt"):
+        if _suffix(name) == ".txt":
             captions, problem = captions_of({"caption": text}, "caption", where)
             row = Row(captions=captions, problem=problem)
-        elif name.lower().endswith(".cls"):
+        elif _suffix(name) == ".cls":
             row = Row(label=text.strip())
         else:
             row = _of_json(text, columns, where)
@@ -220,9 +224,7 @@ def audio_column(schema: pa.Schema, columns: Columns) -> str | None:
     if columns.path in found or columns.path in kinds:
         return columns.path if columns.path in found else None
     if len(found) > 1 and "audio" not in found:
-        raise ManifestError(
-            f"audio may be in {' or '.join(found)}; name the column, as `columns: {{path: {found[0]}}}`"
-        )
+        raise ManifestError(f"{' or '.join(found)} may be audio; name the column, as `columns: {{path: {found[0]}}}`")
     return "audio" if "audio" in found else next(iter(found), None)
 
 
