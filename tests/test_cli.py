@@ -14,14 +14,16 @@ import pandas as pd
 import pytest
 import typer
 from building import clips_table, commit, manifest, write_tones
+from test_addresses import sound, write_tar
 
-from clapcur import cli
+from clapcur import cli, pools
 from clapcur.artifacts import Stage, write_atomic
+from clapcur.audio.addresses import readable
 from clapcur.catalog import Catalog
 from clapcur.errors import Interrupted
 from clapcur.home import Home
 from clapcur.improvement_set import SCHEMA
-from clapcur.manifest import caption_id
+from clapcur.manifest import Manifest, caption_id
 
 COMMANDS = [name for name, _, _ in cli.COMMANDS]
 HEAVY = ("torch", "transformers", "mlflow", "prefect", "pandas", "pyarrow", "matplotlib", "faiss", "sqlalchemy", "rich")
@@ -568,3 +570,21 @@ def test_the_stages_by_hand_make_the_very_artifacts_of_the_flow(answer, home, so
     assert 0 <= retrieval["metrics"]["text_to_audio.recall_at_1"] <= 1
     assert made("embed", teacher, "--classes", "classes.txt")["counts"]["rows"] == 2
     assert answer("report", report["report"])[1].count("\n") > 5
+
+
+# -- shards
+
+
+def test_shards_land_like_files(answer, home, tmp_path):
+    """A command that takes folders and tables only: a pool of shards would need a script around it."""
+    drops = tmp_path / "drops"
+    drops.mkdir()
+    write_tar(drops / "0.tar", {"a.flac": sound(0), "a.txt": b"a dog barks"})
+    code, out, err = answer("land", drops / "0.tar", "--pool", "field", "--json")
+    assert code == 0 and json.loads(out)["counts"]["clips"] == 1, err
+    write_tar(drops / "1.tar", {"b.flac": sound(1)})
+    code, _, err = answer("watch", drops, "--pool", "field", "--settle", "0.1", "--every", "0.1", "--once")
+    assert code == 0, err
+    landed = Manifest.open(pools.head(home, "field"))
+    assert {readable(place) for place in landed.paths.values()} == {f"{drops}/0.tar/a.flac", f"{drops}/1.tar/b.flac"}
+    assert landed.captions.caption.tolist() == ["a dog barks"]
