@@ -61,7 +61,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["boto3.r
                     time.sleep(0.2)
             yield found
         finally:
-            server.terminate()
+            server.kill()  # there is nothing to keep, and it takes its time to say goodbye
 
 
 def test_a_pool_in_a_bucket_is_ingested_and_read(bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

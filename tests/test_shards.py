@@ -336,6 +336,20 @@ def test_a_pool_in_a_store_is_the_pool_on_the_disk(
     assert manifest.paths == found.manifest.paths, "a URL comes out of the table as it went in"
 
 
+def test_a_table_may_name_objects_and_their_members(tmp_path: Path, object_store: AbstractFileSystem) -> None:
+    """A URL that is taken for a path loses a slash, and every clip is missing."""
+    object_store.pipe_file("/bucket/a.tar", write_tar(tmp_path / "a.tar", {"a.flac": sound(0)}).read_bytes())
+    object_store.pipe_file("/bucket/b.flac", sound(1))
+    (tmp_path / "c.flac").write_bytes(sound(2))
+    ((_, first, size),) = shards.list_tar("memory://bucket/a.tar").clips
+    member = addresses.member_address("memory://bucket/a.tar", first, size, "a.flac")
+    places = [member, "memory://bucket/b.flac", f"{tmp_path}/c.flac"]
+    found = scanned(write_csv(tmp_path / "t.csv", [("path",), *((place,) for place in places)]))
+    assert set(found.manifest.paths.values()) == set(places)
+    found = scanned(write_csv(tmp_path / "t.csv", [("path",), ("memory://bucket/a.tar",)]), tmp_path / "probes.db")
+    assert list(found.manifest.paths.values()) == [member]
+
+
 def scanned_url(url: str, cache: Path | None = None, **config: Any) -> Any:
     return scan(IngestConfig(source=url, num_workers=2, **config), cache)
 

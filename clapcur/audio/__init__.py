@@ -3,6 +3,7 @@
 A waveform is float32 of shape (T,), mono by the mean over channels (stereo is never flattened into one long signal),
 full scale 1::
 
+    addresses     where a clip lies: a file, an object, a part of a tar or of a Parquet file
     containers    what the bytes of a file promise, where libsndfile does not say
     decoding      file -> mono blocks, or the reason why not
     loading       file -> waveform; crop, repeat, pad; a cache

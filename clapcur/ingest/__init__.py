@@ -1,8 +1,9 @@
-"""Ingest: a folder or a table of audio and captions -> a manifest.
+"""Ingest: a folder, a table or shards of audio and captions -> a manifest.
 
 ``scan`` looks at everything and decides, ``stage_for`` makes the stage that writes what was decided::
 
-    config, source             what to read, the rows that come out from folders, tables and corpora
+    config, source             what to read, the rows that come out from folders, tables, corpora and stores
+    rows, shards               a record or a member of a shard -> a row
     probes                     every file hashed and checked once, remembered between runs
     exclusion                  what may never enter a pool
     scanning                   rows and probes -> clips, captions, pairs, quarantine

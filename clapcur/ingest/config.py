@@ -17,7 +17,7 @@ class Columns:
     """
 
     path: str | None = "path"
-    # of the audio file
+    # of the audio file, its URL or other address; in Parquet it may hold the audio itself
     caption: str | tuple[str, ...] | None = "caption"
     # one column or several (Clotho has five); a cell that is a list (JSONL, Parquet) is several captions
     label: str | None = "label"
@@ -33,7 +33,8 @@ class IngestConfig:
     """Where clips and captions come from, and what is left out."""
 
     source: str
-    # .csv, .tsv, .jsonl, .parquet; .txt with one caption per line; a folder of audio, taken with all its sub-folders;
+    # .csv, .tsv, .jsonl, .parquet; .txt with one caption per line; .tar, or .parquet with audio bytes: shards; a folder
+    # of audio and shards, taken with all its sub-folders, or a URL of one, such as s3://bucket/pool;
     # or, in an experiment, pool:NAME for the newest version of what landed under this name; with `corpus` the folder
     # that holds the copy
     corpus: str | None = None
@@ -44,7 +45,7 @@ class IngestConfig:
     # what relative paths in tables are relative to; None: the table's own folder
     columns: Columns = Columns()
     metadata: str | None = None
-    # for a folder: a table that is joined to its files by the path column
+    # for a folder of files: a table that is joined to them by the path column
     rules: ProbeRules = ProbeRules()
     # which readable files are still of no use
     exclude: tuple[str, ...] = ()

@@ -134,24 +134,24 @@ class ProbeCache:
         if rows:
             self._attempt(write)
 
-    def listing(self, path: str, make: Callable[[], Listing]) -> Listing:
+    def listing(self, path: str, stamp: Stamp | None, make: Callable[[], Listing]) -> Listing:
         """Return what a tar in an object store holds, as `make` lists it or listed it while the object was the same.
 
         To list a tar is to read most of it; on a disk, the headers alone.
         """
-        stamp = addresses.stamp(path) if addresses.is_url(path) else None
-        if stamp is None:
+        if not addresses.is_url(path) or (stamp := stamp or addresses.stamp(path)) is None:
             return make()
+        place = (path, *stamp)
 
         def read(connection: sqlite3.Connection) -> str | None:
             row = connection.execute(
-                "SELECT listing FROM listings WHERE path = ? AND size = ? AND changed = ?", (path, *stamp)
+                "SELECT listing FROM listings WHERE path = ? AND size = ? AND changed = ?", place
             ).fetchone()
             return None if row is None else str(row[0])
 
         def write(connection: sqlite3.Connection) -> None:
             with connection:
-                connection.execute("REPLACE INTO listings VALUES (?, ?, ?, ?)", (path, *stamp, text))
+                connection.execute("REPLACE INTO listings VALUES (?, ?, ?, ?)", (*place, text))
 
         if known := self._attempt(read):
             return Listing.from_json(known)

@@ -65,7 +65,7 @@ class Shard:
     # descriptions of which there is no clip
 
 
-Remember = Callable[[str, Callable[[], Listing]], Listing]
+Remember = Callable[[str, addresses.Stamp | None, Callable[[], Listing]], Listing]
 
 
 def is_tar(path: str) -> bool:
@@ -73,7 +73,9 @@ def is_tar(path: str) -> bool:
     return path.lower().endswith((".tar", *COMPRESSED))
 
 
-def read_tar(path: str, written: str, columns: Columns, remember: Remember) -> Shard:
+def read_tar(
+    path: str, written: str, columns: Columns, remember: Remember, stamp: addresses.Stamp | None = None
+) -> Shard:
     """Return the rows of a tar.
 
     Parameters
@@ -85,14 +87,16 @@ def read_tar(path: str, written: str, columns: Columns, remember: Remember) -> S
     columns : Columns
         What the values of a ``.json`` are called.
     remember : callable
-        Takes the path and a function that lists it, and returns what that returns or has returned before.
+        Takes the path, its stamp and a function that lists it, and returns what that returns or has returned before.
+    stamp : Stamp or None
+        Of the tar, where it is known already.
 
     Raises
     ------
     ManifestError
         A ``.json`` has a list where one value is expected.
     """
-    listing = remember(path, lambda: list_tar(path))
+    listing = remember(path, stamp, lambda: list_tar(path))
     shard = Shard()
     for name, reason, detail in listing.bad:
         shard.bad[f"{written}/{name}" if name else written, reason, detail] += 1

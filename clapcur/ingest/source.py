@@ -35,7 +35,7 @@ class Source:
         return addresses.absolute(self.base, path)
 
 
-def list_anew(path: str, make: Callable[[], Listing]) -> Listing:
+def list_anew(path: str, stamp: addresses.Stamp | None, make: Callable[[], Listing]) -> Listing:
     """Remember nothing."""
     return make()
 
@@ -114,7 +114,10 @@ def _open_shards(source: Source, columns: Columns, remember: Remember) -> None:
                 f"line {row.line} describes {row.path}, which holds many clips: what describes them stands in it"
             )
         place = source.locate(row.path)
-        shard = read_cells(place, row.path, columns) if is_parquet else read_tar(place, row.path, columns, remember)
+        if is_parquet:
+            shard = read_cells(place, row.path, columns)
+        else:
+            shard = read_tar(place, row.path, columns, remember, source.stamps.get(place))
         rows += shard.rows
         source.bad += shard.bad
         without_file += shard.without_file
@@ -131,8 +134,9 @@ def _store(config: IngestConfig) -> Source:
     store, root = addresses.filesystem(url)
     root = root.rstrip("/")
     try:
-        is_one = store.info(root)["type"] == "file"
-        found = {root: store.info(root)} if is_one else store.find(root, detail=True)
+        info = store.info(root)
+        is_one = info["type"] == "file"
+        found = {root: info} if is_one else store.find(root, detail=True)
     except FileNotFoundError:
         raise ManifestError(f"the source {url} does not exist: expected a shard, or a folder of audio files") from None
     except OSError as error:
