@@ -1,6 +1,7 @@
 """The command line: what programs read on stdout, what people read when something is wrong, and how fast it answers."""
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -588,3 +589,5 @@ def test_shards_land_like_files(answer, home, tmp_path):
     landed = Manifest.open(pools.head(home, "field"))
     assert {readable(place) for place in landed.paths.values()} == {f"{drops}/0.tar/a.flac", f"{drops}/1.tar/b.flac"}
     assert landed.captions.caption.tolist() == ["a dog barks"]
+    code, out, err = answer("impact", next(place for place in landed.paths.values() if "b.flac" in place), "--json")
+    assert code == 0 and json.loads(out)["clip_id"] == hashlib.sha256(sound(1)).hexdigest(), err
