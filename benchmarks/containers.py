@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
-from clapcur.audio import addresses, load_audio
+from clapcur.audio import addresses, cells, load_audio
 from clapcur.ingest import IngestConfig, scan
 
 RATE = 16_000  # Hz; as it is loaded, so that resampling hides nothing
@@ -63,8 +63,8 @@ def write_tars(folder: Path, clips: dict[str, bytes]) -> None:
 def write_parquet(folder: Path, clips: dict[str, bytes]) -> None:
     """Write Parquet files as Hugging Face does."""
     for first in range(0, len(clips), CLIPS_PER_SHARD):
-        cells = [{"bytes": clips[name], "path": name} for name in list(clips)[first : first + CLIPS_PER_SHARD]]
-        pq.write_table(pa.table({"audio": cells}), folder / f"{first:05d}.parquet", row_group_size=CLIPS_PER_GROUP)
+        rows = [{"bytes": clips[name], "path": name} for name in list(clips)[first : first + CLIPS_PER_SHARD]]
+        pq.write_table(pa.table({"audio": rows}), folder / f"{first:05d}.parquet", row_group_size=CLIPS_PER_GROUP)
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="default: 2")
     options = parser.parse_args()
     clips = encoded_clips(options.clips)
-    addresses.KEPT_BYTES = sum(map(len, clips.values())) // 8
+    cells.KEPT_BYTES = sum(map(len, clips.values())) // 8
     forms = {"files": write_files, "tar shards": write_tars, "Parquet": write_parquet}
     columns = {
         "in order, clips/s": (False, 1),
@@ -122,11 +122,11 @@ def main() -> None:
     print("|---|" + "--:|" * len(titles))
     for form in forms:
         values = [statistics.median(figures[form, title]) for title in titles]
-        cells = [
+        texts = [
             f"{value:,.0f}" if "clips/s" in title else f"{value:.2f}"
             for title, value in zip(titles, values, strict=True)
         ]
-        print(f"| {form} |", " | ".join(cells), "|")
+        print(f"| {form} |", " | ".join(texts), "|")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from clapcur.audio import Problem, UnusableAudio, addresses, load_audio, probe
-from clapcur.audio.addresses import absolute, cell_address, member_address, open_address, readable, reading_order
+from clapcur.audio import Problem, UnusableAudio, cells, load_audio, probe
+from clapcur.audio.addresses import absolute, cell_address, member_address, readable, reading_order
+from clapcur.audio.opening import open_address
 from clapcur.errors import DataError
 from clapcur.ingest.shards import list_tar
 
@@ -112,12 +113,12 @@ def test_a_shard_is_read_at_random_by_many_threads(tmp_path: Path) -> None:
     tar = members_of(write_tar(tmp_path / "a.tar", clips))
     table = pa.table({"audio": pa.array(list(clips.values()))})
     parquet.write_table(table, tmp_path / "a.parquet", row_group_size=7)
-    cells = {name: cell_address(str(tmp_path / "a.parquet"), row, "audio") for row, name in enumerate(clips)}
+    rows = {name: cell_address(str(tmp_path / "a.parquet"), row, "audio") for row, name in enumerate(clips)}
     wrong = []
 
     def work(seed: int) -> None:
         for name in np.random.default_rng(seed).permutation(list(clips)):
-            for address in (tar[name], cells[name]):
+            for address in (tar[name], rows[name]):
                 if content(address) != clips[name]:
                     wrong.append(address)
 
@@ -134,10 +135,10 @@ def test_a_shard_is_read_at_random_by_many_threads(tmp_path: Path) -> None:
 
 def test_rows_in_their_order_read_each_row_group_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A group read anew for each of its rows: an ingest that reads the pool a hundred times."""
-    monkeypatch.setattr(addresses, "GROUPS", addresses._RowGroups())
-    monkeypatch.setattr(addresses, "KEPT_BYTES", 1)
-    read, original = [], addresses._read_group
-    monkeypatch.setattr(addresses, "_read_group", lambda *asked: read.append(asked[2]) or original(*asked))
+    monkeypatch.setattr(cells, "GROUPS", cells._RowGroups())
+    monkeypatch.setattr(cells, "KEPT_BYTES", 1)
+    read, original = [], cells._read_group
+    monkeypatch.setattr(cells, "_read_group", lambda *asked: read.append(asked[2]) or original(*asked))
     clips = [bytes([number]) * 100 for number in range(10)]
     pd.DataFrame({"audio": clips}).to_parquet(tmp_path / "a.parquet", row_group_size=4)
     path = str(tmp_path / "a.parquet")
@@ -172,7 +173,7 @@ def test_a_cell_that_holds_no_audio_is_named(tmp_path: Path, row: int, column: s
 def test_a_row_group_that_fills_the_memory_is_refused_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(addresses, "LARGEST_GROUP", 1000)
+    monkeypatch.setattr(cells, "LARGEST_GROUP", 1000)
     pd.DataFrame({"audio": [sound(0)]}).to_parquet(tmp_path / "a.parquet")
     answer = probe(cell_address(str(tmp_path / "a.parquet"), 0, "audio"))
     assert isinstance(answer, Problem) and "row_group_size=100" in answer.detail
@@ -236,6 +237,6 @@ def test_relative_addresses_are_relative_to_their_base() -> None:
 
 def test_addresses_are_read_by_people_and_sorted_as_they_lie() -> None:
     members = [f"/a.tar#bytes={first}-{first + 9}&name={first}.wav" for first in (512, 9216, 10_240)]
-    cells = [cell_address("/b.parquet", row, "audio") for row in (2, 10)]
-    assert sorted([*cells[::-1], *members[::-1]], key=reading_order) == [*members, *cells]
-    assert readable(members[0]) == "/a.tar/512.wav" and readable(cells[0]) == cells[0]
+    rows = [cell_address("/b.parquet", row, "audio") for row in (2, 10)]
+    assert sorted([*rows[::-1], *members[::-1]], key=reading_order) == [*members, *rows]
+    assert readable(members[0]) == "/a.tar/512.wav" and readable(rows[0]) == rows[0]

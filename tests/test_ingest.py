@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clapcur.artifacts import LOCATIONS, Artifact, Store
-from clapcur.audio import addresses, probe
+from clapcur.audio import opening, probe
 from clapcur.config import from_dict
 from clapcur.errors import ArtifactError, ManifestError
 from clapcur.ingest import Columns, IngestConfig, Scan, probes, refresh_locations, scan, stage_for
@@ -647,7 +647,7 @@ def test_a_file_that_was_missing_or_could_not_be_read_is_looked_at_again(
     def fails(path: str) -> Any:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(addresses, "FileIO", fails)
+    monkeypatch.setattr(opening, "FileIO", fails)
     with pytest.raises(ManifestError, match="2 of the 2 rows .*unreadable: Permission denied"):
         scanned(table, tmp_path / "other.db")
     monkeypatch.undo()

@@ -4,6 +4,9 @@ A waveform is float32 of shape (T,), mono by the mean over channels (stereo is n
 full scale 1::
 
     addresses     where a clip lies: a file, an object, a part of a tar or of a Parquet file
+    stores        object stores, through fsspec
+    cells         clips in Parquet files
+    opening       an address -> a descriptor
     containers    what the bytes of a file promise, where libsndfile does not say
     decoding      file -> mono blocks, or the reason why not
     loading       file -> waveform; crop, repeat, pad; a cache

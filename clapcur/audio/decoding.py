@@ -14,8 +14,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from clapcur.audio.addresses import open_address
 from clapcur.audio.containers import mp3_states_length, what_is_cut_off
+from clapcur.audio.opening import open_address
 from clapcur.errors import DataError
 
 BLOCK_FRAMES = 2**16  # 1.5 s at 44.1 kHz: fits a processor's cache, and memory does not grow with the file

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from clapcur.audio import ClipInfo, ProbeRules, Problem, addresses, probe
-from clapcur.audio.addresses import Stamp
+from clapcur.audio import ClipInfo, ProbeRules, Problem, addresses, probe, stores
+from clapcur.audio.stores import Stamp
 from clapcur.config import signature
 from clapcur.ingest.shards import Listing
 from clapcur.progress import progress
@@ -64,7 +64,7 @@ def probe_all(
     def stamp_of(path: str) -> Stamp | None:
         container = addresses.container_of(path)
         if container not in known_stamps:
-            known_stamps[container] = addresses.stamp(container)
+            known_stamps[container] = stores.stamp(container)
         return known_stamps[container]
 
     with (
@@ -139,7 +139,7 @@ class ProbeCache:
 
         To list a tar is to read most of it; on a disk, the headers alone.
         """
-        if not addresses.is_url(path) or (stamp := stamp or addresses.stamp(path)) is None:
+        if not addresses.is_url(path) or (stamp := stamp or stores.stamp(path)) is None:
             return make()
         place = (path, *stamp)
 

@@ -22,6 +22,8 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from clapcur.audio import Problem, addresses
+from clapcur.audio.cells import with_parquet
+from clapcur.audio.stores import Stamp, open_container
 from clapcur.errors import ManifestError
 from clapcur.ingest.config import Columns
 from clapcur.ingest.rows import AUDIO_SUFFIXES, Row, captions_of, placed, resolve, row_of
@@ -65,7 +67,7 @@ class Shard:
     # descriptions of which there is no clip
 
 
-Remember = Callable[[str, addresses.Stamp | None, Callable[[], Listing]], Listing]
+Remember = Callable[[str, Stamp | None, Callable[[], Listing]], Listing]
 
 
 def is_tar(path: str) -> bool:
@@ -73,9 +75,7 @@ def is_tar(path: str) -> bool:
     return path.lower().endswith((".tar", *COMPRESSED))
 
 
-def read_tar(
-    path: str, written: str, columns: Columns, remember: Remember, stamp: addresses.Stamp | None = None
-) -> Shard:
+def read_tar(path: str, written: str, columns: Columns, remember: Remember, stamp: Stamp | None = None) -> Shard:
     """Return the rows of a tar.
 
     Parameters
@@ -118,7 +118,7 @@ def list_tar(path: str) -> Listing:
     """List a tar without reading its audio; what is behind a damage is lost, and said to be."""
     listing = Listing()
     try:
-        with addresses.open_container(path) as file:
+        with open_container(path) as file:
             if file.read(8).startswith(MAGIC):
                 listing.bad.append(("", "unreadable", REFUSED))
             else:
@@ -246,7 +246,7 @@ def holds_audio(path: str, columns: Columns) -> bool:
     OSError, ValueError
         It cannot be read.
     """
-    return addresses.with_parquet(path, lambda file: audio_column(file.schema_arrow, columns)) is not None
+    return with_parquet(path, lambda file: audio_column(file.schema_arrow, columns)) is not None
 
 
 def read_cells(path: str, written: str, columns: Columns) -> Shard:
@@ -259,7 +259,7 @@ def read_cells(path: str, written: str, columns: Columns) -> Shard:
     """
     shard = Shard()
     try:
-        shard.rows = addresses.with_parquet(path, lambda file: list(_cells(file, path, written, columns)))
+        shard.rows = with_parquet(path, lambda file: list(_cells(file, path, written, columns)))
     except FileNotFoundError:
         shard.bad[written, "missing", "no such file"] += 1
     except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from clapcur.audio import addresses
+from clapcur.audio.stores import Stamp, filesystem, stamp_of
 from clapcur.corpora import find_corpus, read_copy
 from clapcur.errors import ManifestError
 from clapcur.ingest.config import Columns, IngestConfig
@@ -27,7 +28,7 @@ class Source:
     # path, reason, detail -> how many clips a corpus should have that no row names, or what is wrong with a shard
     about: str = ""
     # what a corpus should have and the copy has
-    stamps: dict[str, addresses.Stamp] = field(default_factory=dict)
+    stamps: dict[str, Stamp] = field(default_factory=dict)
     # of objects, as their store listed them: each need not be asked for again
 
     def locate(self, path: str) -> str:
@@ -35,7 +36,7 @@ class Source:
         return addresses.absolute(self.base, path)
 
 
-def list_anew(path: str, stamp: addresses.Stamp | None, make: Callable[[], Listing]) -> Listing:
+def list_anew(path: str, stamp: Stamp | None, make: Callable[[], Listing]) -> Listing:
     """Remember nothing."""
     return make()
 
@@ -131,7 +132,7 @@ def _store(config: IngestConfig) -> Source:
     url = config.source.rstrip("/")
     if config.metadata is not None or config.audio_folder is not None:
         raise ManifestError(f"{url} is a URL: name its clips in a table on this machine, with URLs in its column path")
-    store, root = addresses.filesystem(url)
+    store, root = filesystem(url)
     root = root.rstrip("/")
     try:
         info = store.info(root)
@@ -148,7 +149,7 @@ def _store(config: IngestConfig) -> Source:
         name = path[cut:]
         if not any(part.startswith(".") for part in name.split("/")) and _is_audio(f"{base}/{name}", config.columns):
             source.rows.append(Row(path=name))
-            if (stamp := addresses.stamp_of(info)) is not None:
+            if (stamp := stamp_of(info)) is not None:
                 source.stamps[f"{base}/{name}"] = stamp
     if not source.rows:
         raise ManifestError(
