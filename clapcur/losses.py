@@ -1,8 +1,8 @@
 """Contrastive losses and their targets: pure functions of tensors, each with its equation number.
 
-Shapes: N pairs in the batch (row i of the audio belongs to row i of the text), D embedding. In
-every (N, N) matrix the rows are audio clips and the columns captions, except in a text-to-audio
-target, whose rows are captions.
+Shapes: N pairs in the batch (row i of the audio belongs to row i of the text), B of them where
+processes share it, D embedding. In every (N, N) matrix the rows are audio clips and the columns
+captions, except in a text-to-audio target, whose rows are captions.
 
 Everything is computed in float32 at least, inside autocast too: a float16 logit of 50 is known to
 0.03 only, and a float16 target to 5e-4 (the trap in the reference code, which computes both under
@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 HardForm = Literal["diagonal", "identical"]
 SoftForm = Literal["paper", "row", "softmax", "cross_modal"]
+ALL = slice(None)
 
 
 def contrastive_loss(logits_NN: Tensor) -> Tensor:
@@ -90,15 +91,50 @@ def soft_contrastive_loss(logits_NN: Tensor, audio_to_text_NN: Tensor, text_to_a
     and in gradient. A target row that sums to s scales that row's gradient by s: see
     `target_statistics`.
     """
-    logits_NN = _at_least_float32(_square(logits_NN, "logits"))
-    audio_to_text = _divergence(logits_NN, audio_to_text_NN, "audio-to-text")
-    text_to_audio = _divergence(logits_NN.T, text_to_audio_NN, "text-to-audio")
+    _square(logits_NN, "logits")
+    for target_NN, direction in ((audio_to_text_NN, "audio-to-text"), (text_to_audio_NN, "text-to-audio")):
+        if target_NN.shape != logits_NN.shape:
+            raise ValueError(
+                f"{direction} target must have the logits' shape {_shape(logits_NN)}, got {_shape(target_NN)}"
+            )
+        if not (target_NN >= 0).all():
+            raise ValueError(
+                f"{direction} target must be non-negative, its least entry is "
+                f"{target_NN.min().item():g}: the loss would be NaN and its gradient not; "
+                "clamp it, as soft_targets does"
+            )
+    return contrastive_loss_of_rows(logits_NN, logits_NN.T, audio_to_text_NN, text_to_audio_NN)
+
+
+def contrastive_loss_of_rows(
+    audio_logits_BN: Tensor, text_logits_BN: Tensor, audio_to_text_BN: Tensor, text_to_audio_BN: Tensor
+) -> Tensor:
+    """Return what B of the N pairs add to `soft_contrastive_loss`, in nats: over all pairs it is that loss.
+
+    Processes that share a batch compute B rows each, in both directions, and no (N, N) matrix. Nothing is checked:
+    a look at the values would make the host wait for the device.
+
+    Parameters
+    ----------
+    audio_logits_BN, text_logits_BN : Tensor, shape (B, N)
+        B clips against all captions, and the captions of the same pairs against all clips.
+    audio_to_text_BN, text_to_audio_BN : Tensor, shape (B, N)
+        The same rows of the targets, non-negative.
+
+    Returns
+    -------
+    Tensor, shape ()
+        Mean of both directions, each summed over its rows and divided by N.
+    """
+    audio_to_text = _divergence(audio_logits_BN, audio_to_text_BN)
+    text_to_audio = _divergence(text_logits_BN, text_to_audio_BN)
     return (audio_to_text + text_to_audio) / 2  # Eq. (5)
 
 
 def hard_target(
-    caption_ids: Sequence[Hashable], clip_ids: Sequence[Hashable], *, form: HardForm = "diagonal"
-) -> Tensor:
+    caption_ids: Sequence[Hashable], clip_ids: Sequence[Hashable], *, form: HardForm = "diagonal",
+    device: torch.device | str = "cpu",
+) -> Tensor:  # fmt: skip
     """Target of a batch of pairs that nobody softened; the same in both directions.
 
     Parameters
@@ -107,6 +143,8 @@ def hard_target(
         What pair i consists of.
     form : {"diagonal", "identical"}
         ``diagonal``: the identity, as in [1]_. ``identical``: see `identical_target`.
+    device : torch.device or str
+        Where the target is made.
 
     Returns
     -------
@@ -123,9 +161,9 @@ def hard_target(
             f"a pair has one caption and one clip, got {len(caption_ids)} captions and {len(clip_ids)} clips"
         )
     if form == "diagonal":
-        return torch.eye(len(caption_ids))
+        return torch.eye(len(caption_ids), device=device)
     if form == "identical":
-        return identical_target(_codes(caption_ids), _codes(clip_ids))
+        return identical_target(_codes(caption_ids).to(device), _codes(clip_ids).to(device))
     raise ValueError(f"hard target must be one of {get_args(HardForm)}, got {form!r}")
 
 
@@ -168,6 +206,7 @@ def soft_targets(
     beta: float,
     temperature: float | None = None,
     hard: Tensor | None = None,
+    rows: slice = ALL,
 ) -> tuple[Tensor, Tensor]:
     """Blend the hard target with what a teacher thinks is similar: (1 - beta) * hard + beta * soft.
 
@@ -183,10 +222,12 @@ def soft_targets(
         Of the forms ``softmax`` and ``cross_modal``; the other two do not use it.
     hard : Tensor, shape (N, N), optional
         The identity where not given. Used in both directions.
+    rows : slice
+        The B pairs whose rows are wanted; all where not given.
 
     Returns
     -------
-    audio_to_text_NN, text_to_audio_NN : Tensor, shape (N, N)
+    audio_to_text_BN, text_to_audio_BN : Tensor, shape (B, N)
         Non-negative and without gradient. Rows of the first are clips, of the second captions.
 
     Raises
@@ -230,65 +271,62 @@ def soft_targets(
         audio_ND = F.normalize(_at_least_float32(audio_ND), dim=1)
         text_ND = F.normalize(_at_least_float32(text_ND), dim=1)
         if form == "cross_modal":
-            audio_to_text_NN = audio_ND @ text_ND.T
-            text_to_audio_NN = audio_to_text_NN.T
+            audio_to_text_BN = audio_ND[rows] @ text_ND.T
+            text_to_audio_BN = audio_to_text_BN.T if rows == ALL else text_ND[rows] @ audio_ND.T
         else:
-            audio_to_text_NN = audio_ND @ audio_ND.T  # Eq. (3)
-            text_to_audio_NN = text_ND @ text_ND.T  # Eq. (4)
+            audio_to_text_BN = audio_ND[rows] @ audio_ND.T  # Eq. (3)
+            text_to_audio_BN = text_ND[rows] @ text_ND.T  # Eq. (4)
+    num_pairs = len(audio_ND)
     if hard is None:
-        hard = torch.eye(len(audio_ND), device=audio_ND.device, dtype=audio_to_text_NN.dtype)
-    elif hard.shape != audio_to_text_NN.shape:
-        raise ValueError(f"hard target must have the shape {_shape(audio_to_text_NN)}, got {_shape(hard)}")
-    hard = hard.to(audio_to_text_NN)  # device and dtype
+        hard = torch.eye(num_pairs, device=audio_ND.device)
+    elif hard.shape != (num_pairs, num_pairs):
+        raise ValueError(f"hard target must have the shape {(num_pairs, num_pairs)}, got {_shape(hard)}")
+    hard_BN = hard[rows].to(audio_to_text_BN)  # device and dtype
     return (
-        (1 - beta) * hard + beta * _soften(form, audio_to_text_NN, temperature),
-        (1 - beta) * hard + beta * _soften(form, text_to_audio_NN, temperature),
+        (1 - beta) * hard_BN + beta * _soften(form, audio_to_text_BN, temperature),
+        (1 - beta) * hard_BN + beta * _soften(form, text_to_audio_BN, temperature),
     )
 
 
-def target_statistics(target_NN: Tensor) -> dict[str, float]:
+def target_statistics(target_BN: Tensor, rows: slice = ALL) -> dict[str, Tensor]:
     """How far a target is from a distribution over the right answer.
 
     Parameters
     ----------
-    target_NN : Tensor, shape (N, N)
+    target_BN : Tensor, shape (B, N)
         One direction of a target, non-negative, without an empty row.
+    rows : slice
+        Which B of the N pairs these are; all where not given.
 
     Returns
     -------
-    dict
+    dict of Tensor, shape ()
         ``row_sum``: mean sum of a row, the factor by which the target scales the gradient (1 for a
         distribution); ``diagonal_share``: mean share of a row's mass that its own pair keeps, in
         [0, 1].
     """
-    target_NN = _at_least_float32(_square(target_NN, "target"))
-    row_sum_N = target_NN.sum(dim=1)
-    share_N = target_NN.diagonal() / row_sum_N
-    return {"row_sum": row_sum_N.mean().item(), "diagonal_share": share_N.mean().item()}
+    if rows == ALL:
+        _square(target_BN, "target")
+    target_BN = _at_least_float32(target_BN)
+    row_sum_B = target_BN.sum(dim=1)
+    share_B = target_BN.diagonal(rows.start or 0) / row_sum_B
+    return {"row_sum": row_sum_B.mean(), "diagonal_share": share_B.mean()}
 
 
-def _soften(form: SoftForm, similarity_NN: Tensor, temperature: float | None) -> Tensor:
+def _soften(form: SoftForm, similarity_BN: Tensor, temperature: float | None) -> Tensor:
     if form == "paper":
-        return similarity_NN.clamp(min=0)
+        return similarity_BN.clamp(min=0)
     if form == "row":
-        clamped_NN = similarity_NN.clamp(min=0)
-        return clamped_NN / clamped_NN.sum(dim=1, keepdim=True)  # at least the diagonal's 1
+        clamped_BN = similarity_BN.clamp(min=0)
+        return clamped_BN / clamped_BN.sum(dim=1, keepdim=True)  # at least the diagonal's 1
     if temperature is None or not temperature > 0:
         raise ValueError(f"{form} targets need a temperature above 0, got {temperature}")
-    return torch.softmax(similarity_NN / temperature, dim=1)
+    return torch.softmax(similarity_BN / temperature, dim=1)
 
 
-def _divergence(logits_NN: Tensor, target_NN: Tensor, direction: str) -> Tensor:
-    if target_NN.shape != logits_NN.shape:
-        raise ValueError(f"{direction} target must have the logits' shape {_shape(logits_NN)}, got {_shape(target_NN)}")
-    if not (target_NN >= 0).all():
-        raise ValueError(
-            f"{direction} target must be non-negative, its least entry is "
-            f"{target_NN.min().item():g}: the loss would be NaN and its gradient not; "
-            "clamp it, as soft_targets does"
-        )
-    log_probability_NN = F.log_softmax(logits_NN, dim=1)
-    return F.kl_div(log_probability_NN, target_NN.to(logits_NN.dtype), reduction="batchmean")
+def _divergence(logits_BN: Tensor, target_BN: Tensor) -> Tensor:
+    log_probability_BN = F.log_softmax(_at_least_float32(logits_BN), dim=1)
+    return F.kl_div(log_probability_BN, target_BN.to(log_probability_BN), reduction="sum") / logits_BN.shape[1]
 
 
 def _codes(ids: Sequence[Hashable]) -> Tensor:

@@ -28,6 +28,7 @@ class TrainingState:
         self.model, self.optimiser, self.path = model, optimiser, path
         self.step = 0
         self.skipped = 0
+        self.micro_batch: int | None = None  # pairs, once a step was taken; smaller after the memory ran out
         self.best_loss = float("inf")
         self.best_step = 0
         self._best: dict[str, torch.Tensor] = {}
@@ -60,7 +61,8 @@ class TrainingState:
                 tensors[f"optimiser.{index}.{name}"] = torch.as_tensor(value)
         name = f"{self.path.name}-{self.step}.safetensors"
         numbers |= {
-            "tensors": name, "step": self.step, "skipped": self.skipped, "best_step": self.best_step,
+            "tensors": name, "step": self.step, "skipped": self.skipped, "micro_batch": self.micro_batch,
+            "best_step": self.best_step,
             "best_loss": self.best_loss if self._best else None, "history": self._history,
         }  # fmt: skip
         target = self.path.with_name(name)
@@ -91,6 +93,7 @@ class TrainingState:
             moments.setdefault(int(index), {})[field] = tensor
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
         self.step, self.skipped, self.best_step = numbers["step"], numbers["skipped"], numbers["best_step"]
+        self.micro_batch = numbers["micro_batch"]
         self.best_loss = float("inf") if numbers["best_loss"] is None else numbers["best_loss"]
         self._history = numbers["history"]
         return True

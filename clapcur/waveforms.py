@@ -1,10 +1,10 @@
 """Crops of clips as batches of waveforms, decoded ahead of the step that needs them."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from clapcur.audio import WaveformCache, fit
 from clapcur.mixing import Batch
 
+T = TypeVar("T")
 AHEAD = 4  # batches in flight: enough to hide decoding, few enough to stay small
 DECODED = WaveformCache(0)  # one for the process: the next training of a comparison finds its clips decoded
 
@@ -52,11 +53,11 @@ class Waveforms:
     def _crop(self, clip_id: str, offset: float) -> NDArray[np.float32]:
         return fit(DECODED.load(self.paths[clip_id], self.sample_rate), self.num_samples, offset, self.short)
 
-    def ahead(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, torch.Tensor]]:
-        """Yield each batch with its waveforms, a few batches decoded in advance."""
-        waiting: deque[tuple[Batch, Future[torch.Tensor]]] = deque()
+    def ahead(self, batches: Iterable[Batch], prepare: Callable[[Batch], T]) -> Iterator[tuple[Batch, T]]:
+        """Yield each batch with what `prepare` makes of it (such as by `load`), a few batches in advance."""
+        waiting: deque[tuple[Batch, Future[T]]] = deque()
         for batch in batches:
-            waiting.append((batch, self._pool.submit(self.load, batch.clip_ids, batch.offsets_B)))
+            waiting.append((batch, self._pool.submit(prepare, batch)))
             if len(waiting) > AHEAD:
                 ready, future = waiting.popleft()
                 yield ready, future.result()

@@ -1,0 +1,243 @@
+"""The loop: batches in, steps, evaluations, saved states; the best weights out."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from clapcur.artifacts import Artifact, Stage, Workspace
+from clapcur.errors import CheckpointError
+from clapcur.mixing import Batch, Mixture
+from clapcur.models.clap import Clap, load_model
+from clapcur.progress import progress
+from clapcur.train.config import TrainConfig
+from clapcur.train.data import TrainingData, gather_data
+from clapcur.train.ranks import Ranks, first_of
+from clapcur.train.selection import held_out_loss, test_accuracy
+from clapcur.train.step import ContrastiveStep, Loaded, Teacher, TextFeatures, is_sound
+from clapcur.training_state import StopRequest, TrainingState
+from clapcur.waveforms import Waveforms
+
+MAX_SKIPPED_IN_A_ROW = (
+    3  # as the reference code: a step with a non-finite loss is skipped, the fourth in a row is fatal
+)
+MEASURE_EVERY = 10  # steps from one figure of speed and memory to the next
+
+
+class Training:
+    """What every process of a training has, in the state that was saved last.
+
+    Parameters
+    ----------
+    inputs : mapping
+        Artifacts by role.
+    config : TrainConfig
+    state : Path
+        Where the state is saved, without suffix.
+    ranks : Ranks
+    """
+
+    def __init__(self, inputs: Mapping[str, Artifact], config: TrainConfig, state: Path, ranks: Ranks):
+        torch.manual_seed(config.seed)
+        self.config, self.ranks = config, ranks
+        self.data = gather_data(inputs, config)
+        self.model = _initial_model(inputs, config, self.data, ranks.device)
+        for tower in config.frozen_towers:
+            getattr(self.model, tower).requires_grad_(False)
+        teacher = None
+        if config.soft_labels is not None:
+            role = "teacher" if "teacher" in inputs else "init"
+            if role not in inputs:
+                raise CheckpointError("soft labels come from a teacher: give the checkpoint `teacher` or `init`")
+            frozen = load_model(inputs[role].path, str(ranks.device))
+            teacher = Teacher(frozen, self.data.captions, config.soft_labels)
+        optimiser = _optimiser(self.model, config)
+        self.mixture = Mixture(
+            self.data.main, self.data.replay, replay_probability=config.replay_probability,
+            batch_size=config.batch_size, num_steps=config.num_steps, seed=config.seed,
+        )  # fmt: skip
+        self.waveforms = Waveforms(
+            self.data.paths, sample_rate=self.model.config.audio.front_end.sample_rate,
+            num_samples=self.model.config.num_samples, cache_mib=config.cache_mib, num_workers=config.num_workers,
+            short=self.model.config.short,
+        )  # fmt: skip
+        self.text = TextFeatures(self.model, self.data.captions, "text" in config.frozen_towers)
+        self.state = TrainingState(self.model, optimiser, state)
+        self.state.load()
+        self.step = ContrastiveStep(self.model, teacher, self.text, optimiser, config, ranks)
+        self.step.micro_batch = self.state.micro_batch or self.step.micro_batch
+
+    def batches(self) -> Iterator[tuple[Batch, Loaded]]:
+        """Yield the batches that are left, and of each what is this process's."""
+        left = range(self.state.step, self.config.num_steps)
+        return self.waveforms.ahead((self.mixture.batch(step) for step in left), self._load)
+
+    def _load(self, batch: Batch) -> Loaded:
+        own = self.ranks.share(self.config.batch_size)
+        waveform_BT = self.waveforms.load(batch.clip_ids[own], batch.offsets_B[own])
+        loaded = Loaded(waveform_BT, self.text.prepare(batch.caption_ids[own]))
+        return loaded.pinned() if self.ranks.device.type == "cuda" else loaded
+
+
+def train(inputs: Mapping[str, Artifact], config: TrainConfig, work: Workspace) -> dict[str, Any]:
+    """Train a teacher or a student; the payload is the model folder and ``history.jsonl``.
+
+    Raises
+    ------
+    EmptySetError
+        Nothing to train on, or nothing held out to select with.
+    CheckpointError
+        The config's model and the one of the `init` checkpoint differ, the loss stayed non-finite, one pair does not
+        fit the memory, or another process of the training died.
+    Interrupted
+        The process was told to stop; the state is saved and the next run goes on from it.
+    """
+    state = work.scratch / "state"
+    job = {
+        "config": dataclasses.asdict(config), "state": str(state),
+        "inputs": {role: dataclasses.asdict(artifact) for role, artifact in inputs.items()},
+    }  # fmt: skip
+    with first_of(config.processes, config.device, job) as ranks:
+        return _lead(Training(inputs, config, state, ranks), work, starts_from_init="init" in inputs)
+
+
+def assist(inputs: Mapping[str, Artifact], config: TrainConfig, state: Path, ranks: Ranks) -> None:
+    """Compute this rank's share of a training that another process leads."""
+    training = Training(inputs, config, state, ranks)
+    with training.waveforms:
+        for batch, loaded in training.batches():
+            training.step(batch, loaded)
+
+
+def _lead(training: Training, work: Workspace, starts_from_init: bool) -> dict[str, Any]:
+    """Take the steps that are left, evaluate, save, report; return what the record says."""
+    config, data, model, state = training.config, training.data, training.model, training.state
+    device = training.ranks.device
+    evaluate_at = (
+        {round((i + 1) * config.num_steps / config.num_evaluations) for i in range(config.num_evaluations)}
+        if config.num_evaluations
+        else set()
+    )
+
+    def check() -> None:
+        """Measure what selects, and keep the weights where it is the best so far."""
+        loss = math.inf
+        if len(data.held_out) >= 2:
+            loss = held_out_loss(model, data.held_out, training.text, training.waveforms, device)
+            state.note(state.step, {"held_out_loss": loss}, work.on_step)
+        if config.selection == "reference":
+            accuracy = test_accuracy(model, data.test, config, training.text, training.waveforms, device)
+            state.note(state.step, {"test_accuracy": accuracy}, work.on_step)
+            loss = -accuracy
+        if loss < state.best_loss:
+            state.keep_best(loss)
+
+    if state.step == 0 and starts_from_init and config.selection != "reference":
+        check()  # a student may be no better than what it started from
+    saved = time.monotonic()
+    with (
+        StopRequest() as stop,
+        training.waveforms,
+        progress("train", config.num_steps, "steps", done=state.step) as advance,
+    ):
+        meter = Meter(config.batch_size, device)
+        for batch, loaded in training.batches():
+            metrics = training.step(batch, loaded)
+            state.step = batch.step + 1
+            state.micro_batch = training.step.micro_batch
+            state.skipped = 0 if is_sound(metrics) else state.skipped + 1
+            if state.skipped > MAX_SKIPPED_IN_A_ROW:
+                raise CheckpointError(
+                    f"the loss was not finite for {state.skipped} steps in a row (now step {state.step}); "
+                    "lower the learning rate or look at the soft targets"
+                )
+            state.note(state.step, metrics | meter.read(state.step, config.num_steps), work.on_step)
+            if state.step in evaluate_at:
+                check()
+                meter.restart()
+            advance(1, f"loss {metrics['loss']:.3f}")
+            if time.monotonic() - saved > config.save_every_s or stop.is_set:
+                state.save()
+                saved = time.monotonic()
+            if stop.is_set:
+                stop.leave(
+                    f"stopped at step {state.step} of {config.num_steps}; the state is saved, run again to go on"
+                )
+    if config.selection != "last":
+        state.restore_best()
+    model.eval().save(work.path)
+    state.write_history(work.path / "history.jsonl")
+    work.environment |= {"device": str(device), "micro_batch": training.step.micro_batch}
+    return {
+        "counts": data.counts
+        | {f"seen.{name}": seen for name, seen in training.mixture.examples_seen(config.num_steps).items()},
+        "metrics": state.summary() | {"logit_scale": model.scale().item()},
+    }
+
+
+class Meter:
+    """Speed and memory, every few steps.
+
+    Parameters
+    ----------
+    batch_size : int
+        Pairs a step, of all processes.
+    device : torch.device
+        Whose memory: the most that torch held of a GPU, or the resident memory of this process.
+    """
+
+    def __init__(self, batch_size: int, device: torch.device):
+        self._batch_size, self._device = batch_size, device
+        self.restart()
+
+    def restart(self) -> None:
+        """Leave out what happened since the last figure."""
+        self._since, self._steps = time.monotonic(), 0
+
+    def read(self, step: int, num_steps: int) -> dict[str, float]:
+        """Count a step; return the figures where they are due, else nothing."""
+        self._steps += 1
+        if step % MEASURE_EVERY and step != num_steps:
+            return {}
+        speed = self._steps * self._batch_size / (time.monotonic() - self._since)
+        self.restart()
+        if self._device.type == "cuda":
+            memory = torch.cuda.max_memory_allocated(self._device)
+        else:
+            memory = psutil.Process().memory_info().rss
+        return {"samples_per_s": speed, "memory_mib": memory / 2**20}
+
+
+def _initial_model(
+    inputs: Mapping[str, Artifact], config: TrainConfig, data: TrainingData, device: torch.device
+) -> Clap:
+    if "init" in inputs:
+        model = load_model(inputs["init"].path, str(device))
+        if config.model is not None and config.model != model.config:
+            raise CheckpointError(
+                f"the config describes another model than the checkpoint {inputs['init'].id} it should start from; "
+                "leave `model` out to take the checkpoint's"
+            )
+        return model
+    if config.model is None:
+        raise ValueError("a training without an `init` checkpoint needs a `model` config")
+    return Clap.create(config.model, captions=sorted(data.captions.values()), seed=config.seed).to(device)
+
+
+def _optimiser(model: Clap, config: TrainConfig) -> torch.optim.Optimizer:
+    learning = [p for p in model.parameters() if p.requires_grad]
+    if config.optimiser == "adam":
+        return torch.optim.Adam(learning, lr=config.learning_rate)
+    groups = [
+        {"params": [p for p in learning if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
+STAGE = Stage("train", "2", "checkpoint", train)

@@ -1,0 +1,59 @@
+"""What chooses the weights: the loss on held-out pairs or, where a paper did so, the score on the test set."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import torch
+
+from clapcur.class_names import readable
+from clapcur.losses import hard_target, soft_contrastive_loss
+from clapcur.models.clap import Clap
+from clapcur.train.config import TrainConfig
+from clapcur.train.step import TextFeatures
+from clapcur.waveforms import Waveforms
+
+HELD_OUT_BATCH = 256
+
+
+def held_out_loss(
+    model: Clap, pairs: pd.DataFrame, text: TextFeatures, waveforms: Waveforms, device: torch.device
+) -> float:
+    """Return the contrastive loss on the held-out pairs, in nats: centre crops, evaluation mode, fixed batches.
+
+    Pairs with the same caption or clip share the target, so that a set poor in captions does not punish a model for
+    finding both.
+    """
+    was_training = model.training
+    model.eval()
+    total = 0.0
+    shuffled = pairs.sample(frac=1.0, random_state=0)
+    with torch.inference_mode():
+        num_batches = math.ceil(len(shuffled) / HELD_OUT_BATCH)
+        for rows in np.array_split(np.arange(len(shuffled)), num_batches):
+            chosen = shuffled.iloc[rows]
+            waveform = waveforms.load(chosen.clip_id.tolist(), np.full(len(chosen), 0.5)).to(device)
+            audio, caption = model.encode_audio(waveform), text.encode(chosen.caption_id.tolist())
+            target = hard_target(chosen.caption_id.tolist(), chosen.clip_id.tolist(), form="identical", device=device)
+            total += soft_contrastive_loss(model.scale() * audio @ caption.T, target, target).item() * len(rows)
+    model.train(was_training)
+    return total / len(shuffled)
+
+
+def test_accuracy(
+    model: Clap, clips: pd.DataFrame, config: TrainConfig, text: TextFeatures, waveforms: Waveforms,
+    device: torch.device,
+) -> float:  # fmt: skip
+    """Return the zero-shot accuracy on clips (clip_id, label): centre crops, evaluation mode."""
+    was_training = model.training
+    model.eval()
+    labels, right = [readable(name) for name in config.test_classes], 0
+    with torch.inference_mode():
+        prompts_KD = model.encode_text(text.tokenize(config.test_prompts))
+        for start in range(0, len(clips), HELD_OUT_BATCH):
+            part = clips.iloc[start : start + HELD_OUT_BATCH]
+            waveform = waveforms.load(part.clip_id.tolist(), np.full(len(part), 0.5)).to(device)
+            best = (model.encode_audio(waveform) @ prompts_KD.T).argmax(dim=1).tolist()
+            right += sum(labels[index] == readable(label) for index, label in zip(best, part.label, strict=True))
+    model.train(was_training)
+    return right / len(clips)
