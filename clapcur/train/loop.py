@@ -56,7 +56,7 @@ class Training:
                 raise CheckpointError("soft labels come from a teacher: give the checkpoint `teacher` or `init`")
             frozen = load_model(inputs[role].path, str(ranks.device))
             teacher = Teacher(frozen, self.data.captions, config.soft_labels)
-        optimiser = _optimiser(self.model, config)
+        optimiser = make_optimiser(self.model, config)
         self.mixture = Mixture(
             self.data.main, self.data.replay, replay_probability=config.replay_probability,
             batch_size=config.batch_size, num_steps=config.num_steps, seed=config.seed,
@@ -229,7 +229,8 @@ def _initial_model(
     return Clap.create(config.model, captions=sorted(data.captions.values()), seed=config.seed).to(device)
 
 
-def _optimiser(model: Clap, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimiser(model: Clap, config: TrainConfig) -> torch.optim.Optimizer:
+    """Return the config's optimiser of all weights that learn."""
     learning = [p for p in model.parameters() if p.requires_grad]
     if config.optimiser == "adam":
         return torch.optim.Adam(learning, lr=config.learning_rate)

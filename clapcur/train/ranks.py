@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -176,8 +176,10 @@ def first_of(processes: int, device: str, job: Mapping[str, Any]) -> Iterator[Ra
             yield ranks
             for helper in helpers:
                 helper.wait(LEAVE_S)
-    except Exception as error:
-        died = [(rank, helper.poll()) for rank, helper in enumerate(helpers, 1) if helper.poll()]
+    except RuntimeError as error:  # what a collective raises when somebody left; that one's exit may take a moment
+        with suppress(subprocess.TimeoutExpired):
+            helpers[0].wait(1.0)
+        died = [(rank, helper.returncode) for rank, helper in enumerate(helpers, 1) if helper.poll()]
         if not died:
             raise
         rank, code = died[0]

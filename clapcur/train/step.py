@@ -108,6 +108,12 @@ class Teacher:
         self._text: dict[str, Tensor] = {}
 
     @torch.no_grad()
+    def remember(self, caption_ids: Sequence[str]) -> None:
+        """Embed those captions that were not met before."""
+        if new := sorted({name for name in caption_ids if name not in self._text}):
+            self._text.update(zip(new, self.model.encode_text([self._captions[name] for name in new]), strict=True))
+
+    @torch.no_grad()
     def targets(
         self, logmels: Sequence[Tensor], caption_ids: list[str], hard_NN: Tensor, ranks: Ranks
     ) -> tuple[Tensor, Tensor]:
@@ -122,8 +128,7 @@ class Teacher:
         ranks : Ranks
         """
         audio_BD = torch.cat([self.model.encode_logmel(logmel) for logmel in logmels])
-        if new := sorted({name for name in caption_ids if name not in self._text}):
-            self._text.update(zip(new, self.model.encode_text([self._captions[name] for name in new]), strict=True))
+        self.remember(caption_ids)
         text_BD = torch.stack([self._text[name] for name in caption_ids])
         labels = self.labels
         return soft_targets(
@@ -231,7 +236,7 @@ class ContrastiveStep:
             ]  # fmt: skip
 
         def forward(index: int) -> tuple[Tensor, Tensor, Tensor]:
-            torch.manual_seed(_seed(config.seed, batch.step, ranks.rank * len(parts) + index))
+            torch.manual_seed(draws_of(config.seed, batch.step, ranks.rank * len(parts) + index))
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 masked = mask(logmels[index], config.time_masks, config.frequency_masks)
                 made: tuple[Tensor, Tensor, Tensor] = self.towers(
@@ -311,6 +316,6 @@ def mask(logmel_BFM: torch.Tensor, time_masks: int, frequency_masks: int) -> tor
     return torch.where(hidden, logmel_BFM.mean(dim=(1, 2), keepdim=True), logmel_BFM)
 
 
-def _seed(seed: int, step: int, part: int) -> int:
+def draws_of(seed: int, step: int, part: int) -> int:
     """Return the seed of dropout and masks: the same in every run, and in both passes of a micro-batch."""
     return int(np.random.SeedSequence([seed, step, part]).generate_state(1, np.uint64)[0] >> 1)
