@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from clapcur.losses import (
     contrastive_loss,
+    contrastive_loss_of_rows,
     hard_target,
     identical_target,
     soft_contrastive_loss,
@@ -303,3 +304,21 @@ def test_callers_mistakes_are_refused_with_what_came():
         hard_target("ab", "abc")
     with pytest.raises(ValueError, match="hard target must be one of .*got 'same'"):
         hard_target("abc", "abc", form="same")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_shares_of_a_batch_add_up_to_its_loss_and_targets(form):
+    """A share that normalises over its own columns, or counts its own rows only, is another loss."""
+    audio, text, their_audio, their_text = (unit_rows(7, 5, seed) for seed in range(4))
+    logits = 9 * audio @ text.T
+    whole = soft_targets(form, their_audio, their_text, beta=0.4, temperature=0.1)
+    total, statistics = 0.0, []
+    for rows in (slice(0, 2), slice(2, 7)):
+        share = soft_targets(form, their_audio, their_text, beta=0.4, temperature=0.1, rows=rows)
+        for part, side in zip(share, whole, strict=True):
+            torch.testing.assert_close(part, side[rows])
+        total += contrastive_loss_of_rows(logits[rows], logits.T[rows], *share).item()
+        statistics.append(target_statistics(share[0], rows)["diagonal_share"].item())
+    assert total == pytest.approx(soft_contrastive_loss(logits, *whole).item(), rel=1e-12)
+    expected = target_statistics(whole[0])["diagonal_share"].item()
+    assert (2 * statistics[0] + 5 * statistics[1]) / 7 == pytest.approx(expected, rel=1e-6)

@@ -146,6 +146,16 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(corpus):
     assert not torch.equal(once["audio.fc1.weight"], changed["audio.fc1.weight"])
 
 
+def test_speed_and_memory_stand_in_the_history_now_and_then(corpus):
+    """Figures that nobody sees while a training crawls are of no use; at every step they would drown the curves."""
+    rows = history(corpus.teacher())
+    measured = [row for row in rows if "samples_per_s" in row]
+    assert [row["step"] for row in measured] == [10, 12]
+    first, last = (next(row["time_ms"] for row in rows if row["step"] == step) for step in (10, 12))
+    assert measured[1]["samples_per_s"] > 2 * 8 / ((last - first + 1) / 1000), "the evaluation is not part of the step"
+    assert all(100 < row["memory_mib"] < 100_000 for row in measured)
+
+
 @pytest.mark.parametrize("soft", [False, True])
 def test_an_interrupted_training_ends_with_the_weights_of_an_unbroken_one(corpus, soft):
     """A state without moments, generator or best weights resumes into another model, and nobody sees it."""

@@ -61,8 +61,9 @@ def near_duplicate(text: str) -> "NearDuplicate":
 
 
 def training_from_file(
-    path: Path, which: Literal["teacher", "student"], seed: int | None, soft_labels: bool = False
-) -> "TrainConfig":
+    path: Path, which: Literal["teacher", "student"], seed: int | None, soft_labels: bool = False,
+    processes: int | None = None,
+) -> "TrainConfig":  # fmt: skip
     """Return a training from an experiment file, or from a file with the fields of one training."""
     from dataclasses import replace
 
@@ -78,7 +79,8 @@ def training_from_file(
             raise ValueError(f"{path} trains no teacher: its checkpoint is the teacher; `clapcur adopt` takes it")
     else:
         config = from_dict(TrainConfig, values, where=str(path))
-    changes: dict[str, Any] = {} if seed is None else {"seed": seed}
+    given = {"seed": seed, "processes": processes}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if soft_labels and config.soft_labels is None:
         changes["soft_labels"] = labels
     return replace(config, **changes)

@@ -45,6 +45,10 @@ NearOption = Annotated[
     ),
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Of the training; default: that of the config.")]
+ProcessesOption = Annotated[
+    int | None,
+    typer.Option("--processes", help="That share each batch, one a GPU of this machine; default: that of the config."),
+]
 
 
 def ingest(
@@ -127,11 +131,12 @@ def train_teacher(
     pairs: ManifestId,
     config: TrainingFile,
     seed: SeedOption = None,
+    processes: ProcessesOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a teacher on captioned clips."""
-    settings = training_from_file(config, "teacher", seed)
+    settings = training_from_file(config, "teacher", seed, processes=processes)
     where = open_home(home)
     inputs = {"teacher_pairs": find(where, pairs, "manifest")}
     with working():
@@ -157,6 +162,7 @@ def train_student(
         bool, typer.Option("--soft-labels", help="Soften the targets with the teacher (Eqs. 2-5).")
     ] = False,
     seed: SeedOption = None,
+    processes: ProcessesOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -165,7 +171,7 @@ def train_student(
     With --set it learns from an Improvement-Set, with replay of the teacher's pairs; without, the teacher is trained on
     with its own pairs, which is the control that a student must beat.
     """
-    settings = training_from_file(config, "student", seed, soft_labels)
+    settings = training_from_file(config, "student", seed, soft_labels, processes)
     where = open_home(home)
     inputs = {"init": find(where, teacher, "checkpoint"), "teacher_pairs": find(where, pairs, "manifest")}
     strategy = "sl" if settings.soft_labels else "continued"

@@ -232,13 +232,14 @@ def _initial_model(
 def make_optimiser(model: Clap, config: TrainConfig) -> torch.optim.Optimizer:
     """Return the config's optimiser of all weights that learn."""
     learning = [p for p in model.parameters() if p.requires_grad]
+    is_fused = model.logit_scale.device.type == "cuda"  # one launch for all weights; on a CPU it gains 1 % at most
     if config.optimiser == "adam":
-        return torch.optim.Adam(learning, lr=config.learning_rate)
+        return torch.optim.Adam(learning, lr=config.learning_rate, fused=is_fused)
     groups = [
         {"params": [p for p in learning if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=is_fused)
 
 
 STAGE = Stage("train", "2", "checkpoint", train)

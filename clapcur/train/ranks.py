@@ -24,8 +24,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from clapcur.devices import pick_device
 from clapcur.errors import CheckpointError
-from clapcur.models.clap import pick_device
 
 HOST = "127.0.0.1"
 PATIENCE = timedelta(minutes=30)  # what the others wait while the first evaluates
@@ -119,6 +119,8 @@ class SharedBatchNorm(nn.BatchNorm2d):
         """Return normalised maps; the running statistics take a step on every rank alike."""
         if not self.training:
             return super().forward(x_BCHW)
+        given = x_BCHW.dtype
+        x_BCHW = x_BCHW.to(torch.promote_types(given, torch.float32))  # statistics are no matter for half precision
         size, count = dist.get_world_size(), x_BCHW.numel() // x_BCHW.shape[1] * dist.get_world_size()
         mean_C: Tensor = _Sum.apply(x_BCHW.mean(dim=(0, 2, 3))) / size
         centred_BCHW = x_BCHW - mean_C[:, None, None]
@@ -130,7 +132,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
         scale_C = torch.rsqrt(variance_C + self.eps) * self.weight
-        return centred_BCHW * scale_C[:, None, None] + self.bias[:, None, None]
+        return (centred_BCHW * scale_C[:, None, None] + self.bias[:, None, None]).to(given)
 
 
 @contextmanager
