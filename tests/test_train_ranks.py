@@ -97,14 +97,10 @@ def make_batch(step: ContrastiveStep, number: int) -> tuple[Batch, Loaded]:
 
 
 def outcome(step: ContrastiveStep) -> dict[str, torch.Tensor]:
-    """Take two steps; return their figures, the gradient of the first, and all weights and statistics afterwards."""
-    found = {}
-    for number in range(2):
-        metrics = step(*make_batch(step, number))
-        found |= {f"{name} of {number}": torch.tensor(value) for name, value in metrics.items()}
-        if number == 0:
-            found |= {f"gradient of {name}": p.grad.clone() for name, p in step.model.named_parameters()}
-    return found | {name: value.clone() for name, value in step.model.state_dict().items()}
+    """Take a step; return its figures, the gradient, and all weights and statistics afterwards."""
+    found = {name: torch.tensor(value) for name, value in step(*make_batch(step, 0)).items()}
+    found |= {f"gradient of {name}": weight.grad for name, weight in step.model.named_parameters()}
+    return found | step.model.state_dict()
 
 
 def outcomes_as(ranks: Ranks, micro_batch: int | None = None) -> dict[str, dict[str, torch.Tensor]]:
@@ -137,13 +133,13 @@ def test_two_processes_give_the_loss_gradient_and_weights_of_one():
     try:
         with joined(0, 2, store, torch.device("cpu"), 1) as ranks:
             found = outcomes_as(ranks, micro_batch=2)
-        assert other.wait(20) == 0
+        assert other.wait(60) == 0
     finally:
         other.kill()
         other.wait()
     for name, expected in outcomes_as(ALONE).items():
         assert_same(found[name], expected)
-    assert len({found[name]["loss of 0"].item() for name in TARGETS}) == len(TARGETS)
+    assert len({found[name]["loss"].item() for name in TARGETS}) == len(TARGETS)
 
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch():
@@ -265,6 +261,7 @@ def test_a_training_in_two_processes_is_that_of_one_and_resumes_exactly(corpus):
         num_examples=8 * 4,
         save_every_s=0.0,
         selection="last",
+        learning_rate=1e-4,
     )
     config, inputs = dataclasses.replace(alone, processes=2), {"teacher_pairs": corpus.pairs}
     one, two = corpus.run(alone, inputs), corpus.run(config, inputs)
@@ -272,9 +269,8 @@ def test_a_training_in_two_processes_is_that_of_one_and_resumes_exactly(corpus):
         CALM, captions=sorted(corpus.texts[clip] for clip in list(corpus.texts)[:18]), seed=0
     ).state_dict()
     assert distance(weights(two), weights(one)) < 0.01 * distance(weights(one), start)
-    for ours, theirs in zip(history(two), history(one), strict=True):
-        for name in ours.keys() & {"loss", "held_out_loss", "gradient_norm"}:
-            assert ours[name] == pytest.approx(theirs[name], rel=1e-2)
+    curves = [[row["loss"] for row in history(made) if "loss" in row] for made in (one, two)]
+    assert len(curves[0]) == 4 and curves[1] == pytest.approx(curves[0], rel=1e-3)
 
     # Where a process dies, the others would wait for it for half an hour.
     work = corpus.store.open(dataclasses.replace(STAGE, version="resumed").key(config, inputs))
