@@ -16,7 +16,7 @@ Shapes: N pairs in the batch, B of them this process's, T samples, D embedding.
 import logging
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -204,9 +204,9 @@ class ContrastiveStep:
 
     def _gradients_that_fit(self, batch: Batch, loaded: Loaded) -> dict[str, Tensor]:
         while True:
-            buffers = [buffer.clone() for buffer in self.model.buffers()]
+            put_back = _remembered(self.model)
             try:
-                return self._gradients(batch, loaded)
+                return self._gradients(batch, loaded, put_back)
             except torch.OutOfMemoryError as error:
                 if self.ranks.size > 1 or self.micro_batch == 1:
                     raise CheckpointError(
@@ -214,8 +214,7 @@ class ContrastiveStep:
                         f"{self.micro_batch} pairs; set micro_batch to less, or take a shorter window: {error}"
                     ) from error
             # Only here has the traceback let go of the activations.
-            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
-                buffer.copy_(before)
+            put_back()
             if self.ranks.device.type == "cuda":
                 torch.cuda.empty_cache()
             self.micro_batch = math.ceil(self.micro_batch / 2)
@@ -224,16 +223,16 @@ class ContrastiveStep:
                 "and all steps are alike", self.ranks.device, batch.step, self.micro_batch,
             )  # fmt: skip
 
-    def _gradients(self, batch: Batch, loaded: Loaded) -> dict[str, Tensor]:
+    def _gradients(self, batch: Batch, loaded: Loaded, put_back: Callable[[], None]) -> dict[str, Tensor]:
         """Put the gradient of the whole batch into the weights; return the figures of the step."""
+        self.optimiser.zero_grad(set_to_none=True)
         config, ranks, device = self.config, self.ranks, self.ranks.device
         own = ranks.share(config.batch_size)
         caption_ids = batch.caption_ids[own]
         parts = [slice(start, start + self.micro_batch) for start in range(0, len(caption_ids), self.micro_batch)]
         with torch.no_grad():
-            logmels = [
-                self.model.front_end(loaded.waveform_BT[part].to(device, non_blocking=True)) for part in parts
-            ]  # fmt: skip
+            waveforms = (loaded.waveform_BT[part].to(device, non_blocking=True) for part in parts)
+            logmels = [self.model.front_end(waveform) for waveform in waveforms]
 
         def forward(index: int) -> tuple[Tensor, Tensor, Tensor]:
             torch.manual_seed(draws_of(config.seed, batch.step, ranks.rank * len(parts) + index))
@@ -246,8 +245,10 @@ class ContrastiveStep:
 
         hard_NN = hard_target(batch.caption_ids, batch.clip_ids, form=config.hard_target, device=device)
         is_whole = len(parts) == 1
-        with torch.set_grad_enabled(is_whole), nullcontext() if is_whole else _kept(self.model):
+        with torch.set_grad_enabled(is_whole):
             made = [forward(index) for index in range(len(parts))]
+        if not is_whole:
+            put_back()  # the statistics take their step in the second pass
         audio_BD, text_BD = (torch.cat([rows[side] for rows in made]).detach().requires_grad_() for side in (0, 1))
         scale = made[0][2].detach().requires_grad_()
         if self.teacher is None:
@@ -261,7 +262,6 @@ class ContrastiveStep:
         # The ranks' losses add up to the batch's, but their gradients of the weights are averaged.
         gradients = [ranks.size * g for g in torch.autograd.grad(loss, (audio_BD, text_BD, scale))]
 
-        self.optimiser.zero_grad(set_to_none=True)
         for index, part in enumerate(parts):
             is_last = index == len(parts) - 1
             waits = isinstance(self.towers, DistributedDataParallel) and not is_last
@@ -286,18 +286,15 @@ def is_sound(metrics: Mapping[str, float]) -> bool:
     return math.isfinite(metrics["loss"]) and math.isfinite(metrics["gradient_norm"])
 
 
-class _kept:
-    """Inside the block nothing may move a buffer for good: running statistics take one step, in the second pass."""
+def _remembered(model: nn.Module) -> Callable[[], None]:
+    """Return what puts the buffers, such as running statistics, back to where they are now."""
+    before = [buffer.clone() for buffer in model.buffers()]
 
-    def __init__(self, model: nn.Module):
-        self._model = model
+    def put_back() -> None:
+        for buffer, value in zip(model.buffers(), before, strict=True):
+            buffer.copy_(value)
 
-    def __enter__(self) -> None:
-        self._before = [buffer.clone() for buffer in self._model.buffers()]
-
-    def __exit__(self, *_: object) -> None:
-        for buffer, before in zip(self._model.buffers(), self._before, strict=True):
-            buffer.copy_(before)
+    return put_back
 
 
 def mask(logmel_BFM: torch.Tensor, time_masks: int, frequency_masks: int) -> torch.Tensor:
