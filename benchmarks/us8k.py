@@ -11,6 +11,10 @@ pool in which there is hardly a recording that the teacher has not heard.
 
     python benchmarks/us8k.py --split development --ablation targets --seeds 0,1,2
     python benchmarks/us8k.py --split final --seeds 0,1,2
+    python benchmarks/us8k.py --split development --ablation base --seeds 0 --checkpoint some-clap/    # from a ClapModel
+
+With ``--checkpoint`` the teacher is trained on from that model, both towers, at the same budget; with ``--as-is`` the
+checkpoint is the teacher.
 
 Needs the real sounds of ``../shared/data`` (or ``--data``) and the extra ``clapcur[minilm]``.
 """
@@ -291,7 +295,18 @@ def row(name: str):
     return Row(strategy=name.removesuffix("+sl"), soft_labels=name.endswith("sl"))
 
 
-def run(split: str, name: str, seeds: tuple[int, ...], data: Path) -> Iterator[dict[str, object]]:
+def beginning_with(experiment, checkpoint: str, as_is: bool):
+    """Return the experiment with a checkpoint as teacher, or as what the teacher is trained on from."""
+    from clapcur.adopt import AdoptConfig
+
+    teacher = None if as_is else dataclasses.replace(experiment.teacher, model=None, frozen_towers=())
+    student = dataclasses.replace(experiment.student, frozen_towers=())
+    return dataclasses.replace(experiment, checkpoint=AdoptConfig(source=checkpoint), teacher=teacher, student=student)
+
+
+def run(
+    split: str, name: str, seeds: tuple[int, ...], data: Path, checkpoint: str | None = None, as_is: bool = False
+) -> Iterator[dict[str, object]]:
     """Run one ablation through the flow that users run, and yield a result per setting and row."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -300,6 +315,8 @@ def run(split: str, name: str, seeds: tuple[int, ...], data: Path) -> Iterator[d
 
     tables = write_tables(data, Home.open().root / "us8k" / split, split)
     start = base(tables, f"us8k-{split}")
+    if checkpoint:
+        start = beginning_with(start, checkpoint, as_is)
     for setting, (rows, changes) in ablations()[name].items():
         wanted = tuple(dict.fromkeys(("teacher", *rows)))
         experiment = changed(dataclasses.replace(start, rows=tuple(map(row, wanted)), seeds=seeds), changes)
@@ -317,6 +334,8 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--output", type=Path, help="append one JSON object per setting and row")
+    parser.add_argument("--checkpoint", help="a file, a folder or a name on the Hub, as `clapcur adopt` takes it")
+    parser.add_argument("--as-is", action="store_true", help="the checkpoint is the teacher and is not trained on")
     arguments = parser.parse_args()
     if not arguments.data.is_dir():
         sys.exit(f"the real sounds are not at {arguments.data}; give their folder with --data")
@@ -326,7 +345,7 @@ def main() -> None:
         os.environ.setdefault(name, value)
     seeds = tuple(int(seed) for seed in arguments.seeds.split(","))
     for name in arguments.ablation:
-        for result in run(arguments.split, name, seeds, arguments.data):
+        for result in run(arguments.split, name, seeds, arguments.data, arguments.checkpoint, arguments.as_is):
             print(json.dumps(result), flush=True)
             if arguments.output:
                 with open(arguments.output, "a", encoding="utf-8") as file:
