@@ -1,18 +1,30 @@
-"""The figures of cards, scores and reports: small PNG files, drawn without a display."""
+"""The figures of cards, scores and reports: small PNG files, drawn without a display.
+
+matplotlib is imported when something is drawn: most commands and flow runs draw nothing.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 INK, ACCENT, MUTED = "#222222", "#2a6f97", "#c9d6df"
 NO_METADATA = {"Software": None}  # the same figure is the same bytes
 
 
-def _save(figure: Figure, path: Path) -> None:
+def new_figure(width_in: float, height_in: float) -> "Figure":
+    """Return an empty figure of a size in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width_in, height_in))
+
+
+def _save(figure: "Figure", path: Path) -> None:
     figure.savefig(path, dpi=110, bbox_inches="tight", metadata=NO_METADATA)
 
 
@@ -28,7 +40,7 @@ def similarity_figure(card: Mapping[str, Any], path: Path) -> None:
     """
     edges, counts = np.array(card["histogram"]["edges"]), np.array(card["histogram"]["counts"])
     used = np.flatnonzero(counts)
-    figure = Figure(figsize=(6, 3))
+    figure = new_figure(6, 3)
     axes = figure.subplots()
     axes.stairs(counts, edges, fill=True, color=MUTED)
     axes.stairs(np.where(edges[:-1] >= card["thresholds"]["audio"], counts, 0), edges, fill=True, color=ACCENT)
@@ -63,7 +75,7 @@ def near_duplicate_figure(
         The PNG to write.
     """
     edges = np.geomspace(1e-6, 2, 64)
-    figure = Figure(figsize=(6, 3))
+    figure = new_figure(6, 3)
     axes = figure.subplots()
     counts = np.histogram(np.clip(1 - nearest_N, 1e-6, 2), edges)[0]
     axes.stairs(counts, edges, fill=True, color=MUTED, label="to the nearest evaluation clip")
@@ -90,7 +102,7 @@ def class_coverage_figure(card: Mapping[str, Any], path: Path) -> None:
     """Draw the number of clips of every class in an Improvement-Set, empty classes included."""
     coverage = card["class_coverage"]
     names = list(coverage)[::-1]
-    figure = Figure(figsize=(6, 0.6 + 0.22 * len(names)))
+    figure = new_figure(6, 0.6 + 0.22 * len(names))
     axes = figure.subplots()
     clips = [coverage[name]["clips"] for name in names]
     axes.barh(names, clips, color=[ACCENT if count else "#b00020" for count in clips], height=0.7)
@@ -109,7 +121,7 @@ def confusion_figure(confusion: Sequence[Sequence[int]], class_names: Sequence[s
     counts = np.array(confusion)
     share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     size = 1.6 + 0.32 * len(class_names)
-    figure = Figure(figsize=(size, size))
+    figure = new_figure(size, size)
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(class_names)), class_names, rotation=90, fontsize=8)

@@ -9,14 +9,13 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from clapcur.adopt import AdoptConfig
 from clapcur.audio.addresses import absolute, is_url
 from clapcur.class_names import PROMPT, check_class_names, find_class_names, prompts, read_class_names
 from clapcur.config import from_dict, frozen, read_mapping
 from clapcur.contamination import NearDuplicate
-from clapcur.corpora.procedural import Corpus
 from clapcur.curate import Approximate, CurateConfig
 from clapcur.embed import EmbedConfig
 from clapcur.evaluate import EvaluateConfig
@@ -26,6 +25,9 @@ from clapcur.marks import Mark, marks_from_file
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
 from clapcur.thresholds import Threshold
 from clapcur.train import SoftLabels, TrainConfig
+
+if TYPE_CHECKING:  # it imports scipy's filters, which the demo alone needs
+    from clapcur.corpora.procedural import Corpus
 
 Strategy = Literal["teacher", "continued", "sl", "du", "ds", "ads"]
 
@@ -282,7 +284,7 @@ def starter(
     )
 
 
-def demo_experiment(corpus: Corpus, seed: int = 0) -> Experiment:
+def demo_experiment(corpus: "Corpus", seed: int = 0) -> Experiment:
     """Return the comparison of the demo: a corpus of synthetic sounds, towers that a laptop trains in minutes.
 
     The teacher hears few clean pairs; the pool and the evaluation clips are harder and noisier. All keep their last

@@ -182,6 +182,14 @@ def test_the_command_line_imports_nothing_slow_before_a_command_runs():
     assert [" -> ".join(chain) for name, chain in chains.items() if name in SLOW] == []
 
 
+def test_a_deployed_flow_imports_what_draws_filters_and_tracks_only_when_it_does():
+    """Every flow run is a process of its own: what it never uses costs it a second each time, on every worker."""
+    chains = imported_at_once("flows.deployed_pools")
+    needless = {"faiss", "matplotlib", "mlflow", "scipy", "transformers"}
+    assert {"torch", "prefect"} <= chains.keys()
+    assert [" -> ".join(chain) for name, chain in chains.items() if name in needless] == []
+
+
 def test_no_module_needs_itself_to_be_imported():
     """A circle works from one end and fails from the other, depending on who is imported first."""
     graph = {

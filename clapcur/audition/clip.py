@@ -10,7 +10,6 @@ import struct
 import zlib
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
@@ -58,10 +57,12 @@ def as_spectrogram(waveform: NDArray[np.float32], sample_rate: int) -> bytes:
     The colours go from the loudest pixel down to `RANGE_DB` below it. A column shows the greatest power of several
     windows, so that a click between two columns is not lost.
     """
+    from matplotlib import colormaps
+
     power_HW = _mel_filters(sample_rate) @ _power(waveform)
     level_HW = 10 * np.log10(power_HW / max(float(power_HW.max()), 1e-12) + 1e-12)
     index_HW = np.clip((level_HW / RANGE_DB + 1) * (COLOURS - 1), 0, COLOURS - 1).astype(np.uint8)
-    palette_C3 = matplotlib.colormaps["magma"](np.linspace(0, 1, COLOURS))[:, :3]
+    palette_C3 = colormaps["magma"](np.linspace(0, 1, COLOURS))[:, :3]
     return _png(index_HW[::-1], np.rint(255 * palette_C3).astype(np.uint8))
 
 

@@ -6,13 +6,14 @@ import html
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from clapcur.figures import ACCENT, INK, MUTED, NO_METADATA, new_figure
 
-from clapcur.figures import ACCENT, INK, MUTED, NO_METADATA
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 LOSS = "#b04a2f"
 MEANING = {
@@ -142,7 +143,9 @@ def protocol_lines(table: Mapping[str, Any]) -> list[str]:
 
 def accuracy_figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw accuracy and interval of every row: seeds small, transductive accuracy hollow, the teacher as a line."""
-    figure = Figure(figsize=(7.2, 1.5 + 0.36 * len(rows)))
+    from matplotlib.lines import Line2D
+
+    figure = new_figure(7.2, 1.5 + 0.36 * len(rows))
     axes = figure.subplots()
     has_seeds = any(row["num_seeds"] > 1 for row in rows)
     for place, row in enumerate(rows):
@@ -178,8 +181,10 @@ def accuracy_figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def per_class_figure(name: str, classes: Mapping[str, tuple[float, float]], path: Path) -> None:
     """Draw what each class won or lost: from the teacher's accuracy to the row's, sorted by the change."""
+    from matplotlib.lines import Line2D
+
     order = sorted(classes, key=lambda label: classes[label][1] - classes[label][0])
-    figure = Figure(figsize=(7.2, 1.2 + 0.27 * len(order)))
+    figure = new_figure(7.2, 1.2 + 0.27 * len(order))
     axes = figure.subplots()
     for place, label in enumerate(order):
         teacher, student = (100 * value for value in classes[label])
@@ -204,14 +209,14 @@ def per_class_figure(name: str, classes: Mapping[str, tuple[float, float]], path
     _save(figure, path)
 
 
-def _legend_above(axes: Axes, handles: list[Line2D]) -> None:
+def _legend_above(axes: "Axes", handles: "list[Line2D]") -> None:
     axes.legend(
         handles=handles, loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=len(handles), frameon=False, fontsize=8.5,
         handlelength=1.6, columnspacing=1.4,
     )  # fmt: skip
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: "Figure", path: Path) -> None:
     figure.savefig(path, dpi=160, bbox_inches="tight", metadata=NO_METADATA)
 
 
