@@ -8,10 +8,10 @@ from prefect.cache_policies import NO_CACHE
 from clapcur.adopt import AdoptConfig, stage_for
 from clapcur.artifacts import Artifact
 from clapcur.catalog import Campaign
-from tasks.common import run_stage
+from tasks.common import TRIED_AGAIN, run_stage
 
 
-@task(cache_policy=NO_CACHE, task_run_name="adopt")
+@task(cache_policy=NO_CACHE, task_run_name="adopt", **TRIED_AGAIN)
 def adopt(config: AdoptConfig, inputs: Mapping[str, Artifact], campaign: Campaign | None = None) -> Artifact:
     """Take a checkpoint of another project as it is; what was made of its tensors is in ``adopted.json``."""
     stage, identity = stage_for(config)

@@ -8,10 +8,10 @@ from prefect.cache_policies import NO_CACHE
 from clapcur.artifacts import Artifact
 from clapcur.audition import STAGE, AuditionConfig
 from clapcur.catalog import Campaign
-from tasks.common import run_stage
+from tasks.common import TRIED_AGAIN, run_stage
 
 
-@task(cache_policy=NO_CACHE, task_run_name="audition-{name}")
+@task(cache_policy=NO_CACHE, task_run_name="audition-{name}", **TRIED_AGAIN)
 def audition(
     config: AuditionConfig, inputs: Mapping[str, Artifact], name: str, campaign: Campaign | None = None
 ) -> Artifact:

@@ -1,8 +1,11 @@
-"""What every task does around its one call: run the stage once, tell MLflow."""
+"""What every task does around its one call: run the stage once, tell MLflow, try again what may pass."""
 
 from collections.abc import Mapping
 from typing import Any
 
+import sqlalchemy as sa
+from prefect import State, Task
+from prefect.client.schemas.objects import TaskRun
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.urls import url_for
@@ -11,6 +14,23 @@ from clapcur import lineage, stage
 from clapcur.artifacts import Artifact, Stage
 from clapcur.catalog import Campaign
 from clapcur.home import Home
+
+WAITS_S = (5, 30, 120)  # together longer than a database takes to restart
+AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, ConnectionError, TimeoutError)
+# of the catalog's server, or of a store on another machine
+
+
+def may_pass(task: Task[..., Any], task_run: TaskRun, state: State) -> bool:
+    """Tell whether a task failed for a reason that time may mend: a wrong input stays wrong, a full disk full."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, AWAY) and "disk" not in str(error)
+
+
+TRIED_AGAIN: dict[str, Any] = {  # options of every task
+    "retries": len(WAITS_S),
+    "retry_delay_seconds": list(WAITS_S),
+    "retry_condition_fn": may_pass,
+}
 
 
 def run_stage(

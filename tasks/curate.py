@@ -10,10 +10,10 @@ from clapcur.artifacts import Artifact
 from clapcur.catalog import Campaign
 from clapcur.curate import STAGE, CurateConfig
 from clapcur.home import Home
-from tasks.common import run_stage
+from tasks.common import TRIED_AGAIN, run_stage
 
 
-@task(cache_policy=NO_CACHE, task_run_name="curate-{config.strategy}-seed{seed}")
+@task(cache_policy=NO_CACHE, task_run_name="curate-{config.strategy}-seed{seed}", **TRIED_AGAIN)
 def curate(
     config: CurateConfig, inputs: Mapping[str, Artifact], seed: int, campaign: Campaign | None = None
 ) -> Artifact:

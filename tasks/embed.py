@@ -10,10 +10,10 @@ from clapcur.artifacts import Artifact
 from clapcur.catalog import Campaign
 from clapcur.embed import STAGE, EmbedConfig
 from clapcur.home import Home
-from tasks.common import run_stage
+from tasks.common import TRIED_AGAIN, run_stage
 
 
-@task(cache_policy=NO_CACHE, task_run_name="embed-{what}")
+@task(cache_policy=NO_CACHE, task_run_name="embed-{what}", **TRIED_AGAIN)
 def embed(config: EmbedConfig, inputs: Mapping[str, Artifact], what: str, campaign: Campaign | None = None) -> Artifact:
     """Embed what `config` names with the checkpoint; `what` says which part of the experiment it is.
 

@@ -8,10 +8,10 @@ from prefect.cache_policies import NO_CACHE
 from clapcur.artifacts import Artifact
 from clapcur.catalog import Campaign
 from clapcur.evaluate import STAGE, EvaluateConfig
-from tasks.common import run_stage
+from tasks.common import TRIED_AGAIN, run_stage
 
 
-@task(cache_policy=NO_CACHE, task_run_name="evaluate-{row}-seed{seed}")
+@task(cache_policy=NO_CACHE, task_run_name="evaluate-{row}-seed{seed}", **TRIED_AGAIN)
 def evaluate(
     config: EvaluateConfig, inputs: Mapping[str, Artifact], row: str, seed: int, campaign: Campaign | None = None
 ) -> Artifact:

@@ -9,10 +9,10 @@ from clapcur.artifacts import Artifact
 from clapcur.catalog import Campaign
 from clapcur.home import Home
 from clapcur.ingest import IngestConfig
-from tasks.common import run_stage
+from tasks.common import TRIED_AGAIN, run_stage
 
 
-@task(cache_policy=NO_CACHE, task_run_name="ingest-{role}")
+@task(cache_policy=NO_CACHE, task_run_name="ingest-{role}", **TRIED_AGAIN)
 def ingest(config: IngestConfig, role: str, campaign: Campaign | None = None) -> Artifact:
     """Probe and hash what `config` names; the manifest's identity is its content, not its place.
 

@@ -8,10 +8,10 @@ from prefect.cache_policies import NO_CACHE
 from clapcur.artifacts import Artifact
 from clapcur.catalog import Campaign
 from clapcur.merge import STAGE, MergeConfig, refresh_locations
-from tasks.common import run_stage
+from tasks.common import TRIED_AGAIN, run_stage
 
 
-@task(cache_policy=NO_CACHE, task_run_name="merge-{role}")
+@task(cache_policy=NO_CACHE, task_run_name="merge-{role}", **TRIED_AGAIN)
 def merge(config: MergeConfig, manifests: Sequence[Artifact], role: str, campaign: Campaign | None = None) -> Artifact:
     """Make one manifest of several, or take a share of one."""
     inputs = {f"part{index:02d}": manifest for index, manifest in enumerate(manifests)}

@@ -10,12 +10,12 @@ from clapcur.artifacts import Artifact
 from clapcur.catalog import Campaign
 from clapcur.home import Home
 from clapcur.pool import STAGE
-from tasks.common import run_stage
+from tasks.common import TRIED_AGAIN, run_stage
 
 LANDED = "clapcur.pool.landed"
 
 
-@task(cache_policy=NO_CACHE, task_run_name="grow-{name}")
+@task(cache_policy=NO_CACHE, task_run_name="grow-{name}", **TRIED_AGAIN)
 def grow(name: str, landing: Artifact | None = None, campaign: Campaign | None = None) -> Artifact:
     """Return the newest version of a pool, made now where the landing or a tombstone changes anything.
 

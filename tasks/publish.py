@@ -15,9 +15,10 @@ from clapcur.catalog import Catalog
 from clapcur.home import Home
 from clapcur.report import load_table
 from clapcur.stage import label
+from tasks.common import TRIED_AGAIN
 
 
-@task(cache_policy=NO_CACHE, task_run_name="publish")
+@task(cache_policy=NO_CACHE, task_run_name="publish", **TRIED_AGAIN)
 def publish(made: Artifact) -> None:
     """Show an artifact on the page of the flow run; a report with the cards of its Improvement-Sets."""
     home = Home.open()

@@ -8,10 +8,10 @@ from prefect.cache_policies import NO_CACHE
 from clapcur.artifacts import Artifact
 from clapcur.catalog import Campaign
 from clapcur.report import STAGE, ReportConfig
-from tasks.common import run_stage
+from tasks.common import TRIED_AGAIN, run_stage
 
 
-@task(cache_policy=NO_CACHE, task_run_name="report")
+@task(cache_policy=NO_CACHE, task_run_name="report", **TRIED_AGAIN)
 def report(config: ReportConfig, inputs: Mapping[str, Artifact], campaign: Campaign | None = None) -> Artifact:
     """Lay the scores of all rows side by side."""
     return run_stage(STAGE, config, inputs, campaign, {"role": "report"})

@@ -5,10 +5,10 @@ from prefect.cache_policies import NO_CACHE
 
 from clapcur.artifacts import Artifact
 from clapcur.tombstone import STAGE, Tombstone
-from tasks.common import run_stage
+from tasks.common import TRIED_AGAIN, run_stage
 
 
-@task(cache_policy=NO_CACHE, task_run_name="bury-{stone.clip_id}")
+@task(cache_policy=NO_CACHE, task_run_name="bury-{stone.clip_id}", **TRIED_AGAIN)
 def bury(stone: Tombstone) -> Artifact:
     """Note that a clip must never enter again."""
     return run_stage(STAGE, stone, {}, None, {"role": "tombstone"})

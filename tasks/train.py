@@ -8,10 +8,10 @@ from prefect.cache_policies import NO_CACHE
 from clapcur.artifacts import Artifact
 from clapcur.catalog import Campaign
 from clapcur.train import STAGE, TrainConfig
-from tasks.common import run_stage
+from tasks.common import TRIED_AGAIN, run_stage
 
 
-@task(cache_policy=NO_CACHE, task_run_name="train-{row}-seed{config.seed}")
+@task(cache_policy=NO_CACHE, task_run_name="train-{row}-seed{config.seed}", **TRIED_AGAIN)
 def train(config: TrainConfig, inputs: Mapping[str, Artifact], row: str, campaign: Campaign | None = None) -> Artifact:
     """Train the teacher or one row's student; the curves are seen in MLflow while it runs."""
     strategy = row.removesuffix("+sl")

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import sqlalchemy as sa
 from building import clips_table, manifest, write_tone, write_tones
 
 from clapcur import champions, gate, pools
@@ -259,6 +261,58 @@ def test_one_landing_after_another(home, experiment, prefect, tmp_path):
     assert land(IngestConfig(source=str(folder)), "field") == v4, "it lies in the folder still and must not return"
     soundfile.write(folder / "again.flac", *soundfile.read(Manifest.open(v3).paths[gone], dtype="int16"))
     assert land(IngestConfig(source=str(folder)), "field") == v4, "nor in another container"
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [
+        (sa.exc.OperationalError("SELECT 1", {}, Exception("the server closed the connection")), 2),
+        (ConnectionResetError("by peer"), 2),
+        (sa.exc.OperationalError("INSERT", {}, Exception("database or disk is full")), 1),
+        (DataError("no such file"), 1),
+    ],
+    ids=["database", "connection", "disk", "input"],
+)
+def test_a_task_is_tried_again_where_time_may_mend_it(prefect, monkeypatch, error, tries):
+    """A database that restarts must not cost a night's run, and a wrong path must not be tried for minutes."""
+    from prefect import flow
+
+    from tasks import tombstone
+
+    called = []
+
+    def run_stage(*arguments, **options):
+        called.append(arguments)
+        if len(called) == 1:
+            raise error
+        return "made"
+
+    @flow
+    def burying():
+        task = tombstone.bury.with_options(retry_delay_seconds=0)
+        return task(Tombstone(clip_id="a", pcm_sha256="b"))
+
+    monkeypatch.setattr(tombstone, "run_stage", run_stage)
+    if tries == 1:
+        with pytest.raises(type(error)):
+            burying()
+    else:
+        assert burying() == "made"
+    assert len(called) == tries
+
+
+def test_every_task_is_tried_again_where_time_may_mend_it():
+    """A new task without it would be the one that a night's run fails at."""
+    from prefect import Task
+
+    from tasks.common import WAITS_S, may_pass
+
+    modules = [import_module(f"tasks.{path.stem}") for path in (Path(__file__).parents[1] / "tasks").glob("*.py")]
+    tasks = {one.name: one for module in modules for one in vars(module).values() if isinstance(one, Task)}
+    assert len(tasks) >= 13
+    for task in tasks.values():
+        assert task.retry_condition_fn is may_pass and task.retries == len(WAITS_S)
+        assert task.retry_delay_seconds == list(WAITS_S)
 
 
 def test_an_experiment_whose_pool_is_a_place_cannot_recurate(experiment):
