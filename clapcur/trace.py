@@ -55,13 +55,18 @@ def _registered(home: Home, name: str, alias: str | None, version: str | None) -
     """Return the checkpoint of a registered model; aliases are known here, version numbers only to MLflow."""
     if version:
         return home.store.find(registered_version(home, name, version))
-    datasets = {artifact.record["config"]["dataset"] for artifact in home.store.of_kind("decision")}
-    standing = {facts.model_name(dataset): champions.standing(home.store, dataset) for dataset in datasets}
+    standing = _models(home)
     if name not in standing:
         raise ArtifactError(f"no model {name!r} was ever judged; there are {', '.join(sorted(standing)) or 'none'}")
     if alias not in standing[name]:
         raise ArtifactError(f"{name} has no alias {alias!r}; it has {', '.join(standing[name])}")
     return standing[name][alias]
+
+
+def _models(home: Home) -> dict[str, dict[str, Artifact]]:
+    """Return the checkpoints of every registered model by alias."""
+    datasets = sorted({artifact.record["config"]["dataset"] for artifact in home.store.of_kind("decision")})
+    return {facts.model_name(dataset): champions.standing(home.store, dataset) for dataset in datasets}
 
 
 def trace(home: Home, name: str) -> dict[str, Any]:
@@ -226,8 +231,9 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
         ``clip_id``, then lists of ``{"id", "label", "uri", "because"}``: ``manifests`` that list
         it, ``embeddings`` of those, ``improvement_sets`` that hold it, ``checkpoints`` trained on
         such a set or on given pairs with it, and what was started from or taught by one of
-        those, ``scores`` of these checkpoints and scores measured on it; ``unread`` lists what
-        could not be looked into because its table is lost.
+        those, ``scores`` of these checkpoints and scores measured on it, and the registered
+        ``models`` whose alias stands on such a checkpoint, by names such as ``clapcur-esc50@champion``;
+        ``unread`` lists what could not be looked into because its table is lost.
 
     Raises
     ------
@@ -286,6 +292,12 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
         "improvement_sets": listed("improvement_set", dict.fromkeys(sets, "holds it")),
         "checkpoints": listed("checkpoint", checkpoints),
         "scores": listed("scores", measured | scored),
+        "models": [
+            {"id": f"{name}@{alias}", "label": "in MLflow", "uri": standing.uri, "because": f"is {standing.id}"}
+            for name, aliases in _models(home).items()
+            for alias, standing in aliases.items()
+            if standing.id in checkpoints
+        ],
         "unread": sorted({file.parent.name for file in listing + choosing if not file.exists()}),
     }
 

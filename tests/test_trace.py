@@ -169,10 +169,23 @@ def test_a_pool_clip_touches_its_set_the_student_and_the_students_scores(home, m
         "improvement_sets": [made["set"].id],
         "checkpoints": [made["student"].id],
         "scores": [made["student_scores"].id],
+        "models": [],
     }
     assert answer["checkpoints"][0]["because"] == f"trained on improvement_set {made['set'].id}"
     assert answer["checkpoints"][0]["label"] == "train ads+sl"
     assert answer["clip_id"] == clip("pool-1")
+
+
+def test_impact_names_the_registered_models_that_stand_on_a_clip(home, made):
+    """Whoever is asked to take a sound out must know what is in use, not only what was ever made."""
+    teacher, student = made["teacher"], made["student"]
+    assert impact(home, clip("pool-1"))["models"] == []
+    chain.decision(home, teacher, teacher, student, promoted=True)
+    told = impact(home, clip("pool-1"))["models"]
+    found = [(model["id"], model["because"]) for model in told]
+    assert found == [(f"clapcur-esc50@{alias}", f"is {student.id}") for alias in ("champion", "challenger")]
+    aliases = [model["id"].partition("@")[2] for model in impact(home, clip("dog-1"))["models"]]
+    assert aliases == ["teacher", "champion", "challenger"], "the student started from the teacher"
 
 
 def test_a_pool_clip_that_was_not_chosen_touches_no_model(home, made):

@@ -100,8 +100,8 @@ def impact(
 ) -> None:
     """Show what one clip has touched.
 
-    From a sound up to every Improvement-Set that holds it, every checkpoint trained on it, and their scores. For a
-    recording, what each clip that was cut from it has touched.
+    From a sound up to every Improvement-Set that holds it, every checkpoint trained on it, their scores, and the
+    registered models that stand on them. For a recording, what each clip that was cut from it has touched.
     """
     from clapcur import trace as lineage
 
@@ -111,7 +111,7 @@ def impact(
 
 
 def _show_impact(found: dict[str, Any], as_json: bool) -> None:
-    kinds = ("improvement_sets", "checkpoints", "scores")
+    kinds = ("improvement_sets", "checkpoints", "scores", "models")
     if as_json:
         print_json({"clip_id": found["clip_id"]} | {kind: [entry["id"] for entry in found[kind]] for kind in kinds})
         return
