@@ -226,7 +226,7 @@ def refusal(model: Clap, format: str, ignore_int16: bool = False) -> str | None:
     if config.audio.front_end.int16 != rounds and not ignore_int16:
         return (
             f"its front end {'does not round' if rounds else 'rounds'} waveforms to 16 bits, and this form's "
-            f"{'does' if rounds else 'does not'} (ignore_int16=True writes it all the same)"
+            f"{'does' if rounds else 'does not'} (ignore_int16=True, or --ignore-int16, writes it all the same)"
         )
     if format == "hf":
         return None  # its folder says all there is to say, and what it cannot say was refused
