@@ -2,7 +2,8 @@
 
 An experiment is named by its YAML file, an artifact by its id. What exists is reused, so that every deployment brings
 about what it needs: `curate` alone trains the teacher where there is none yet. No flow is tried again by itself: an
-input that is wrong stays wrong, and a run that was stopped goes on from where it was when it is started again.
+input that is wrong stays wrong, and a run that was stopped goes on from where it was when it is started again. What
+time may mend, its tasks try again (`tasks.common`).
 """
 
 import functools
