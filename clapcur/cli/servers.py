@@ -49,8 +49,9 @@ def up(
         database_url=None if (database_url or "").startswith("sqlite") else database_url,
         artifact_root=artifact_root,
     )
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stop)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup: it outlives its terminal
+            signal.signal(number, _stop)
     print(f"starting; logs are in {where.root / 'logs'}", file=sys.stderr, flush=True)
     try:
         with servers.running(plan) as processes:
