@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,8 @@ import pytest
 import soundfile
 import sqlalchemy as sa
 from building import clips_table, manifest, write_tone, write_tones
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Cancelled, Completed, Crashed, Failed, Running
 
 from clapcur import champions, gate, pools
 from clapcur.artifacts import Artifact
@@ -185,6 +188,53 @@ def test_a_file_counts_when_it_has_stopped_growing(tmp_path):
     assert watch.look(50.0) == set()
     with pytest.raises(DataError, match="nothing to watch"):
         Watch(tmp_path / "gone", 1).look(0)
+
+
+def test_a_watcher_lands_a_file_that_is_complete_and_nothing_else(home, answer, tmp_path):
+    """The watcher of the stack runs unseen: a landing of half a file would be heard by a student."""
+    inbox = tmp_path / "inbox"
+    write_tone(inbox / "100.wav", 200, seed=100)
+    (inbox / ".101.wav.part").write_bytes(b"RIFF")
+    (inbox / "notes.txt").write_text("no sound")
+    code, out, err = answer("watch", inbox, "--pool", "field", "--settle", 0.05, "--every", 0.02, "--once")
+    assert code == 0, err
+    version = pools.head(home, "field")
+    assert version.id in out and version.record["counts"]["added"] == 1
+    assert [path.name for path in Manifest.open(version).paths.values()] == ["100.wav"]
+
+
+# -- which run a landing asks for
+
+
+@pytest.mark.parametrize(
+    ("ended", "wanted"),
+    [
+        ([], "0"), ([Failed], "1"), ([Crashed, Failed], "2"), ([Failed, Crashed, Failed], None),
+        ([Completed], None), ([Running], None), ([Failed, Running], None), ([Failed, Cancelled], None),
+    ],
+)  # fmt: skip
+def test_a_landing_is_tried_again_after_a_failure_and_not_for_ever(home, experiment, monkeypatch, ended, wanted):
+    """One key for all tries, and a run that crashed is never made good; a new key each time, and it fails all night."""
+    from flows import reconcile
+
+    class Server:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def read_flow_runs(self, flow_run_filter):
+            asked.extend(flow_run_filter.idempotency_key.any_)
+            return [FlowRun(flow_id=uuid4(), state=state()) for state in ended]
+
+    asked = []
+    monkeypatch.setattr(reconcile, "get_client", lambda sync_client: Server())
+    assert reconcile.next_key(home, experiment) is None, "nothing has landed"
+    version = grow(home, "field", manifest(home.store, "first", clips_table(["a", "b"])))
+    stem = f"landing:{experiment.name}:{version.id}:"
+    assert reconcile.next_key(home, experiment) == (wanted and stem + wanted)
+    assert asked == [f"{stem}{attempt}" for attempt in range(3)]
 
 
 # -- the whole way, with towers of next to nothing
