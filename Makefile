@@ -20,7 +20,7 @@ demo: $(INSTALLED) ## generate a small corpus, improve a teacher on it, print th
 	@$(BIN)/clapcur demo $(ARGS)
 
 test: $(INSTALLED) ## run the tests, for instance ARGS="-k curate" (under 10 minutes)
-	@$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(INSTALLED) ## check style, format and spelling
 	@$(BIN)/ruff check .

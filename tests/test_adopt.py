@@ -140,7 +140,7 @@ def test_an_experiment_names_a_checkpoint_instead_of_a_training(published, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_clap_model_becomes_a_student_and_goes_back_as_a_clap_model(home, published, tmp_path):
+def test_a_clap_model_becomes_a_student_and_goes_back_as_a_clap_model(home, published, tmp_path, answer):
     """Adopt, curate, train, score, export: the whole way, read again by transformers, which nobody here wrote."""
     from transformers import ClapModel, ClapProcessor
 
@@ -148,10 +148,10 @@ def test_a_clap_model_becomes_a_student_and_goes_back_as_a_clap_model(home, publ
     assert done.returncode == 0, done.stderr
     first, last = (home.store.find(row["checkpoint"]) for row in json.loads(done.stdout)["rows"])
     assert (first.record["stage"], last.record["stage"], last.record["inputs"]["init"]) == ("adopt", "train", first.id)
-    assert "adopt" in run("trace", last.id).stdout
+    assert "adopt" in answer("trace", last.id)[1]
     given_back = ("export", last.id, tmp_path / "given-back", "--format", "hf")
-    assert run(*given_back).returncode == 0
-    assert "exists already" in run(*given_back).stderr
+    assert answer(*given_back)[0] == 0
+    assert "exists already" in answer(*given_back)[2]
     clip, caption = tmp_path / "pairs" / "0.wav", "the sound of a low hum"
     model = ClapModel.from_pretrained(tmp_path / "given-back").eval()
     processor = ClapProcessor.from_pretrained(tmp_path / "given-back")

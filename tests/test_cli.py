@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import json
-import logging
 import os
 import re
 import subprocess
@@ -31,35 +30,13 @@ HEAVY = ("torch", "transformers", "mlflow", "prefect", "pandas", "pyarrow", "mat
 CLIPS = [f"{index:064x}" for index in range(0xABCDE0, 0xABCDE0 + 30)]
 CAPTIONS = ["a dog barks", "rain falls"]
 
+pytestmark = pytest.mark.usefixtures("leaves_no_trace")
+
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a command in a process of its own, as people do."""
     command = [sys.executable, "-c", "from clapcur.cli import main; main()", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
-@pytest.fixture(autouse=True)
-def leaves_no_trace():
-    """Undo what a command does to its process: environment and logging."""
-    log, environment = logging.getLogger("clapcur"), dict(os.environ)
-    handlers, level = list(log.handlers), log.level
-    yield
-    log.handlers[:], log.propagate = handlers, True
-    log.setLevel(level)
-    os.environ.clear()
-    os.environ.update(environment)
-
-
-@pytest.fixture
-def answer(capsys):
-    """Give a function that runs a command in this process and returns exit code, stdout and stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = cli.run([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
 
 
 def trained(store, name, inputs, **config):
@@ -338,7 +315,7 @@ def test_impact_gives_ids_of_everything_that_a_clip_touched(answer, lineage):
     assert code == 0 and out.count("\n") == 1
     assert json.loads(out) == {
         "clip_id": CLIPS[0], "improvement_sets": [lineage["set"]], "checkpoints": [lineage["student"]],
-        "scores": [lineage["scores"]],
+        "scores": [lineage["scores"]], "models": [],
     }  # fmt: skip
 
 

@@ -438,7 +438,7 @@ def native(tmp_path_factory):
     wanted = set(SERVICES) - {"gpu-worker", "watcher"}
     order = TopologicalSorter({name: SERVICES[name].get("depends_on", {}) for name in sorted(wanted)}).static_order()
     stack = Native(folder, database)
-    with Processes(folder / "logs", grace_s=4) as processes:
+    with Processes(folder / "logs", grace_s=0.5) as processes:
         for name in order:
             for needed, wait in SERVICES[name].get("depends_on", {}).items():
                 if wait["condition"] == "service_healthy":

@@ -1,10 +1,11 @@
-"""The story of one landing, through real servers: improve, land, re-curate, trace, forget.
+"""The story of one landing, through real servers: improve, land, re-curate, trace, forget; then they are killed.
 
-Here on PostgreSQL; tests/test_up.py tells it on embedded files, with the servers that it has.
+Here on PostgreSQL; tests/test_up.py tells the story on embedded files, with the servers that it has.
 """
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,10 +35,30 @@ def ended(prefect, run_id):
     return run
 
 
-def test_one_landing_after_another_on_postgresql(home, tmp_path):
-    with running_postgres() as folder:
-        with running(tmp_path, home, "--database-url", f"postgresql://clapcur@/clapcur?host={folder}"):
-            one_landing_after_another(home, tmp_path)
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    """Start the command on PostgreSQL, once for both tests; gives process, home, folder, options and the database.
+
+    An experiment without a pool lies where it was started, ``plain.yaml``.
+    """
+    from clapcur.home import Home
+
+    folder = tmp_path_factory.mktemp("stack")
+    home = Home.open(folder / "home")
+    shutil.copy(write_tones(folder), folder / "plain.yaml")
+    with running_postgres() as database:
+        options = ("--database-url", f"postgresql://clapcur@/clapcur?host={database}")
+        with running(folder, home, *options) as up:
+            yield up, home, folder, options, database
+
+
+def test_one_landing_after_another_on_postgresql(stack):
+    from prefect.client.orchestration import SyncPrefectClient
+
+    _, home, folder, _, _ = stack
+    with SyncPrefectClient(home.servers()["PREFECT_API_URL"]) as prefect:
+        ended(prefect, start(prefect, "improve", config="plain.yaml", strategy="ds", seed=5))
+    one_landing_after_another(home, folder)
 
 
 def one_landing_after_another(home, folder):
@@ -55,7 +76,6 @@ def one_landing_after_another(home, folder):
     assert (first["version"], first["counts"]["clips"]) == (1, 6)
 
     with SyncPrefectClient(home.servers()["PREFECT_API_URL"]) as prefect:
-        ended(prefect, start(prefect, "improve", config="tones.yaml", strategy="du", soft_labels=False, seed=5))
         ended(prefect, start(prefect, "recurate", config="tones.yaml"))
         known = {run.id for run in runs_of(prefect, "recurate")}
         for seed in (106, 107):
@@ -107,7 +127,7 @@ def pairs_of(home, checkpoint):
     return list(trace_pairs(home, checkpoint))
 
 
-def test_what_is_killed_in_the_middle_of_a_run_loses_nothing(home, tmp_path):
+def test_what_is_killed_in_the_middle_of_a_run_loses_nothing(stack):
     """Worker, MLflow, Prefect and PostgreSQL die one by one and come back by themselves; then all die at once.
 
     What was finished is never made again. The run of the worker dies with it: nobody is left to say so, and Prefect
@@ -118,13 +138,16 @@ def test_what_is_killed_in_the_middle_of_a_run_loses_nothing(home, tmp_path):
     from clapcur.catalog import Catalog
     from clapcur.lineage import sync
 
-    write_tones(tmp_path)
-    kept = {}
+    up, home, folder, options, database = stack
+    kept = made(home)
+
+    def train(prefect, seed):
+        return start(prefect, "train-student", config="plain.yaml", strategy="ds", seed=seed)
 
     def begin(prefect, seed):
         """Start a run and wait until it has made something, which from then on is kept."""
         before = made(home)
-        run_id = start(prefect, "improve", config="tones.yaml", strategy="ds", seed=seed)
+        run_id = train(prefect, seed)
         wait_until(lambda: len(made(home)) > len(before), 120, "the first artifact of the run")
         kept.update(made(home))
         return run_id
@@ -133,37 +156,34 @@ def test_what_is_killed_in_the_middle_of_a_run_loses_nothing(home, tmp_path):
         """Wait for the run; one that the death of its server took with it is started again, as people do."""
         wait_until(lambda: answers(lambda: prefect.read_flow_run(run_id).state.is_final()), 180, "the end of the run")
         if not prefect.read_flow_run(run_id).state.is_completed():
-            ended(prefect, start(prefect, "improve", config="tones.yaml", strategy="ds", seed=seed))
+            ended(prefect, train(prefect, seed))
 
-    with running_postgres() as folder:
-        options = ("--database-url", f"postgresql://clapcur@/clapcur?host={folder}")
-        with running(tmp_path, home, *options) as up:
-            with SyncPrefectClient(home.servers()["PREFECT_API_URL"]) as prefect:
-                orphan = begin(prefect, 1)
-                kill_part(up, "prefect worker start")
-                for seed, kill in (
-                    (2, lambda: kill_part(up, "mlflow server")),
-                    (3, lambda: kill_part(up, "prefect server")),
-                    (4, lambda: restart(folder)),
-                ):
-                    run_id = begin(prefect, seed)
-                    kill()
-                    finish(prefect, seed, run_id)
-                wait_until(lambda: prefect.read_flow_run(orphan).state.is_final(), 180, "the orphan's end")
-                assert prefect.read_flow_run(orphan).state.is_crashed()
-                assert "no sign of life" in prefect.read_flow_run(orphan).state.message
-                begin(prefect, 5)
-            up.kill()
-            up.wait(30)
-        restart(folder)
-        with running(tmp_path, home, *options):
-            with SyncPrefectClient(home.servers()["PREFECT_API_URL"]) as prefect:
-                for seed in (1, 5):
-                    ended(prefect, start(prefect, "improve", config="tones.yaml", strategy="ds", seed=seed))
-            assert kept.items() <= made(home).items(), "something was made twice"
-            assert sync(home).waiting == 0
-            assert set(Catalog.open(home).kinds(made(home))) == set(made(home))
-            assert all(Catalog.open(home).run_of(name) for name in made(home))
+    with SyncPrefectClient(home.servers()["PREFECT_API_URL"]) as prefect:
+        orphan = begin(prefect, 1)
+        kill_part(up, "prefect worker start")
+        for seed, kill in (
+            (2, lambda: kill_part(up, "mlflow server")),
+            (3, lambda: kill_part(up, "prefect server")),
+            (4, lambda: restart(database)),
+        ):
+            run_id = begin(prefect, seed)
+            kill()
+            finish(prefect, seed, run_id)
+        wait_until(lambda: prefect.read_flow_run(orphan).state.is_final(), 180, "the orphan's end")
+        assert prefect.read_flow_run(orphan).state.is_crashed()
+        assert "no sign of life" in prefect.read_flow_run(orphan).state.message
+        begin(prefect, 6)
+    up.kill()
+    up.wait(30)
+    restart(database)
+    with running(folder, home, *options):
+        with SyncPrefectClient(home.servers()["PREFECT_API_URL"]) as prefect:
+            for seed in (1, 6):
+                ended(prefect, train(prefect, seed))
+        assert kept.items() <= made(home).items(), "something was made twice"
+        assert sync(home).waiting == 0
+        assert set(Catalog.open(home).kinds(made(home))) == set(made(home))
+        assert all(Catalog.open(home).run_of(name) for name in made(home))
 
 
 def made(home):

@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from test_cli import run
 from test_corpora import audioset, clotho, esc50, fsd50k, macs, tone, tut2017, urbansound8k, write_csv
 from tiny_checkpoints import trained
 
@@ -45,7 +44,7 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(("recipe", "dataset"), ALL)
-def test_every_recipe_says_what_the_papers_code_does(recipe, dataset, data, tmp_path):
+def test_every_recipe_says_what_the_papers_code_does(recipe, dataset, data, tmp_path, answer):
     """One threshold of another domain, and the column says something about nothing."""
     experiment = wang2023.experiment(recipe, dataset, data)
     # section 1.4 of the code's own yaml files: text-text for DS, audio-text for ADS
@@ -62,12 +61,12 @@ def test_every_recipe_says_what_the_papers_code_does(recipe, dataset, data, tmp_
     assert set(wang2023.PUBLISHED[recipe][dataset]) | {"continued"} == set(students)
     assert experiment.adopt(2).partial and experiment.adopt(2).seed == 2
     (tmp_path / "again.yaml").unlink(missing_ok=True)
-    done = run("init", tmp_path / "again.yaml", "--recipe", recipe, "--dataset", dataset, "--data", data)
-    assert done.returncode == 0, done.stderr
+    code, _, err = answer("init", tmp_path / "again.yaml", "--recipe", recipe, "--dataset", dataset, "--data", data)
+    assert code == 0, err
     assert experiment_from_file(tmp_path / "again.yaml") == experiment, "what is written is what would be run"
 
 
-def test_what_is_missing_is_told_at_once_and_in_full(tmp_path):
+def test_what_is_missing_is_told_at_once_and_in_full(tmp_path, answer):
     """Two weeks of downloads, and the third corpus is asked for only then."""
     (tmp_path / "MACS").mkdir()
     (tmp_path / "fsd50k").mkdir()  # as `clapcur download` calls it
@@ -76,7 +75,7 @@ def test_what_is_missing_is_told_at_once_and_in_full(tmp_path):
         wang2023.experiment("wang2023/table2", "esc50", tmp_path)
     with pytest.raises(ValueError, match="expected a recipe of wang2023/table2, wang2023/table3"):
         wang2023.experiment("wang2023/table4", "esc50", tmp_path)
-    assert run("compare", "--recipe", "wang2023/table2").returncode == 2
+    assert answer("compare", "--recipe", "wang2023/table2")[0] == 2
 
 
 def test_our_figures_stand_beside_theirs_in_their_order():
