@@ -257,3 +257,22 @@ def test_a_signal_during_the_end_hurries_it(tmp_path):
         started = time.monotonic()
     assert time.monotonic() - started < 10
     helper.wait()
+
+
+@pytest.mark.parametrize(("before", "hears_hangup"), [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
+def test_ctrl_c_is_heard_in_a_script_too_and_nohup_is_obeyed(before, hears_hangup):
+    """A shell ignores SIGINT for what it starts in a script's background, and the servers would outlive the script."""
+    from clapcur.cli.servers import listen_for_the_end
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.signal(number, before) for number in numbers}
+    try:
+        listen_for_the_end()
+        for number in numbers:
+            if number != signal.SIGHUP or hears_hangup:
+                with pytest.raises(KeyboardInterrupt):
+                    signal.raise_signal(number)
+        assert hears_hangup or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -49,9 +49,7 @@ def up(
         database_url=None if (database_url or "").startswith("sqlite") else database_url,
         artifact_root=artifact_root,
     )
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup: it outlives its terminal
-            signal.signal(number, _stop)
+    listen_for_the_end()
     print(f"starting; logs are in {where.root / 'logs'}", file=sys.stderr, flush=True)
     try:
         with servers.running(plan) as processes:
@@ -64,6 +62,17 @@ def up(
         raise
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr, flush=True)
+
+
+def listen_for_the_end() -> None:
+    """Let the signals that end a program stop the servers first.
+
+    SIGINT even where it is ignored, as in the background of a script: the servers would outlive its Ctrl-C. SIGHUP not
+    where it is ignored: `nohup` means that.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _stop)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
