@@ -16,8 +16,7 @@ from clapcur.catalog import Campaign
 from clapcur.home import Home
 
 WAITS_S = (5, 30, 120)  # together longer than a database takes to restart
-AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, ConnectionError, TimeoutError)
-# of the catalog's server, or of a store on another machine
+AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, ConnectionError)  # what it is when a server is not there
 
 
 def may_pass(task: Task[..., Any], task_run: TaskRun, state: State) -> bool:
