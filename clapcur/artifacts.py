@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,17 +89,28 @@ class Stage:
         return Key(self.kind, self.name, self.version, canonical(config), ids)
 
 
+Spread = Callable[[Callable[[Sequence[int]], Any], Sequence[int]], list[Any]]
+"""Does work on parts by their numbers, all here or divided among workers: the answers of each share, in any order."""
+
+
+def here(work: Callable[[Sequence[int]], Any], parts: Sequence[int]) -> list[Any]:
+    """Do the work on all parts in this process."""
+    return [work(parts)]
+
+
 @dataclass
 class Workspace:
     """Where a stage writes: the artifact's own folder, before its record exists.
 
     A long stage writes numbered parts and marks each with `mark_done`; a restart finds the marks and re-does at most
-    one part. Everything in `scratch` is gone when the artifact is finished.
+    one part. Everything in `scratch` is gone when the artifact is finished. Parts that do not need each other may be
+    made elsewhere: `spread` hands them out, to workers that see the same store.
     """
 
     path: Path
     key: Key
     on_step: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None
+    spread: Spread = here
     environment: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -118,8 +130,11 @@ class Workspace:
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file so that a reader, or a killed process, sees the old content or the new, never half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write a file so that a reader, or a killed process, sees the old content or the new, never half of it.
+
+    Two may write the same file at once, on two machines too: the last one to finish counts.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     with open(temporary, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()

@@ -20,3 +20,8 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"there is no {name} here, torch sees {torch.cuda.device_count()} GPUs")
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """Return what people call a device: the model of a GPU, or cpu."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,25 +1,32 @@
 """Embed: checkpoint x manifest -> unit rows for clips or captions; or checkpoint x prompts.
 
 Deterministic: fixed crops, evaluation mode, float32 unless the config says otherwise. The rows are written in shards
-of `SHARD_ROWS`; each is marked when it is on disk, so a killed run re-does at most one.
+of `SHARD_ROWS`; each is marked when it is on disk, so a killed run re-does at most one. No batch reaches over two
+shards: which process or machine embeds a shard, alone or among others, changes nothing (on one kind of machine).
 
 Where an earlier table is given (the input ``previous``: same checkpoint, same config, an earlier version of the pool),
 its rows are taken over and only what is new is embedded. A row depends on nothing but its clip, up to the rounding of
 another batch, and the inputs of the artifact say where it came from.
 """
 
+import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from clapcur.artifacts import Artifact, Stage, Workspace
+from clapcur.artifacts import Artifact, Key, Stage, Workspace
 from clapcur.config import frozen, machine
-from clapcur.embeddings import EmbeddingTable, read_shards, write_shard
+from clapcur.embeddings import EmbeddingTable, read_ids, read_shards, write_shard
 from clapcur.manifest import Manifest
+from clapcur.pace import Pace
 from clapcur.progress import progress
+
+if TYPE_CHECKING:
+    from clapcur.models.clap import Clap
 
 SHARD_ROWS = 1024
 
@@ -40,6 +47,8 @@ class EmbedConfig:
     # clips or captions at a time
     device: str = machine("auto")
     # auto takes the first GPU if there is one
+    num_workers: int = machine(0)
+    # threads that decode; 0 is one per CPU
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
@@ -49,6 +58,11 @@ class EmbedConfig:
             )
         if self.num_crops < 1:
             raise ValueError(f"num_crops must be at least 1, got {self.num_crops}")
+        if self.batch_size < 1 or self.num_workers < 0:
+            raise ValueError(
+                f"expected batch_size of at least 1 and num_workers of 0 (one per CPU) or more, got {self.batch_size} "
+                f"and {self.num_workers}"
+            )
 
 
 def embed(inputs: Mapping[str, Artifact], config: EmbedConfig, work: Workspace) -> dict[str, Any]:
@@ -56,49 +70,97 @@ def embed(inputs: Mapping[str, Artifact], config: EmbedConfig, work: Workspace) 
 
     Inputs by role: ``checkpoint``, ``manifest`` (but for prompts) and, optionally, ``previous``.
     """
-    table, paths = _what_to_embed(inputs, config)
+    started = time.monotonic()
+    table, _ = _what_to_embed(inputs, config)
     ids = table.id.tolist()
-    previous = EmbeddingTable.open(inputs["previous"]) if "previous" in inputs else None
-    known = set(previous.ids) if previous else set()
-    new = [name for name in ids if name not in known]
-    text = dict(zip(table.id, table.text, strict=True))
-    made = work.scratch if previous else work.path  # with rows taken over, the shards are put together at the end
-    _embed_new(inputs["checkpoint"], config, work, made, new, text, paths)
-    if previous:
-        rows = dict(zip(new, read_shards(made), strict=True))
+    new = _new(ids, inputs)
+    todo = [index for index in range(len(_shards(new))) if not work.is_done(_mark(index))]
+    embed_some = partial(embed_shards, inputs, config, work.path, work.key)
+    try:
+        shares: list[tuple[Pace, str]] = work.spread(embed_some, todo) if todo else []
+    finally:
+        _kept_model.cache_clear()  # here it has done its work; a worker keeps it for its next share
+    paces, devices = [pace for pace, _ in shares], {device for _, device in shares}
+    spent_s = time.monotonic() - started
+    for leftover in work.path.glob(".rows-*.tmp"):  # of a worker that was killed
+        leftover.unlink(missing_ok=True)
+    if "previous" in inputs:  # its rows are taken over, and the shards put together anew
+        previous = EmbeddingTable.open(inputs["previous"])
+        rows = dict(zip(new, read_shards(work.scratch), strict=True))
         for index, shard in enumerate(_shards(ids)):
-            taken_over = [name for name in shard if name in known]
+            taken_over = [name for name in shard if name not in rows]
             rows |= zip(taken_over, previous.select(taken_over), strict=True)
             write_shard(work.path, index, np.stack([rows.pop(name) for name in shard]))
     if not ids:
         write_shard(work.path, 0, np.zeros((0, 1), np.float32))
     table.to_parquet(work.path / "ids.parquet", index=False)
-    return {"counts": {"rows": len(ids), "shards": len(_shards(ids)), "embedded": len(new)}}
+    if devices:
+        work.environment["device"] = ", ".join(sorted(devices))
+    return {
+        "counts": {"rows": len(ids), "shards": len(_shards(ids)), "embedded": len(new)},
+        "metrics": sum(paces, Pace()).metrics(spent_s),
+    }
 
 
-def _embed_new(
-    checkpoint: Artifact, config: EmbedConfig, work: Workspace, folder: Path, ids: Sequence[str],
-    text: Mapping[str, str], paths: Mapping[str, Any] | None,
-) -> None:  # fmt: skip
-    """Embed clips (where there are paths) or texts into shards in `folder`; those marked done are left as they are."""
+def embed_shards(
+    inputs: Mapping[str, Artifact], config: EmbedConfig, folder: Path, key: Key, shards: Sequence[int]
+) -> tuple[Pace, str]:
+    """Embed some shards of an artifact that is being made: in its own process, or wherever its store is seen.
+
+    Parameters
+    ----------
+    inputs, config
+        As for `embed`.
+    folder, key
+        Of the artifact's workspace.
+    shards : sequence of int
+        Which ones; those that are marked done are left as they are.
+
+    Returns
+    -------
+    Pace, str
+        How fast it went, and on which device.
+    """
+    from clapcur.devices import device_name
+
+    work, pace = Workspace(folder, key), Pace()
+    table, paths = _what_to_embed(inputs, config)
+    text = dict(zip(table.id, table.text, strict=True))
+    all_shards = _shards(_new(table.id.tolist(), inputs))
+    todo = [index for index in shards if not work.is_done(_mark(index))]
+    groups = [all_shards[index] for index in todo]
+    model = _kept_model(inputs["checkpoint"].path, config.device, config.precision)
+    started = time.monotonic()
+    if paths is not None:
+        files = [[paths[name] for name in group] for group in groups]
+        each = model.embed_each(files, config.num_crops, config.batch_size, config.num_workers, pace)
+    else:
+        each = (model.embed_text([text[name] for name in group], config.batch_size) for group in groups)
+    with progress(f"embed {config.what}", sum(map(len, groups)), "rows") as advance:
+        for index, group, rows in zip(todo, groups, each, strict=True):
+            write_shard(work.scratch if "previous" in inputs else work.path, index, rows)
+            work.mark_done(_mark(index))
+            pace.rows += len(group)
+            pace.wall_s = time.monotonic() - started
+            advance(len(group), str(pace))
+    return pace, device_name(model.logit_scale.device)
+
+
+@lru_cache(maxsize=1)
+def _kept_model(checkpoint: Path, device: str, precision: Literal["float32", "bfloat16"]) -> "Clap":
     from clapcur.models.clap import load_model
 
-    shards = _shards(ids)
-    todo = [index for index in range(len(shards)) if not work.is_done(f"rows-{index:05d}")]
-    model = load_model(checkpoint.path, device=config.device, precision=config.precision) if todo else None
-    with progress(
-        f"embed {config.what}", len(ids), "rows", done=len(ids) - sum(len(shards[i]) for i in todo)
-    ) as advance:
-        for index in todo:
-            assert model is not None
-            if paths is None:
-                rows = model.embed_text([text[name] for name in shards[index]], batch_size=config.batch_size)
-            else:
-                files = [paths[name] for name in shards[index]]
-                rows = model.embed_audio(files, num_crops=config.num_crops, batch_size=config.batch_size)
-            write_shard(folder, index, rows)
-            work.mark_done(f"rows-{index:05d}")
-            advance(len(shards[index]))
+    return load_model(checkpoint, device=device, precision=precision)
+
+
+def _mark(index: int) -> str:
+    return f"rows-{index:05d}"
+
+
+def _new(ids: Sequence[str], inputs: Mapping[str, Artifact]) -> list[str]:
+    """Return the ids whose rows are not taken over from an earlier table."""
+    known = set(read_ids(inputs["previous"].path)) if "previous" in inputs else set()
+    return [name for name in ids if name not in known]
 
 
 def _shards(ids: Sequence[str]) -> list[Sequence[str]]:

@@ -5,6 +5,7 @@ the prompt itself; column ``text`` for captions and prompts) and ``rows-00000.np
 order of the ids.
 """
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from clapcur.artifacts import Artifact
+from clapcur.artifacts import Artifact, write_atomic
 from clapcur.errors import ArtifactError
 
 UNIT_TOLERANCE = 1e-3
@@ -37,8 +38,7 @@ class EmbeddingTable:
         """Read the table of a finished artifact."""
         if artifact.kind != "embeddings":
             raise ArtifactError(f"expected embeddings, got the {artifact.kind} {artifact.id}")
-        ids = pd.read_parquet(artifact.path / "ids.parquet").id.tolist()
-        return cls(ids, read_shards(artifact.path))
+        return cls(read_ids(artifact.path), read_shards(artifact.path))
 
     def __post_init__(self) -> None:
         """Refuse rows that are not one unit vector per id."""
@@ -57,6 +57,11 @@ class EmbeddingTable:
         return self.rows_ND[[where[name] for name in ids]]
 
 
+def read_ids(folder: Path) -> list[str]:
+    """Return the ids of a table, without its rows."""
+    return pd.read_parquet(folder / "ids.parquet", columns=["id"]).id.tolist()
+
+
 def read_shards(folder: Path) -> NDArray[np.float32]:
     """Return the rows of all shards in a folder, shape (N, D); (0, 0) where there are none."""
     shards = [np.load(path) for path in sorted(folder.glob("rows-*.npy"))]
@@ -64,5 +69,7 @@ def read_shards(folder: Path) -> NDArray[np.float32]:
 
 
 def write_shard(folder: Path, index: int, rows_ND: NDArray[np.float32]) -> None:
-    """Write one shard; the caller marks it done."""
-    np.save(folder / f"rows-{index:05d}.npy", np.ascontiguousarray(rows_ND, dtype=np.float32))
+    """Write one shard, whole or not at all; the caller marks it done."""
+    content = io.BytesIO()
+    np.save(content, np.ascontiguousarray(rows_ND, dtype=np.float32))
+    write_atomic(folder / f"rows-{index:05d}.npy", content.getvalue())

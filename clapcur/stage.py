@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from clapcur import __version__
-from clapcur.artifacts import Artifact, Key, Stage
+from clapcur.artifacts import Artifact, Key, Spread, Stage, here
 from clapcur.catalog import Campaign, Catalog, payload_of
 from clapcur.errors import ArtifactError
 from clapcur.home import Home
@@ -44,6 +44,7 @@ def run(
     campaign: Campaign | None = None,
     tags: Mapping[str, str | int | float | bool] | None = None,
     on_step: OnStep | None = None,
+    spread: Spread = here,
     verify: bool = False,
 ) -> Artifact:
     """Return what this stage makes of this config and these inputs, made now or before.
@@ -63,6 +64,8 @@ def run(
         artifact's identity: a result that exists keeps the tags it was made with.
     on_step : callable, optional
         Is told step and metrics of a training.
+    spread : callable
+        Hands out the parts of a stage that may be made elsewhere; `clapcur.artifacts.here` hands out none.
     verify : bool
         Re-hash the payload of a result that exists.
 
@@ -82,7 +85,7 @@ def run(
                     "tags": dict(tags or {}),
                     "campaign": asdict(campaign) if campaign else None,
                 }
-                artifact = _make(stage, config, inputs, home, lease, said, on_step)
+                artifact = _make(stage, config, inputs, home, lease, said, on_step, spread)
                 record = artifact.record
                 catalog.index(record, payload_of(record))
                 log.info(summary(record))
@@ -128,12 +131,14 @@ def _make(
     lease: Lease,
     said: Mapping[str, Any],
     on_step: OnStep | None,
+    spread: Spread,
 ) -> Artifact:
     started = time.time()
     key = stage.key(config, inputs)
     try:
         work = home.store.open(key)
         work.environment.update(environment())
+        work.spread = spread
         if on_step is not None:
             work.on_step = on_step
         outcome = stage.compute(inputs, config, work)

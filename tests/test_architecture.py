@@ -19,6 +19,7 @@ LAYERS = {
         "clapcur.config",
         "clapcur.errors",
         "clapcur.home",
+        "clapcur.pace",
         "clapcur.progress",
     ),
     "data": (
@@ -48,6 +49,7 @@ LAYERS = {
         "clapcur.thresholds",
         "clapcur.training_state",
         "clapcur.waveforms",
+        "clapcur.windows",
     ),
     "stages": (
         "clapcur.adopt",

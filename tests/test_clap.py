@@ -194,6 +194,25 @@ def test_a_file_gives_one_row_whatever_the_batch_and_its_neighbours(model, clips
     assert np.array_equal(model.embed_audio(clips, batch_size=3), rows_ND)
 
 
+def test_a_group_has_the_same_bytes_alone_and_among_others(model, clips):
+    """A batch that reaches over two groups would make a shard depend on which others its worker makes."""
+    groups = [clips[:3], [], clips[3:4], clips[4:]]
+    together = list(model.embed_each(groups, num_crops=2, batch_size=4, num_workers=2))
+    assert [len(rows) for rows in together] == [3, 0, 1, 3]
+    for group, rows_ND in zip(groups, together, strict=True):
+        assert np.array_equal(next(model.embed_each([group], num_crops=2, batch_size=4)), rows_ND)
+    np.testing.assert_allclose(np.concatenate(together), model.embed_audio(clips, num_crops=2), atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_rows_of_the_cpu(clips, folder):
+    """Batches under way to and from the GPU could meet the wrong rows."""
+    there, here = load_model(folder, device="cuda"), load_model(folder, device="cpu")
+    groups = [clips * 20, clips[::-1]]
+    for rows_ND, expected_ND in zip(there.embed_each(groups), here.embed_each(groups), strict=True):
+        np.testing.assert_allclose(rows_ND, expected_ND, atol=1e-3)
+
+
 def test_short_clips_are_repeated_and_long_ones_heard_at_their_centre(model, clips):
     """Zeros at training and repetition at evaluation cost the reference points that nobody could explain."""
     windows = [np.resize(read(path), 8000) for path in clips[:4]]

@@ -131,6 +131,24 @@ def test_memory_layout_changes_no_feature(tiny):
     assert maps[0].is_contiguous(memory_format=torch.channels_last)  # the layout did reach the middle
 
 
+def test_the_form_for_inference_gives_the_same_features_and_leaves_the_tower_as_it_was(tiny):
+    """A norm folded with the wrong statistics moves every row a little, and no error is raised."""
+    unsettle(tiny)
+    before = {name: tensor.clone() for name, tensor in tiny.state_dict().items()}
+    tiny.train()
+    folded = tiny.folded()
+    assert tiny.training and not folded.training
+    assert [name for name, module in folded.named_modules() if isinstance(module, torch.nn.BatchNorm2d)] == ["bn0"]
+    tiny.eval()
+    x = logmel(3, 47)
+    with torch.inference_mode():
+        plain, given = F.normalize(tiny(x), dim=1), F.normalize(folded(x), dim=1)
+        torch.testing.assert_close(given, plain, rtol=0, atol=1e-6)
+    assert plain.std() > 1e-3
+    after = tiny.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+
 def test_dropout_acts_after_every_block_and_around_the_last_layer(tiny):
     """A rate that reaches no layer leaves a model without the regularisation that its config claims."""
     for name, parameter in tiny.named_parameters():

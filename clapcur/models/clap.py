@@ -9,9 +9,10 @@ Shapes: B batch, N clips, M captions, K classes, T samples, L frames, F features
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -26,12 +27,15 @@ from clapcur.models.folder import load_weights, read_config, save_weights, write
 from clapcur.models.front_end import LogMel
 from clapcur.models.projections import build_projection
 from clapcur.models.text import TextTower, build_text_tower, check_strings, load_text_tower
-from clapcur.models.towers import build_audio_tower
+from clapcur.models.towers import build_audio_tower, for_inference
+from clapcur.pace import Pace
+from clapcur.windows import Window, on_device, read_ahead, to_host
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Precision = Literal["float32", "bfloat16"]
+MANY_CLIPS = 16  # ours: from here on the faster form of the tower repays its making
 
 
 class Clap(nn.Module):
@@ -151,25 +155,65 @@ class Clap(nn.Module):
         clapcur.errors.DataError
             A file is missing or cannot be used.
         """
-        from clapcur.audio import fit, load_audio
-
         if isinstance(paths, (str, Path)):
             raise TypeError(f"paths must be a list of files, got {paths!r}: put it into a list")
+        return next(self.embed_each([paths], num_crops, batch_size, fold=len(paths) >= MANY_CLIPS))
+
+    def embed_each(
+        self, groups: Sequence[Sequence[Any]], num_crops: int = 1, batch_size: int = 32, num_workers: int = 0,
+        pace: Pace | None = None, fold: bool = True,
+    ) -> Iterator[NDArray[np.float32]]:  # fmt: skip
+        """Embed groups of audio files, one after the other; the next files are decoded meanwhile.
+
+        Parameters
+        ----------
+        groups : sequence of sequences of path
+        num_crops, batch_size : int
+            As in `embed_audio`; no batch reaches over two groups, so that a group's rows are the same alone.
+        num_workers : int
+            Threads that decode; 0 is one per CPU.
+        pace : Pace, optional
+            Is told the seconds of audio and how long they were waited for.
+        fold : bool
+            Take the form of the tower that is faster and gives rows equal to rounding; making it costs as much as
+            a clip or two.
+
+        Yields
+        ------
+        NDArray, shape (N, D), float32
+            Unit rows of a group.
+
+        Raises
+        ------
+        clapcur.errors.DataError
+            A file is missing or cannot be used.
+        """
         if num_crops < 1 or batch_size < 1:
             raise ValueError(f"num_crops and batch_size must be at least 1, got {num_crops} and {batch_size}")
         offsets = [0.5] if num_crops == 1 else np.linspace(0, 1, num_crops).tolist()
-        rate, num_samples = self.config.audio.front_end.sample_rate, self.config.num_samples
-        rows = [np.zeros((0, self.config.embedding_dim), np.float32)]
+        front_end, device = self.config.audio.front_end, self.logit_scale.device
+        window = Window(front_end.sample_rate, self.config.num_samples, offsets, self.config.short)
         clips_at_a_time = max(1, batch_size // num_crops)
+        batches = (
+            paths[start : start + clips_at_a_time]
+            for paths in groups
+            for start in range(0, len(paths), clips_at_a_time)
+        )
+        tower = for_inference(self.audio) if fold else self.audio
+        decoded = read_ahead(batches, window, num_workers=num_workers, pin=device.type == "cuda", pace=pace)
+        with closing(decoded):
+            encoded = (self._encode_clips(tower, crops, batch_size) for crops in on_device(decoded, device))
+            rows = to_host(encoded)
+            for paths in groups:
+                parts = [part_ND.numpy() for part_ND in islice(rows, -(-len(paths) // clips_at_a_time))]
+                yield np.concatenate([np.zeros((0, self.config.embedding_dim), np.float32), *parts])
+
+    def _encode_clips(self, tower: nn.Module, crops_NCT: Tensor, batch_size: int) -> Tensor:
+        """Return unit rows of clips, shape (N, D): the mean over their crops, at most `batch_size` at a time."""
         with self._evaluating():
-            for start in range(0, len(paths), clips_at_a_time):
-                waveforms = [load_audio(p, rate) for p in paths[start : start + clips_at_a_time]]
-                crops = [fit(wave, num_samples, offset, self.config.short) for wave in waveforms for offset in offsets]
-                windows = torch.from_numpy(np.stack(crops)).to(self.logit_scale.device)
-                parts = [self.encode_audio(part) for part in windows.split(batch_size)]
-                clips_NCD = torch.cat(parts).unflatten(0, (-1, num_crops))
-                rows.append(_unit(clips_NCD.mean(dim=1)).cpu().numpy())
-        return np.concatenate(rows)
+            windows = crops_NCT.flatten(0, 1).split(batch_size)
+            parts = [_unit(self.audio_projection(tower(self.front_end(part_BT)))) for part_BT in windows]
+            return _unit(torch.cat(parts).unflatten(0, crops_NCT.shape[:2]).mean(dim=1))
 
     def embed_text(self, captions: Sequence[str], batch_size: int = 256) -> NDArray[np.float32]:
         """Embed captions.

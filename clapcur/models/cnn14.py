@@ -10,8 +10,11 @@ References
 Kong et al. 2020, PANNs, arXiv:1912.10211; qiuqiangkong/audioset_tagging_cnn, `pytorch/models.py`.
 """
 
+import copy
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from clapcur.models.config import FIRST_CHANNELS, POOLING
 
@@ -106,3 +109,22 @@ class Cnn14(nn.Module):
         x = F.dropout(x, self.dropout, self.training)
         x = F.relu_(self.fc1(x))
         return F.dropout(x, self.dropout, self.training)
+
+    def folded(self) -> "Cnn14":
+        """Return a tower for inference alone, without batch norms: each is a factor and a term of its convolution.
+
+        Features are equal to rounding (unit rows to 1e-6), and a pass over every map is saved. It does not follow this
+        one when that is trained on.
+        """
+        tower = copy.deepcopy(self, {id(weight): weight for weight in self.parameters()}).eval()  # shares the weights
+        for i in range(1, 7):
+            block = tower.get_submodule(f"conv_block{i}")
+            assert isinstance(block, ConvBlock)
+            for conv, bn in ((block.conv1, block.bn1), (block.conv2, block.bn2)):
+                assert bn.running_mean is not None and bn.running_var is not None
+                conv.weight, conv.bias = fuse_conv_bn_weights(
+                    conv.weight, None, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias
+                )
+            for name in ("bn1", "bn2"):
+                setattr(block, name, nn.Identity())
+        return tower
