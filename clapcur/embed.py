@@ -74,8 +74,8 @@ def embed(inputs: Mapping[str, Artifact], config: EmbedConfig, work: Workspace) 
     table, _ = _what_to_embed(inputs, config)
     ids = table.id.tolist()
     new = _new(ids, inputs)
-    todo = [index for index in range(len(_shards(new))) if not work.is_done(_mark(index))]
-    embed_some = partial(embed_shards, inputs, config, work.path, work.key)
+    todo = [index for index in range(len(_shards(new, SHARD_ROWS))) if not work.is_done(_mark(index))]
+    embed_some = partial(embed_shards, inputs, config, work.path, work.key, SHARD_ROWS)
     try:
         shares: list[tuple[Pace, str]] = work.spread(embed_some, todo) if todo else []
     finally:
@@ -87,7 +87,7 @@ def embed(inputs: Mapping[str, Artifact], config: EmbedConfig, work: Workspace) 
     if "previous" in inputs:  # its rows are taken over, and the shards put together anew
         previous = EmbeddingTable.open(inputs["previous"])
         rows = dict(zip(new, read_shards(work.scratch), strict=True))
-        for index, shard in enumerate(_shards(ids)):
+        for index, shard in enumerate(_shards(ids, SHARD_ROWS)):
             taken_over = [name for name in shard if name not in rows]
             rows |= zip(taken_over, previous.select(taken_over), strict=True)
             write_shard(work.path, index, np.stack([rows.pop(name) for name in shard]))
@@ -97,13 +97,18 @@ def embed(inputs: Mapping[str, Artifact], config: EmbedConfig, work: Workspace) 
     if devices:
         work.environment["device"] = ", ".join(sorted(devices))
     return {
-        "counts": {"rows": len(ids), "shards": len(_shards(ids)), "embedded": len(new)},
+        "counts": {"rows": len(ids), "shards": len(_shards(ids, SHARD_ROWS)), "embedded": len(new)},
         "metrics": sum(paces, Pace()).metrics(spent_s),
     }
 
 
 def embed_shards(
-    inputs: Mapping[str, Artifact], config: EmbedConfig, folder: Path, key: Key, shards: Sequence[int]
+    inputs: Mapping[str, Artifact],
+    config: EmbedConfig,
+    folder: Path,
+    key: Key,
+    shard_rows: int,
+    shards: Sequence[int],
 ) -> tuple[Pace, str]:
     """Embed some shards of an artifact that is being made: in its own process, or wherever its store is seen.
 
@@ -113,6 +118,8 @@ def embed_shards(
         As for `embed`.
     folder, key
         Of the artifact's workspace.
+    shard_rows : int
+        How the new rows are cut into shards, the last one aside.
     shards : sequence of int
         Which ones; those that are marked done are left as they are.
 
@@ -126,7 +133,7 @@ def embed_shards(
     work, pace = Workspace(folder, key), Pace()
     table, paths = _what_to_embed(inputs, config)
     text = dict(zip(table.id, table.text, strict=True))
-    all_shards = _shards(_new(table.id.tolist(), inputs))
+    all_shards = _shards(_new(table.id.tolist(), inputs), shard_rows)
     todo = [index for index in shards if not work.is_done(_mark(index))]
     groups = [all_shards[index] for index in todo]
     model = _kept_model(inputs["checkpoint"].path, config.device, config.precision)
@@ -163,8 +170,8 @@ def _new(ids: Sequence[str], inputs: Mapping[str, Artifact]) -> list[str]:
     return [name for name in ids if name not in known]
 
 
-def _shards(ids: Sequence[str]) -> list[Sequence[str]]:
-    return [ids[start : start + SHARD_ROWS] for start in range(0, len(ids), SHARD_ROWS)]
+def _shards(ids: Sequence[str], shard_rows: int) -> list[Sequence[str]]:
+    return [ids[start : start + shard_rows] for start in range(0, len(ids), shard_rows)]
 
 
 def _what_to_embed(

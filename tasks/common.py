@@ -11,7 +11,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.utilities.urls import url_for
 
 from clapcur import lineage, stage
-from clapcur.artifacts import Artifact, Stage
+from clapcur.artifacts import Artifact, Spread, Stage, here
 from clapcur.catalog import Campaign
 from clapcur.home import Home
 
@@ -34,7 +34,7 @@ TRIED_AGAIN: dict[str, Any] = {  # options of every task
 
 def run_stage(
     what: Stage, config: Any, inputs: Mapping[str, Artifact], campaign: Campaign | None, tags: Mapping[str, Any],
-    is_live: bool = False,
+    is_live: bool = False, spread: Spread = here,
 ) -> Artifact:  # fmt: skip
     """Run a stage in the home of this process and send its record to MLflow.
 
@@ -50,6 +50,8 @@ def run_stage(
         What the artifact is in this experiment: strategy, seed, role.
     is_live : bool
         Send the curves while the stage runs, not only afterwards.
+    spread : callable
+        Who makes the parts of a stage that need not be made in this process.
     """
     home = Home.open()
     tags = {**tags, **flow_run_tags()}
@@ -57,7 +59,7 @@ def run_stage(
         with lineage.live(home, what.key(config, inputs), campaign, tags) as on_step:
             artifact = stage.run(what, config, inputs, home, campaign=campaign, tags=tags, on_step=on_step)
     else:
-        artifact = stage.run(what, config, inputs, home, campaign=campaign, tags=tags)
+        artifact = stage.run(what, config, inputs, home, campaign=campaign, tags=tags, spread=spread)
     lineage.deliver(home)
     return artifact
 

@@ -11,13 +11,14 @@ from clapcur.catalog import Campaign
 from clapcur.embed import STAGE, EmbedConfig
 from clapcur.home import Home
 from tasks.common import TRIED_AGAIN, run_stage
+from tasks.fan_out import spread
 
 
 @task(cache_policy=NO_CACHE, task_run_name="embed-{what}", **TRIED_AGAIN)
 def embed(config: EmbedConfig, inputs: Mapping[str, Artifact], what: str, campaign: Campaign | None = None) -> Artifact:
     """Embed what `config` names with the checkpoint; `what` says which part of the experiment it is.
 
-    Of a version of a pool only what is new is embedded.
+    Of a version of a pool only what is new is embedded, by the workers that `tasks.fan_out` finds.
     """
     inputs = pools.with_earlier(Home.open(), STAGE, config, inputs)
-    return run_stage(STAGE, config, inputs, campaign, {"role": what})
+    return run_stage(STAGE, config, inputs, campaign, {"role": what}, spread=spread())

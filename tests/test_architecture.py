@@ -85,7 +85,7 @@ LAYERS = {
         "clapcur.wang2023",
         "clapcur.watchdog",
     ),
-    "glue of tasks": ("tasks.common",),
+    "glue of tasks": ("tasks.common", "tasks.fan_out"),
     "tasks": ("tasks",),
     "flows": ("flows",),
     "command": ("clapcur.cli",),
