@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from clapcur.artifacts import Artifact, Key, Stage, Workspace
+from clapcur.audio.addresses import container_of, reading_order
 from clapcur.config import frozen, machine
 from clapcur.embeddings import EmbeddingTable, read_ids, read_shards, write_shard
 from clapcur.manifest import Manifest
@@ -71,9 +72,9 @@ def embed(inputs: Mapping[str, Artifact], config: EmbedConfig, work: Workspace) 
     Inputs by role: ``checkpoint``, ``manifest`` (but for prompts) and, optionally, ``previous``.
     """
     started = time.monotonic()
-    table, _ = _what_to_embed(inputs, config)
+    table, paths = _what_to_embed(inputs, config)
     ids = table.id.tolist()
-    new = _new(ids, inputs)
+    new = _new(ids, inputs, paths)
     todo = [index for index in range(len(_shards(new, SHARD_ROWS))) if not work.is_done(_mark(index))]
     embed_some = partial(embed_shards, inputs, config, work.path, work.key, SHARD_ROWS)
     try:
@@ -84,12 +85,13 @@ def embed(inputs: Mapping[str, Artifact], config: EmbedConfig, work: Workspace) 
     spent_s = time.monotonic() - started
     for leftover in work.path.glob(".rows-*.tmp"):  # of a worker that was killed
         leftover.unlink(missing_ok=True)
-    if "previous" in inputs:  # its rows are taken over, and the shards put together anew
-        previous = EmbeddingTable.open(inputs["previous"])
+    if new != ids:  # the shards are put together anew, of what was embedded in another order and what is taken over
         rows = dict(zip(new, read_shards(work.scratch), strict=True))
+        previous = EmbeddingTable.open(inputs["previous"]) if "previous" in inputs else None
         for index, shard in enumerate(_shards(ids, SHARD_ROWS)):
-            taken_over = [name for name in shard if name not in rows]
-            rows |= zip(taken_over, previous.select(taken_over), strict=True)
+            if previous is not None:
+                taken_over = [name for name in shard if name not in rows]
+                rows |= zip(taken_over, previous.select(taken_over), strict=True)
             write_shard(work.path, index, np.stack([rows.pop(name) for name in shard]))
     if not ids:
         write_shard(work.path, 0, np.zeros((0, 1), np.float32))
@@ -133,7 +135,9 @@ def embed_shards(
     work, pace = Workspace(folder, key), Pace()
     table, paths = _what_to_embed(inputs, config)
     text = dict(zip(table.id, table.text, strict=True))
-    all_shards = _shards(_new(table.id.tolist(), inputs), shard_rows)
+    new = _new(table.id.tolist(), inputs, paths)
+    made = work.path if new == table.id.tolist() else work.scratch
+    all_shards = _shards(new, shard_rows)
     todo = [index for index in shards if not work.is_done(_mark(index))]
     groups = [all_shards[index] for index in todo]
     model = _kept_model(inputs["checkpoint"].path, config.device, config.precision)
@@ -145,7 +149,7 @@ def embed_shards(
         each = (model.embed_text([text[name] for name in group], config.batch_size) for group in groups)
     with progress(f"embed {config.what}", sum(map(len, groups)), "rows") as advance:
         for index, group, rows in zip(todo, groups, each, strict=True):
-            write_shard(work.scratch if "previous" in inputs else work.path, index, rows)
+            write_shard(made, index, rows)
             work.mark_done(_mark(index))
             pace.rows += len(group)
             pace.wall_s = time.monotonic() - started
@@ -164,10 +168,16 @@ def _mark(index: int) -> str:
     return f"rows-{index:05d}"
 
 
-def _new(ids: Sequence[str], inputs: Mapping[str, Artifact]) -> list[str]:
-    """Return the ids whose rows are not taken over from an earlier table."""
+def _new(ids: Sequence[str], inputs: Mapping[str, Artifact], paths: Mapping[str, str] | None) -> list[str]:
+    """Return the ids whose rows are not taken over from an earlier table, in the order in which they are embedded.
+
+    Clips of a container are read as they lie in it: at random, each cell of a Parquet file would cost its row group.
+    """
     known = set(read_ids(inputs["previous"].path)) if "previous" in inputs else set()
-    return [name for name in ids if name not in known]
+    new = [name for name in ids if name not in known]
+    if paths is not None and any(container_of(paths[name]) != paths[name] for name in new):
+        new.sort(key=lambda name: reading_order(paths[name]))
+    return new
 
 
 def _shards(ids: Sequence[str], shard_rows: int) -> list[Sequence[str]]:

@@ -44,13 +44,15 @@ class EmbeddingTable:
         """Refuse rows that are not one unit vector per id."""
         if len(self.ids) != len(self.rows_ND):
             raise ArtifactError(f"{len(self.ids)} ids for {len(self.rows_ND)} rows: the table is incomplete")
-        norms = np.linalg.norm(self.rows_ND, axis=1)
+        norms = np.sqrt(np.einsum("nd,nd->n", self.rows_ND, self.rows_ND))  # a norm of numpy's squares a copy of all
         if len(norms) and not np.all(np.abs(norms - 1) < UNIT_TOLERANCE):
             worst = int(np.nanargmax(np.where(np.isfinite(norms), np.abs(norms - 1), np.inf)))
             raise ArtifactError(f"embedding rows must have norm 1, the row of {self.ids[worst]} has {norms[worst]:.4f}")
 
     def select(self, ids: list[str]) -> NDArray[np.float32]:
-        """Return the rows of these ids, in their order; ArtifactError where one is missing."""
+        """Return the rows of these ids, in their order, not to be written to; ArtifactError where one is missing."""
+        if ids == self.ids:
+            return self.rows_ND
         where = {name: index for index, name in enumerate(self.ids)}
         if missing := [name for name in ids if name not in where]:
             raise ArtifactError(f"{len(missing)} of {len(ids)} ids have no embedding, the first is {missing[0]}")
@@ -64,8 +66,16 @@ def read_ids(folder: Path) -> list[str]:
 
 def read_shards(folder: Path) -> NDArray[np.float32]:
     """Return the rows of all shards in a folder, shape (N, D); (0, 0) where there are none."""
-    shards = [np.load(path) for path in sorted(folder.glob("rows-*.npy"))]
-    return np.concatenate(shards) if shards else np.zeros((0, 0), np.float32)
+    shards = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("rows-*.npy"))]
+    if not shards:
+        return np.zeros((0, 0), np.float32)
+    rows_ND = np.empty((sum(map(len, shards)), shards[0].shape[1]), np.float32)
+    start = 0
+    while shards:  # one after another, so that no more than one is in memory beside the whole
+        shard_RD = shards.pop(0)
+        rows_ND[start : start + len(shard_RD)] = shard_RD
+        start += len(shard_RD)
+    return rows_ND
 
 
 def write_shard(folder: Path, index: int, rows_ND: NDArray[np.float32]) -> None:

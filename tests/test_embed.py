@@ -9,14 +9,19 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
+from building import manifest
 from test_train import Corpus
 
 import clapcur
 from clapcur import embed as module
+from clapcur import windows
 from clapcur.artifacts import here
+from clapcur.audio import load_audio
+from clapcur.audio.addresses import cell_address
 from clapcur.embed import STAGE, EmbedConfig, embed
 from clapcur.embeddings import EmbeddingTable, read_shards, write_shard
 from clapcur.manifest import Manifest
@@ -45,6 +50,26 @@ def test_rows_are_those_of_the_model_in_the_order_of_the_ids(corpus):
     assert table.ids == pool.clips.clip_id.tolist()
     for clip in table.ids[::2]:
         assert np.allclose(table.select([clip])[0], model.embed_audio([pool.paths[clip]])[0], atol=1e-5)
+
+
+def test_cells_of_parquet_are_read_as_they_lie_and_stand_by_their_ids(corpus, tmp_path, monkeypatch):
+    """At random, a large pool would cost a row group for each clip; in another order, each row a stranger's name."""
+    monkeypatch.setattr(module, "SHARD_ROWS", 5)
+    files = Manifest.open(corpus.pool)
+    order = sorted(files.paths, key=lambda clip: clip[::-1])
+    pd.DataFrame({"audio": [Path(files.paths[clip]).read_bytes() for clip in order]}).to_parquet(tmp_path / "a.parquet")
+    cells = {clip: cell_address(str(tmp_path / "a.parquet"), row, "audio") for row, clip in enumerate(order)}
+    pool = manifest(corpus.store, "packed", files.clips, paths=cells)
+    read = []
+    monkeypatch.setattr(windows, "load_audio", lambda path, rate: read.append(path) or load_audio(path, rate))
+    teacher = corpus.teacher()
+    packed = EmbeddingTable.open(
+        run(corpus, dataclasses.replace(AUDIO, num_workers=1), {"checkpoint": teacher, "manifest": pool})
+    )
+    assert read == list(cells.values()) and order != files.clips.clip_id.tolist()
+    plain = EmbeddingTable.open(run(corpus, AUDIO, {"checkpoint": teacher, "manifest": corpus.pool}, version="plain"))
+    assert packed.ids == plain.ids
+    np.testing.assert_allclose(packed.rows_ND, plain.rows_ND, atol=1e-5)
 
 
 def test_captions_and_prompts_are_embedded_as_given(corpus):

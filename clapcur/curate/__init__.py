@@ -131,8 +131,9 @@ def _write_pool_pairs(
         evidence["hubness"] = hub_statistics(sample_SD, captions.rows_MD, correction)
     taken_over = TakenOver.open(inputs, config, VERSION, clip_ids)
     is_new_N = taken_over.is_new(clip_ids)
+    some = slice(None) if is_new_N.all() else is_new_N
     wrong = wrong_pairs(config)
-    join = PoolJoin(clip_ids[is_new_N], rows_ND[is_new_N], captions, config, taken_over, wrong, correction)
+    join = PoolJoin(clip_ids[some], rows_ND[some], captions, config, taken_over, wrong, correction)
     histogram, num_counted = sample_histogram(rows_ND, captions.rows_MD, join.offsets, join.device)
     evidence["histogram"] = {"clips": num_counted, "of_clips": len(clip_ids), **_coarse(histogram)}
     evidence["scored"] = {"new_clips": int(is_new_N.sum()), "clips_taken_over": int((~is_new_N).sum())}

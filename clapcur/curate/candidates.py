@@ -91,7 +91,10 @@ def candidate_clips(
         ]
         counts["double"] = len(doubles)
         keep[doubles] = False
-    return clips.clip_id.to_numpy(object)[keep], rows_ND[keep], counts, guard
+    ids_N = clips.clip_id.to_numpy(object)
+    if keep.all():  # a pool's rows are large: not twice
+        return ids_N, rows_ND, counts, guard
+    return ids_N[keep], rows_ND[keep], counts, guard
 
 
 @dataclass(frozen=True)
