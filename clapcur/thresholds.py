@@ -72,4 +72,7 @@ def precision_threshold(scores: NDArray[np.float32], agrees: NDArray[np.bool_], 
 
 def nth_largest(values: NDArray[np.float32], n: int) -> float:
     """Return the n-th largest value, the smallest where there are fewer, and 1 where there is none."""
-    return float(np.sort(values)[::-1][:n][-1]) if len(values) else 1.0
+    if not len(values):
+        return 1.0
+    place = max(0, len(values) - n)
+    return float(np.partition(values, place)[place])

@@ -4,8 +4,8 @@ The order is: the cap per caption, the cap per clip, the thresholds. A threshold
 leave; were the thresholds of the classes applied before the caps, a pair that falls out would free a place for the next
 caption of its clip, and more pairs than asked for would be kept.
 
-Pairs come and go as Arrow tables of about a million rows; nothing here holds all of them but their similarities, where
-a threshold is found by count.
+Pairs come and go as Arrow tables of at most `BLOCK_PAIRS` rows; nothing here holds all of them but their similarities,
+where a threshold is found by count.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -29,6 +29,7 @@ from clapcur.similarity import Clusters, caption_floor, similar_pairs, similarit
 from clapcur.thresholds import nth_largest
 
 COUNTED_PAIRS = 2**26  # of a sample of the clips, for the histogram and the first guess of a threshold; ours, a second
+BLOCK_PAIRS = 2**18  # in memory at once, with their ids 50 MiB; ours
 HISTOGRAM_BINS = 20_000  # over [-1, 1]
 SPARE = 1.5  # how many more pairs than asked for a guessed threshold is to let through; ours
 
@@ -142,7 +143,7 @@ class PoolJoin:
         found = similar_pairs(
             self.rows_ND[some], self.captions.rows_MD, max(-1.0, min(1.0, lowest)), cap_per_clip=cap,
             caption_floor_M=floor_M, offsets=self.offsets and (self.offsets[0][some], self.offsets[1]),
-            clusters=None if exact else self.clusters, device=self.device,
+            clusters=None if exact else self.clusters, max_pairs_per_block=BLOCK_PAIRS, device=self.device,
         )  # fmt: skip
         for block in found:
             clip, text = pa.array(block.audio_index), pa.array(block.text_index)

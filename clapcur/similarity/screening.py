@@ -21,12 +21,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from clapcur.similarity.rows import NORM_TOLERANCE
 
 PRECISIONS = (torch.float32, torch.float16, torch.bfloat16)
+GROUPS = 64  # of columns, whose maxima are taken first; a processor's registers take as many at once
+DENSE = 8  # where a share of more than 1/8 of the groups holds hits, the whole tile is compared; ours
 WORTH_MEASURING = 2**33  # multiplications of a search below which float32 is as good as any; ours, some 0.1 s
 MATMUL_LOCK = threading.Lock()  # what torch allows a product to do is a setting of the whole process
 
@@ -92,19 +95,65 @@ class Screen:
         return torch.cat([low_ND, *ends, none], dim=1), error
 
 
-def at_least(product_RT: Tensor, bound: Tensor) -> Tensor:
-    """Tell where a product may reach a float32 bound, shape (T,) or (R, 1), that margins were taken from.
+def reaching(product_RT: Tensor, floor_T: Tensor, least_R1: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return rows and columns where a product may reach float32 bounds that margins were taken from.
 
-    Halves are compared as integers, which is twice as fast on a processor and the same: above 0 both have one order.
+    Hits are rare, so groups of columns are asked first whether their largest similarity is one: one pass over the tile
+    in place of a comparison and a search of it. Halves are read as integers, whose maximum a processor finds ten times
+    as fast: above 0 both have one order.
+
+    Parameters
+    ----------
+    product_RT : Tensor, shape (R, T)
+    floor_T : Tensor, shape (T,)
+        Bound of each column.
+    least_R1 : Tensor, shape (R, 1), optional
+        Bound of each row beside.
     """
-    dtype = product_RT.dtype
+    bounds = [_rounded_down(floor_T, product_RT.dtype)]
+    bounds += [] if least_R1 is None else [_rounded_down(least_R1, product_RT.dtype)]
+    if product_RT.dtype != torch.float32 and all(bool((bound > 0).all()) for bound in bounds):
+        product_RT, bounds = product_RT.view(torch.int16), [bound.view(torch.int16) for bound in bounds]
+    floor_T, least_R1 = bounds[0], bounds[1] if len(bounds) > 1 else None
+    size = product_RT.shape[1] // GROUPS
+    grouped = slice(0, size * GROUPS)
+    if size > 1:
+        product_RSG = product_RT[:, grouped].unflatten(1, (size, GROUPS))
+        floor_SG = floor_T[grouped].unflatten(0, (size, GROUPS))
+        row_H, group_H = _where(product_RSG.amax(dim=1), floor_SG.amin(dim=0), least_R1)
+        if DENSE * len(row_H) * size < product_RT.numel():
+            own = None if least_R1 is None else least_R1[row_H]
+            hit, place = _where(product_RSG[row_H, :, group_H], floor_SG.T[group_H], own)
+            rest = product_RT[:, grouped.stop :]
+            row, column = _where(rest, floor_T[grouped.stop :], least_R1)
+            columns = torch.cat([place * GROUPS + group_H[hit], column + grouped.stop])
+            return torch.cat([row_H[hit], row]), columns
+    return _where(product_RT, floor_T, least_R1)
+
+
+def _where(values_RT: Tensor, floor: Tensor, least_R1: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return rows and columns of what reaches its bounds; on a processor several times as fast as `nonzero`."""
+    hit_RT = values_RT >= floor
+    if least_R1 is not None:
+        hit_RT &= values_RT >= least_R1
+    if hit_RT.device.type != "cpu":
+        row, column = hit_RT.nonzero(as_tuple=True)
+        return row, column
+    flat = hit_RT.numpy().reshape(-1)
+    whole = len(flat) // 8 * 8
+    words = np.flatnonzero(flat[:whole].view(np.uint64))  # eight at a time
+    word, byte = np.nonzero(flat[:whole].reshape(-1, 8)[words])
+    places = np.concatenate([8 * words[word] + byte, whole + np.flatnonzero(flat[whole:])])
+    rows, columns = np.divmod(places, max(1, hit_RT.shape[1]))
+    return torch.from_numpy(rows), torch.from_numpy(columns)
+
+
+def _rounded_down(bound: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the largest numbers of a precision that are not above a float32 bound; beyond the cosines it is cut."""
     if dtype == torch.float32:
-        return product_RT >= bound
+        return bound
     low = bound.clamp(-2, 2).to(dtype)
-    low = torch.where(low.float() > bound, torch.nextafter(low, torch.full_like(low, -torch.inf)), low)
-    if bool((low > 0).all()):
-        return product_RT.view(torch.int16) >= low.view(torch.int16)
-    return product_RT >= low
+    return torch.where(low.float() > bound, torch.nextafter(low, torch.full_like(low, -torch.inf)), low)
 
 
 def fastest_precision(device: torch.device, num_products: int) -> torch.dtype:
