@@ -35,10 +35,11 @@ from clapcur import stage
 from clapcur.artifacts import Artifact, Stage, Workspace
 from clapcur.audio import fit, load_audio
 from clapcur.config import frozen
+from clapcur.devices import device_name, pick_device
 from clapcur.embed import STAGE, EmbedConfig
 from clapcur.home import Home
 from clapcur.ingest import IngestConfig, scan, stage_for
-from clapcur.models.clap import Clap, device_name, pick_device
+from clapcur.models.clap import Clap
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
 
 RATE = 44_100
