@@ -7,6 +7,8 @@ places. Whoever makes a part marks it on disk: a run that lost a worker goes on 
 """
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -74,6 +76,8 @@ def _over_ray(num_cpus: int | None) -> Spread:
         here_only = {"num_cpus": num_cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         runner = RayTaskRunner("local", here_only) if num_cpus else RayTaskRunner()
         with ExitStack() as stack:
+            if threading.current_thread() is threading.main_thread():  # Ray leaves a handler of its own behind
+                stack.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
             stack.enter_context(runner)
             there = ray.cluster_resources()
             num_gpus = int(there.get("GPU", 0))

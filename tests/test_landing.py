@@ -200,7 +200,7 @@ def test_a_watcher_lands_a_file_that_is_complete_and_nothing_else(home, answer, 
     assert code == 0, err
     version = pools.head(home, "field")
     assert version.id in out and version.record["counts"]["added"] == 1
-    assert [path.name for path in Manifest.open(version).paths.values()] == ["100.wav"]
+    assert [Path(path).name for path in Manifest.open(version).paths.values()] == ["100.wav"]
 
 
 # -- which run a landing asks for
@@ -359,6 +359,7 @@ def test_every_task_is_tried_again_where_time_may_mend_it():
 
     modules = [import_module(f"tasks.{path.stem}") for path in (Path(__file__).parents[1] / "tasks").glob("*.py")]
     tasks = {one.name: one for module in modules for one in vars(module).values() if isinstance(one, Task)}
+    del tasks["make_parts"]  # of a stage whose own task is tried again
     assert len(tasks) >= 13
     for task in tasks.values():
         assert task.retry_condition_fn is may_pass and task.retries == len(WAITS_S)
