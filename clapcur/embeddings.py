@@ -44,7 +44,7 @@ class EmbeddingTable:
         """Refuse rows that are not one unit vector per id."""
         if len(self.ids) != len(self.rows_ND):
             raise ArtifactError(f"{len(self.ids)} ids for {len(self.rows_ND)} rows: the table is incomplete")
-        norms = np.sqrt(np.einsum("nd,nd->n", self.rows_ND, self.rows_ND))  # a norm of numpy's squares a copy of all
+        norms = np.sqrt(np.einsum("ij,ij->i", self.rows_ND, self.rows_ND))  # a norm of numpy's squares a copy of all
         if len(norms) and not np.all(np.abs(norms - 1) < UNIT_TOLERANCE):
             worst = int(np.nanargmax(np.where(np.isfinite(norms), np.abs(norms - 1), np.inf)))
             raise ArtifactError(f"embedding rows must have norm 1, the row of {self.ids[worst]} has {norms[worst]:.4f}")
