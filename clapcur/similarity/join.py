@@ -180,9 +180,13 @@ class Join:
         found = [_nothing(low_RD)]
         for columns, some in self._tiles(audio_RD):
             product_RT = self.screen.product(low_RD if some is None else low_RD[some], columns)
+            bounds = [self.floor_M[None, columns] - error]
             if best is not None:
                 best.see(product_RT, None if self.has_one_floor else self.floor_M[columns], some)
-            row, column = reaching(product_RT, self.floor_M[columns] - error, best.bound(some) if best else None)
+                bounds.append(best.bound(some))
+                if self.has_one_floor:  # then one number for each clip says it all
+                    bounds = [torch.maximum(bounds[1], bounds[0][:, :1])]
+            row, column = reaching(product_RT, *bounds)
             clip, rough = row if some is None else some[row], product_RT[row, column]
             found.append((clip, column + columns.start, rough))
             if sum(len(clip) for clip, _, _ in found) > self.budget and len(audio_RD) > 1:

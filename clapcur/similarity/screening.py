@@ -18,7 +18,7 @@ References
 import functools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -95,7 +95,7 @@ class Screen:
         return torch.cat([low_ND, *ends, none], dim=1), error
 
 
-def reaching(product_RT: Tensor, floor_T: Tensor, least_R1: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def reaching(product_RT: Tensor, *bounds: Tensor) -> tuple[Tensor, Tensor]:
     """Return rows and columns where a product may reach float32 bounds that margins were taken from.
 
     Hits are rare, so groups of columns are asked first whether their largest similarity is one: one pass over the tile
@@ -105,37 +105,29 @@ def reaching(product_RT: Tensor, floor_T: Tensor, least_R1: Tensor | None = None
     Parameters
     ----------
     product_RT : Tensor, shape (R, T)
-    floor_T : Tensor, shape (T,)
-        Bound of each column.
-    least_R1 : Tensor, shape (R, 1), optional
-        Bound of each row beside.
+    *bounds : Tensor, shape (R, 1) or (1, T)
+        Of each row, or of each column; all must be reached.
     """
-    bounds = [_rounded_down(floor_T, product_RT.dtype)]
-    bounds += [] if least_R1 is None else [_rounded_down(least_R1, product_RT.dtype)]
-    if product_RT.dtype != torch.float32 and all(bool((bound > 0).all()) for bound in bounds):
-        product_RT, bounds = product_RT.view(torch.int16), [bound.view(torch.int16) for bound in bounds]
-    floor_T, least_R1 = bounds[0], bounds[1] if len(bounds) > 1 else None
+    low = [_rounded_down(bound, product_RT.dtype) for bound in bounds]
+    if product_RT.dtype != torch.float32 and all(bool((bound > 0).all()) for bound in low):
+        product_RT, low = product_RT.view(torch.int16), [bound.view(torch.int16) for bound in low]
     size = product_RT.shape[1] // GROUPS
-    grouped = slice(0, size * GROUPS)
+    end = size * GROUPS
     if size > 1:
-        product_RSG = product_RT[:, grouped].unflatten(1, (size, GROUPS))
-        floor_SG = floor_T[grouped].unflatten(0, (size, GROUPS))
-        row_H, group_H = _where(product_RSG.amax(dim=1), floor_SG.amin(dim=0), least_R1)
+        product_RSG = product_RT[:, :end].unflatten(1, (size, GROUPS))
+        grouped = [b if b.shape[1] == 1 else b[:, :end].unflatten(1, (size, GROUPS)) for b in low]
+        row_H, group_H = _where(product_RSG.amax(dim=1), [b if b.ndim == 2 else b.amin(dim=1) for b in grouped])
         if DENSE * len(row_H) * size < product_RT.numel():
-            own = None if least_R1 is None else least_R1[row_H]
-            hit, place = _where(product_RSG[row_H, :, group_H], floor_SG.T[group_H], own)
-            rest = product_RT[:, grouped.stop :]
-            row, column = _where(rest, floor_T[grouped.stop :], least_R1)
-            columns = torch.cat([place * GROUPS + group_H[hit], column + grouped.stop])
-            return torch.cat([row_H[hit], row]), columns
-    return _where(product_RT, floor_T, least_R1)
+            own = [b[row_H] if b.ndim == 2 else b[0, :, group_H].T for b in grouped]
+            hit, place = _where(product_RSG[row_H, :, group_H], own)
+            row, column = _where(product_RT[:, end:], [b if b.shape[1] == 1 else b[:, end:] for b in low])
+            return torch.cat([row_H[hit], row]), torch.cat([place * GROUPS + group_H[hit], column + end])
+    return _where(product_RT, low)
 
 
-def _where(values_RT: Tensor, floor: Tensor, least_R1: Tensor | None) -> tuple[Tensor, Tensor]:
+def _where(values_RT: Tensor, bounds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Return rows and columns of what reaches its bounds; on a processor several times as fast as `nonzero`."""
-    hit_RT = values_RT >= floor
-    if least_R1 is not None:
-        hit_RT &= values_RT >= least_R1
+    hit_RT = functools.reduce(Tensor.logical_and_, [values_RT >= bound for bound in bounds])
     if hit_RT.device.type != "cpu":
         row, column = hit_RT.nonzero(as_tuple=True)
         return row, column
