@@ -2,10 +2,14 @@
 
 import dataclasses
 import json
+import os
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -13,10 +17,12 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
+import yaml
 from test_train import MODEL, STAGE, TEACHER, Corpus, history, weights
 from torch import nn
 from torch.nn import functional as F
 
+from clapcur.config import to_dict
 from clapcur.errors import CheckpointError
 from clapcur.losses import soft_contrastive_loss
 from clapcur.mixing import Batch
@@ -282,6 +288,31 @@ def test_a_training_in_two_processes_is_that_of_one_and_resumes_exactly(corpus):
     work.on_step = lambda step, metrics: None
     resumed = corpus.store.commit(work, train(inputs, config, work), 0.0)
     assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(two).items())
+
+
+def test_torchrun_starts_the_same_training(tmp_path):
+    """A cluster is used to torchrun; what it makes must not be another model, and must end with the command."""
+    corpus = Corpus(tmp_path)
+    config = dataclasses.replace(
+        TEACHER, model=CALM, num_examples=8 * 3, save_every_s=0.0, selection="last", learning_rate=1e-4, processes=2
+    )
+    expected = corpus.run(config, {"teacher_pairs": corpus.pairs})
+    before = weights(expected)
+    shutil.rmtree(expected.path)
+    (tmp_path / "training.yaml").write_text(yaml.safe_dump(to_dict(config)))
+    command = Path(sys.executable).with_name("clapcur")
+    training = ["train-teacher", corpus.pairs.id, "--config", str(tmp_path / "training.yaml"), "--json"]
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        port = free.getsockname()[1]
+    made = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", HOST]
+        + ["--master-port", str(port), "--no-python", command, *training],
+        capture_output=True, text=True, timeout=100, env=os.environ | {"CLAPCUR_HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert json.loads(made.stdout.splitlines()[-1])["id"] == expected.id
+    assert all(torch.equal(value, weights(expected)[name]) for name, value in before.items())
 
 
 def test_shares_that_would_not_be_even_are_refused():

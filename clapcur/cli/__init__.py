@@ -128,7 +128,22 @@ def _clapcur(
 
 def main() -> None:
     """Run the command that the arguments of this process name."""
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run_by_torchrun(sys.argv[1:]) if "TORCHELASTIC_RUN_ID" in os.environ else run(sys.argv[1:]))
+
+
+def run_by_torchrun(arguments: Sequence[str]) -> int:
+    """Run one command in the first of torchrun's processes, and help with its trainings in the others."""
+    from clapcur.train import torchrun
+
+    if not torchrun.is_launcher():
+        return run(arguments)
+    if torchrun.rank() == 0:
+        with torchrun.leading():
+            return run(arguments)
+    from clapcur.train.helper import attend
+
+    attend()
+    return DONE
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -1,28 +1,46 @@
 """One more process of a training: ``python -m clapcur.train.helper``, started by `clapcur.train.ranks.first_of`.
 
-Its standard input says in one line of JSON what to do; when it ends, the first process is gone and so are we.
+Its standard input says in one line of JSON what to do; when it ends, the first process is gone and so are we. A process
+that torchrun started (`attend`) is told by the first one through torchrun's store.
 """
 
 import json
 import os
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from clapcur.artifacts import Artifact
 from clapcur.config import from_dict
+from clapcur.train import torchrun
 from clapcur.train.config import TrainConfig
 from clapcur.train.loop import assist
-from clapcur.train.ranks import as_helper
+from clapcur.train.ranks import Ranks, as_helper, joined
 
 
 def main() -> None:
     """Take part in the training until its last step, or until the first process ends."""
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_leave_with_the_first, daemon=True).start()
-    inputs = {role: Artifact(**artifact) for role, artifact in job["inputs"].items()}
     with as_helper(job) as ranks:
-        assist(inputs, from_dict(TrainConfig, job["config"]), Path(job["state"]), ranks)
+        _help(job, ranks)
+
+
+def attend() -> None:
+    """Take part in the trainings of torchrun's first process until it is through."""
+    for job, meeting in torchrun.jobs():
+        device, threads = torchrun.device_of(job["config"]["device"]), torch.get_num_threads()
+        with joined(torchrun.rank(), torchrun.size(), meeting, device, threads) as ranks:
+            _help(job, ranks)
+
+
+def _help(job: Mapping[str, Any], ranks: Ranks) -> None:
+    inputs = {role: Artifact(**artifact) for role, artifact in job["inputs"].items()}
+    assist(inputs, from_dict(TrainConfig, job["config"]), Path(job["state"]), ranks)
 
 
 def _leave_with_the_first() -> None:

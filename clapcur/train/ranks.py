@@ -5,7 +5,8 @@ computes its own rows against the embeddings of all (a *local loss* with a *gath
 ranks is the loss of the batch, and its gradient that of one process. Batch statistics are those of all ranks together.
 
 The first rank is the process of the stage: it alone holds the lease, evaluates, writes and reports. It starts the
-others on this machine (`clapcur.train.helper`), and they end with it.
+others on this machine (`clapcur.train.helper`), and they end with it; or torchrun has started all of them, here or on
+several machines (`clapcur.train.torchrun`).
 
 Shapes: N pairs in the batch, B of them this rank's, D embedding.
 """
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from clapcur.devices import pick_device
 from clapcur.errors import CheckpointError
+from clapcur.train import torchrun
 
 HOST = "127.0.0.1"
 PATIENCE = timedelta(minutes=30)  # what the others wait while the first evaluates
@@ -155,6 +157,13 @@ def first_of(processes: int, device: str, job: Mapping[str, Any]) -> Iterator[Ra
     CheckpointError
         Another rank died.
     """
+    if processes > 1 and torchrun.is_launcher():
+        if torchrun.size() != processes:
+            raise ValueError(f"torchrun started {torchrun.size()} processes, the config says processes: {processes}")
+        meeting = torchrun.announce(job)
+        with joined(0, processes, meeting, torchrun.device_of(device), torch.get_num_threads()) as ranks:
+            yield ranks
+        return
     own_device = _device_of(device, 0, processes)
     if processes == 1:
         yield Ranks(0, 1, own_device)
@@ -174,6 +183,7 @@ def first_of(processes: int, device: str, job: Mapping[str, Any]) -> Iterator[Ra
             helper.stdin.write(json.dumps({**job, **place}) + "\n")
             helper.stdin.flush()  # it stays open: its end is how a helper learns that we are gone
         _wait_for(helpers, store)
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine
         with joined(0, processes, store, own_device, shared_threads) as ranks:
             yield ranks
             for helper in helpers:
@@ -203,7 +213,6 @@ def joined(rank: int, size: int, store: dist.Store, device: torch.device, thread
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(threads)
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
@@ -218,6 +227,7 @@ def as_helper(place: Mapping[str, Any]) -> Any:
     store = dist.TCPStore(HOST, place["port"], size, is_master=False, timeout=PATIENCE)
     device = _device_of(place["device"], rank, size)
     store.set(f"{rank} is here", "")
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     return joined(rank, size, store, device, place["threads"])
 
 
