@@ -17,6 +17,7 @@ Every error is one line that says what to do. A traceback is a bug of ours (or o
 shows one for every error.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -127,8 +128,15 @@ def _clapcur(
 
 
 def main() -> None:
-    """Run the command that the arguments of this process name."""
-    sys.exit(run_by_torchrun(sys.argv[1:]) if "TORCHELASTIC_RUN_ID" in os.environ else run(sys.argv[1:]))
+    """Run the command that the arguments of this process name.
+
+    Importing torch and Prefect makes a million objects that stay. Looking for garbage among them less often, and not
+    once more at the end, takes a fifth off a comparison that finds everything done.
+    """
+    gc.set_threshold(5_000)
+    code = run_by_torchrun(sys.argv[1:]) if "TORCHELASTIC_RUN_ID" in os.environ else run(sys.argv[1:])
+    gc.freeze()
+    sys.exit(code)
 
 
 def run_by_torchrun(arguments: Sequence[str]) -> int:
