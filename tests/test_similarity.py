@@ -173,6 +173,23 @@ def test_pairs_within_rounding_of_the_threshold_are_decided_exactly(precision):
         assert rows_of(similar_pairs(audio, text, 0.5, tile=tile, precision=precision)) == expected
 
 
+@pytest.mark.parametrize("limits", [{}, {"cap_per_clip": 2}, {"floors": True}, {"cap_per_clip": 1, "floors": True}])
+@pytest.mark.parametrize("threshold", [0.3, -1.0])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_rare_pairs_are_found_wherever_they_lie_in_a_wide_tile(precision, threshold, limits):
+    """Groups of texts are asked for their best first: a group that is passed over, or cut off at the end, is lost."""
+    audio, text = random_rows(30, 48, 0), random_rows(300, 48, 1)
+    floor = np.random.default_rng(2).uniform(0.2, 0.5, 300).astype(np.float32) if limits.get("floors") else None
+    cap = limits.get("cap_per_clip")
+    expected = slow_pairs(audio, text, threshold, cap, floor)
+    found = similar_pairs(
+        audio, text, threshold, cap_per_clip=cap, caption_floor_M=floor, tile=(30, 300), precision=precision
+    )
+    assert rows_of(found) == expected
+    if threshold > 0 or cap:
+        assert 10 < len(expected) < 30 * 300 / 50
+
+
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
 def test_no_product_is_further_off_than_its_bound_says(precision):
     """Random rows are far inside any bound; these lose the same way in every entry, so that nothing cancels."""
