@@ -120,7 +120,7 @@ class Reference:
     def __init__(self, model: Clap, device: torch.device) -> None:
         self.model, self.device = model, device
         self.front_end = ConvFrontEnd(model).to(device)
-        self.tower = model.audio.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.tower = model.audio.to(memory_format=torch.contiguous_format)
         self.rate, self.resample = RATE, nn.Identity()
 
     def read(self, path: Path) -> Tensor:

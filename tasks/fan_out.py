@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from typing import Any
 
 from prefect import task
@@ -92,7 +93,7 @@ def _make(runner: TaskRunner[Any], work: Callable[[Sequence[int]], Any], parts: 
     """Submit the parts in shares of neighbours and return the answers; the error of the first share that failed."""
     num_shares = min(len(parts), SHARES_PER_WORKER * num_workers)
     cuts = [len(parts) * i // num_shares for i in range(num_shares + 1)]
-    shares = [list(parts[start:end]) for start, end in zip(cuts, cuts[1:], strict=False)]
+    shares = [list(parts[start:end]) for start, end in pairwise(cuts)]
     futures: list[PrefectFuture[Any]] = [
         runner.submit(make_parts, {"name": f"{share[0]}-to-{share[-1]}", "work": work, "parts": share})
         for share in shares

@@ -76,6 +76,16 @@ def test_every_row_builds_with_one_budget(folder, row):
         assert experiment.curate(row.improvement_set).held_out == training.held_out
 
 
+def test_ds_which_searches_no_pool_is_curated_without_what_belongs_to_a_search(folder):
+    """One config makes all three sets; DS refuses what only a search can do."""
+    path = folder / "own.yaml"
+    path.write_text(path.read_text() + "hubness: {method: csls}\ndistinct_clips: 0.98\ndistinct_captions: 0.97\n")
+    experiment = experiment_from_file(path)
+    du, ds = experiment.curate("du"), experiment.curate("ds")
+    assert du.hubness is not None and (du.distinct_clips, du.distinct_captions) == (0.98, 0.97)
+    assert ds.hubness is None and (ds.distinct_clips, ds.distinct_captions) == (None, 0.97)
+
+
 def test_rows_that_contradict_their_name_are_refused():
     """`sl` without soft labels would be `continued` under another name."""
     with pytest.raises(ValueError, match="soft"):

@@ -30,7 +30,7 @@ from clapcur.models import clap
 from clapcur.models.clap import Clap
 from clapcur.models.front_end import LogMel
 from clapcur.train import SoftLabels, TrainConfig, mask, train
-from clapcur.train.ranks import HOST, PATIENCE, Ranks, joined
+from clapcur.train.ranks import HOST, PATIENCE, Ranks, first_of, joined
 from clapcur.train.step import ContrastiveStep, Loaded, Teacher, TextFeatures, draws_of
 
 CAPTIONS = {
@@ -313,6 +313,15 @@ def test_torchrun_starts_the_same_training(tmp_path):
     assert made.returncode == 0, made.stderr
     assert json.loads(made.stdout.splitlines()[-1])["id"] == expected.id
     assert all(torch.equal(value, weights(expected)[name]) for name, value in before.items())
+
+
+def test_a_number_of_processes_that_torchrun_did_not_start_is_refused(monkeypatch):
+    """The others would wait for somebody who never comes."""
+    for name, value in {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "4", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="torchrun started 4 processes, the config says processes: 2"):
+        with first_of(2, "cpu", {}):
+            pass
 
 
 def test_shares_that_would_not_be_even_are_refused():

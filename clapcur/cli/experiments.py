@@ -160,8 +160,10 @@ def improve(
     needed = {"--pairs": pairs, "--classes": classes, "--evaluation": evaluation}
     if config is None and (missing := [flag for flag, value in needed.items() if not value]):
         raise typer.BadParameter(f"give an experiment file, or {', '.join(missing)} as well")
+    from clapcur.audio.addresses import is_url
+
     for flag, path in given.items():
-        if path is not None and "://" not in str(path) and not Path(path).exists():
+        if path is not None and not is_url(str(path)) and not Path(path).exists():
             raise DataError(f"{flag} {path} does not exist")
     from clapcur import recipes
 

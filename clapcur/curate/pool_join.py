@@ -25,7 +25,7 @@ from clapcur.hubness import Correction
 from clapcur.improvement_set import SCHEMA, ImprovementSetWriter
 from clapcur.progress import progress
 from clapcur.set_versions import merged
-from clapcur.similarity import Clusters, caption_floor, similar_pairs, similarity_histogram
+from clapcur.similarity import Clusters, caption_floor, similar_pairs, similarity_histogram, threshold_for_count
 from clapcur.thresholds import nth_largest
 
 COUNTED_PAIRS = 2**26  # of a sample of the clips, for the histogram and the first guess of a threshold; ours, a second
@@ -101,16 +101,14 @@ class PoolJoin:
             return before
         if self.is_empty or self.config.max_per_clip is not None or self.config.max_per_caption is not None:
             return -1.0
-        edges = np.linspace(-1, 1, HISTOGRAM_BINS + 1)
         guess = {}
         for name, of_group in self._groups().items():
             offsets = None if self.offsets is None else (self.offsets[0], self.offsets[1][of_group])
             counts, num_clips = sample_histogram(self.rows_ND, self.captions.rows_MD[of_group], offsets, self.device)
             wanted = self._count * num_clips / len(self.clip_ids)
             spare = wanted if num_clips == len(self.clip_ids) else SPARE * wanted + 5 * np.sqrt(wanted) + 5
-            at_or_above = np.cumsum(counts[::-1])[::-1]
-            reached = np.flatnonzero(at_or_above >= spare)
-            guess[name] = float(edges[max(0, reached[-1] - 1)]) if len(reached) else -1.0
+            bin_width = 2 / HISTOGRAM_BINS  # a pair may be counted in the bin above its own
+            guess[name] = max(-1.0, threshold_for_count(counts, int(np.ceil(spare))) - bin_width)
         return guess if self.by_class else guess[""]
 
     def _similarities(self, least: Thresholds) -> dict[str, NDArray[np.float32]]:

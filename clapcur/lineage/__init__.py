@@ -75,7 +75,7 @@ def registered_version(home: Home, name: str, version: str) -> str:
     """
     try:
         found = MlflowPage(home, Catalog.open(home)).client.get_model_version(name, version)
-    except Exception as error:
+    except Exception as error:  # of MLflow, of the network under it, of a database: all mean that it cannot be told
         raise ArtifactError(f"MLflow at {home.mlflow_uri} has no {name}/{version}: {one_line(error)}") from error
     if ARTIFACT_TAG not in found.tags:
         raise ArtifactError(f"{name}/{version} was not registered by clapcur: it has no tag {ARTIFACT_TAG}")

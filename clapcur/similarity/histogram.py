@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clapcur.similarity.join import TILES
+from clapcur.similarity.join import tile_on
 from clapcur.similarity.rows import Rows, check_dims, check_positive, check_rows, load_rows, slices
 from clapcur.similarity.screening import Screen
 
@@ -42,16 +42,16 @@ def similarity_histogram(
     check_rows(text_MD, "text")
     check_dims(audio_ND, text_MD)
     text = load_rows(text_MD, slice(None), device)
-    at_once = tile or TILES.get(text.device.type, TILES["cpu"])
-    check_positive(num_bins=num_bins, tile=min(at_once))
+    check_positive(num_bins=num_bins)
+    num_clips, num_texts = tile_on(text.device, tile)
     counts = torch.zeros(num_bins, dtype=torch.int64, device=text.device)
     # float32: lower precisions have gaps wider than a bin
     offset_N, offset_M = (None, None) if offsets is None else (torch.from_numpy(o).to(text.device) for o in offsets)
     screen = Screen(text, torch.float32, offset_M)
-    for rows in slices(len(audio_ND), at_once[0]):
+    for rows in slices(len(audio_ND), num_clips):
         own = None if offset_N is None else offset_N[rows]
         audio_RD, _ = screen.rows(load_rows(audio_ND, rows, device), own)
-        for columns in slices(len(text), at_once[1]):
+        for columns in slices(len(text), num_texts):
             place_RT = (screen.product(audio_RD, columns) - range[0]).mul_(num_bins / (range[1] - range[0]))
             bins_RT = place_RT.int().clamp_(0, num_bins - 1)
             counts += torch.bincount(bins_RT.flatten(), minlength=num_bins)
@@ -59,33 +59,30 @@ def similarity_histogram(
 
 
 def threshold_for_count(counts: NDArray[np.int64], target: int, *, range: tuple[float, float] = (-1.0, 1.0)) -> float:
-    """Find the lowest threshold that keeps at most a target number of pairs.
+    """Find the highest threshold that lets at least a target number of pairs through.
 
     Parameters
     ----------
     counts : array, shape (num_bins,), int64
         From `similarity_histogram`.
     target : int
-        Most pairs to keep, at least 1.
+        Pairs to let through, at least 1.
     range : (float, float)
         As the histogram was made with.
 
     Returns
     -------
     float
-        The smallest edge of a bin at or above which lie no more than ``target`` pairs.
+        The largest edge of a bin at or above which lie at least ``target`` pairs; the lowest of all
+        where there are fewer.
 
     Raises
     ------
     ValueError
-        The target is below 1, or the highest bin alone holds more pairs than that.
+        The target is below 1.
     """
     check_positive(target=target)
-    counts = np.asarray(counts)
-    at_or_above = np.cumsum(counts[::-1])[::-1]
-    if at_or_above[-1] > target:
-        raise ValueError(
-            f"the highest bin alone holds {at_or_above[-1]} pairs, more than the target of "
-            f"{target}: no threshold separates them; raise the target or remove duplicates"
-        )
-    return float(np.linspace(*range, len(counts) + 1, dtype=np.float32)[np.argmax(at_or_above <= target)])
+    at_or_above = np.cumsum(np.asarray(counts)[::-1])[::-1]
+    reached = np.flatnonzero(at_or_above >= target)
+    edges = np.linspace(*range, len(counts) + 1, dtype=np.float32)
+    return float(edges[reached[-1] if len(reached) else 0])

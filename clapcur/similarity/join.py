@@ -153,8 +153,7 @@ class Join:
         num_products = len(audio_ND) * len(text_MD) * (text_MD.shape[1] if text_MD.ndim == 2 else 0)
         dtype = precision or fastest_precision(self.text_MD.device, num_products)
         self.screen = Screen(self.text_MD, dtype, self.offset_M)
-        self.most_clips, self.tile_texts = tile or TILES.get(self.text_MD.device.type, TILES["cpu"])
-        check_positive(tile=min(self.most_clips, self.tile_texts))
+        self.most_clips, self.tile_texts = tile_on(self.text_MD.device, tile)
 
     def blocks(self) -> Iterator[PairBlock]:
         """Yield all pairs; the number of clips at a time follows the number of pairs they have."""
@@ -259,8 +258,16 @@ class _BestOfEach:
     def keep(self, found: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
         """Return what may still be among the best, now that the bounds have risen."""
         clip, text, rough = _joined(found)
-        kept_P = rough.float() >= self.bound()[clip, 0] - 4 * self._rounding
+        slack = -BELOW_ALL * self._rounding  # by which what reaches a bound may be rounded below it: no bound is lower
+        kept_P = rough.float() >= self.bound()[clip, 0] - slack
         return clip[kept_P], text[kept_P], rough[kept_P]
+
+
+def tile_on(device: torch.device, tile: tuple[int, int] | None) -> tuple[int, int]:
+    """Return how many clips and texts one product has: as given, or what suits the device."""
+    num_clips, num_texts = tile or TILES.get(device.type, TILES["cpu"])
+    check_positive(tile=min(num_clips, num_texts))
+    return num_clips, num_texts
 
 
 def _nothing(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -141,10 +141,10 @@ def _where(values_RT: Tensor, bounds: Sequence[Tensor]) -> tuple[Tensor, Tensor]
 
 
 def _rounded_down(bound: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the largest numbers of a precision that are not above a float32 bound; beyond the cosines it is cut."""
+    """Return the largest numbers of a precision that are not above a float32 bound."""
     if dtype == torch.float32:
         return bound
-    low = bound.clamp(-2, 2).to(dtype)
+    low = bound.to(dtype)
     return torch.where(low.float() > bound, torch.nextafter(low, torch.full_like(low, -torch.inf)), low)
 
 

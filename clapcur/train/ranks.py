@@ -30,6 +30,7 @@ from clapcur.errors import CheckpointError
 from clapcur.train import torchrun
 
 HOST = "127.0.0.1"
+LOOPBACK = (HOST, "localhost", "::1")
 PATIENCE = timedelta(minutes=30)  # what the others wait while the first evaluates
 LEAVE_S = 20.0  # a helper that is through with its steps may take so long to end
 
@@ -183,7 +184,6 @@ def first_of(processes: int, device: str, job: Mapping[str, Any]) -> Iterator[Ra
             helper.stdin.write(json.dumps({**job, **place}) + "\n")
             helper.stdin.flush()  # it stays open: its end is how a helper learns that we are gone
         _wait_for(helpers, store)
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine
         with joined(0, processes, store, own_device, shared_threads) as ranks:
             yield ranks
             for helper in helpers:
@@ -213,6 +213,8 @@ def joined(rank: int, size: int, store: dist.Store, device: torch.device, thread
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(threads)
+        if os.environ.get("MASTER_ADDR", HOST) in LOOPBACK:  # all ranks are on this machine
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
@@ -227,7 +229,6 @@ def as_helper(place: Mapping[str, Any]) -> Any:
     store = dist.TCPStore(HOST, place["port"], size, is_master=False, timeout=PATIENCE)
     device = _device_of(place["device"], rank, size)
     store.set(f"{rank} is here", "")
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     return joined(rank, size, store, device, place["threads"])
 
 

@@ -6,6 +6,7 @@ Every process must see the same store and the same sounds, at the same places. W
 in torchrun's key-value store, as JSON; a command that trains nothing, or several models, is as good.
 """
 
+import functools
 import itertools
 import json
 import os
@@ -17,8 +18,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from clapcur.devices import pick_device
+
 OVER = "clapcur is over"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _numbers = itertools.count()  # of the trainings of this process
 
 
@@ -39,8 +41,6 @@ def size() -> int:
 
 def device_of(name: str) -> torch.device:
     """Return the device of this process; "auto" and "cuda" are its GPU among those of its machine."""
-    from clapcur.devices import pick_device
-
     device = pick_device(name)
     return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if device.type == "cuda" else device
 
@@ -72,9 +72,8 @@ def leading() -> Iterator[None]:
         _store().set(OVER, "")
 
 
+@functools.cache
 def _store() -> dist.Store:
-    """Return torchrun's store, which its agent keeps."""
-    if os.environ["MASTER_ADDR"] in LOOPBACK:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    """Return torchrun's store, which its agent keeps, or else the first process."""
     is_ours = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and rank() == 0
     return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size(), is_master=is_ours)

@@ -123,7 +123,7 @@ def _load(path: Path, pickled: bool) -> Any:
     numbers = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     dtypes = [np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "bool"))]
     try:
-        with torch.serialization.safe_globals([*numbers, *dtypes]):  # type: ignore[list-item]
+        with torch.serialization.safe_globals([*numbers, *dtypes]):  # type: ignore[list-item]  # takes names as well
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         if any(sign in str(error) for sign in ("Unsupported operand", "invalid load key")):

@@ -81,7 +81,7 @@ def read(ledger: Ledger, ask: Ask) -> Reading:
         text=text,
         embedding_dim=theirs.projection_dim,
         window_s=float(extractor.max_length_s),
-        short=extractor.padding,  # type: ignore[arg-type]
+        short=extractor.padding,  # type: ignore[arg-type]  # ClapConfig refuses what it does not know
         projection="mlp",
     )
     return Reading("hf", config, tower(text, encoder, tokenizer))
