@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,28 @@ class Home:
         return self.root / "prefect"
 
     @property
+    def login(self) -> str:
+        """``user:password`` of the servers that run for this home, made when it is first asked for.
+
+        Its file can be read by its owner alone.
+        """
+        path = self.root / "login"
+        try:
+            return path.read_text()
+        except FileNotFoundError:
+            new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(descriptor, "w") as file:
+                file.write(f"clapcur:{secrets.token_urlsafe(24)}")
+            try:
+                os.link(new, path)  # the first of several wins
+            except FileExistsError:
+                pass
+            finally:
+                new.unlink()
+            return path.read_text()
+
+    @property
     def servers_file(self) -> Path:
         """Addresses of the servers that ``clapcur up`` runs for this home, by the name of their variable."""
         return self.root / "servers.json"
@@ -89,25 +112,39 @@ class Home:
         Where servers of this home run, their addresses are among them. The batch sizes keep Prefect's recorder from
         colliding with its own API on SQLite, where about half of the flow calls would stall for two seconds.
         """
-        return self.servers() | {
-            "CLAPCUR_HOME": str(self.root),
-            "PREFECT_HOME": str(self.prefect_home),
-            "PREFECT_LOGGING_LEVEL": "CRITICAL",  # a failure is told once, by our own error line
-            "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
-            "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
-            "PREFECT_LOGGING_TO_API_ENABLED": "false",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
-            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
-            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-            "DO_NOT_TRACK": "1",
-            "PREFECT_CLIENT_MAX_RETRIES": "2",  # a server that went down with us must not keep us from leaving
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-        }
+        return (
+            self._prefect()
+            | self.servers()
+            | {
+                "CLAPCUR_HOME": str(self.root),
+                "PREFECT_HOME": str(self.prefect_home),
+                "PREFECT_LOGGING_LEVEL": "CRITICAL",  # a failure is told once, by our own error line
+                "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
+                "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+                "PREFECT_LOGGING_TO_API_ENABLED": "false",
+                "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+                "RAY_USAGE_STATS_ENABLED": "0",
+                "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
+                "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
+                "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+                "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+                "DO_NOT_TRACK": "1",
+                "PREFECT_CLIENT_MAX_RETRIES": "2",  # a server that went down with us must not keep us from leaving
+                "HF_HUB_DISABLE_TELEMETRY": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+            }
+        )
+
+    def _prefect(self) -> dict[str, str]:
+        """Return the login of the server that a flow of this process starts where no other was named."""
+        if "PREFECT_API_URL" in os.environ:
+            return {}
+        try:
+            login = os.environ.get("PREFECT_API_AUTH_STRING") or self.login
+        except OSError:  # a home that can only be read
+            login = f"clapcur:{secrets.token_urlsafe(24)}"
+        return {"PREFECT_API_AUTH_STRING": login, "PREFECT_SERVER_API_AUTH_STRING": login}
 
 
 def is_locked(path: Path) -> bool:

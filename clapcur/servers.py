@@ -6,6 +6,7 @@ catalog is the database NAME, MLflow and Prefect have NAME_mlflow and NAME_prefe
 their own, in tables of one name), which are made where they are missing.
 """
 
+import base64
 import fcntl
 import functools
 import json
@@ -23,12 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clapcur import guard
 from clapcur.artifacts import write_atomic
 from clapcur.errors import ClapcurError
 from clapcur.home import Home
 from clapcur.processes import Processes, Program
 
 HOST = "127.0.0.1"
+OUR_NAMES = (HOST, "localhost")  # under which the pages may be opened
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 READY_S = 180.0  # the first start makes databases
 CPU_LIMIT = 2  # flow runs at a time on a machine without a GPU
@@ -74,8 +77,15 @@ class Plan:
         return f"http://{HOST}:{self.mlflow_port}"
 
     def addresses(self) -> dict[str, str]:
-        """Return what other commands of this home should use."""
-        known = {"PREFECT_API_URL": f"{self.prefect}/api", "MLFLOW_TRACKING_URI": self.mlflow}
+        """Return what other commands of this home should use: addresses, and the login."""
+        user, _, password = self.home.login.partition(":")
+        known = {
+            "PREFECT_API_URL": f"{self.prefect}/api",
+            "PREFECT_API_AUTH_STRING": self.home.login,
+            "MLFLOW_TRACKING_URI": self.mlflow,
+            "MLFLOW_TRACKING_USERNAME": user,
+            "MLFLOW_TRACKING_PASSWORD": password,
+        }
         return known | ({"CLAPCUR_DATABASE_URL": self.database_url} if self.database_url else {})
 
     def environment(self) -> dict[str, str]:
@@ -97,13 +107,29 @@ class Plan:
             "CLAPCUR_MODEL_POOL": "gpu" if self.has_gpu else "cpu",
         }  # fmt: skip
 
+    def guarded(self, port: int) -> dict[str, str]:
+        """Return the environment of a server behind `clapcur.guard`, at a port of this machine."""
+        hosts = [f"{name}:{port}" for name in OUR_NAMES]
+        origins = ",".join(f"http://{host}" for host in hosts)
+        return self.environment() | {
+            guard.HOSTS: ",".join(hosts),
+            guard.LOGIN: self.home.login,
+            "PREFECT_SERVER_API_AUTH_STRING": self.home.login,
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins,
+            "PREFECT_SERVER_UI_API_URL": "/api",  # that of the page's own origin, whichever of our names it has
+            "PREFECT_SERVER_UI_V2_ENABLED": "false",  # that page asks an analytics host
+            "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(hosts),
+            "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": origins,
+        }
+
     def prefect_server(self) -> Program:
         """Return Prefect's API, pages and scheduler."""
-        environment = self.environment()
+        environment = self.guarded(self.prefect_port)
         if self.database_url:
             url = beside(self.database_url, "prefect", "postgresql+asyncpg")
             environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = url
-        command = ["prefect", "server", "start", "--host", HOST, "--port", str(self.prefect_port)]
+        command = ["uvicorn", "--factory", "clapcur.guard:prefect", "--host", HOST, "--port", str(self.prefect_port)]
+        command += ["--log-level", "warning", "--timeout-keep-alive", "5"]
         return Program("prefect server", _module(command), environment, lambda: answers(f"{self.prefect}/api/health"))
 
     def mlflow_server(self) -> Program:
@@ -113,9 +139,11 @@ class Plan:
             database = beside(self.database_url, "mlflow", "postgresql+psycopg")
         root = self.artifact_root or self.home.mlflow_artifacts.as_uri()
         command = ["mlflow", "server", "--host", HOST, "--port", str(self.mlflow_port), "--workers", "1"]
-        command += ["--backend-store-uri", database, "--default-artifact-root", root, "--no-serve-artifacts"]
+        command += ["--app-name", "clapcur", "--default-artifact-root", root, "--no-serve-artifacts"]
+        # the address of a database may hold a password, which every user would read in a command line
+        environment = self.guarded(self.mlflow_port) | {"MLFLOW_BACKEND_STORE_URI": database}
         url = f"{self.mlflow}/api/2.0/mlflow/experiments/search?max_results=1"
-        return Program("mlflow server", _module(command), self.environment(), lambda: answers(url))
+        return Program("mlflow server", _module(command), environment, lambda: answers(url, self.home.login))
 
     def worker(self, pool: str) -> Program:
         """Return the worker of a pool; what its flow runs log is seen on Prefect's pages."""
@@ -133,7 +161,7 @@ class Plan:
         return Program(f"worker {pool}", _module(command), environment, lambda: self._is_online(pool, name))
 
     def _is_online(self, pool: str, name: str) -> bool:
-        workers = call(f"{self.prefect}/api/work_pools/{pool}/workers/filter", {})
+        workers = call(f"{self.prefect}/api/work_pools/{pool}/workers/filter", {}, self.home.login)
         return any(worker["name"] == name and worker["status"] == "ONLINE" for worker in workers or ())
 
     def registration(self) -> Program:
@@ -258,14 +286,17 @@ def make_databases(url: str) -> None:
         engine.dispose()
 
 
-def answers(url: str) -> bool:
-    """Tell whether an address answers with success."""
-    return call(url) is not None
+def answers(url: str, login: str | None = None) -> bool:
+    """Return whether an address answers with success."""
+    return call(url, login=login) is not None
 
 
-def call(url: str, body: Mapping[str, Any] | None = None) -> Any:
+def call(url: str, body: Mapping[str, Any] | None = None, login: str | None = None) -> Any:
     """Return the JSON that an address answers, None where it does not or refuses."""
-    request = urllib.request.Request(url, headers={"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json"}
+    if login is not None:
+        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+    request = urllib.request.Request(url, headers=headers)
     if body is not None:
         request.data = json.dumps(body).encode()
     try:

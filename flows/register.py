@@ -15,16 +15,24 @@ from uuid import UUID
 import yaml
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists
-from prefect.workers.process import ProcessWorker
 
 from clapcur.servers import POOLS
 
 FILES = Path(__file__).resolve().parents[1] / "deployments"
 OURS = "clapcur-"  # begins the slug of every schedule in our file
+
+# What a worker does for a flow run, without one variable: Prefect's own template would let whoever starts a run choose
+# command, environment and folder. There is no `env` here, for Prefect would merge that of a run into it. The command
+# keeps a run in the process group of its worker, so that whoever stops the worker stops its runs; -P keeps modules of
+# the working directory from taking the place of ours.
+JOB = {
+    "job_configuration": {"command": "python -P -m prefect.engine", "stream_output": True},
+    "variables": {"type": "object", "properties": {}, "additionalProperties": False},
+}
 
 Schedules = Mapping[UUID, Sequence[DeploymentSchedule]]
 
@@ -38,12 +46,11 @@ def register() -> None:
         A deployment could not be registered; what Prefect said stands before it.
     """
     with get_client(sync_client=True) as client:
-        template = ProcessWorker.get_default_base_job_template()
         for pool in POOLS:
             try:
-                client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template))
-            except ObjectAlreadyExists:
-                pass  # with the limits that people gave it
+                client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=JOB))
+            except ObjectAlreadyExists:  # with the limits that people gave it, and perhaps a template of before
+                client.update_work_pool(pool, WorkPoolUpdate(base_job_template=JOB))
         before = schedules(client)
         deploy = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
         subprocess.run([*deploy, "--prefect-file", str(FILES / "prefect.yaml")], check=True)

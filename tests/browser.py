@@ -131,8 +131,8 @@ class Browser:
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    """Start a Chromium with a profile of its own; skips the test where there is none."""
+def chromium(*options: str) -> Iterator[Browser]:
+    """Start a Chromium with a profile of its own and further options; skips the test where there is none."""
     program = next((found for name in NAMES if (found := shutil.which(name))), None)
     if program is None:
         pytest.skip(f"needs Chromium to open a page in, none of {', '.join(NAMES)} is installed")
@@ -142,7 +142,7 @@ def chromium() -> Iterator[Browser]:
     # Chromium reads its commands from descriptor 3 and writes its answers to 4
     shell = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
     process = subprocess.Popen(
-        ["bash", "-c", shell, "bash", program, *OPTIONS, f"--user-data-dir={profile}"],
+        ["bash", "-c", shell, "bash", program, *OPTIONS, *options, f"--user-data-dir={profile}"],
         pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         env={**os.environ, "HOME": profile},
     )  # fmt: skip
