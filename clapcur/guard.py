@@ -5,9 +5,9 @@ machine. Three rules, in this order, decide about each request before the server
 
 1. Its ``Host`` is one of ours, or the answer is 421. A page that lets its own name point to loopback (DNS rebinding)
    comes with that name.
-2. Its ``Origin``, where a browser names one, is one of ours, or the answer is 403. A page of another origin is refused
-   even where it needs no permission to send, as with a plain form. Browsers also tell by ``Sec-Fetch-Site`` where a
-   request without ``Origin`` comes from; another site may open our pages, but ask for nothing else.
+2. Its ``Origin``, where a browser names one, is the page that it asks, or the answer is 403. A page of another origin
+   is refused even where it needs no permission to send, as with a plain form. ``Sec-Fetch-Site`` tells where a request
+   without ``Origin`` comes from: another site may open our pages, but ask for nothing else.
 3. It carries the login, or the answer is 401. Prefect asks for it by itself (`PREFECT_SERVER_API_AUTH_STRING`), on its
    API and in its web sockets; for MLflow the guard asks, on every path.
 
@@ -34,7 +34,6 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from fnmatch import fnmatchcase
 from typing import Any
-from urllib.parse import urlsplit
 
 HOSTS, LOGIN = "CLAPCUR_GUARD_HOSTS", "CLAPCUR_LOGIN"
 POLICY = (
@@ -100,7 +99,7 @@ class Guard:
         if len(hosts) != 1 or not self.is_ours(hosts[0].decode("latin-1")):
             return 421, "this server does not answer under that name"
         for origin in headers.get(b"origin", []):
-            if not self._is_our_origin(origin.decode("latin-1")):
+            if not _is_of(origin.decode("latin-1"), hosts[0].decode("latin-1")):
                 return 403, "a page of another origin may not ask this server"
         site, mode = headers.get(b"sec-fetch-site", []), headers.get(b"sec-fetch-mode", [])
         opens_a_page = mode == [b"navigate"] and scope.get("method") == "GET"
@@ -115,12 +114,10 @@ class Guard:
         host = host.lower()
         return any(fnmatchcase(host if ":" in host else f"{host}:80", pattern) for pattern in self._hosts)
 
-    def _is_our_origin(self, origin: str) -> bool:
-        found = urlsplit(origin)
-        default = {"http": 80, "https": 443}.get(found.scheme)
-        if default is None or found.path or found.query or not found.hostname:
-            return False
-        return self.is_ours(found.netloc if ":" in found.netloc else f"{found.netloc}:{default}")
+
+def _is_of(origin: str, host: str) -> bool:
+    """Return whether an ``Origin`` is that of the pages under this ``Host``; a proxy may serve them by HTTPS."""
+    return origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
 
 
 def check_login(login: str) -> str:

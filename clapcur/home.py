@@ -136,6 +136,11 @@ class Home:
             }
         )
 
+    def login_of_mlflow(self) -> dict[str, str]:
+        """Return the variables in which MLflow's client looks for a login, where servers of this home run."""
+        names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+        return {name: value for name, value in self.servers().items() if name in names}
+
     def _prefect(self) -> dict[str, str]:
         """Return the login of the server that a flow of this process starts where no other was named."""
         if "PREFECT_API_URL" in os.environ:

@@ -4,6 +4,7 @@ Natively means: the commands, the environment and the health checks are read out
 of the services, which become 127.0.0.1, the ports, which become free ones, and the folders, which become temporary.
 """
 
+import base64
 import functools
 import importlib.util
 import json
@@ -34,7 +35,14 @@ from clapcur.servers import beside
 
 RAW = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 VARIABLE = re.compile(r"\$(?:\$|\{(\w+)(?::([-?])([^}]*))?\})")
-GIVEN = {"POSTGRES_PASSWORD": "pgpw", "S3_ACCESS_KEY": "s3id", "S3_SECRET_KEY": "s3pw", "SOUNDS": "/srv/sounds"}
+GIVEN = {
+    "POSTGRES_PASSWORD": "pgpw",
+    "S3_ACCESS_KEY": "s3id",
+    "S3_SECRET_KEY": "s3pw",
+    "LOGIN_PASSWORD": "loginpw",
+    "SOUNDS": "/srv/sounds",
+}
+LOGIN = {"Authorization": f"Basic {base64.b64encode(b'clapcur:loginpw').decode()}"}
 PAGES = {"prefect": 4200, "mlflow": 5000}
 QUIET = ("DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED", "MLFLOW_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
 
@@ -167,6 +175,10 @@ def test_the_programs_agree_on_addresses():
     )
     assert prefect["PREFECT_SERVER_DATABASE_CONNECTION_URL"] == beside(database, "prefect", "postgresql+asyncpg")
     assert mlflow["MLFLOW_BACKEND_STORE_URI"] == beside(database, "mlflow", "postgresql+psycopg")
+    for name in ("cpu-worker", "watcher", "register"):
+        given = SERVICES[name]["environment"]
+        assert given["PREFECT_API_AUTH_STRING"] == prefect["PREFECT_SERVER_API_AUTH_STRING"] == mlflow["CLAPCUR_LOGIN"]
+        assert f"{given['MLFLOW_TRACKING_USERNAME']}:{given['MLFLOW_TRACKING_PASSWORD']}" == mlflow["CLAPCUR_LOGIN"]
     assert SERVICES["mlflow"]["command"][-2:] == ["--artifacts-destination", bucket]
     assert f'create_bucket(Bucket="{bucket.removeprefix("s3://")}")' in SERVICES["prepare"]["command"][-1]
     for name, port in PAGES.items():
@@ -367,7 +379,7 @@ class Native:
         """Say on this machine what a text of the file says in a container."""
         for there, here in self.places.items():
             text = text.replace(there, str(here))
-        text = re.sub(r"(//|@)[\w.]+:(\d+)", lambda it: f"{it[1]}127.0.0.1:{self.ports[int(it[2])]}", text)
+        text = re.sub(r"(//|@|,)[\w.]+:(\d+)", lambda it: f"{it[1]}127.0.0.1:{self.ports[int(it[2])]}", text)
         alone = re.fullmatch(r"(-[\w.-]+=)?(\d{4})", text)
         return f"{alone[1] or ''}{self.ports[int(alone[2])]}" if alone and int(alone[2]) in self.ports else text
 
@@ -469,11 +481,13 @@ class TestNatively:
 
     pytestmark = slow
 
-    def test_a_file_of_a_run_arrives_in_the_object_store(self, native):
+    def test_a_file_of_a_run_arrives_in_the_object_store(self, native, monkeypatch):
         """MLflow takes a run and loses its files where the bucket, the keys or the address are wrong."""
         import boto3
         from mlflow import MlflowClient
 
+        for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+            monkeypatch.setenv(name, native.environment("cpu-worker")[name])
         client = MlflowClient(native.environment("cpu-worker")["MLFLOW_TRACKING_URI"])
         run = client.create_run(client.create_experiment("tiny"))
         client.log_text(run.info.run_id, "a dog barks", "captions.txt")
@@ -494,18 +508,29 @@ class TestNatively:
     def test_mlflow_answers_to_its_names_only(self, native):
         """With the default it would refuse its own name in the stack, and look healthy."""
         url = f"{native.url(5000)}/api/2.0/mlflow/experiments/search?max_results=1"
-        assert [status(url, Host=name) for name in ("mlflow:5000", "localhost:5000", "elsewhere")] == [200, 200, 403]
+        names = ("mlflow:5000", "localhost:5000", "elsewhere:5000")
+        assert [status(url, Host=name, **LOGIN) for name in names] == [200, 200, 421]
+
+    def test_neither_server_answers_without_the_login(self, native):
+        """Whoever reaches the address would start flows and read everything."""
+        for url in (
+            f"{native.url(5000)}/api/2.0/mlflow/experiments/search?max_results=1",
+            f"{native.url(4200)}/api/admin/version",
+        ):
+            assert [status(url), status(url, **LOGIN)] == [401, 200]
 
     def test_mlflows_page_is_told_to_send_nothing(self, native):
         """The page has a telemetry of its own, which a browser would send and no guard here would see."""
-        with urllib.request.urlopen(f"{native.url(5000)}/ajax-api/3.0/mlflow/ui-telemetry", timeout=10) as answer:
+        asked = urllib.request.Request(f"{native.url(5000)}/ajax-api/3.0/mlflow/ui-telemetry", headers=LOGIN)
+        with urllib.request.urlopen(asked, timeout=10) as answer:
             assert json.load(answer)["disable_ui_telemetry"] is True
 
     def test_the_deployments_stand_on_prefects_page_and_a_worker_waits_for_them(self, native):
         from prefect.client.orchestration import SyncPrefectClient
 
         entries = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())["deployments"]
-        with SyncPrefectClient(native.environment("cpu-worker")["PREFECT_API_URL"]) as client:
+        given = native.environment("cpu-worker")
+        with SyncPrefectClient(given["PREFECT_API_URL"], auth_string=given["PREFECT_API_AUTH_STRING"]) as client:
             assert {it.name for it in client.read_deployments()} == {entry["name"] for entry in entries}
             assert {pool.name for pool in client.read_work_pools()} == {"cpu", "gpu"}
             (worker,) = (
@@ -513,6 +538,16 @@ class TestNatively:
             )
         assert status(f"{native.url(4200)}/", Accept="text/html") == 200
         assert status(f"{native.url(8080)}/health") == 200
+
+    def test_no_command_line_holds_a_secret(self, native):
+        """Every user of a machine can read every command line of it, those of the programs' own children too."""
+        import psutil
+
+        native.program("prefect")
+        lines = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+        assert any("mlflow.server" in line or "clapcur.guard:mlflow" in line for line in lines)
+        for secret in GIVEN.keys() - {"SOUNDS"}:
+            assert not any(GIVEN[secret] in line for line in lines), secret
 
     def test_each_program_has_its_own_database(self, native):
         import sqlalchemy as sa

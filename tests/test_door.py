@@ -25,19 +25,20 @@ async (base, path, body) => {
   for (const type of ["application/json", "text/plain", "application/x-www-form-urlencoded"])
     for (const mode of ["cors", "no-cors"])
       try {
-        const answer = await fetch(base + path, {method: "POST", mode, credentials: "include",
-                                                 headers: {"Content-Type": type}, body: text});
+        const options = {method: "POST", mode, credentials: "include", headers: {"Content-Type": type}, body: text};
+        const answer = await fetch(base + path, options);
         tried.push(mode + " " + answer.type + " " + answer.status);
       } catch (error) { tried.push(mode + " refused"); }
   navigator.sendBeacon(base + path, new Blob([text], {type: "text/plain"}));
-  const form = document.createElement("form"), field = document.createElement("input"), frame = document.createElement("iframe");
+  const [form, field, frame] = ["form", "input", "iframe"].map(name => document.createElement(name));
   frame.name = "sink"; document.body.append(frame);
   form.method = "POST"; form.action = base + path; form.enctype = "text/plain"; form.target = "sink";
   field.name = text.slice(0, -1) + ', "x": "'; field.value = '"}'; form.append(field); document.body.append(form);
   form.submit();
   await new Promise(done => { frame.addEventListener("load", done); setTimeout(done, 3000); });
   const socket = new WebSocket(base.replace("http", "ws") + "/api/events/in");
-  tried.push("socket " + await new Promise(done => { socket.onopen = () => done("open"); socket.onerror = () => done("refused"); }));
+  const opened = new Promise((yes, no) => { socket.onopen = yes; socket.onerror = no; });
+  tried.push("socket " + await opened.then(() => "open", () => "refused"));
   return tried;
 }
 """
@@ -199,7 +200,9 @@ def test_our_own_pages_open_with_the_login_and_ask_nobody_else(up, prefect, mlfl
         browser.wait("/reconcile/.test(document.body.innerText)")
         asked = browser.requested()
 
-        browser.open(mlflow.replace("//", f"//{user}:{password}@") + "/#/experiments")
+        # what a user types into the browser's own box; from then on the browser sends it by itself
+        browser.open(mlflow.replace("//", f"//{user}:{password}@") + "/health")
+        browser.open(f"{mlflow}/#/experiments")
         browser.wait("/Experiments/.test(document.body.innerText) && /Default/.test(document.body.innerText)")
         asked += browser.requested()
     ours = {urlsplit(prefect).netloc, urlsplit(mlflow).netloc}

@@ -63,15 +63,17 @@ def test_a_request_without_a_name_is_not_answered():
     assert ask({})[::2] == (421, False)
 
 
-@pytest.mark.parametrize("origin", ["http://127.0.0.1:4200", "http://localhost:4200", "https://prefect.lan"])
-def test_our_own_pages_may_ask(origin):
-    assert ask(OURS | {"origin": origin}, method="POST")[::2] == (200, True)
+@pytest.mark.parametrize("host", ["127.0.0.1:4200", "localhost:4200", "prefect.lan"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_our_own_pages_may_ask(host, scheme):
+    """Behind a proxy the page comes by HTTPS."""
+    assert ask({"host": host, "origin": f"{scheme}://{host}"}, method="POST")[::2] == (200, True)
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 @pytest.mark.parametrize(
     "origin",
-    ["http://127.0.0.1:8000", "http://localhost", "https://evil.example", "null", "file://", "", "http://127.0.0.1:4200/x",
+    ["http://127.0.0.1:8000", "http://localhost:4200", "https://evil.example", "null", "file://", "", "http://127.0.0.1:4200/x",
      "chrome-extension://abc", "http://127.0.0.1:4200.evil.example"],
 )  # fmt: skip
 def test_a_page_of_another_origin_may_not_ask(origin, kind):

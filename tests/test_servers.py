@@ -222,10 +222,21 @@ def test_each_server_has_a_database_of_its_own_beside_the_catalog(tmp_path):
     )  # fmt: skip
     prefect = plan.prefect_server().environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
     assert prefect == "postgresql+asyncpg://me:secret@db/clapcur_prefect"
-    command = plan.mlflow_server().command
-    assert "postgresql+psycopg://me:secret@db/clapcur_mlflow" in command
-    assert "s3://bucket/mlflow" in command
+    mlflow = plan.mlflow_server()
+    assert mlflow.environment["MLFLOW_BACKEND_STORE_URI"] == "postgresql+psycopg://me:secret@db/clapcur_mlflow"
+    assert "s3://bucket/mlflow" in mlflow.command
     assert plan.worker("cpu").environment["CLAPCUR_DATABASE_URL"] == "postgresql://me:secret@db/clapcur"
+
+
+def test_no_command_line_holds_a_secret(tmp_path):
+    """Every user of a machine can read every command line of it."""
+    plan = servers.Plan(
+        home=Home(tmp_path), prefect_port=1, mlflow_port=2, folder=tmp_path, database_url="postgresql://me:secret@db/c"
+    )
+    password = plan.home.login.partition(":")[2]
+    for program in (plan.prefect_server(), plan.mlflow_server(), plan.worker("cpu"), plan.registration()):
+        words = " ".join(program.command)
+        assert "secret" not in words and password not in words
 
 
 def test_a_gpu_trains_one_model_at_a_time(tmp_path):

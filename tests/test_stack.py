@@ -13,7 +13,7 @@ import sys
 import pytest
 from building import write_tone, write_tones
 from postgres import restart, running_postgres
-from test_up import outside_of_tests, running, start, wait_until
+from test_up import client_of, outside_of_tests, running, start, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -53,10 +53,9 @@ def stack(tmp_path_factory):
 
 
 def test_one_landing_after_another_on_postgresql(stack):
-    from prefect.client.orchestration import SyncPrefectClient
 
     _, home, folder, _, _ = stack
-    with SyncPrefectClient(home.servers()["PREFECT_API_URL"]) as prefect:
+    with client_of(home) as prefect:
         ended(prefect, start(prefect, "improve", config="plain.yaml", strategy="ds", seed=5))
     one_landing_after_another(home, folder)
 
@@ -64,7 +63,6 @@ def test_one_landing_after_another_on_postgresql(stack):
 def one_landing_after_another(home, folder):
     """Tell it: what lands comes out as a student whose pairs can be named, and what is forgotten is gone."""
     from mlflow import MlflowClient
-    from prefect.client.orchestration import SyncPrefectClient
 
     field, config = folder / "field", write_tones(folder)
     text = config.read_text().replace("audio_threshold: {similarity: 0.7}", "audio_threshold: {similarity: -1}")
@@ -75,7 +73,7 @@ def one_landing_after_another(home, folder):
     first = said(home, "land", field, "--pool", "field")
     assert (first["version"], first["counts"]["clips"]) == (1, 6)
 
-    with SyncPrefectClient(home.servers()["PREFECT_API_URL"]) as prefect:
+    with client_of(home) as prefect:
         ended(prefect, start(prefect, "recurate", config="tones.yaml"))
         known = {run.id for run in runs_of(prefect, "recurate")}
         for seed in (106, 107):
@@ -133,8 +131,6 @@ def test_what_is_killed_in_the_middle_of_a_run_loses_nothing(stack):
     What was finished is never made again. The run of the worker dies with it: nobody is left to say so, and Prefect
     alone would show it as running for ever.
     """
-    from prefect.client.orchestration import SyncPrefectClient
-
     from clapcur.catalog import Catalog
     from clapcur.lineage import sync
 
@@ -158,7 +154,7 @@ def test_what_is_killed_in_the_middle_of_a_run_loses_nothing(stack):
         if not prefect.read_flow_run(run_id).state.is_completed():
             ended(prefect, train(prefect, seed))
 
-    with SyncPrefectClient(home.servers()["PREFECT_API_URL"]) as prefect:
+    with client_of(home) as prefect:
         orphan = begin(prefect, 1)
         kill_part(up, "prefect worker start")
         for seed, kill in (
@@ -177,7 +173,7 @@ def test_what_is_killed_in_the_middle_of_a_run_loses_nothing(stack):
     up.wait(30)
     restart(database)
     with running(folder, home, *options):
-        with SyncPrefectClient(home.servers()["PREFECT_API_URL"]) as prefect:
+        with client_of(home) as prefect:
             for seed in (1, 6):
                 ended(prefect, train(prefect, seed))
         assert kept.items() <= made(home).items(), "something was made twice"

@@ -68,7 +68,10 @@ def running(folder, home, *options):
     try:
         wait_until(lambda: home.servers() or process.poll() is not None, 150, "the start")
         assert home.servers(), process.communicate()[0]
-        yield process
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+                patch.setenv(name, home.servers()[name])  # MLflow's client takes the login from nowhere else
+            yield process
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
@@ -100,12 +103,18 @@ def up(experiment, tmp_path_factory):
 @pytest.fixture
 def prefect(up):
     """Give a client of the running server."""
-    from prefect.client.orchestration import SyncPrefectClient
-
     _, home = up
     assert home.servers(), up[0].communicate()[0]
-    with SyncPrefectClient(home.servers()["PREFECT_API_URL"]) as client:
+    with client_of(home) as client:
         yield client
+
+
+def client_of(home):
+    """Return a client of the home's Prefect that has the login."""
+    from prefect.client.orchestration import SyncPrefectClient
+
+    servers = home.servers()
+    return SyncPrefectClient(servers["PREFECT_API_URL"], auth_string=servers["PREFECT_API_AUTH_STRING"])
 
 
 def start(prefect, name, **parameters):

@@ -54,6 +54,8 @@ def up(
     try:
         with servers.running(plan) as processes:
             show(columns_table(("", "address"), [("Prefect", plan.prefect), ("MLflow", plan.mlflow)]))
+            user, _, password = where.login.partition(":")
+            show(f"Log in to MLflow as {user} with {password}, to Prefect with {where.login}")
             show("Ctrl-C stops both.")
             sys.stdout.flush()
             processes.supervise(lambda said: print(said, file=sys.stderr, flush=True))

@@ -340,6 +340,7 @@ def connect(home: Home) -> "MlflowClient":
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+        **home.login_of_mlflow(),
     }.items():
         os.environ.setdefault(name, value)
     from filelock import FileLock
