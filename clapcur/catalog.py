@@ -18,7 +18,7 @@ from clapcur.artifacts import Store
 from clapcur.database import ARTIFACT, EDGE, OUTBOX, connect, insert
 from clapcur.errors import ArtifactError
 from clapcur.home import Home
-from clapcur.leases import Lease, hold
+from clapcur.leases import Lease, hold, is_held
 
 OUTBOX_TRIES = 5  # a line that failed so often waits for `clapcur sync`
 
@@ -149,6 +149,10 @@ class Catalog:
             What is being made, for the line that says what is waited for.
         """
         return hold(self._writer, name, what)
+
+    def is_being_made(self, name: str) -> bool:
+        """Return whether somebody holds the lease of an artifact."""
+        return is_held(self._engine, name)
 
     def resolve(self, name: str) -> str:
         """Return the artifact id that an id, the start of one (4 digits) or an MLflow run means.

@@ -324,9 +324,10 @@ def _remove(catalog: Catalog, store: Store, item: Item, known: Collection[str], 
             catalog.remove(item.id)
         shutil.rmtree(item.folder)
         return True
-    with catalog.lease(item.id, f"{item.kind} {item.id}"):
+    with catalog.lease(item.id, f"{item.kind} {item.id}") as lease:
         if not _is_as_chosen(item, since) or _is_used(catalog, item.id, known):
             return False
+        lease.check()
         (item.folder / RECORD).unlink(missing_ok=True)
         sync_folder(item.folder)
         leaving = item.folder.with_name(f".{item.id}{REMOVED}")

@@ -29,5 +29,9 @@ class ArtifactError(ClapcurError):
     """An artifact is unknown, damaged, or was made from something else than its name says."""
 
 
+class LeaseLostError(ArtifactError):
+    """Another process took over what this one was making, for this one was asleep."""
+
+
 class Interrupted(ClapcurError):
     """The process was asked to stop; the work so far is saved and goes on at the next run."""

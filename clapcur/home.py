@@ -86,6 +86,16 @@ class Home:
             return path.read_text()
 
     @property
+    def prefect_lock(self) -> Path:
+        """Held by the one who makes Prefect's tables: more at once wait for SQLite until they give up."""
+        return self.root / "prefect.lock"
+
+    @property
+    def flows_lock(self) -> Path:
+        """Shared by the commands that run a flow, each as long as it lives."""
+        return self.root / "flows.lock"
+
+    @property
     def servers_file(self) -> Path:
         """Addresses of the servers that ``clapcur up`` runs for this home, by the name of their variable."""
         return self.root / "servers.json"

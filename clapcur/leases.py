@@ -12,13 +12,13 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from clapcur.database import LEASE, insert
-from clapcur.errors import ArtifactError
+from clapcur.errors import LeaseLostError
 
 LEASE_S = 60.0  # a silent owner on another machine is dead after this time
 POLL_S = (0.05, 1.0)  # the first and the longest pause between two looks at a taken lease
@@ -26,21 +26,44 @@ POLL_S = (0.05, 1.0)  # the first and the longest pause between two looks at a t
 log = logging.getLogger("clapcur")
 
 
+def _clock() -> float:
+    """Return seconds of a clock that runs on while the process, or the whole machine, is asleep."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.time()
+
+
 @dataclass
 class Lease:
     """The right to make something, as long as `check` does not raise."""
 
+    engine: sa.Engine
     name: str
     owner: str
     waited: bool
+    what: str = ""
     lost: bool = False
+    _renewed: float = field(default_factory=_clock)
+
+    def renew(self) -> bool:
+        """Put off the end of the lease; return whether it is still ours."""
+        mine = sa.and_(LEASE.c.name == self.name, LEASE.c.owner == self.owner)
+        asked = _clock()
+        with self.engine.begin() as db:
+            renewed = sa.update(LEASE).where(mine).values(until=_now(db) + LEASE_S)
+            self.lost = self.lost or db.execute(renewed).rowcount == 0
+        self._renewed = asked
+        return not self.lost
 
     def check(self) -> None:
-        """Raise ArtifactError where somebody else took over, as after a long sleep."""
+        """Raise LeaseLostError where another process took over, as after a long sleep of this one.
+
+        Costs nothing while the lease is renewed in time; a process that has just woken up asks the database.
+        """
+        if not self.lost and _clock() - self._renewed > LEASE_S:
+            self.renew()
         if self.lost:
-            raise ArtifactError(
-                f"{self.name}: this process was silent for more than {LEASE_S:.0f} s, so another "
-                "one took over the work; run again to use its result"
+            raise LeaseLostError(
+                f"{self.what or self.name}: another process took over while this one was asleep for more than "
+                f"{LEASE_S:.0f} s; run the command again, it continues"
             )
 
 
@@ -58,9 +81,9 @@ def hold(engine: sa.Engine, name: str, what: str = "") -> Iterator[Lease]:
         The same for people, for the line that says what is waited for.
     """
     owner = _this_owner()
-    lease = Lease(name, owner, _acquire(engine, name, owner, what or name))
+    lease = Lease(engine, name, owner, _acquire(engine, name, owner, what or name), what)
     ended = threading.Event()
-    heart = threading.Thread(target=_renew, args=(engine, lease, ended), daemon=True)
+    heart = threading.Thread(target=_keep, args=(lease, ended), daemon=True)
     heart.start()
     try:
         yield lease
@@ -101,17 +124,21 @@ def _take(db: sa.Connection, name: str, owner: str) -> str | None:
     return holder
 
 
-def _renew(engine: sa.Engine, lease: Lease, ended: threading.Event) -> None:
-    mine = sa.and_(LEASE.c.name == lease.name, LEASE.c.owner == lease.owner)
+def _keep(lease: Lease, ended: threading.Event) -> None:
     while not ended.wait(LEASE_S / 4):
         try:
-            with engine.begin() as db:
-                renewed = sa.update(LEASE).where(mine).values(until=_now(db) + LEASE_S)
-                lease.lost = db.execute(renewed).rowcount == 0
+            if not lease.renew():
+                return
         except sa.exc.OperationalError as error:  # the database restarts: the next beat may do
             log.warning("the lease of %s was not renewed: %s", lease.name, error.orig)
-        if lease.lost:
-            return
+
+
+def is_held(engine: sa.Engine, name: str) -> bool:
+    """Return whether somebody holds the lease of this name, as far as can be seen from here."""
+    with engine.begin() as db:
+        held = sa.select(LEASE.c.owner).where(LEASE.c.name == name, LEASE.c.until >= _now(db))
+        owner = db.scalar(held)
+    return owner is not None and not _is_gone(owner)
 
 
 def _now(db: sa.Connection) -> float:

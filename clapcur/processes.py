@@ -83,9 +83,11 @@ class Processes:
         """Return where a program's output goes."""
         return self._logs / f"{program.name.replace(' ', '-')}.log"
 
-    def start(self, program: Program) -> None:
+    def start(self, program: Program) -> "subprocess.Popen[bytes]":
         """Start a program, in a process group of its own that the watchdog knows first."""
-        self._running.append((program, self._launch(program)))
+        process = self._launch(program)
+        self._running.append((program, process))
+        return process
 
     def _launch(self, program: Program) -> "subprocess.Popen[bytes]":
         assert self._watchdog.stdin is not None
@@ -103,8 +105,7 @@ class Processes:
 
     def run(self, program: Program, timeout_s: float) -> None:
         """Run a program to its end while watching the others; ProcessError where it fails."""
-        self.start(program)
-        _, process = self._running[-1]
+        process = self.start(program)
         deadline = time.monotonic() + timeout_s
         while process.poll() is None:
             if time.monotonic() > deadline:

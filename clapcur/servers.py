@@ -22,13 +22,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from clapcur import guard
+from clapcur import guard, heartbeat
 from clapcur.artifacts import write_atomic
 from clapcur.errors import ClapcurError
 from clapcur.home import Home
 from clapcur.processes import Processes, Program
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 HOST = "127.0.0.1"
 OUR_NAMES = (HOST, "localhost")  # under which the pages may be opened
@@ -103,6 +106,7 @@ class Plan:
             "PREFECT_LOGGING_COLORS": "false",
             "PREFECT_CLI_COLORS": "false",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes that we have no use for
+            heartbeat.VARIABLE: str(heartbeat.EVERY_S),
             "CLAPCUR_FOLDER": str(self.folder),
             "CLAPCUR_MODEL_POOL": "gpu" if self.has_gpu else "cpu",
         }  # fmt: skip
@@ -145,6 +149,10 @@ class Plan:
         url = f"{self.mlflow}/api/2.0/mlflow/experiments/search?max_results=1"
         return Program("mlflow server", _module(command), environment, lambda: answers(url, self.home.login))
 
+    def mlflow_database(self) -> Program:
+        """Return the program that makes MLflow's file in the home, or mends it."""
+        return Program("mlflow database", _module(["clapcur.lineage.database"]), self.environment())
+
     def worker(self, pool: str) -> Program:
         """Return the worker of a pool; what its flow runs log is seen on Prefect's pages."""
         environment = self.environment() | {
@@ -165,8 +173,8 @@ class Plan:
         return any(worker["name"] == name and worker["status"] == "ONLINE" for worker in workers or ())
 
     def registration(self) -> Program:
-        """Return the program that registers pools, deployments and automations."""
-        return Program("deployments", _module(["flows.register"]), self.environment())
+        """Return the program that registers pools, deployments and automations, and ends runs that were killed."""
+        return Program("deployments", _module(["flows.register", "--ends-runs-left-behind"]), self.environment())
 
 
 @contextmanager
@@ -178,14 +186,16 @@ def running(plan: Plan) -> Iterator[Processes]:
         make_databases(plan.database_url)
     with sole(plan.home), Processes(plan.home.root / "logs") as processes:
         prefect = plan.prefect_server()
-        processes.start(prefect)
-        with FileLock(plan.home.mlflow_lock):  # a command without servers may be making MLflow's tables just now
+        with FileLock(plan.home.prefect_lock):  # a command without servers may be making Prefect's tables just now
+            processes.start(prefect)
+            if not plan.database_url:
+                processes.run(plan.mlflow_database(), READY_S)
             processes.start(plan.mlflow_server())
             processes.wait_ready(READY_S, prefect)
-            processes.run(plan.registration(), READY_S)
-            for pool in POOLS if plan.has_gpu else ("cpu",):
-                processes.start(plan.worker(pool))
-            processes.wait_ready(READY_S)
+        processes.run(plan.registration(), READY_S)
+        for pool in POOLS if plan.has_gpu else ("cpu",):
+            processes.start(plan.worker(pool))
+        processes.wait_ready(READY_S)
         write_atomic(plan.home.servers_file, json.dumps(plan.addresses()))
         plan.home.servers_file.chmod(0o600)  # the address of a database may hold a password
         try:
@@ -273,10 +283,8 @@ def make_databases(url: str) -> None:
     wanted = [catalog.database, *(f"{catalog.database}_{name}" for name in ("mlflow", "prefect"))]
     try:
         with engine.connect() as db:
-            there = set(db.scalars(sa.text("SELECT datname FROM pg_database")))
             for name in wanted:
-                if name not in there:
-                    db.execute(sa.text(f"CREATE DATABASE {engine.dialect.identifier_preparer.quote(name)}"))
+                _make_database(db, name)
     except sa.exc.SQLAlchemyError as error:
         said = " ".join(str(getattr(error, "orig", error)).split())
         raise ClapcurError(
@@ -284,6 +292,20 @@ def make_databases(url: str) -> None:
         ) from None
     finally:
         engine.dispose()
+
+
+def _make_database(db: "sa.Connection", name: str) -> None:
+    """Make a database unless it is there, or another one makes it at the same moment."""
+    import sqlalchemy as sa
+
+    known = sa.text("SELECT 1 FROM pg_database WHERE datname = :name").bindparams(name=name)
+    if db.scalar(known):
+        return
+    try:
+        db.execute(sa.text(f"CREATE DATABASE {db.dialect.identifier_preparer.quote(name)}"))
+    except sa.exc.DBAPIError:
+        if not db.scalar(known):
+            raise
 
 
 def answers(url: str, login: str | None = None) -> bool:

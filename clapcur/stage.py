@@ -18,10 +18,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.exc import DBAPIError
+
 from clapcur import __version__
 from clapcur.artifacts import Artifact, Key, Spread, Stage, here
 from clapcur.catalog import Campaign, Catalog, payload_of
-from clapcur.errors import ArtifactError
+from clapcur.errors import ArtifactError, Interrupted, LeaseLostError
 from clapcur.home import Home
 from clapcur.leases import Lease
 
@@ -72,20 +74,21 @@ def run(
     Raises
     ------
     ArtifactError
-        The disk is full, or the lease was lost; running again goes on.
+        The disk is full; running again goes on.
     """
     key = stage.key(config, inputs)
     catalog = Catalog.open(home)
     artifact = _reuse(key, home, catalog, campaign, verify)
-    if artifact is None:
+    said = {"tags": dict(tags or {}), "campaign": asdict(campaign) if campaign else None}
+    while artifact is None:
         with catalog.lease(key.id, f"{key.kind} {key.id}") as lease:
             artifact = _reuse(key, home, catalog, campaign, verify)
             if artifact is None:
-                said = {
-                    "tags": dict(tags or {}),
-                    "campaign": asdict(campaign) if campaign else None,
-                }
-                artifact = _make(stage, config, inputs, home, lease, said, on_step, spread)
+                try:
+                    artifact = _make(stage, config, inputs, home, lease, said, on_step, spread)
+                except LeaseLostError:  # the next turn waits for the other process, and takes what it made
+                    log.info("another process took over %s while this one was asleep", lease.what)
+                    continue
                 record = artifact.record
                 catalog.index(record, payload_of(record))
                 log.info(summary(record))
@@ -139,12 +142,14 @@ def _make(
         work = home.store.open(key)
         work.environment.update(environment())
         work.spread = spread
-        if on_step is not None:
-            work.on_step = on_step
+        work.on_step = _while_held(lease, on_step)
         outcome = stage.compute(inputs, config, work)
         lease.check()
         return home.store.commit(work, {"counts": {}, "metrics": {}, **said, **outcome}, started)
+    except Interrupted:
+        raise
     except Exception as error:  # a full disk comes dressed as many errors; all others go on as they are
+        _check(lease, error)
         if any(_is_disk_full(cause) for cause in _causes(error)):
             folder = home.store.folder(key.kind, key.id)
             raise ArtifactError(
@@ -152,6 +157,29 @@ def _make(
                 "free some space and run again, it goes on from there"
             ) from error
         raise
+
+
+def _while_held(lease: Lease, on_step: OnStep | None) -> OnStep:
+    """Return what a training tells its steps to: it ends at the first one after somebody else took over."""
+
+    def checked(step: int, metrics: Mapping[str, float]) -> None:
+        lease.check()
+        if on_step is not None:
+            on_step(step, metrics)
+
+    return checked
+
+
+def _check(lease: Lease, error: Exception) -> None:
+    """Raise LeaseLostError where the error comes of another process that took over, and moved our files away."""
+    try:
+        lease.renew()
+    except DBAPIError:  # then nobody can have taken over either
+        return
+    try:
+        lease.check()
+    except LeaseLostError as lost:
+        raise lost from error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

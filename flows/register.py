@@ -2,10 +2,14 @@
 
     CLAPCUR_MODEL_POOL=gpu python -m flows.register
 
+With ``--ends-runs-left-behind``, as `clapcur up` calls it before its workers start, runs that seem to be running though
+nobody can be at work on them, for the servers were killed, are ended first.
+
 The files are deployments/prefect.yaml and deployments/automations.yaml. What people did to schedules on Prefect's page
 stays: one of ours that they switched on or off, and those that they added. `prefect deploy` alone would undo both.
 """
 
+import fcntl
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,21 +20,30 @@ import yaml
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate, WorkPoolUpdate
-from prefect.client.schemas.objects import DeploymentSchedule
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.objects import DeploymentSchedule, FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists
+from prefect.states import Cancelled, Crashed
 
+from clapcur import heartbeat
+from clapcur.home import Home
 from clapcur.servers import POOLS
 
 FILES = Path(__file__).resolve().parents[1] / "deployments"
+ALIVE = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)  # what only a living process can end
+LEFT_BEHIND = "its process was killed together with the servers; start it again, it goes on from where it was"
 OURS = "clapcur-"  # begins the slug of every schedule in our file
 
 # What a worker does for a flow run, without one variable: Prefect's own template would let whoever starts a run choose
-# command, environment and folder. There is no `env` here, for Prefect would merge that of a run into it. The command
-# keeps a run in the process group of its worker, so that whoever stops the worker stops its runs; -P keeps modules of
-# the working directory from taking the place of ours.
+# command, environment and folder. There is no `env` here, for Prefect would merge that of a run into it: the command
+# sets how often a run shows that it lives, whichever worker starts it. It keeps a run in the process group of its
+# worker, so that whoever stops the worker stops its runs; -P keeps modules of the working directory from taking the
+# place of ours.
+COMMAND = f"env {heartbeat.VARIABLE}={heartbeat.EVERY_S} python -P -m prefect.engine"
 JOB = {
-    "job_configuration": {"command": "python -P -m prefect.engine", "stream_output": True},
+    "job_configuration": {"command": COMMAND, "stream_output": True},
     "variables": {"type": "object", "properties": {}, "additionalProperties": False},
 }
 
@@ -57,6 +70,34 @@ def register() -> None:
         restore(client, before)
         for automation in yaml.safe_load((FILES / "automations.yaml").read_text())["automations"]:
             replace(client, AutomationCore.model_validate(automation))
+
+
+def end_runs_left_behind(client: SyncPrefectClient, home: Home) -> int:
+    """End the runs whose worker, or whose command, was killed with the server; return how many there were.
+
+    Call it before any worker of this server runs. Runs of commands are left alone while any command runs a flow.
+    """
+    with open(home.flows_lock, "a") as mark:
+        try:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            of_commands_too = True
+        except BlockingIOError:
+            of_commands_too = False
+        seem_alive = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(ALIVE))))
+        left = [run for run in _all_runs(client, seem_alive) if of_commands_too or run.deployment_id]
+        for run in left:
+            assert run.state is not None
+            ended = Cancelled if run.state.is_cancelling() else Crashed
+            client.set_flow_run_state(run.id, ended(message=LEFT_BEHIND), force=True)
+    return len(left)
+
+
+def _all_runs(client: SyncPrefectClient, wanted: FlowRunFilter) -> list[FlowRun]:
+    """Return all runs, of which the server hands out some at a time."""
+    found: list[FlowRun] = []
+    while page := client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.ID_DESC, offset=len(found)):
+        found += page
+    return found
 
 
 def schedules(client: SyncPrefectClient) -> Schedules:
@@ -87,4 +128,7 @@ def replace(client: SyncPrefectClient, automation: AutomationCore) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--ends-runs-left-behind"]:
+        with get_client(sync_client=True) as server:
+            end_runs_left_behind(server, Home.open())
     register()

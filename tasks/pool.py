@@ -23,12 +23,13 @@ def grow(name: str, landing: Artifact | None = None, campaign: Campaign | None =
     it only saves the time until the next look of `flows.reconcile`.
     """
     home = Home.open()
-    with pools.turn(home, name):
+    with pools.turn(home, name) as lease:
         following = pools.next_version(home, name, landing)
         if following is None:
             return pools.head(home, name)
         config, inputs = following
         tags = {"role": "pool", "pool": name, "name": f"{name} v{config.version}"}
+        lease.check()  # another version that came meanwhile is then the parent of the next
         version = run_stage(STAGE, config, inputs, campaign, tags)
     if PREFECT_API_URL.value():
         counts = version.record["counts"]

@@ -363,6 +363,6 @@ def test_who_lost_the_lease_is_told(catalog, url, monkeypatch):
         lease.check()
         foreign_lease(url, "x", time.time() + 60)
         time.sleep(0.5)
-        with pytest.raises(ArtifactError, match="another one took over the work"):
+        with pytest.raises(ArtifactError, match="x: another process took over while this one was asleep"):
             lease.check()
     assert "elsewhere" in dump(url, LEASE)["lease"][0]

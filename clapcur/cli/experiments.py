@@ -269,13 +269,10 @@ def chosen_rows(rows: Sequence["Row"], text: str) -> tuple["Row", ...]:
 
 
 def run_flow(flow: Callable[..., T], *arguments: Any, **options: Any) -> T:
-    """Run a flow in this process.
+    """Run a flow in this process, with a server that ends with it where no other is there."""
+    from clapcur.cli.flow_server import flows_allowed
 
-    Without a heartbeat: its thread sleeps in steps of a second, and every flow would wait for it at its end.
-    """
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    with flows_allowed(Home.open()):
         return flow(*arguments, **options)
 
 

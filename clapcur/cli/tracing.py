@@ -14,7 +14,7 @@ import typer
 
 from clapcur.artifacts import Artifact, explain_difference
 from clapcur.cli.console import HomeOption, JsonOption, columns_table, open_home, print_json, show
-from clapcur.errors import DataError
+from clapcur.errors import ArtifactError, DataError
 from clapcur.home import Home
 
 SUMMARY_WIDTH = 90  # characters behind a node of the tree
@@ -288,15 +288,23 @@ def sync(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell MLflow what it does not know yet."""
+    """Tell MLflow what it does not know yet.
+
+    Exits with 1 where something still waits.
+    """
     from clapcur import lineage
 
-    delivery = lineage.sync(open_home(home, must_exist=True), rebuild=rebuild)
+    where = open_home(home, must_exist=True)
+    delivery = lineage.sync(where, rebuild=rebuild)
     if as_json:
         print_json({"delivered": delivery.delivered, "waiting": delivery.waiting})
-        return
-    waiting = f", {delivery.waiting} still wait: MLflow did not take them" if delivery.waiting else ""
-    show(f"{delivery.delivered} messages delivered to MLflow{waiting}")
+    else:
+        show(f"{delivery.delivered} messages delivered to MLflow")
+    if delivery.waiting:
+        raise ArtifactError(
+            f"{delivery.waiting} messages were not taken by MLflow at {where.mlflow_uri}, see above; they are kept: "
+            "mend it and run `clapcur sync` again"
+        )
 
 
 def rebuild(home: HomeOption = None, as_json: JsonOption = False) -> None:

@@ -49,6 +49,9 @@ def deliver(home: Home) -> Delivery:
 def sync(home: Home, rebuild: bool = False) -> Delivery:
     """Tell MLflow everything that waits, what was given up and what the catalog never knew too.
 
+    Runs whose status a killed or sleeping process left wrong are mended: what has a record is FINISHED, what has none
+    and is made by nobody is KILLED.
+
     Parameters
     ----------
     home : Home
@@ -62,7 +65,7 @@ def sync(home: Home, rebuild: bool = False) -> Delivery:
     else:
         catalog.catch_up(home.store)
     catalog.requeue(everything=rebuild)
-    return _deliver(home, catalog)
+    return _deliver(home, catalog, mends=True)
 
 
 def registered_version(home: Home, name: str, version: str) -> str:
@@ -124,16 +127,20 @@ def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[s
     def close(status: str | None) -> None:
         for monitor in measuring:
             monitor.finish()
+        if (home.store.folder(key.kind, key.id) / RECORD).exists():
+            return  # another process finished it: how ours ended says nothing of the result
         for page, run in opened if status else ():
             page.client.set_terminated(run.info.run_id, status)
 
     return Live(send, close)
 
 
-def _deliver(home: Home, catalog: Catalog) -> Delivery:
+def _deliver(home: Home, catalog: Catalog, mends: bool = False) -> Delivery:
     delivered = 0
     try:
         page = MlflowPage(home, catalog)
+        if mends:
+            page.mend_statuses()
         last = 0
         while catalog.waiting(after=last):
             with catalog.lease(MLFLOW, "MLflow's turn"):  # one message a turn: nobody waits long

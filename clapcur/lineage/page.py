@@ -11,16 +11,17 @@ import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clapcur import champions
 from clapcur.artifacts import Artifact
 from clapcur.catalog import Campaign, Catalog, Message
+from clapcur.errors import ArtifactError
 from clapcur.home import Home
 from clapcur.lineage import facts
+from clapcur.lineage.database import prepared
 from clapcur.lineage.dataset_source import ArtifactSource
 from clapcur.lineage.models import write_model
 
@@ -93,6 +94,18 @@ class MlflowPage:
         for start in range(0, max(len(new), len(tags)), 100):
             part = slice(start, start + 100)
             self.client.log_batch(run.info.run_id, params=new[part], tags=tags[part])
+
+    def mend_statuses(self) -> None:
+        """End the runs of artifacts that are finished, and those that nobody makes any more."""
+        where = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        for run in self._search(where, "attributes.status != 'FINISHED'"):
+            name = run.data.tags.get(facts.ARTIFACT_TAG)
+            if name is None or self._catalog.run_of(name) not in (None, run.info.run_id):
+                continue
+            if record := self._record_of(name):
+                self._end(run, _ms(record["finished"]))
+            elif run.info.status == "RUNNING" and not self._catalog.is_being_made(name):
+                self.client.set_terminated(run.info.run_id, "KILLED")
 
     def add_points(self, run: "Run", points: Iterable[tuple[int, int, Mapping[str, float]]], **of: str | None) -> None:
         """Add (step, time in ms, metrics); a value that a step has already is left out.
@@ -305,6 +318,22 @@ class MlflowPage:
         found = self.client.search_runs(where, f"tags.`{tag}` = '{value}'", max_results=1)
         return found[0] if found else None
 
+    def _search(self, where: list[str], wanted: str) -> "Iterator[Run]":
+        """Yield all runs of some experiments, page by page."""
+        token = None
+        while where:
+            found = self.client.search_runs(where, wanted, page_token=token)
+            yield from found
+            if not (token := found.token):
+                return
+
+    def _record_of(self, name: str) -> Mapping[str, Any] | None:
+        """Return the record of an artifact, None where it is not finished."""
+        try:
+            return self._store.find(name).record
+        except ArtifactError:
+            return None
+
     def _live_run(self, run_id: str) -> "Run | None":
         from mlflow.exceptions import MlflowException
 
@@ -327,11 +356,7 @@ class MlflowPage:
 
 
 def connect(home: Home) -> "MlflowClient":
-    """Return a client of the home's MLflow: quiet, without telemetry, its database made by one.
-
-    Without a server MLflow makes its tables at the first use and breaks the file for good when
-    two processes do so at once; hence the lock.
-    """
+    """Return a client of the home's MLflow: quiet, without telemetry, its database made whole and by one."""
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "1",
@@ -343,11 +368,10 @@ def connect(home: Home) -> "MlflowClient":
         **home.login_of_mlflow(),
     }.items():
         os.environ.setdefault(name, value)
-    from filelock import FileLock
     from mlflow import MlflowClient
 
     uri = home.mlflow_uri
-    with nullcontext() if uri.startswith("http") else FileLock(home.mlflow_lock):
+    with prepared(home, uri):
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client

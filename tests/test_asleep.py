@@ -1,0 +1,191 @@
+"""A process that was asleep for longer than its lease: nothing is made twice, nothing fails, MLflow shows what is."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from contextlib import contextmanager
+
+import chain
+import pytest
+
+from clapcur import leases
+from clapcur.artifacts import Stage, write_atomic
+from clapcur.catalog import Catalog
+from clapcur.errors import DataError, LeaseLostError
+from clapcur.lineage import deliver, live, sync
+from clapcur.lineage.page import MlflowPage, connect
+from clapcur.stage import run
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+    pytest.mark.slow,
+]
+FORK = multiprocessing.get_context("fork")
+STEPS = 4
+
+
+@pytest.fixture(autouse=True)
+def short_lease(monkeypatch):
+    """Let a lease run out after a second, in the children too."""
+    monkeypatch.setattr(leases, "LEASE_S", 1.0)
+
+
+def training(between):
+    """Make a stage like a training: it tells its steps, keeps its state in the scratch, and calls `between(step)`."""
+
+    def compute(inputs, config, work):
+        state = work.scratch / "state.json"
+        first = json.loads(state.read_text())["step"] if state.exists() else 0
+        for step in range(first, STEPS):
+            between(step)
+            if step:
+                json.loads(state.read_text())  # of the step before: gone where another process has finished
+            write_atomic(state, json.dumps({"step": step}))
+            work.on_step(step, {"loss": 1 / (step + 1)})
+        (work.path / "history.jsonl").write_text("")
+        return {"counts": {"pairs": 4}}
+
+    return Stage("train", "1", "checkpoint", compute)
+
+
+def fall_asleep(step, slept=[]):  # noqa: B006  # once in each process
+    if step == 2 and os.getpid() not in slept:
+        slept.append(os.getpid())
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+@contextmanager
+def asleep(work):
+    """Run a function in a child that stops itself; inside the block it sleeps. Gives its exit code, at the end."""
+    child = FORK.Process(target=work)
+    child.start()
+    _, status = os.waitpid(child.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status), f"it ended instead, with {status}"
+    code = []
+    try:
+        yield code
+    finally:
+        os.kill(child.pid, signal.SIGCONT)
+        child.join(60)
+        code.append(child.exitcode)
+
+
+@pytest.mark.parametrize("when", ["between two steps", "in a step"])
+def test_who_sleeps_takes_what_another_process_finished_meanwhile(home, when, tmp_path):
+    """A laptop that was closed for a minute ended with an error about files of which its owner never heard."""
+    found = tmp_path / "found.json"
+
+    def work():
+        stop = training(fall_asleep) if when == "in a step" else training(lambda step: None)
+
+        def on_step(step, metrics):
+            if when == "between two steps":
+                fall_asleep(step)
+
+        artifact = run(stop, {"n": 1}, {}, home, on_step=on_step)
+        found.write_text(json.dumps([artifact.id, artifact.record["finished"]]))
+
+    with asleep(work) as code:
+        made = run(training(lambda step: None), {"n": 1}, {}, home)
+    assert code == [0]
+    assert json.loads(found.read_text()) == [made.id, made.record["finished"]]
+    assert not (made.path / ".work").exists()
+
+
+def test_who_sleeps_goes_on_where_the_other_process_failed(home, tmp_path):
+    """The one that took over may die in its turn: somebody has to make the thing."""
+
+    def fail(step):
+        if step == 3:
+            raise DataError("a clip went away")
+
+    with asleep(lambda: run(training(fall_asleep), {"n": 1}, {}, home)) as code:
+        with pytest.raises(DataError):
+            run(training(fail), {"n": 1}, {}, home)
+    assert code == [0]
+    assert len(list(home.store)) == 1
+
+
+def test_an_error_of_ones_own_is_not_taken_for_a_lost_lease(home):
+    """Else a wrong input would be tried again for ever."""
+
+    def fail(step):
+        raise DataError("no such clip")
+
+    with pytest.raises(DataError, match="no such clip"):
+        run(training(fail), {"n": 1}, {}, home)
+
+
+def test_a_lease_that_ran_out_while_nobody_wanted_it_is_kept(home):
+    """Closing the laptop over lunch must not cost the morning's training."""
+    with asleep(lambda: run(training(fall_asleep), {"n": 1}, {}, home)) as code:
+        time.sleep(2.5 * leases.LEASE_S)
+    assert code == [0]
+
+
+def test_whoever_asks_first_after_a_sleep_hears_that_the_lease_is_lost(home):
+    """The thread that renews it wakes up at the same moment, and may come later."""
+    catalog = Catalog.open(home)
+
+    def work():
+        with Catalog.open(home).lease("x", "the pool x") as lease:
+            os.kill(os.getpid(), signal.SIGSTOP)
+            with pytest.raises(LeaseLostError, match="the pool x: another process took over while this one was asleep"):
+                lease.check()
+
+    with asleep(work) as code, catalog.lease("x"):
+        assert catalog.is_being_made("x")
+    assert code == [0]
+    assert not catalog.is_being_made("x")
+
+
+def status_of(home, artifact_id):
+    client = connect(home)
+    return client.get_run(Catalog.open(home).run_of(artifact_id)).info.status
+
+
+def train_with_curves(home, between):
+    """Train as a task does."""
+    stage = training(between)
+    with live(home, stage.key({"n": 1}, {}), chain.CAMPAIGN) as on_step:
+        artifact = run(stage, {"n": 1}, {}, home, campaign=chain.CAMPAIGN, on_step=on_step)
+    deliver(home)
+    return artifact
+
+
+@pytest.mark.timeout(240)
+def test_the_run_of_what_was_finished_stays_finished_when_the_sleeper_wakes_up(home):
+    """A finished teacher was FAILED on MLflow's page, for a process that had slept."""
+    connect(home)  # its tables are made once, so that the lease is not spent on them
+    with asleep(lambda: train_with_curves(home, fall_asleep)) as code:
+        made = train_with_curves(home, lambda step: None)
+        assert status_of(home, made.id) == "FINISHED"
+    assert code == [0]
+    assert status_of(home, made.id) == "FINISHED"
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("wrong", ["FAILED", "KILLED", "RUNNING"])
+def test_sync_mends_the_run_of_a_finished_artifact(home, wrong):
+    """What an earlier version, or a kill, left wrong must be right after the command that mends the page."""
+    made = train_with_curves(home, lambda step: None)
+    client = connect(home)
+    client.update_run(Catalog.open(home).run_of(made.id), wrong)
+    assert sync(home) == (0, 0)
+    assert status_of(home, made.id) == "FINISHED"
+
+
+@pytest.mark.timeout(240)
+def test_sync_ends_the_run_of_a_training_that_was_killed_and_leaves_one_that_runs(home):
+    """MLflow would show it as running for ever; ending one that trains would be as wrong."""
+    catalog, page = Catalog.open(home), MlflowPage(home, Catalog.open(home))
+    record = {
+        "kind": "checkpoint", "stage": "train", "started": time.time(), "tags": {}, "campaign": None,
+    }  # fmt: skip
+    runs = {name: page.open_run(record | {"id": name * 12}).info.run_id for name in "ab"}
+    with catalog.lease("b" * 12):
+        sync(home)
+    client = connect(home)
+    assert {name: client.get_run(run).info.status for name, run in runs.items()} == {"a": "KILLED", "b": "RUNNING"}

@@ -1,0 +1,204 @@
+"""MLflow's SQLite file is whole whenever whoever made it was killed, and one that was left half made is made again."""
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from clapcur.errors import ArtifactError
+from clapcur.lineage import database
+from clapcur.lineage.page import connect
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+    pytest.mark.timeout(240),
+]
+FORK = multiprocessing.get_context("fork")
+
+
+def die():
+    """End as by kill -9."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed(function, *, statement=0, file_operation=0):
+    """Run a function in a child that is killed at its n-th SQL statement or renaming of a file; tell how it ended."""
+
+    def work():
+        seen = {"statements": 0, "files": 0}
+
+        def at(what, number, before=lambda: None):
+            seen[what] += 1
+            if seen[what] == number:
+                before()
+                die()
+
+        sa.event.listen(sa.engine.Engine, "before_cursor_execute", lambda *_: at("statements", statement))
+        replace = os.replace
+        os.replace = lambda *names: (at("files", file_operation), replace(*names), at("files", file_operation))
+        function()
+
+    child = FORK.Process(target=work)
+    child.start()
+    child.join(120)
+    return child.exitcode
+
+
+def names_in(home):
+    """Return the files of MLflow in a home, the lock aside."""
+    return sorted(path.name for path in home.root.iterdir() if "mlflow.db" in path.name)
+
+
+def kept_as(name):
+    """Return how a file that was moved aside may be called, with what SQLite keeps beside it."""
+    return {name + end for end in database.COMPANIONS}
+
+
+def is_usable(home):
+    """Write a run and read it again, as every command does."""
+    client = connect(home)
+    run = client.create_run("0")
+    return client.get_run(run.info.run_id).info.lifecycle_stage == "active"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Give a file as MLflow makes it, to be copied."""
+    path = tmp_path_factory.mktemp("whole") / "mlflow.db"
+    database.make_whole(path)
+    return path
+
+
+@pytest.fixture
+def path(home, whole):
+    """Give the file of the test's home, whole and empty."""
+    found = home.root / "mlflow.db"
+    found.write_bytes(whole.read_bytes())
+    return found
+
+
+def change(path, *statements):
+    with closing(sqlite3.connect(path)) as db, db:
+        for statement in statements:
+            db.execute(statement)
+
+
+def add_run(path):
+    change(path, "INSERT INTO experiments (experiment_id, name, lifecycle_stage) VALUES (7, 'mine', 'active')")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "point", [{"statement": n} for n in (1, 60, 700, 1600)] + [{"file_operation": n} for n in (1, 2)]
+)
+def test_a_kill_while_the_tables_are_made_leaves_a_file_that_is_made_again(home, point):
+    """A kill in the first seconds broke the MLflow of a home for good, and nothing said so."""
+    assert killed(lambda: connect(home), **point) == -signal.SIGKILL
+    was_renamed = point == {"file_operation": 2}
+    assert (home.root / "mlflow.db").exists() == was_renamed
+    assert is_usable(home)
+    assert names_in(home) == ["mlflow.db"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("statement", [60, 700, 1600])
+def test_a_file_that_mlflow_itself_left_half_made_is_made_again(home, statement, caplog):
+    """Homes that an earlier version broke, or another program that uses the file, must mend themselves."""
+
+    def make_in_place():
+        from mlflow.store.db.utils import _initialize_tables
+
+        _initialize_tables(sa.create_engine(f"sqlite:///{home.root / 'mlflow.db'}"))
+
+    assert killed(make_in_place, statement=statement) == -signal.SIGKILL
+    assert is_usable(home)
+    assert {"mlflow.db", "mlflow.db.old-1"} <= set(names_in(home)) <= {"mlflow.db", *kept_as("mlflow.db.old-1")}
+    assert "mlflow.db.old-1, and a new one takes its place" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        ["DROP TABLE alembic_version"],
+        ["DELETE FROM alembic_version"],
+        ["UPDATE alembic_version SET version_num = '451aebb31d03'"],
+        ["DROP TABLE latest_metrics"],
+    ],
+)
+def test_a_file_without_runs_whose_tables_are_not_those_of_this_mlflow_is_replaced(path, whole, damage, monkeypatch):
+    """What never held a run loses nothing; it is kept all the same, for whoever wants to look."""
+    change(path, *damage)
+    monkeypatch.setattr("mlflow.store.db.utils._initialize_tables", lambda engine: make_copy(whole, engine))
+    database.make_whole(path)
+    assert database._is_whole(path)
+    assert not database._is_whole(path.with_name("mlflow.db.old-1"))
+
+
+def make_copy(whole, engine):
+    """Make the tables in no time."""
+    Path(engine.url.database).write_bytes(whole.read_bytes())
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no database, and longer than its header of 100 bytes" * 3])
+def test_what_is_no_database_is_kept_aside_unless_it_is_empty(path, whole, content, monkeypatch):
+    """A truncated file makes MLflow fail at every command."""
+    path.write_bytes(content)
+    monkeypatch.setattr("mlflow.store.db.utils._initialize_tables", lambda engine: make_copy(whole, engine))
+    database.make_whole(path)
+    assert database._is_whole(path)
+    kept = path.with_name("mlflow.db.old-1")
+    assert kept.exists() == bool(content) and (not content or kept.read_bytes() == content)
+
+
+def test_a_journal_goes_with_the_file_that_it_belongs_to(path, whole, monkeypatch):
+    """SQLite replays a journal into whatever file has the name: it would write rubbish into the new one."""
+    path.write_bytes(b"no database" * 30)
+    path.with_name("mlflow.db-journal").write_bytes(b"pages of the old file")
+    monkeypatch.setattr("mlflow.store.db.utils._initialize_tables", lambda engine: make_copy(whole, engine))
+    database.make_whole(path)
+    assert path.with_name("mlflow.db.old-1-journal").read_bytes() == b"pages of the old file"
+    assert not path.with_name("mlflow.db-journal").exists()
+
+
+def test_a_file_with_runs_is_brought_up_to_date_and_kept(path):
+    """Runs that people annotated are never thrown away, only because MLflow is a newer one."""
+    from alembic import command
+    from mlflow.store.db.utils import _get_alembic_config
+
+    add_run(path)
+    with database._engine(path) as engine, engine.begin() as connection:
+        config = _get_alembic_config(str(engine.url))
+        config.attributes["connection"] = connection
+        command.downgrade(config, "-1")
+    assert not database._is_whole(path)
+    database.make_whole(path)
+    assert database._is_whole(path)
+    assert database._rows(path, "experiments", "SELECT name FROM experiments WHERE experiment_id = 7") == [("mine",)]
+    assert not database._is_whole(path.with_name("mlflow.db.old-1"))
+
+
+def test_a_file_with_runs_that_cannot_be_mended_is_left_as_it_is(path):
+    """Moving it aside by itself would look as if all runs were lost."""
+    add_run(path)
+    change(path, "DROP TABLE alembic_version")
+    before = path.read_bytes()
+    with pytest.raises(ArtifactError, match=r"mlflow\.db holds runs, but .*`clapcur sync --rebuild`"):
+        database.make_whole(path)
+    assert path.read_bytes() == before
+    assert sorted(one.name for one in path.parent.iterdir()) == ["mlflow.db"]
+
+
+def test_a_file_that_somebody_writes_just_now_is_not_taken_for_a_broken_one(path, monkeypatch):
+    """A server that holds the lock for longer than we wait would lose its file under its feet."""
+    connect_to = sqlite3.connect
+    monkeypatch.setattr(database.sqlite3, "connect", lambda path: connect_to(path, timeout=0.1))
+    with closing(connect_to(path)) as db:
+        db.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            database.make_whole(path)
+    assert path.exists()
