@@ -29,5 +29,9 @@ class ArtifactError(ClapcurError):
     """An artifact is unknown, damaged, or was made from something else than its name says."""
 
 
+class DamagedArtifact(ArtifactError):
+    """The record or the payload of an artifact is not what was written; the artifact does not count as there."""
+
+
 class Interrupted(ClapcurError):
     """The process was asked to stop; the work so far is saved and goes on at the next run."""

@@ -25,13 +25,13 @@ from pathlib import Path
 
 import typer
 
+from clapcur.artifacts import why_not_written
 from clapcur.cli import auditioning, checkpoints, collecting, corpora, experiments, landing, servers, stages, tracing
 from clapcur.errors import ClapcurError, Interrupted
 
 DONE, FAILED, USAGE, CTRL_C, TERMINATED = 0, 1, 2, 130, 143
 ROOT = Path(__file__).resolve().parents[2]
 OURS = tuple(str(ROOT / package) + os.sep for package in ("clapcur", "flows", "tasks"))
-DISK_FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
 
 app = typer.Typer(
     name="clapcur",
@@ -170,10 +170,8 @@ def run(arguments: Sequence[str]) -> int:
             return _stopped(stop)
         if isinstance(error, ClapcurError):
             return _say(f"error: {error}", FAILED)
-        if any(text in str(error) for text in DISK_FULL):
-            return _say(
-                f"error: the disk is full ({error}); what was finished is kept, free some space and run again", FAILED
-            )
+        if why := why_not_written(error, ROOT):
+            return _say(f"error: {why} ({error}); what was finished is kept, mend that and run again", FAILED)
         if isinstance(error, OSError):
             said = f"{error.strerror}: {error.filename}" if error.filename else str(error)
             return _say(f"error: {said}", FAILED)
