@@ -32,7 +32,8 @@ RECORD = "record.json"
 WORK = "work"  # sub-folder of an unfinished artifact: parts and training state, gone when the record is written
 LOST = "lost.json"  # record of an artifact whose payload was damaged, until it is made again
 LOCATIONS = "locations.parquet"  # where clips lie on this machine: replaceable, so not part of the payload's digests
-TIMES = "times.jsonl"  # when and how fast a step was taken: another run has other times, so not in the digests either
+HISTORY = "history.jsonl"  # of a training: one line of metrics for each step
+TIMES = "times.jsonl"  # beside it, when and how fast: an equal run has other times, so not in the digests either
 ASIDE = ".aside"  # end of the name of a folder that was moved away because its record is damaged
 FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "kind": str, "id": str, "key_sha256": str, "stage": str, "version": str, "config": dict, "inputs": dict,

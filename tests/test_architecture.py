@@ -82,6 +82,7 @@ LAYERS = {
         "clapcur.stage",
         "clapcur.trace",
         "clapcur.trace_graph",
+        "clapcur.verifying",
         "clapcur.wang2023",
         "clapcur.watchdog",
     ),

@@ -99,6 +99,7 @@ COMMANDS = (
     ("why", tracing.why, "clapcur why 5be7d1 41c09e"),
     ("sync", tracing.sync, "clapcur sync"),
     ("gc", collecting.gc, "clapcur gc\n  clapcur gc --reports 3 --keep 5be7d1 --delete"),
+    ("verify", collecting.verify, "clapcur verify --all\n  clapcur verify 5be7d1 41c09e --json"),
     ("up", servers.up, "clapcur up\n  clapcur up --prefect-port 4300 --no-gpu"),
     ("land", landing.land, "clapcur land recordings/2026-11 --pool field"),
     ("watch", landing.watch, "clapcur watch inbox/ --pool field"),
@@ -172,6 +173,8 @@ def run(arguments: Sequence[str]) -> int:
             return _say(f"error: {error}", FAILED)
         if why := why_not_written(error, ROOT):
             return _say(f"error: {why} ({error}); what was finished is kept, mend that and run again", FAILED)
+        if type(error).__module__.startswith("pyarrow"):
+            return _say(f"error: a table cannot be read: {error}; `clapcur verify --all` finds what is damaged", FAILED)
         if isinstance(error, OSError):
             said = f"{error.strerror}: {error.filename}" if error.filename else str(error)
             return _say(f"error: {said}", FAILED)
