@@ -64,11 +64,15 @@ class Catalog:
 
     def __init__(self, url: str) -> None:
         self._engine, self._writer = connect(url)
+        self._is_copy = self._engine.dialect.name == "sqlite" and not self._engine.url.database
 
     @classmethod
     def open(cls, home: Home) -> "Catalog":
-        """Return the catalog of a home."""
-        return cls(home.database_url)
+        """Return the catalog of a home; where that is read-only, a copy that knows all the store has."""
+        catalog = cls(home.database_url)
+        if catalog._is_copy:
+            catalog.catch_up(home.store)
+        return catalog
 
     def index(self, record: Mapping[str, Any], payload: Mapping[str, Any]) -> None:
         """Enter a finished artifact, its edges and a line of the outbox, all or nothing.
@@ -109,7 +113,14 @@ class Catalog:
         What the store lacks is dropped; an artifact whose record is damaged is not, for what it was made from is known
         nowhere else. Every artifact that never had a line of the outbox gets
         one, with what its record says of campaign and tags.
+
+        Raises
+        ------
+        ArtifactError
+            The catalog is read-only.
         """
+        if self._is_copy:
+            raise ArtifactError(f"the catalog of {store.root.parent} is read-only here, it cannot be rebuilt")
         with self._writer.begin() as db:  # nobody enters anything while the store is read
             damaged = [folder.name for folder in store.damaged_records()]
             records = [artifact.record for artifact in store]

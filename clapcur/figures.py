@@ -212,7 +212,7 @@ def confusion_figure(
 
 
 def most_confused(confusion: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
-    """Return the indices of up to `limit` classes, in their order: those with the most wrong clips in row and column."""
+    """Return the indices of up to `limit` classes, in their order: the most wrong clips in row and column."""
     right = np.diagonal(confusion)
     wrong = confusion.sum(axis=0) + confusion.sum(axis=1) - 2 * right
     return np.sort(np.argsort(-wrong, kind="stable")[:limit])

@@ -7,6 +7,7 @@ again.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,10 @@ class _Mending:
 
     def __init__(self, home: Home, broken: Mapping[str, Mapping[str, Any] | None]):
         self._home, self._broken = home, broken
-        self._catalog = Catalog.open(home)
+
+    @cached_property
+    def _catalog(self) -> Catalog:
+        return Catalog.open(self._home)
 
     def told(self, kind: str, name: str) -> tuple[str, str]:
         """Return how an artifact can be made again, and who alone can."""

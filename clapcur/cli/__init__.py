@@ -21,6 +21,7 @@ import gc
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import typer
@@ -30,6 +31,7 @@ from clapcur.cli import auditioning, checkpoints, collecting, corpora, experimen
 from clapcur.errors import ClapcurError, Interrupted
 
 DONE, FAILED, USAGE, CTRL_C, TERMINATED = 0, 1, 2, 130, 143
+PROBE_BYTES = 2**20  # less room than this and SQLite cannot work
 ROOT = Path(__file__).resolve().parents[2]
 OURS = tuple(str(ROOT / package) + os.sep for package in ("clapcur", "flows", "tasks"))
 
@@ -180,6 +182,8 @@ def run(arguments: Sequence[str]) -> int:
             return _say(f"error: {said}", FAILED)
         if isinstance(error, (ValueError, TypeError)) and _is_raised_by_us(error):
             return _say(f"error: {error}", USAGE)
+        if refused := _refused_by_home():  # servers and databases in it fail with errors of their own
+            return _say(f"error: {refused}; what was finished is kept, mend that and run again", FAILED)
         raise
     return _stopped(KeyboardInterrupt()) if code == CTRL_C else code
 
@@ -218,6 +222,22 @@ def _usage(error: typer.TyperException, arguments: Sequence[str]) -> str:
     command = [argument for argument in arguments[:1] if argument in {name for name, *_ in COMMANDS}]
     said = error.format_message().removeprefix("Invalid value: ").rstrip(".")
     return f"error: {said}; see `{' '.join(['clapcur', *command, '--help'])}`"
+
+
+def _refused_by_home() -> str | None:
+    """Return why the home of this process takes no more bytes; None where it does, or where there is no home."""
+    home = Path(os.environ.get("CLAPCUR_HOME") or ".clapcur")
+    if not home.is_dir():
+        return None
+    probe = home / f".{os.getpid()}.probe.tmp"
+    try:
+        probe.write_bytes(bytes(PROBE_BYTES))
+    except OSError as error:
+        return f"{why_not_written(error, home) or error.strerror}: nothing can be written to {home}"
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+    return None
 
 
 def _is_raised_by_us(error: BaseException) -> bool:
