@@ -93,9 +93,9 @@ def evaluate(inputs: Mapping[str, Artifact], config: EvaluateConfig, work: Works
 
 def _check_finite(scores: Mapping[str, Any], table: pd.DataFrame) -> None:
     """Refuse scores that are no numbers: they compare as neither better nor worse, and no table shows why."""
-    columns = table.select_dtypes("floating")
+    columns = {name: table[name].to_numpy() for name in table.columns if table[name].dtype.kind == "f"}
     spoilt = [name for name, value in _numbers(scores) if not np.isfinite(value)]
-    spoilt += [name for name in columns if not np.isfinite(columns[name]).all()]
+    spoilt += [name for name, values in columns.items() if not np.isfinite(values).all()]
     if spoilt:
         raise DataError(
             f"these scores are not finite: {', '.join(spoilt[:5])}; the embeddings that they were made from hold NaN "

@@ -150,7 +150,7 @@ def _make(
         return home.store.commit(work, {"counts": {}, "metrics": {}, **said, **outcome}, started)
     except Exception as error:  # a full disk comes dressed as many errors; all others go on as they are
         folder = home.store.folder(key.kind, key.id)
-        why = next((said for cause in _causes(error) if (said := why_not_written(cause, home.root))), None)
+        why = next((reason for cause in _causes(error) if (reason := why_not_written(cause, home.root))), None)
         if why is None:
             raise
         raise ArtifactError(
