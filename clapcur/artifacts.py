@@ -167,12 +167,19 @@ NO_WRITE_TEXTS = {  # the same, where a library kept only the words (SQLite, saf
 }  # fmt: skip
 
 
-def why_not_written(error: BaseException, folder: Path) -> str | None:
-    """Return in words why a write below `folder` failed, where the disk is to blame; None for every other error."""
+def why_not_written(error: BaseException, folder: Path | None = None) -> str | None:
+    """Return in words why a write failed, where the disk is to blame; None for every other error.
+
+    That something may not be opened is told of what is below `folder` alone: elsewhere it may have been to be read.
+    """
     if isinstance(error, OSError):
         if error.errno in NO_WRITE:
             return NO_WRITE[error.errno]
-        if error.errno in (errno.EACCES, errno.EPERM) and isinstance(error.filename, (str, bytes, os.PathLike)):
+        if (
+            error.errno in (errno.EACCES, errno.EPERM)
+            and folder
+            and isinstance(error.filename, (str, bytes, os.PathLike))
+        ):
             is_below = Path(os.fsdecode(error.filename)).absolute().is_relative_to(folder.absolute())
             return "there is no permission to write" if is_below else None
     return next((NO_WRITE[code] for text, code in NO_WRITE_TEXTS.items() if text in str(error)), None)
@@ -279,10 +286,9 @@ def _fault(record: Any, folder: Path) -> str | None:
             isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
         ):
             return f"size and digest of {name} are {entry!r:.80}"
-    for name in ("counts", "metrics"):
-        for item, value in record.get(name, {}).items():
-            if not isinstance(value, (int, float)):
-                return f"{name}.{item} is {value!r:.80}"
+    for name, value in record.get("counts", {}).items():
+        if not isinstance(value, (int, float)):
+            return f"counts.{name} is {value!r:.80}"
     return None
 
 
@@ -300,7 +306,7 @@ def checked_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def name_damage(damage: DamagedArtifact) -> None:
+def _name_damage(damage: DamagedArtifact) -> None:
     """Warn of a damaged artifact, once in a process."""
     if str(damage) not in _named:
         _named.add(str(damage))
@@ -362,7 +368,7 @@ class Store:
                 )
             record = checked_record(folder)
         except DamagedArtifact as damage:
-            name_damage(damage)
+            _name_damage(damage)
             return None
         if damaged := damaged_files(folder, record, verify):
             if discard:
@@ -411,7 +417,7 @@ class Store:
             try:
                 found.append((read_record(path.parent)["finished"], path.parent.name, path.parent))
             except DamagedArtifact as damage:
-                name_damage(damage)
+                _name_damage(damage)
         for _, name, folder in sorted(found):
             yield Artifact(folder.parent.name, name, str(folder))
 

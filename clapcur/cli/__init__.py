@@ -173,7 +173,7 @@ def run(arguments: Sequence[str]) -> int:
             return _stopped(stop)
         if isinstance(error, ClapcurError):
             return _say(f"error: {error}", FAILED)
-        if why := why_not_written(error, ROOT):
+        if why := why_not_written(error):
             return _say(f"error: {why} ({error}); what was finished is kept, mend that and run again", FAILED)
         if type(error).__module__.startswith("pyarrow"):
             return _say(f"error: a table cannot be read: {error}; `clapcur verify --all` finds what is damaged", FAILED)
