@@ -7,6 +7,7 @@ Payload: the model folder (see `clapcur.models.clap`) and ``adopted.json``, what
 `clapcur.models.checkpoints.LoadReport`).
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,6 +96,9 @@ def adopt(inputs: Mapping[str, Artifact], config: AdoptConfig, work: Workspace) 
             f"{report.fresh[0]} on, and would answer from noise: train it on captioned clips first (give `teacher` a "
             "training beside `checkpoint`)"
         )
+    if Path(model.config.text.source).is_dir():  # the place of a folder says nothing, all of it is saved with the model
+        text = dataclasses.replace(model.config.text, source="text")
+        model.config = dataclasses.replace(model.config, text=text)
     model.save(work.path)
     told = {name: value for name, value in report.to_dict().items() if name != "source"}  # a place says nothing
     (work.path / "adopted.json").write_text(json.dumps(told, indent=1))

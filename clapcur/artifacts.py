@@ -4,12 +4,20 @@ An artifact is a folder ``<store>/<kind>/<id>/`` with payload files and ``record
 and atomically: it is the done mark and the truth (inputs by role, config, counts, digests of every payload file,
 versions, duration). A folder without a record is work in progress, never an artifact. The id is the first 12 digits
 of the key's SHA-256; the record keeps the whole key, which is compared on every hit.
+
+A folder whose record cannot be understood counts as no artifact either: it is named in a warning, passed over, and
+moved aside when the artifact is made again. The payload is hashed when a process uses an artifact for the first time
+(`damaged_files`, `check_payload`), so that a flipped bit is found before it is computed with.
 """
 
+import errno
 import hashlib
 import json
+import logging
+import math
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,12 +26,28 @@ from pathlib import Path
 from typing import Any
 
 from clapcur.config import canonical, canonical_json, signature
-from clapcur.errors import ArtifactError
+from clapcur.errors import ArtifactError, DamagedArtifact
 
 RECORD = "record.json"
 WORK = "work"  # sub-folder of an unfinished artifact: parts and training state, gone when the record is written
 LOST = "lost.json"  # record of an artifact whose payload was damaged, until it is made again
 LOCATIONS = "locations.parquet"  # where clips lie on this machine: replaceable, so not part of the payload's digests
+HISTORY = "history.jsonl"  # of a training: one line of metrics for each step
+TIMES = "times.jsonl"  # beside it, when and how fast: an equal run has other times, so not in the digests either
+ASIDE = ".aside"  # end of the name of a folder that was moved away because its record is damaged
+FIELDS: Mapping[str, type | tuple[type, ...]] = {
+    "kind": str, "id": str, "key_sha256": str, "stage": str, "version": str, "config": dict, "inputs": dict,
+    "started": (int, float), "finished": (int, float), "files": dict,
+}  # fmt: skip
+OPTIONAL_FIELDS: Mapping[str, type | tuple[type, ...]] = {
+    "counts": dict, "metrics": dict, "tags": dict, "environment": dict, "campaign": (dict, type(None)),
+    "recomputed": dict,
+}  # fmt: skip
+SETTLED_S = 2.0  # a file that changed this recently may change again under the same time stamp
+
+log = logging.getLogger("clapcur")
+_hashes: dict[tuple[int, ...], str] = {}  # of files that this process has read, by device, inode, change time and size
+_named: set[str] = set()  # damaged records that were warned of
 
 
 @dataclass(frozen=True)
@@ -129,17 +153,53 @@ class Workspace:
         write_atomic(self.scratch / f"{part}.done", b"")
 
 
+NO_WRITE = {  # what a disk answers that takes nothing more
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the largest file size that is allowed here is reached",
+    errno.EROFS: "the disk is read-only",
+}
+NO_WRITE_TEXTS = {  # the same, where a library kept only the words (SQLite, safetensors, PyTorch)
+    "No space left on device": errno.ENOSPC, "os error 28": errno.ENOSPC, "database or disk is full": errno.ENOSPC,
+    "Disk quota exceeded": errno.EDQUOT, "os error 122": errno.EDQUOT,
+    "File too large": errno.EFBIG, "os error 27": errno.EFBIG,
+    "Read-only file system": errno.EROFS, "os error 30": errno.EROFS, "readonly database": errno.EROFS,
+}  # fmt: skip
+
+
+def why_not_written(error: BaseException, folder: Path | None = None) -> str | None:
+    """Return in words why a write failed, where the disk is to blame; None for every other error.
+
+    That something may not be opened is told of what is below `folder` alone: elsewhere it may have been to be read.
+    """
+    if isinstance(error, OSError):
+        if error.errno in NO_WRITE:
+            return NO_WRITE[error.errno]
+        if (
+            error.errno in (errno.EACCES, errno.EPERM)
+            and folder
+            and isinstance(error.filename, (str, bytes, os.PathLike))
+        ):
+            is_below = Path(os.fsdecode(error.filename)).absolute().is_relative_to(folder.absolute())
+            return "there is no permission to write" if is_below else None
+    return next((NO_WRITE[code] for text, code in NO_WRITE_TEXTS.items() if text in str(error)), None)
+
+
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a file so that a reader, or a killed process, sees the old content or the new, never half of it.
 
     Two may write the same file at once, on two machines too: the last one to finish counts.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # on a full disk it would keep the room that it found
+        raise
     sync_folder(path.parent)
 
 
@@ -158,12 +218,119 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _sha256_once(path: Path) -> str:
+    """Return a file's SHA-256; one that this process has hashed and that has not changed since is not read again."""
+    now = path.stat()
+    known = (now.st_dev, now.st_ino, now.st_ctime_ns, now.st_size)
+    if known not in _hashes:
+        found = sha256_file(path)
+        if time.time() - now.st_ctime < SETTLED_S:
+            return found
+        _hashes[known] = found
+    return _hashes[known]
+
+
 def read_record(folder: Path) -> dict[str, Any]:
-    """Return the record of the artifact in `folder`; ArtifactError if there is none."""
+    """Return the record of the artifact in `folder`.
+
+    Raises
+    ------
+    ArtifactError
+        There is none.
+    DamagedArtifact
+        It is no JSON, lacks a field, has one of another type, or is the record of another artifact.
+    """
+    path = folder / RECORD
     try:
-        return json.loads((folder / RECORD).read_text())
+        record = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ArtifactError(f"{folder} is not a finished artifact: it has no {RECORD}") from None
+    except (ValueError, RecursionError) as error:
+        raise _damaged_record(path, f"it is not valid JSON, {error}") from None
+    except OSError as error:
+        if error.errno not in (errno.EIO, errno.EISDIR):
+            raise
+        raise _damaged_record(path, f"it cannot be read, {error.strerror}") from error
+    if why := _fault(record, folder):
+        raise _damaged_record(path, why)
+    return dict(record)
+
+
+def _damaged_record(path: Path, why: str) -> DamagedArtifact:
+    return DamagedArtifact(
+        f"the record {path} is damaged: {why}; the artifact counts as not there and is made again when it is wanted "
+        "(`clapcur verify --all` says how)"
+    )
+
+
+def _fault(record: Any, folder: Path) -> str | None:
+    """Return what is wrong with the fields of a record, or None."""
+    if not isinstance(record, dict):
+        return f"it holds a {type(record).__name__}, expected an object"
+    for name, kind in FIELDS.items():
+        if name not in record:
+            return f"it has no {name!r}"
+        if not isinstance(record[name], kind):
+            return f"{name!r} is {record[name]!r:.80}"
+    for name, kind in OPTIONAL_FIELDS.items():
+        if name in record and not isinstance(record[name], kind):
+            return f"{name!r} is {record[name]!r:.80}"
+    if record["id"] != folder.name or record["kind"] != folder.parent.name:
+        return f"it is that of the {record['kind']} {record['id']}"
+    if not all(math.isfinite(record[name]) for name in ("started", "finished")):
+        return "its times are not finite"
+    if not all(isinstance(name, str) for name in record["inputs"].values()):
+        return "an input is not an id"
+    for name, entry in record["files"].items():
+        if not (
+            isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
+        ):
+            return f"size and digest of {name} are {entry!r:.80}"
+    for name, value in record.get("counts", {}).items():
+        if not isinstance(value, (int, float)):
+            return f"counts.{name} is {value!r:.80}"
+    return None
+
+
+def _record_digest(record: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of everything that a record says, but for this digest itself."""
+    said = {name: value for name, value in record.items() if name != "record_sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def checked_record(folder: Path) -> dict[str, Any]:
+    """Return a record that says what was written, to the letter; raises as `read_record`."""
+    record = read_record(folder)
+    if record.get("record_sha256", "") not in ("", _record_digest(record)):  # older records have no digest
+        raise _damaged_record(folder / RECORD, "its digest is not that of its content")
+    return record
+
+
+def _name_damage(damage: DamagedArtifact) -> None:
+    """Warn of a damaged artifact, once in a process."""
+    if str(damage) not in _named:
+        _named.add(str(damage))
+        log.warning("%s", damage)
+
+
+def check_payload(folder: Path) -> None:
+    """Read the payload of an artifact and compare it with its record; a folder without a record is not compared.
+
+    A file that this process has hashed before is not read again.
+
+    Raises
+    ------
+    DamagedArtifact
+        A file is missing or is not what was written, or the record is damaged.
+    """
+    if not (folder / RECORD).exists():
+        return
+    record = checked_record(folder)
+    if damaged := damaged_files(folder, record):
+        raise DamagedArtifact(
+            f"the {record['kind']} {record['id']} is damaged: {', '.join(damaged)} in {folder} is not what was "
+            f"written; `clapcur verify {record['id']}` says how it can be made again"
+        )
 
 
 class Store:
@@ -176,25 +343,41 @@ class Store:
         """Return where an artifact of this name lies, or would lie."""
         return self.root / kind / artifact_id
 
-    def get(self, key: Key, verify: bool = False) -> Artifact | None:
+    def get(self, key: Key, verify: bool = False, discard: bool = True) -> Artifact | None:
         """Return the finished artifact of this key, or None where it must be (re)computed.
 
-        Every payload file must be there with its recorded size (`verify` re-hashes); lost bytes are a miss. The
-        record of a damaged artifact is removed first, so that nobody else takes it for finished.
+        Every payload file must be there with its recorded size and hash; lost and changed bytes are a miss.
+
+        Parameters
+        ----------
+        key : Key
+        verify : bool
+            Hash also what this process has hashed before.
+        discard : bool
+            Remove the record of a damaged artifact, so that nobody else takes it for finished; for the one who is
+            about to make it again.
         """
         folder = self.folder(key.kind, key.id)
         if not (folder / RECORD).exists():
             return None
-        record = read_record(folder)
-        if record["key_sha256"] != key.sha256:
-            raise ArtifactError(
-                f"{folder} was made from another key that shares its first 12 digits; move it away and run again"
-            )
-        if damaged := damaged_files(folder, record, verify):
-            write_atomic(folder / LOST, json.dumps({"files": damaged, "record": record}))
-            (folder / RECORD).unlink()
+        try:
+            record = read_record(folder)
+            if record["key_sha256"] != key.sha256:
+                raise ArtifactError(
+                    f"{folder} was made from another key that shares its first 12 digits; move it away and run again"
+                )
+            record = checked_record(folder)
+        except DamagedArtifact as damage:
+            _name_damage(damage)
             return None
-        _tidy(folder)
+        if damaged := damaged_files(folder, record, verify):
+            if discard:
+                log.warning("%s %s is damaged and made again: %s", key.kind, key.id, ", ".join(damaged))
+                write_atomic(folder / LOST, json.dumps({"files": damaged, "record": record}))
+                (folder / RECORD).unlink()
+            return None
+        if discard:
+            _tidy(folder)
         return Artifact(key.kind, key.id, str(folder))
 
     def find(self, artifact_id: str) -> Artifact:
@@ -204,6 +387,8 @@ class Store:
         ------
         ArtifactError
             None, or more than one.
+        DamagedArtifact
+            Its record is damaged.
         """
         if len(artifact_id) < 4:
             raise ArtifactError(f"an artifact id has 12 digits, 4 at least are needed to find one, got {artifact_id!r}")
@@ -213,6 +398,7 @@ class Store:
             raise ArtifactError(
                 f"expected one artifact whose id starts with {artifact_id!r} in {self.root}, found {names}"
             )
+        read_record(found[0])
         return Artifact(found[0].parent.name, found[0].name, str(found[0]))
 
     def __iter__(self) -> Iterator[Artifact]:
@@ -220,14 +406,43 @@ class Store:
         return self.of_kind("*")
 
     def of_kind(self, kind: str) -> Iterator[Artifact]:
-        """Yield every finished artifact of a kind, in the order in which they were made."""
-        folders = [path.parent for path in self.root.glob(f"{kind}/*/{RECORD}")]
-        for folder in sorted(folders, key=lambda folder: (read_record(folder)["finished"], folder.name)):
-            yield Artifact(folder.parent.name, folder.name, str(folder))
+        """Yield every finished artifact of a kind, in the order in which they were made.
+
+        One whose record is damaged is named in a warning and passed over.
+        """
+        found = []
+        for path in self.root.glob(f"{kind}/*/{RECORD}"):
+            if path.parent.name.startswith("."):  # on its way out, or set aside
+                continue
+            try:
+                found.append((read_record(path.parent)["finished"], path.parent.name, path.parent))
+            except DamagedArtifact as damage:
+                _name_damage(damage)
+        for _, name, folder in sorted(found):
+            yield Artifact(folder.parent.name, name, str(folder))
+
+    def damaged_records(self) -> dict[Path, str]:
+        """Return the folders whose record is damaged, and what is wrong with each."""
+        found = {}
+        for path in sorted(self.root.glob(f"*/*/{RECORD}")):
+            if not path.parent.name.startswith("."):
+                try:
+                    checked_record(path.parent)
+                except DamagedArtifact as damage:
+                    found[path.parent] = str(damage)
+        return found
 
     def open(self, key: Key) -> Workspace:
-        """Return the workspace of an artifact that is about to be made, or goes on being made."""
+        """Return the workspace of an artifact that is about to be made, or goes on being made.
+
+        A folder whose record is damaged is moved aside: what is in it cannot be told from what another run left.
+        """
         folder = self.folder(key.kind, key.id)
+        try:
+            if (folder / RECORD).exists():
+                checked_record(folder)
+        except DamagedArtifact:
+            folder.rename(folder.with_name(f".{key.id}-{uuid.uuid4().hex[:8]}{ASIDE}"))
         folder.mkdir(parents=True, exist_ok=True)
         return Workspace(folder, key)
 
@@ -242,8 +457,8 @@ class Store:
         started : float
             Unix time in seconds at which the work began.
         """
-        lost = work.path / LOST
-        previous = json.loads(lost.read_text())["record"] if lost.exists() else None
+        previous = _lost_files(work.path / LOST)
+        _give_plain_modes(work.path)
         files = {
             str(path.relative_to(work.path)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
             for path in sorted(work.path.rglob("*"))
@@ -264,10 +479,15 @@ class Store:
             "files": files,
         }
         if previous is not None:
-            same = {name: entry["sha256"] for name, entry in previous["files"].items()} == {
-                name: entry["sha256"] for name, entry in files.items()
-            }
-            record["recomputed"] = {"identical": same}
+            digests = {name: entry["sha256"] for name, entry in files.items()}
+            record["recomputed"] = {"identical": digests == previous}
+            if digests != previous:
+                log.warning(
+                    "%s %s was made again and is not what it was; it differs in %s", work.key.kind, work.key.id,
+                    ", ".join(sorted(name for name, _ in previous.items() ^ digests.items())),
+                )  # fmt: skip
+        record = json.loads(json.dumps(record))
+        record["record_sha256"] = _record_digest(record)
         for folder in {path.parent for path in work.path.rglob("*")} | {work.path}:
             sync_folder(folder)
         write_atomic(work.path / RECORD, json.dumps(record, indent=1))
@@ -276,8 +496,28 @@ class Store:
 
 
 def _is_payload(path: Path) -> bool:
-    """Tell whether a file of an artifact's folder is what the stage made (and no scratch, no half-written file)."""
-    return path.parts[0] not in (RECORD, LOCATIONS, LOST, WORK) and not path.name.startswith(".")
+    """Return whether a file of an artifact's folder is what the stage made (and no scratch, no half-written file)."""
+    return path.parts[0] not in (RECORD, LOCATIONS, TIMES, LOST, WORK) and not path.name.startswith(".")
+
+
+def _lost_files(path: Path) -> dict[str, str] | None:
+    """Return the digests that a damaged artifact had when it was whole; None where nothing tells them."""
+    try:
+        files = json.loads(path.read_bytes())["record"]["files"]
+        return {name: entry["sha256"] for name, entry in files.items()}
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _give_plain_modes(folder: Path) -> None:
+    """Give all files the mode of any new file here: what a library wrote as a temporary file has 0600."""
+    probe = folder / f".{uuid.uuid4().hex[:12]}.tmp"
+    with open(probe, "wb") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file() and stat.S_IMODE(path.stat().st_mode) != mode:
+            path.chmod(mode)
 
 
 def _tidy(folder: Path) -> None:
@@ -287,13 +527,22 @@ def _tidy(folder: Path) -> None:
 
 
 def damaged_files(folder: Path, record: Mapping[str, Any], verify: bool = False) -> list[str]:
-    """Name the payload files that are missing or have another size (with `verify`: another hash) than recorded."""
+    """Name the payload files that are missing or have another size or hash than recorded.
+
+    What this process has hashed before is hashed again with `verify` only.
+    """
+    digest = sha256_file if verify else _sha256_once
 
     def is_damaged(name: str, entry: Mapping[str, Any]) -> bool:
         path = folder / name
         if not path.is_file() or path.stat().st_size != entry["bytes"]:
             return True
-        return verify and sha256_file(path) != entry["sha256"]
+        try:
+            return digest(path) != entry["sha256"]
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return True
 
     return [name for name, entry in record["files"].items() if is_damaged(name, entry)]
 

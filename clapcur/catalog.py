@@ -64,11 +64,15 @@ class Catalog:
 
     def __init__(self, url: str) -> None:
         self._engine, self._writer = connect(url)
+        self._is_copy = self._engine.dialect.name == "sqlite" and not self._engine.url.database
 
     @classmethod
     def open(cls, home: Home) -> "Catalog":
-        """Return the catalog of a home."""
-        return cls(home.database_url)
+        """Return the catalog of a home; where that is read-only, a copy that knows all the store has."""
+        catalog = cls(home.database_url)
+        if catalog._is_copy:
+            catalog.catch_up(home.store)
+        return catalog
 
     def index(self, record: Mapping[str, Any], payload: Mapping[str, Any]) -> None:
         """Enter a finished artifact, its edges and a line of the outbox, all or nothing.
@@ -106,14 +110,23 @@ class Catalog:
     def rebuild(self, store: Store) -> int:
         """Make the index equal to the store and return the number of artifacts.
 
-        What the store lacks is dropped. Every artifact that never had a line of the outbox gets
+        What the store lacks is dropped; an artifact whose record is damaged is not, for what it was made from is known
+        nowhere else. Every artifact that never had a line of the outbox gets
         one, with what its record says of campaign and tags.
+
+        Raises
+        ------
+        ArtifactError
+            The catalog is read-only.
         """
+        if self._is_copy:
+            raise ArtifactError(f"the catalog of {store.root.parent} is read-only here, it cannot be rebuilt")
         with self._writer.begin() as db:  # nobody enters anything while the store is read
+            damaged = [folder.name for folder in store.damaged_records()]
             records = [artifact.record for artifact in store]
             runs = dict(db.execute(sa.select(ARTIFACT.c.id, ARTIFACT.c.mlflow_run_id)).tuples().all())
-            db.execute(sa.delete(ARTIFACT))
-            db.execute(sa.delete(EDGE))
+            db.execute(sa.delete(ARTIFACT).where(ARTIFACT.c.id.not_in(damaged)))
+            db.execute(sa.delete(EDGE).where(EDGE.c.artifact_id.not_in(damaged)))
             for record in records:
                 _enter(db, record, runs.get(record["id"]))
                 _post(db, record["id"], "record", payload_of(record), again=False)
@@ -189,6 +202,12 @@ class Catalog:
         wanted = ARTIFACT.c.id.in_(list(artifact_ids))
         with self._engine.begin() as db:
             return dict(db.execute(sa.select(ARTIFACT.c.id, ARTIFACT.c.kind).where(wanted)).tuples().all())
+
+    def stage_of(self, artifact_id: str) -> str | None:
+        """Return the stage that made an artifact; None for one that the catalog does not know."""
+        with self._engine.begin() as db:
+            found: str | None = db.scalar(_column(ARTIFACT.c.stage, artifact_id))
+        return found
 
     def upstream(self, artifact_id: str) -> list[Edge]:
         """Return every edge on the way down from an artifact to what it was made from."""

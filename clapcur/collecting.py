@@ -7,6 +7,10 @@ themselves, whatever becomes of what they tell of. The rest goes: whoever wants 
 
 An artifact is removed record first, so that one which is half gone is no artifact. Its folder is then renamed, which
 takes no time, leaves the catalog, and only then is emptied: after a crash the next collection goes on.
+
+An artifact whose record is damaged cannot say what it was made from; the catalog still knows. All of that is kept, and
+so is the folder itself where something was made from it, or where it would be kept in any case: somebody may have a
+copy of the record.
 """
 
 import os
@@ -18,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from clapcur import champions
-from clapcur.artifacts import RECORD, Store, read_record, sync_folder
+from clapcur.artifacts import ASIDE, RECORD, Store, read_record, sync_folder
 from clapcur.catalog import Catalog
 from clapcur.config import canonical_json
-from clapcur.errors import ArtifactError
+from clapcur.errors import ArtifactError, DamagedArtifact
 from clapcur.home import Home
 from clapcur.lineage import facts
 from clapcur.pools import OF_A_VERSION, forgotten
@@ -67,6 +71,8 @@ class Plan:
     # of what is kept: embeddings and Improvement-Sets that hold a clip which was taken down
     making: int
     # number of folders without a record that are too young to be removed: what they read is not known
+    damaged: list[str]
+    # ids whose record is damaged; what they were made from is kept
     since: float
     # Unix seconds from which on everything is young
 
@@ -79,6 +85,7 @@ def choose(
     reports: int | None = None,
     since: float = float("inf"),
     holding: Collection[str] = (),
+    needed: Mapping[str, str] | None = None,
 ) -> Choice:
     """Choose among finished artifacts.
 
@@ -96,6 +103,8 @@ def choose(
         Unix time in seconds; what was finished later stays, with its inputs.
     holding : collection of str
         Ids of embeddings and Improvement-Sets that must go unless a kept model was made from them.
+    needed : mapping of str to str
+        Ids that are kept for another reason, and that reason.
     """
     young = {name for name, record in records.items() if record["finished"] > since}
     roots = {
@@ -105,6 +114,7 @@ def choose(
         **_newest_decisions(records),
         **_newest_reports(records, reports),
         **dict.fromkeys(young, "younger than the grace"),
+        **(needed or {}),
     }
     keep = _reach(records, roots)
     models = {name: "" for name in keep if records[name]["kind"] == "checkpoint"}
@@ -197,15 +207,21 @@ def plan(
     store, since = home.store, time.time() - 3600 * grace_hours
     records = {artifact.id: artifact.record for artifact in store}
     tainted = _holding_forgotten(home, records)
+    damaged = {folder.name for folder in store.damaged_records()} - records.keys()
     choice = choose(
         records, _standing(home, records), named=named, reports=reports, since=since,
-        holding=tainted if with_forgotten else (),
+        holding=tainted if with_forgotten else (), needed=_below_damaged(home, damaged),
     )  # fmt: skip
 
     def items(reasons: Mapping[str, str]) -> list[Item]:
         return sorted((_item(store, records[name], why) for name, why in reasons.items()), key=_size, reverse=True)
 
-    unfinished = list(_unfinished(store))
+    used = {below for record in records.values() for below in record["inputs"].values()}
+    unfinished = [
+        item
+        for item in _unfinished(store)
+        if not (item.id in damaged and (item.id in used or item.kind in ALWAYS_KEPT))
+    ]
     left = [item for item in unfinished if not _is_young(item, since)]
     kept = items(choice.keep)
     return Plan(
@@ -213,8 +229,21 @@ def plan(
         removed=sorted(items(choice.remove) + left, key=_size, reverse=True),
         tainted=[item for item in kept if item.id in tainted],
         making=len(unfinished) - len(left),
+        damaged=sorted(damaged),
         since=since,
     )
+
+
+def _below_damaged(home: Home, damaged: Collection[str]) -> dict[str, str]:
+    """Return all that artifacts with a damaged record were made from, as the catalog knows it."""
+    if not damaged:
+        return {}
+    catalog = Catalog.open(home)
+    return {
+        edge.input_id: f"{name}, whose record is damaged, was made from it"
+        for name in sorted(damaged)
+        for edge in catalog.upstream(name)
+    }
 
 
 def _standing(home: Home, records: Records) -> dict[str, str]:
@@ -252,24 +281,43 @@ def _holding_forgotten(home: Home, records: Records) -> set[str]:
 
 def _batches(path: Path, *columns: str) -> Iterator[Any]:
     """Yield some columns of a Parquet table piece by piece; nothing where the table is lost."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if path.exists():
+    if not path.exists():
+        return
+    try:
         with pq.ParquetFile(path) as file:
             yield from file.iter_batches(columns=list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedArtifact(
+            f"{path} cannot be read: {error}; `clapcur verify {path.parent.name}` says how it can be made again"
+        ) from error
 
 
 def _unfinished(store: Store) -> Iterator[Item]:
-    """Yield folders without a record, and those whose removal was cut off."""
+    """Yield folders without a record that can be read, and those whose removal was cut off."""
     for folder in sorted(store.root.glob("*/*")):
-        if not folder.is_dir() or (folder / RECORD).exists():
+        if not folder.is_dir():
             continue
         name, why = folder.name, "its removal was cut off"
         if name.endswith(REMOVED):
             name = name.removeprefix(".").removesuffix(REMOVED)
+        elif name.endswith(ASIDE):
+            why = "moved aside, because its record is damaged"
+        elif _has_record(folder):
+            continue
         else:
             why = f"unfinished, untouched for {(time.time() - _last_change(folder)) / 3600:,.0f} h"
         yield Item(folder.parent.name, name, "", why, folder, size_of(folder), None)
+
+
+def _has_record(folder: Path) -> bool:
+    try:
+        read_record(folder)
+    except ArtifactError:
+        return False
+    return True
 
 
 def _is_young(item: Item, since: float) -> bool:

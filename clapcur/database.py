@@ -1,9 +1,16 @@
-"""The catalog's tables, on SQLite (one machine) or PostgreSQL (any number of machines)."""
+"""The catalog's tables, on SQLite (one machine) or PostgreSQL (any number of machines).
 
+SQLite writes beside its file even to read it. Where it cannot, in a home that is mounted or owned read-only, the
+catalog is a copy in memory: it answers every question, and what is entered into it is entered nowhere.
+"""
+
+import os
+import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import sqlalchemy as sa
 
@@ -70,6 +77,8 @@ def connect(url: str) -> tuple[sa.Engine, sa.Engine]:
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     engine = sa.create_engine(url, poolclass=sa.NullPool)  # nothing is open across a fork
     if engine.dialect.name == "sqlite":
+        if is_read_only(file := _file_of(engine.url)):
+            engine = _copy_in_memory(file)
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
     writer = engine.execution_options(writes=True)
@@ -100,8 +109,11 @@ def _version(engine: sa.Engine) -> str | None:
 
 def _bring_up_to_date(engine: sa.Engine, writer: sa.Engine) -> None:
     """Make or change the tables, whoever else does so at the same time."""
-    if engine.dialect.name == "sqlite":
-        with _first_user(Path(engine.url.database or "")):
+    if not engine.url.database and engine.dialect.name == "sqlite":  # in memory, and nobody else's
+        with writer.begin() as db:
+            _migrate(db)
+    elif engine.dialect.name == "sqlite":
+        with _first_user(_file_of(engine.url)):
             with closing(engine.raw_connection()) as raw:
                 raw.cursor().execute("PRAGMA journal_mode=WAL")  # is kept in the file
             with writer.begin() as db:
@@ -131,6 +143,33 @@ def _migrate(db: sa.Connection) -> None:
     if there is None and OUTBOX.name in tables:  # made before there were steps
         command.stamp(config, "0001")
     command.upgrade(config, HEAD)
+
+
+def is_read_only(file: Path) -> bool:
+    """Return whether a SQLite file, or the folder that it needs to write to, takes nothing from this process."""
+    if not file.parent.is_dir():
+        return False  # it is to be made; whether it can be is found out then
+    return not os.access(file.parent, os.W_OK) or (file.exists() and not os.access(file, os.W_OK))
+
+
+def _file_of(url: sa.URL) -> Path:
+    """Return the file behind the address of a SQLite database, plain or as a URI."""
+    database = url.database or ""
+    return Path(unquote(database.removeprefix("file:"))) if database.startswith("file:") else Path(database)
+
+
+def _copy_in_memory(file: Path) -> sa.Engine:
+    """Return a database in memory with the content of a file; an empty one where the file cannot be read.
+
+    Without its journal the file is what it was at some moment; the store fills in what came since.
+    """
+    memory = sqlite3.connect(":memory:", check_same_thread=False)
+    for how in ("mode=ro", "mode=ro&immutable=1"):  # the first one needs the journal's index, the second ignores both
+        with suppress(sqlite3.Error):
+            with closing(sqlite3.connect(f"file:{quote(os.fsencode(file))}?{how}", uri=True)) as source:
+                source.backup(memory)
+            break
+    return sa.create_engine("sqlite://", creator=lambda: memory, poolclass=sa.StaticPool)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

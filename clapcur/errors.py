@@ -33,5 +33,9 @@ class LeaseLostError(ArtifactError):
     """Another process took over what this one was making, for this one was asleep."""
 
 
+class DamagedArtifact(ArtifactError):
+    """The record or the payload of an artifact is not what was written; the artifact does not count as there."""
+
+
 class Interrupted(ClapcurError):
     """The process was asked to stop; the work so far is saved and goes on at the next run."""

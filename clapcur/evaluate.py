@@ -15,7 +15,7 @@ or (a manifest with pairs) with ``caption_embeddings``.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +28,7 @@ from clapcur.class_names import PROMPT, check_class_names, readable
 from clapcur.config import frozen, signature
 from clapcur.contamination import learned_from, near_duplicates_by, overlap
 from clapcur.embeddings import EmbeddingTable
-from clapcur.errors import ManifestError
+from clapcur.errors import DataError, ManifestError
 from clapcur.figures import confusion_figure
 from clapcur.manifest import Manifest
 from clapcur.metrics import (
@@ -44,6 +44,7 @@ from clapcur.metrics import (
 
 NUM_RESAMPLES = 2000
 LEVEL = 0.95
+MAX_CONFUSION = 500  # classes of a confusion matrix: it has the square of them in numbers
 
 
 @frozen
@@ -65,21 +66,52 @@ class EvaluateConfig:
 
 
 def evaluate(inputs: Mapping[str, Artifact], config: EvaluateConfig, work: Workspace) -> dict[str, Any]:
-    """Write ``scores.json`` and ``predictions.parquet`` (or, for retrieval, ``ranks.parquet``)."""
+    """Write ``scores.json`` and ``predictions.parquet`` (or, for retrieval, ``ranks.parquet``).
+
+    Raises
+    ------
+    DataError
+        A score is not finite.
+    """
     manifest = Manifest.open(inputs["evaluation"])
     audio = EmbeddingTable.open(inputs["audio_embeddings"])
     if config.task == "retrieval":
         scores, table, name = *_retrieval(inputs, manifest, audio), "ranks.parquet"
     else:
         scores, table, name = *_zero_shot(inputs, config, manifest, audio), "predictions.parquet"
-        confusion_figure(scores["confusion"], list(check_class_names(config.class_names)), work.path / "confusion.png")
+        names = scores.get("confusion_classes", check_class_names(config.class_names))
+        confusion_figure(scores["confusion"], names, work.path / "confusion.png")
     known = _contamination(inputs, manifest, table)
     scores["contamination"] = known
+    _check_finite(scores, table)
     table.to_parquet(work.path / name, index=False)
     write_atomic(work.path / "scores.json", json.dumps(scores, indent=1))
     metrics = {key: value for key, value in scores.items() if isinstance(value, float)}
     counts = {"clips": scores["protocol"]["num_clips"], "contaminated": known["num_clips"]}
     return {"counts": counts, "metrics": metrics}
+
+
+def _check_finite(scores: Mapping[str, Any], table: pd.DataFrame) -> None:
+    """Refuse scores that are no numbers: they compare as neither better nor worse, and no table shows why."""
+    columns = {name: table[name].to_numpy() for name in table.columns if table[name].dtype.kind == "f"}
+    spoilt = [name for name, value in _numbers(scores) if not np.isfinite(value)]
+    spoilt += [name for name, values in columns.items() if not np.isfinite(values).all()]
+    if spoilt:
+        raise DataError(
+            f"these scores are not finite: {', '.join(spoilt[:5])}; the embeddings that they were made from hold NaN "
+            "or an infinity, embed them again"
+        )
+
+
+def _numbers(scores: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, float]]:
+    """Yield every number of nested mappings and lists, with the names that lead to it."""
+    for name, value in scores.items():
+        items = value if isinstance(value, list) else [value]
+        for item in items:
+            if isinstance(item, Mapping):
+                yield from _numbers(item, f"{path}{name}.")
+            elif isinstance(item, float):
+                yield f"{path}{name}", item
 
 
 def _contamination(inputs: Mapping[str, Artifact], manifest: Manifest, table: pd.DataFrame) -> dict[str, Any]:
@@ -135,7 +167,7 @@ def _zero_shot(
             str(fold): float(accuracy(predicted_N[rows], labels_N[rows]))
             for fold, rows in clips.groupby("fold").indices.items()
         },
-        "confusion": confusion_matrix(predicted_N, labels_N, len(names)).tolist(),
+        **_confusion(predicted_N, labels_N, names),
         "protocol": _protocol(inputs, clips, manifest)
         | {
             "task": "zero-shot classification", "prompt": config.prompt, "num_classes": len(names),
@@ -157,6 +189,21 @@ def _zero_shot(
         }
     )
     return scores, table
+
+
+def _confusion(predicted_N: NDArray[np.int64], labels_N: NDArray[np.int64], names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the confusion matrix; of very many classes that of those which are confused the most, with their names."""
+    if len(names) <= MAX_CONFUSION:
+        return {"confusion": confusion_matrix(predicted_N, labels_N, len(names)).tolist()}
+    is_wrong_N = predicted_N != labels_N
+    wrong_K = sum(np.bincount(rows[is_wrong_N], minlength=len(names)) for rows in (predicted_N, labels_N))
+    chosen = np.sort(np.argsort(-wrong_K, kind="stable")[:MAX_CONFUSION])
+    place_K = np.full(len(names), -1)
+    place_K[chosen] = np.arange(len(chosen))
+    both_N = (place_K[predicted_N] >= 0) & (place_K[labels_N] >= 0)
+    cell_N = place_K[labels_N[both_N]] * len(chosen) + place_K[predicted_N[both_N]]
+    counts = np.bincount(cell_N, minlength=len(chosen) ** 2).reshape(len(chosen), len(chosen))
+    return {"confusion": counts.tolist(), "confusion_classes": [names[index] for index in chosen]}
 
 
 def _label_index(clips: pd.DataFrame, names: tuple[str, ...]) -> NDArray[np.int64]:

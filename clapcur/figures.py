@@ -1,11 +1,18 @@
 """The figures of cards, scores and reports: small PNG files, drawn without a display.
 
 matplotlib is imported when something is drawn: most commands and flow runs draw nothing.
+
+A figure is a side picture. Whatever is drawn it has bounded pixels, with the classes that tell most where there are
+too many; a name is a label as it stands, never TeX; and what cannot be drawn is a warning, not the loss of the result
+that it shows.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+import logging
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +22,50 @@ if TYPE_CHECKING:
 
 INK, ACCENT, MUTED = "#222222", "#2a6f97", "#c9d6df"
 NO_METADATA = {"Software": None}  # the same figure is the same bytes
+MAX_CONFUSED = 40  # classes in a confusion matrix: more labels could not be read
+MAX_BARS = 60  # classes in a figure with a line for each
+MAX_LABEL = 40  # characters of a name
+UNDRAWABLE = "\N{REPLACEMENT CHARACTER}"  # for what the font does not have, such as emoji
+
+P = ParamSpec("P")
+log = logging.getLogger("clapcur")
+
+
+def side_picture(draw: Callable[P, None]) -> Callable[P, None]:
+    """Make a function that draws into a file, its last argument, warn where it fails, and leave no file then."""
+
+    @functools.wraps(draw)
+    def tried(*args: P.args, **kwargs: P.kwargs) -> None:
+        path = kwargs.get("path", args[-1] if args else None)
+        try:
+            draw(*args, **kwargs)
+        except Exception as error:  # of a font, of a library, of the memory: the result is worth more than its picture
+            assert isinstance(path, Path)
+            path.unlink(missing_ok=True)
+            log.warning(
+                "the figure %s was not drawn: %s: %s", path.name, type(error).__name__, " ".join(f"{error}".split())
+            )
+
+    return tried
+
+
+def label_text(name: str) -> str:
+    """Return a name as a label: one line of drawable characters, cut where it is too long."""
+    plain = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in name)
+    plain = " ".join("".join(c if _is_drawable(c) else UNDRAWABLE for c in plain).split())
+    return plain if len(plain) <= MAX_LABEL else plain[: MAX_LABEL - 1] + "…"
+
+
+def label_texts(names: Iterable[str]) -> list[str]:
+    """Return names as labels."""
+    return [label_text(name) for name in names]
+
+
+@functools.cache
+def _is_drawable(character: str) -> bool:
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    return get_font(findfont(FontProperties())).get_char_index(ord(character)) != 0
 
 
 def new_figure(width_in: float, height_in: float) -> "Figure":
@@ -28,6 +79,7 @@ def _save(figure: "Figure", path: Path) -> None:
     figure.savefig(path, dpi=110, bbox_inches="tight", metadata=NO_METADATA)
 
 
+@side_picture
 def similarity_figure(card: Mapping[str, Any], path: Path) -> None:
     """Draw how the similarities of all candidate pairs lie, and where the threshold cuts.
 
@@ -58,6 +110,7 @@ def similarity_figure(card: Mapping[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
+@side_picture
 def near_duplicate_figure(
     nearest_N: NDArray[np.float32], different_N: NDArray[np.float32] | None, threshold: float | None, path: Path
 ) -> None:
@@ -98,39 +151,68 @@ def near_duplicate_figure(
     _save(figure, path)
 
 
+@side_picture
 def class_coverage_figure(card: Mapping[str, Any], path: Path) -> None:
-    """Draw the number of clips of every class in an Improvement-Set, empty classes included."""
+    """Draw the number of clips of every class in an Improvement-Set, empty classes included.
+
+    Where there are too many classes, those with the most clips.
+    """
     coverage = card["class_coverage"]
-    names = list(coverage)[::-1]
+    names = list(coverage)
+    title = f"{card['strategy'].upper()}: clips by class of their caption"
+    if len(names) > MAX_BARS:
+        num_empty = sum(not counts["clips"] for counts in coverage.values())
+        title += f" (the largest {MAX_BARS} of {len(names):,}, {num_empty:,} have none)"
+        names = sorted(names, key=lambda name: -coverage[name]["clips"])[:MAX_BARS]
+    names = names[::-1]
     figure = new_figure(6, 0.6 + 0.22 * len(names))
     axes = figure.subplots()
     clips = [coverage[name]["clips"] for name in names]
-    axes.barh(names, clips, color=[ACCENT if count else "#b00020" for count in clips], height=0.7)
+    axes.set_yticks(range(len(names)), label_texts(names), parse_math=False)
+    axes.barh(range(len(names)), clips, color=[ACCENT if count else "#b00020" for count in clips], height=0.7)
     for place, count in enumerate(clips):
         axes.text(count, place, f" {count}", va="center", fontsize=7, color=INK if count else "#b00020")
     axes.set_xlabel("clips")
     axes.tick_params(labelsize=8)
     axes.margins(y=0.01)
-    axes.set_title(f"{card['strategy'].upper()}: clips by class of their caption", loc="left", fontsize=10)
+    axes.set_title(title, loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
 
-def confusion_figure(confusion: Sequence[Sequence[int]], class_names: Sequence[str], path: Path) -> None:
-    """Draw a confusion matrix: rows are labels, columns predictions, colour the share of the row."""
-    counts = np.array(confusion)
+@side_picture
+def confusion_figure(
+    confusion: Sequence[Sequence[int]] | NDArray[np.int64], class_names: Sequence[str], path: Path,
+) -> None:  # fmt: skip
+    """Draw a confusion matrix: rows are labels, columns predictions, colour the share of the row.
+
+    Where there are too many classes, those that are confused the most.
+    """
+    counts = np.asarray(confusion)
     share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-    size = 1.6 + 0.32 * len(class_names)
+    shown = most_confused(counts, MAX_CONFUSED)
+    counts, share = counts[np.ix_(shown, shown)], share[np.ix_(shown, shown)]
+    names = label_texts(class_names[index] for index in shown)
+    size = 1.6 + 0.32 * len(names)
     figure = new_figure(size, size)
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(class_names)), class_names, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(class_names)), class_names, fontsize=8)
-    if len(class_names) <= 25:
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8, parse_math=False)
+    axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
+    if len(names) <= 25:
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 colour = "white" if share[row, column] > 0.5 else INK
                 axes.text(column, row, str(count), ha="center", va="center", fontsize=6, color=colour)
     axes.set_xlabel("nearest class prompt")
     axes.set_ylabel("label")
+    if len(names) < len(class_names):
+        axes.set_title(f"the {len(names)} classes that are confused the most, of {len(class_names):,}", fontsize=10)
     _save(figure, path)
+
+
+def most_confused(confusion: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """Return the indices of up to `limit` classes, in their order: the most wrong clips in row and column."""
+    right = np.diagonal(confusion)
+    wrong = confusion.sum(axis=0) + confusion.sum(axis=1) - 2 * right
+    return np.sort(np.argsort(-wrong, kind="stable")[:limit])

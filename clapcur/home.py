@@ -1,13 +1,21 @@
-"""Where clapcur keeps everything: one folder with the store, the catalog and MLflow's files."""
+"""Where clapcur keeps everything: one folder with the store, the catalog and MLflow's files.
+
+A new home is open to nobody else (0700), unless `CLAPCUR_HOME_MODE` says otherwise; the folder alone decides. What is
+in it has the modes of any new file, by the umask. A home that exists keeps the mode that its owner gave it.
+"""
 
 import fcntl
 import json
 import os
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from clapcur.artifacts import Store
+
+MODE = 0o700  # of a new home: recordings and captions in it may be private
 
 
 @dataclass(frozen=True)
@@ -23,9 +31,22 @@ class Home:
 
     @classmethod
     def open(cls, root: Path | str | None = None) -> "Home":
-        """Return the home in `root`, or where the environment says, and make the folder."""
+        """Return the home in `root`, or where the environment says, and make the folder.
+
+        Raises
+        ------
+        ValueError
+            `CLAPCUR_HOME_MODE` is no mode that lets the owner in.
+        """
         chosen = Path(root or os.environ.get("CLAPCUR_HOME") or ".clapcur").expanduser().absolute()
-        chosen.mkdir(parents=True, exist_ok=True)
+        if not chosen.is_dir():
+            mode = _mode_of_new_home()
+            chosen.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                chosen.mkdir(MODE)
+                chosen.chmod(mode)  # mkdir's is cut by the umask
+            except FileExistsError:  # another process was first; a file in this place is met by mkdir below
+                chosen.mkdir(exist_ok=True)
         return cls(chosen)
 
     @property
@@ -36,7 +57,7 @@ class Home:
     @property
     def database_url(self) -> str:
         """Where the catalog is, as SQLAlchemy names it."""
-        return self._address("CLAPCUR_DATABASE_URL") or f"sqlite:///{self.root / 'catalog.db'}"
+        return self._address("CLAPCUR_DATABASE_URL") or sqlite_url(self.root / "catalog.db", "sqlite")
 
     @property
     def mlflow_uri(self) -> str:
@@ -46,7 +67,12 @@ class Home:
     @property
     def mlflow_database(self) -> str:
         """MLflow's file in this home, whoever reads it: this process, or the server of ``clapcur up``."""
-        return f"sqlite:///{self.root / 'mlflow.db'}"
+        return sqlite_url(self.mlflow_file, "sqlite+pysqlite")
+
+    @property
+    def mlflow_file(self) -> Path:
+        """MLflow's tables, unless they are behind a server."""
+        return self.root / "mlflow.db"
 
     @property
     def mlflow_lock(self) -> Path:
@@ -122,29 +148,27 @@ class Home:
         Where servers of this home run, their addresses are among them. The batch sizes keep Prefect's recorder from
         colliding with its own API on SQLite, where about half of the flow calls would stall for two seconds.
         """
-        return (
-            self._prefect()
-            | self.servers()
-            | {
-                "CLAPCUR_HOME": str(self.root),
-                "PREFECT_HOME": str(self.prefect_home),
-                "PREFECT_LOGGING_LEVEL": "CRITICAL",  # a failure is told once, by our own error line
-                "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
-                "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
-                "PREFECT_LOGGING_TO_API_ENABLED": "false",
-                "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-                "RAY_USAGE_STATS_ENABLED": "0",
-                "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
-                "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
-                "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
-                "MLFLOW_DISABLE_TELEMETRY": "true",
-                "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-                "DO_NOT_TRACK": "1",
-                "PREFECT_CLIENT_MAX_RETRIES": "2",  # a server that went down with us must not keep us from leaving
-                "HF_HUB_DISABLE_TELEMETRY": "1",
-                "TOKENIZERS_PARALLELISM": "false",
-            }
-        )
+        prefect_database = sqlite_url(self.prefect_home / "prefect.db", "sqlite+aiosqlite")
+        return self._prefect() | self.servers() | {
+            **({"PREFECT_SERVER_DATABASE_CONNECTION_URL": prefect_database} if "?" in prefect_database else {}),
+            "CLAPCUR_HOME": str(self.root),
+            "PREFECT_HOME": str(self.prefect_home),
+            "PREFECT_LOGGING_LEVEL": "CRITICAL",  # a failure is told once, by our own error line
+            "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
+            "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+            "PREFECT_LOGGING_TO_API_ENABLED": "false",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+            "DO_NOT_TRACK": "1",
+            "PREFECT_CLIENT_MAX_RETRIES": "2",  # a server that went down with us must not keep us from leaving
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
 
     def login_of_mlflow(self) -> dict[str, str]:
         """Return the variables in which MLflow's client looks for a login, where servers of this home run."""
@@ -160,6 +184,32 @@ class Home:
         except OSError:  # a home that can only be read
             login = f"clapcur:{secrets.token_urlsafe(24)}"
         return {"PREFECT_API_AUTH_STRING": login, "PREFECT_SERVER_API_AUTH_STRING": login}
+
+
+def sqlite_url(path: Path, odd_dialect: str) -> str:
+    """Return the address of a SQLite file.
+
+    In an address a ``?`` ends the path, and no quoting helps: such a file is named by a URI of SQLite's own.
+
+    Parameters
+    ----------
+    path : Path
+        Absolute.
+    odd_dialect : str
+        Dialect and driver of an address with a URI: MLflow makes folders of the words behind a plain ``sqlite:``.
+    """
+    name = os.fsencode(path)
+    if b"?" not in name and name.decode(errors="replace") == str(path):
+        return f"sqlite:///{path}"
+    return f"{odd_dialect}:///file:{quote(name)}?uri=true"
+
+
+def _mode_of_new_home() -> int:
+    said = os.environ.get("CLAPCUR_HOME_MODE", f"{MODE:o}")
+    mode = int(said, 8) if re.fullmatch(r"(0o?)?[0-7]{3,4}", said) else 0
+    if mode & 0o700 != 0o700:
+        raise ValueError(f"CLAPCUR_HOME_MODE is the mode of a new home, such as 0700 or 0750, got {said!r}")
+    return mode
 
 
 def is_locked(path: Path) -> bool:

@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clapcur.artifacts import Artifact
-from clapcur.errors import ArtifactError
+from clapcur.errors import ArtifactError, DataError
 
 PAIRS = "pairs.parquet"
 ROW_GROUP = 65_536
+ROUNDING = 1e-3  # by which a cosine of two unit rows of float32 or bfloat16 may pass 1
 SCHEMA = pa.schema(
     [
         ("clip_id", pa.string()),
@@ -71,9 +72,16 @@ class ImprovementSetWriter:
             self._temporary.unlink(missing_ok=True)
 
     def add(self, pairs: pa.Table) -> None:
-        """Add a table of `SCHEMA`; a clip may go on in the next one."""
+        """Add a table of `SCHEMA`; a clip may go on in the next one.
+
+        Raises
+        ------
+        DataError
+            A similarity is no cosine: an embedding that it was made from is not a unit row.
+        """
         if not len(pairs):
             return
+        _check_cosines(pairs)
         self._waiting.append(pairs)
         self._num_waiting += len(pairs)
         self.num_pairs += len(pairs)
@@ -125,6 +133,19 @@ class ImprovementSetWriter:
             name: {"pairs": int(self.pairs_per_class[name]), "clips": int(self.clips_per_class[name])}
             for name in class_names
         }
+
+
+def _check_cosines(pairs: pa.Table) -> None:
+    for name in ("similarity", "class_similarity"):
+        values = pairs[name].to_numpy()
+        is_cosine = np.abs(values) <= 1 + ROUNDING  # False for NaN
+        if not is_cosine.all():
+            first = int(np.argmin(is_cosine))
+            raise DataError(
+                f"a {name.replace('_', ' ')} must be a cosine in [-1, 1], got {values[first]} for the clip "
+                f"{pairs['clip_id'][first]} and the caption {pairs['caption_id'][first]}; their embeddings are no unit "
+                "rows, embed them again"
+            )
 
 
 def read_pairs(artifact: Artifact, clip_id: str | None = None) -> pd.DataFrame:

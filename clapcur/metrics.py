@@ -75,10 +75,7 @@ def confusion_matrix(predicted_N: Integers, label_N: Integers, num_classes: int)
     ValueError
         Lengths differ, there is no clip, or an index is no class.
     """
-    _check_aligned(predicted=predicted_N, label=label_N)
-    for name, index_N in (("predicted", predicted_N), ("label", label_N)):
-        if np.min(index_N) < 0 or np.max(index_N) >= num_classes:
-            raise ValueError(f"{name} must be in 0 to {num_classes - 1}, got {np.min(index_N)} to {np.max(index_N)}")
+    _check_classes(predicted_N, label_N, num_classes)
     cell_N = np.asarray(label_N) * num_classes + np.asarray(predicted_N)
     return np.bincount(cell_N, minlength=num_classes**2).reshape(num_classes, num_classes)
 
@@ -88,10 +85,19 @@ def per_class_accuracy(predicted_N: Integers, label_N: Integers, num_classes: in
 
     Parameters and errors are those of `confusion_matrix`; the result has the shape (K,).
     """
-    counts_KK = confusion_matrix(predicted_N, label_N, num_classes)
-    num_clips_K = counts_KK.sum(axis=1)
+    _check_classes(predicted_N, label_N, num_classes)
+    label_N = np.asarray(label_N)
+    num_clips_K = np.bincount(label_N, minlength=num_classes)
+    num_right_K = np.bincount(label_N[label_N == np.asarray(predicted_N)], minlength=num_classes)
     recognised_K = np.full(num_classes, np.nan)
-    return np.divide(counts_KK.diagonal(), num_clips_K, out=recognised_K, where=num_clips_K > 0)
+    return np.divide(num_right_K, num_clips_K, out=recognised_K, where=num_clips_K > 0)
+
+
+def _check_classes(predicted_N: Integers, label_N: Integers, num_classes: int) -> None:
+    _check_aligned(predicted=predicted_N, label=label_N)
+    for name, index_N in (("predicted", predicted_N), ("label", label_N)):
+        if np.min(index_N) < 0 or np.max(index_N) >= num_classes:
+            raise ValueError(f"{name} must be in 0 to {num_classes - 1}, got {np.min(index_N)} to {np.max(index_N)}")
 
 
 def macro_accuracy(predicted_N: Integers, label_N: Integers, num_classes: int) -> float:

@@ -6,7 +6,6 @@ crash at any point loses nothing that was finished: the next run finds it, or go
 parts that were marked done.
 """
 
-import errno
 import functools
 import logging
 import platform
@@ -21,7 +20,7 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from clapcur import __version__
-from clapcur.artifacts import Artifact, Key, Spread, Stage, here
+from clapcur.artifacts import Artifact, Key, Spread, Stage, check_payload, here, why_not_written
 from clapcur.catalog import Campaign, Catalog, payload_of
 from clapcur.errors import ArtifactError, Interrupted, LeaseLostError
 from clapcur.home import Home
@@ -31,7 +30,6 @@ LIBRARIES = (
     "faiss-cpu", "mlflow", "numpy", "pandas", "prefect", "pyarrow", "torch", "torchaudio",
     "transformers",
 )  # fmt: skip
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 OnStep = Callable[[int, Mapping[str, float]], None]
 log = logging.getLogger("clapcur")
@@ -74,11 +72,13 @@ def run(
     Raises
     ------
     ArtifactError
-        The disk is full; running again goes on.
+        The disk is full or read-only; running again goes on.
+    DamagedArtifact
+        An input is not what was written; found before anything is computed with it.
     """
     key = stage.key(config, inputs)
     catalog = Catalog.open(home)
-    artifact = _reuse(key, home, catalog, campaign, verify)
+    artifact = _reuse(key, home, catalog, campaign, verify, discard=False)
     said = {"tags": dict(tags or {}), "campaign": asdict(campaign) if campaign else None}
     while artifact is None:
         with catalog.lease(key.id, f"{key.kind} {key.id}") as lease:
@@ -113,8 +113,10 @@ def summary(record: Mapping[str, Any], reused: bool = False) -> str:
     return f"{label(record)} -> {record['kind']} {record['id']} ({', '.join(said)})"
 
 
-def _reuse(key: Key, home: Home, catalog: Catalog, campaign: Campaign | None, verify: bool) -> Artifact | None:
-    artifact = home.store.get(key, verify)
+def _reuse(
+    key: Key, home: Home, catalog: Catalog, campaign: Campaign | None, verify: bool, discard: bool = True
+) -> Artifact | None:
+    artifact = home.store.get(key, verify, discard)
     if artifact is None:
         return None
     record = artifact.record
@@ -138,6 +140,8 @@ def _make(
 ) -> Artifact:
     started = time.time()
     key = stage.key(config, inputs)
+    for artifact in inputs.values():
+        check_payload(artifact.path)
     try:
         work = home.store.open(key)
         work.environment.update(environment())
@@ -150,13 +154,14 @@ def _make(
         raise
     except Exception as error:  # a full disk comes dressed as many errors; all others go on as they are
         _check(lease, error)
-        if any(_is_disk_full(cause) for cause in _causes(error)):
-            folder = home.store.folder(key.kind, key.id)
-            raise ArtifactError(
-                f"the disk is full: {folder} could not be written; what was finished is kept, "
-                "free some space and run again, it goes on from there"
-            ) from error
-        raise
+        folder = home.store.folder(key.kind, key.id)
+        why = next((reason for cause in _causes(error) if (reason := why_not_written(cause, home.root))), None)
+        if why is None:
+            raise
+        raise ArtifactError(
+            f"{why}: {folder} could not be written; what was finished is kept, mend that and run again, it goes on "
+            "from there"
+        ) from error
 
 
 def _while_held(lease: Lease, on_step: OnStep | None) -> OnStep:
@@ -186,13 +191,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _is_disk_full(error: BaseException) -> bool:
-    """Tell a full disk from other errors; safetensors and PyTorch only have it in the text."""
-    text = str(error)
-    full = isinstance(error, OSError) and error.errno in DISK_FULL
-    return full or "No space left on device" in text or "os error 28" in text
 
 
 @functools.cache

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from clapcur import champions
-from clapcur.artifacts import LOCATIONS, Artifact, read_record, sha256_file
+from clapcur.artifacts import LOCATIONS, Artifact, check_payload, read_record, sha256_file
 from clapcur.catalog import Catalog, Edge
-from clapcur.errors import ArtifactError, DataError
+from clapcur.errors import ArtifactError, DamagedArtifact, DataError
 from clapcur.home import Home
 from clapcur.lineage import facts, registered_version
 from clapcur.stage import label
@@ -45,8 +45,12 @@ def _find(home: Home, name: str) -> Artifact:
     try:
         return home.store.find(Catalog.open(home).resolve(name))
     except ArtifactError as unknown:
+        if isinstance(unknown, DamagedArtifact):
+            raise
         try:
             return home.store.find(name)  # finished, but a crash came before the catalog
+        except DamagedArtifact:
+            raise
         except ArtifactError:
             raise unknown from None
 
@@ -87,11 +91,12 @@ def trace(home: Home, name: str) -> dict[str, Any]:
 def _node(home: Home, name: str, role: str, seen: set[str]) -> dict[str, Any]:
     try:
         artifact = home.store.find(name)
-    except ArtifactError:
+    except ArtifactError as error:
         known = Catalog.open(home).kinds([name])
+        is_damaged = isinstance(error, DamagedArtifact)
         return {
             "id": name, "kind": known.get(name, "unknown"), "role": role, "lost": True,
-            "summary": "its record is not in the store", "inputs": [],
+            "summary": "its record is damaged" if is_damaged else "its record is not in the store", "inputs": [],
         }  # fmt: skip
     record = artifact.record
     node = {
@@ -184,6 +189,8 @@ def _pairs_of(home: Home, source: Artifact, role: str, held_out: frozenset[str])
     else:
         below = (home.store.find(name) for name in set(source.record["inputs"].values()))
         manifests = [artifact for artifact in below if artifact.kind == "manifest"]
+    for artifact in {source, *manifests}:
+        check_payload(artifact.path)
     captions = _lookup(manifests, "captions.parquet", "caption_id", "caption")
     paths = _lookup(manifests, LOCATIONS, "clip_id", "path")
     with pq.ParquetFile(source.path / "pairs.parquet") as file:

@@ -14,6 +14,7 @@ from clapcur.artifacts import Artifact
 from clapcur.catalog import Catalog
 from clapcur.home import Home
 from clapcur.report import load_table
+from clapcur.report.page import cell_text
 from clapcur.stage import label
 from tasks.common import TRIED_AGAIN
 
@@ -52,7 +53,7 @@ def card_page(improvement_set: Artifact, home: Home) -> str:
     counts = [(name.replace("_", " "), f"{count:,}") for name, count in card["counts"].items()]
     out = [(name.replace("_", " "), f"{count:,}") for name, count in card["exclusions"].items()]
     classes = [(name, f"{n['pairs']:,}", f"{n['clips']:,}") for name, n in card["class_coverage"].items()]
-    captions = [(row["caption"].replace("|", "/"), f"{row['pairs']:,}") for row in card["top_captions"]]
+    captions = [(row["caption"], f"{row['pairs']:,}") for row in card["top_captions"]]
     return "\n".join(
         (
             f"# Improvement-Set {improvement_set.id}: {card['strategy'].upper()}\n",
@@ -99,9 +100,9 @@ def seeds(report: Artifact) -> list[dict[str, Any]]:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a Markdown table; all columns but the first are aligned to the right."""
+    """Return a Markdown table of plain text or links; all columns but the first are aligned to the right."""
     lines = [head, ["---", *("--:" for _ in head[1:])], *rows]
-    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+    return "".join(f"| {' | '.join(cell_text(str(cell)) for cell in line)} |\n" for line in lines)
 
 
 def linked(artifact_id: str, home: Home) -> str:

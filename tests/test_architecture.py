@@ -83,6 +83,7 @@ LAYERS = {
         "clapcur.stage",
         "clapcur.trace",
         "clapcur.trace_graph",
+        "clapcur.verifying",
         "clapcur.wang2023",
         "clapcur.watchdog",
     ),

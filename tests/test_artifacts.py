@@ -4,13 +4,27 @@ import dataclasses
 import hashlib
 import json
 import os
+import stat
 import subprocess
+import tempfile
 
 import pytest
 
-from clapcur.artifacts import Artifact, Key, Stage, Store, damaged_files, explain_difference, write_atomic
+from clapcur import artifacts
+from clapcur.artifacts import (
+    Artifact,
+    Key,
+    Stage,
+    Store,
+    check_payload,
+    checked_record,
+    damaged_files,
+    explain_difference,
+    read_record,
+    write_atomic,
+)
 from clapcur.config import frozen, machine
-from clapcur.errors import ArtifactError
+from clapcur.errors import ArtifactError, DamagedArtifact
 
 KEY = Key("scores", "evaluate", "1", {"threshold": 0.5}, {"pool": "0123456789ab"})
 
@@ -104,21 +118,138 @@ def test_lost_bytes_are_a_miss_and_the_record_goes_with_them(store, damage):
     assert list(store) == []
 
 
-def test_flipped_bytes_of_the_same_length_are_found_where_asked_for(store):
-    """The quick check sees sizes only, so that there must be one that reads."""
+def test_flipped_bytes_of_the_same_length_are_a_miss(store):
+    """One flipped bit of the weights was reused, loaded and computed with."""
     artifact = finish(store, text="payload")
     (artifact.path / "deep" / "data.txt").write_text("PAYLOAD")
-    assert damaged_files(artifact.path, artifact.record) == []
+    assert damaged_files(artifact.path, artifact.record) == ["deep/data.txt"]
+    with pytest.raises(DamagedArtifact, match=f"scores {KEY.id} is damaged: deep/data.txt in .* is not what was"):
+        check_payload(artifact.path)
+    assert store.get(KEY, discard=False) is None
+    assert [found.id for found in store] == [KEY.id]  # not to be discarded without the lease
+    assert store.get(KEY) is None
+    assert list(store) == []
+
+
+def test_a_file_is_read_once_in_a_process_and_again_after_it_changed(store, monkeypatch):
+    """Hashing gigabytes at every reuse would make a comparison that finds everything done a matter of minutes."""
+    path = finish(store).path / "deep" / "data.txt"
+    monkeypatch.setattr(artifacts, "SETTLED_S", -60.0)
+    assert store.get(KEY) is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(artifacts, "sha256_file", lambda path: pytest.fail("read again"))
+        assert store.get(KEY) is not None
+    path.unlink()
+    path.write_text("PAYLOAD")
+    assert store.get(KEY) is None
+
+
+def test_what_changed_a_moment_ago_is_read_again(store):
+    """Within one tick of the file system's clock a second change has the time of the first."""
+    path = finish(store).path / "deep" / "data.txt"
+    assert store.get(KEY) is not None
+    with open(path, "r+b") as file:
+        file.write(b"P")
+    assert store.get(KEY) is None
+
+
+def write_half(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def change(**values):
+    def write(path):
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (write_half, "not valid JSON"),
+        (lambda path: path.write_bytes(b""), "not valid JSON"),
+        (lambda path: path.write_bytes(b"\xff\xfe\x00"), "not valid JSON"),
+        (lambda path: path.write_text("[" * 100_000), "not valid JSON"),
+        (lambda path: path.write_text("[]"), "holds a list"),
+        (lambda path: path.write_text("{}"), "has no 'kind'"),
+        (change(id="0123456789ab"), "is that of the scores 0123456789ab"),
+        (change(kind="report"), "is that of the report"),
+        (change(finished="yesterday"), "'finished' is 'yesterday'"),
+        (change(finished=float("nan")), "times are not finite"),
+        (change(inputs=["0123456789ab"]), "'inputs' is"),
+        (change(inputs={"pool": 5}), "an input is not an id"),
+        (change(files={"deep/data.txt": "0123"}), "size and digest of deep/data.txt"),
+        (change(counts={"clips": "many"}), "counts.clips is 'many'"),
+        (change(metrics=None), "'metrics' is None"),
+        (change(tags=[]), "'tags' is"),
+        (lambda path: (path.unlink(), path.mkdir()), "cannot be read"),
+    ],
+)
+def test_a_damaged_record_is_named_passed_over_and_replaced(store, caplog, break_it, said):
+    """One record that could not be read stopped every command on the home."""
+    other = finish(store, dataclasses.replace(KEY, version="2"))
+    damaged = finish(store)
+    break_it(damaged.path / "record.json")
+    with pytest.raises(DamagedArtifact, match=f"{KEY.id}/record.json is damaged: .*{said}"):
+        read_record(damaged.path)
+    with pytest.raises(DamagedArtifact):
+        store.find(KEY.id)
+    assert list(store.damaged_records()) == [damaged.path]
+    assert list(store) == [other]
+    assert sum("is damaged" in record.getMessage() for record in caplog.records) == 1
+    assert store.get(KEY) is None
+    made = finish(store, text="made again")
+    assert (made.path / "deep" / "data.txt").read_text() == "made again"
+    assert {one.id for one in store} == {made.id, other.id}
+    assert store.damaged_records() == {}
+    assert store.get(KEY) == made
+
+
+@pytest.mark.parametrize("values", [{"metrics": {"accuracy": 1.0}}, {"config": {"threshold": 0.75}}, {"files": {}}])
+def test_a_record_that_was_changed_by_as_much_as_a_digit_is_no_hit(store, values):
+    """A digit that flipped in an accuracy, or in the digest that would find it, looks like any other digit."""
+    artifact = finish(store)
+    change(**values)(artifact.path / "record.json")
+    with pytest.raises(DamagedArtifact, match="its digest is not that of its content"):
+        checked_record(artifact.path)
+    assert store.get(KEY) is None
+    assert finish(store).record["config"] == {"threshold": 0.5}
+
+
+def test_a_record_of_an_older_version_has_no_digest_and_counts(store):
+    """A home of the last release would be computed anew from the first manifest on."""
+    artifact = finish(store)
+    record = artifact.record
+    del record["record_sha256"]
+    (artifact.path / "record.json").write_text(json.dumps(record))
     assert store.get(KEY) == artifact
-    assert store.get(KEY, verify=True) is None
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_every_file_of_an_artifact_has_the_mode_of_a_new_file(store, umask):
+    """Weights that a library wrote as a temporary file were readable by nobody else, captions by everybody."""
+    before = os.umask(umask)
+    try:
+        work = store.open(KEY)
+        descriptor, name = tempfile.mkstemp(dir=work.path)
+        os.close(descriptor)
+        os.replace(name, work.path / "weights")
+        (work.path / "captions").write_text("a dog barks")
+        artifact = store.commit(work, {}, started=1.0)
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in artifact.path.iterdir()}
+    assert modes == dict.fromkeys(("weights", "captions", "record.json"), 0o666 & ~umask)
 
 
 @pytest.mark.parametrize(("text", "identical"), [("payload", True), ("another", False)])
-def test_a_recomputed_artifact_says_whether_it_came_out_the_same(store, text, identical):
+def test_a_recomputed_artifact_says_whether_it_came_out_the_same(store, text, identical, caplog):
     """A stage that is not deterministic would otherwise replace what students were trained on, unseen."""
     (finish(store).path / "deep" / "data.txt").unlink()
     assert store.get(KEY) is None
     assert finish(store, text=text).record["recomputed"] == {"identical": identical}
+    assert ("is not what it was; it differs in deep/data.txt" in caplog.text) == (not identical)
     assert not (store.folder("scores", KEY.id) / "lost.json").exists()
 
 

@@ -7,7 +7,12 @@ with the packages themselves.
 
 import argparse
 import dataclasses
+import io
 import json
+import os
+import pickle
+import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -667,3 +672,77 @@ def test_saving_as_clapcur_is_the_models_own_folder(loaded, tmp_path):
     model.save(tmp_path / "two")
     for path in sorted((tmp_path / "two").rglob("*.*")):
         assert path.read_bytes() == (tmp_path / "one" / path.relative_to(tmp_path / "two")).read_bytes()
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 2213498217\n"
+
+
+def zip_of(**files):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return content.getvalue()
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.mkdir, ("harm",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("CLAP_weights_2022.pth", LFS_POINTER, "a Git LFS pointer .* run `git lfs pull`"),
+        ("model.safetensors", LFS_POINTER, "a Git LFS pointer .* run `git lfs pull`"),
+        ("x.pt", b"\n <!DOCTYPE html>\n<html><body>Not found</body></html>", "a web page"),
+        ("x.safetensors", b"<html>" + b"x" * 5000, "a web page"),
+        ("x.bin", b'{"error": "Invalid username or password."}', 'a text file that begins with \'{"error"'),
+        ("x.wav", b"RIFF\x24\x00\x00\x00WAVEfmt ", "a sound file"),
+        ("x.pth", b"OggS\x00\x02", "a sound file"),
+        ("x.safetensors", b"fLaC\x00\x00\x00\x22", "a sound file"),
+        ("x.pth", zip_of(readme="hello"), "a ZIP archive that torch did not write, it holds readme"),
+        ("x.pth", zip_of(readme="hello")[:-30], "a ZIP archive whose end is missing.*cut off"),
+        ("x.pth", b"\x1f\x8b\x08\x00", "a gzip archive: unpack it first"),
+        ("x.pth", b"", "empty, 0 bytes"),
+        ("x.safetensors", b"", "empty, 0 bytes"),
+        ("x.safetensors", b"\x00" * 7, "cut off"),
+        ("x.safetensors", (4096).to_bytes(8, "little") + b'{"a":', "cut off within its header: it has 13 bytes"),
+        ("x.safetensors", bytes(range(128, 256)), "does not begin with a header of safetensors"),
+        ("x.pkl", pickle.dumps(Harmful()), r"a pickle that calls posix.mkdir when it is opened"),
+        ("x.pkl", pickle.dumps(Harmful(), protocol=2), r"a pickle that calls posix.mkdir when it is opened"),
+        ("x.pth", bytes(range(128, 256)) * 4, "no file that torch wrote|no checkpoint that torch reads"),
+    ],
+)
+def test_what_is_no_checkpoint_is_told_by_what_it_is(tmp_path, monkeypatch, name, content, said):
+    """A pointer of 130 bytes was said to be cut off, and a sound file to need pickled=True."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{re.escape(name)} .*{said}") as told:
+        load_checkpoint(tmp_path / name)
+    assert "\n" not in str(told.value)
+    assert [path.name for path in tmp_path.iterdir()] == [name], "nothing in the file was run"
+
+
+def test_safetensors_are_read_whatever_the_file_is_called(tmp_path):
+    """A name says less than the first nine bytes."""
+    save_file({"a.weight": torch.zeros(2)}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="of no known family.*a.weight"):
+        load_checkpoint(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"config.json": "{}", "readme.txt": "hello"}, "folder .* has no weights: .* it holds config.json, readme.txt"),
+        ({"config.json": "{}", "model.safetensors": LFS_POINTER.decode()}, "model.safetensors .*a Git LFS pointer"),
+        ({"model.safetensors.index.json": LFS_POINTER.decode()}, "no list of the parts of a model: a Git LFS pointer"),
+        ({"model.safetensors.index.json": '{"weight_map": 5}'}, "no list of the parts of a model: 'int' object"),
+    ],
+)
+def test_a_folder_that_is_no_checkpoint_is_told_by_what_it_lacks(tmp_path, files, said):
+    """The advice to look at the Hub is no help for a folder that is there."""
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(CheckpointError, match=said):
+        load_checkpoint(tmp_path)

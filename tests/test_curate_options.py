@@ -13,6 +13,7 @@ from test_curate import CLASSES, all_captions, as_set, run
 from test_curate import world as world  # noqa: PLC0414  # the fixture
 
 from clapcur.curate import Approximate, CurateConfig, pool_join
+from clapcur.errors import DataError
 from clapcur.hubness import Correction, Hubness, hub_statistics
 from clapcur.improvement_set import SCHEMA, ImprovementSetWriter
 from clapcur.near_duplicates import duplicate_of
@@ -221,3 +222,16 @@ def test_counts_of_a_stream_are_those_of_the_whole_however_it_is_cut(tmp_path_fa
         assert found == {"pairs": len(own), "clips": own.clip_id.nunique()}
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "pairs.parquet"), whole)
     json.dumps(writer.class_coverage(("d", "r")))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1.01, -1.5])
+@pytest.mark.parametrize("column", ["similarity", "class_similarity"])
+def test_a_similarity_that_is_no_cosine_is_no_pair(tmp_path, column, value):
+    """One NaN in an embedding table gave pairs that no threshold had chosen."""
+    pairs = pa.table([["c"], ["t"], [1.0004], ["rain"], [-1.0], [0]], schema=SCHEMA)
+    place = SCHEMA.names.index(column)
+    with ImprovementSetWriter(tmp_path) as writer:
+        writer.add(pairs)  # rounding of half precision
+        with pytest.raises(DataError, match=r"must be a cosine in \[-1, 1\], got .* for the clip c and the caption t"):
+            writer.add(pairs.set_column(place, SCHEMA.field(place), pa.array([value], pa.float32())))
+    assert writer.num_pairs == 1

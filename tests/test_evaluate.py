@@ -12,7 +12,7 @@ from clapcur.artifacts import Store
 from clapcur.class_names import prompts
 from clapcur.config import signature
 from clapcur.errors import DataError, ManifestError
-from clapcur.evaluate import STAGE, EvaluateConfig, evaluate
+from clapcur.evaluate import MAX_CONFUSION, STAGE, EvaluateConfig, _check_finite, _confusion, evaluate
 from clapcur.manifest import caption_id
 
 CLASSES = ("dog_bark", "rain", "siren")
@@ -120,3 +120,28 @@ def test_retrieval_counts_a_clip_with_several_captions_once_per_caption(store):
     assert scores["text_to_audio.recall_at_1"] == pytest.approx(2 / 3)
     assert scores["audio_to_text.recall_at_1"] == pytest.approx(1 / 2)
     assert scores["text_to_audio.map_at_10"] == pytest.approx((1 + 0.5 + 1) / 3)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_are_refused(value):
+    """A NaN compares as neither better nor worse, and no table shows why."""
+    table = pd.DataFrame({"clip_id": ["a", "b"], "similarity": [0.5, 0.25]})
+    _check_finite({"accuracy": 0.5, "interval": [0.25, 0.75], "per_class": {"rain": 1.0}, "protocol": {}}, table)
+    for scores in ({"accuracy": value}, {"interval": [0.25, value]}, {"per_class": {"rain": value}}):
+        with pytest.raises(DataError, match="these scores are not finite: (accuracy|interval|per_class.rain);"):
+            _check_finite(scores, table)
+    with pytest.raises(DataError, match="not finite: similarity;"):
+        _check_finite({}, table.assign(similarity=[0.5, value]))
+
+
+def test_of_very_many_classes_the_most_confused_are_kept():
+    """A confusion matrix of 20,000 classes has 400 million numbers, of which a few hundred say something."""
+    names = tuple(f"class {index}" for index in range(MAX_CONFUSION + 3))
+    labels = np.arange(len(names))
+    predicted = labels.copy()
+    predicted[-1] = 1
+    found = _confusion(predicted, labels, names)
+    assert len(found["confusion"]) == len(found["confusion_classes"]) == MAX_CONFUSION
+    assert found["confusion"][-1][1] == 1 and found["confusion_classes"][-1] == names[-1]
+    assert np.sum(found["confusion"]) == MAX_CONFUSION
+    assert _confusion(np.array([0, 1]), np.array([1, 1]), names[:2]) == {"confusion": [[0, 0], [1, 1]]}

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from clapcur import stage as stage_module
 from clapcur.artifacts import Artifact, Stage, Store, Workspace, write_atomic
 from clapcur.catalog import Campaign, Catalog
-from clapcur.errors import ArtifactError
+from clapcur.errors import ArtifactError, DamagedArtifact
 from clapcur.stage import environment, run, summary
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -167,12 +167,32 @@ def test_lost_bytes_are_made_again_and_told_again(home, calls, lost):
     assert messages(home) == [(again.id, "record")]
 
 
-def test_flipped_bytes_are_found_by_verify(home, calls):
+def test_flipped_bytes_are_found_before_they_are_reused(home, calls):
     """The size is right and the content is not: only reading tells."""
     first = run(two_parts(calls), {"n": 3}, {}, home)
     (first.path / "part-0.txt").write_text("9 of 9")
-    assert run(two_parts(calls), {"n": 3}, {}, home).path.joinpath("part-0.txt").read_text() == "9 of 9"
-    assert run(two_parts(calls), {"n": 3}, {}, home, verify=True).path.joinpath("part-0.txt").read_text() == "0 of 3"
+    again = run(two_parts(calls), {"n": 3}, {}, home)
+    assert (again.path / "part-0.txt").read_text() == "0 of 3"
+    assert again.record["recomputed"] == {"identical": True}
+
+
+def test_a_damaged_input_is_named_before_anything_is_computed_with_it(home, calls):
+    """A command that is given an id looks it up and asks no stage whether its bytes are still those."""
+    pool = run(two_parts(calls), {"n": 3}, {}, home)
+    (pool.path / "part-0.txt").write_text("9 of 9")
+    stage = Stage("curate", "1", "scores", lambda inputs, config, work: pytest.fail("computed"))
+    with pytest.raises(DamagedArtifact, match=f"improvement_set {pool.id} is damaged: part-0.txt"):
+        run(stage, {}, {"pool": pool}, home)
+
+
+def test_a_damaged_record_is_made_again_and_the_folder_moved_aside(home, calls):
+    """A stage that met half a record stopped, in this run and in every later one."""
+    first = run(two_parts(calls), {"n": 3}, {}, home)
+    (first.path / "record.json").write_text("{")
+    again = run(two_parts(calls), {"n": 3}, {}, home)
+    assert again == first
+    assert calls.read_text() == "0\n1\n" * 2
+    assert [found.id for found in home.store] == [again.id]
 
 
 def test_processes_that_want_the_same_artifact_make_it_once(home, calls):
@@ -225,6 +245,40 @@ def fill_weights(path):
     raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
+def fill_file_size(path):
+    raise OSError(errno.EFBIG, "File too large", str(path / "x"))
+
+
+def fill_read_only(path):
+    raise OSError(errno.EROFS, "Read-only file system", str(path / "x"))
+
+
+@pytest.mark.parametrize(
+    ("fill", "said"), [(fill_file_size, "largest file size .* is reached"), (fill_read_only, "the disk is read-only")]
+)
+def test_whatever_keeps_a_disk_from_taking_more_is_named(home, fill, said):
+    """A limit of the shell or a mount that fell back to reading ended in a traceback out of a library."""
+    stage = Stage("curate", "1", "improvement_set", lambda inputs, config, work: fill(work.path))
+    with pytest.raises(ArtifactError, match=f"{said}: .*improvement_set"):
+        run(stage, {}, {}, home)
+    assert list(home.store) == []
+
+
+def test_no_permission_to_write_is_named_and_none_to_read_a_source_stays_what_it_is(home, tmp_path):
+    """A recording that may not be read is nobody's full disk."""
+
+    def stage(place):
+        def fail(inputs, config, work):
+            raise PermissionError(errno.EACCES, "Permission denied", str(place or work.path / "x"))
+
+        return Stage("curate", "1", "improvement_set", fail)
+
+    with pytest.raises(ArtifactError, match="there is no permission to write: .*improvement_set"):
+        run(stage(None), {}, {}, home)
+    with pytest.raises(PermissionError):
+        run(stage(home.root.parent / "recording.wav"), {}, {}, home)
+
+
 @pytest.mark.parametrize("fill", [fill_text, fill_quota, fill_weights])
 def test_a_full_disk_is_named_with_the_place_and_what_to_do(home, fill, tmp_path):
     """A traceback out of a Parquet writer after nine hours does not say that the work is kept."""
@@ -237,7 +291,9 @@ def test_a_full_disk_is_named_with_the_place_and_what_to_do(home, fill, tmp_path
             raise RuntimeError("the shard could not be written") from error
         return {}
 
-    with pytest.raises(ArtifactError, match="the disk is full: .*improvement_set.*run again, it goes on"):
+    with pytest.raises(
+        ArtifactError, match="(the disk is full|quota is used up): .*improvement_set.*run again, it goes on"
+    ):
         run(Stage("curate", "1", "improvement_set", compute), {}, {}, home)
     (work,) = (home.root / "store" / "improvement_set").iterdir()
     assert (work / "work" / "part-0.done").exists()

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,8 +21,12 @@ from clapcur.config import canonical
 from clapcur.errors import CheckpointError, EmptySetError, Interrupted
 from clapcur.improvement_set import SCHEMA, ImprovementSetWriter
 from clapcur.manifest import Manifest, caption_id
+from clapcur.mixing import Mixture
+from clapcur.models.clap import load_model
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
 from clapcur.train import STAGE, SoftLabels, TrainConfig, gather_data, mask, train
+from clapcur.training_state import TrainingState
+from clapcur.waveforms import Waveforms
 
 TONES = {"low tone": 200.0, "middle tone": 800.0, "high tone": 3200.0}
 MODEL = ClapConfig(
@@ -144,11 +149,73 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(corpus):
     assert all(torch.equal(once[name], other[name]) for name in once)
     changed = weights(corpus.teacher(seed=1))
     assert not torch.equal(once["audio.fc1.weight"], changed["audio.fc1.weight"])
+    assert corpus.teacher().record["files"] == again.teacher().record["files"], "times are no part of the result"
+
+
+def spoil(monkeypatch, clip, value):
+    """Let a clip come out of its file with other samples; 1e20 is finite, but its power is not."""
+    crop = Waveforms._crop
+
+    def spoilt(self, clip_id, offset):
+        samples = crop(self, clip_id, offset)
+        return np.full_like(samples, value) if clip_id == clip else samples
+
+    monkeypatch.setattr(Waveforms, "_crop", spoilt)
+
+
+@pytest.mark.parametrize("value", [1e20, np.nan, np.inf])
+def test_a_training_stops_at_the_first_loss_that_is_not_finite_and_names_the_clips(corpus, value, monkeypatch):
+    """Three NaN losses in a row were passed over, and batch norms had taken the NaN in for good."""
+    config = dataclasses.replace(TEACHER, selection="last", num_evaluations=0, save_every_s=0.0, seed=11)
+    inputs = {"teacher_pairs": corpus.pairs}
+    data = gather_data(inputs, config)
+    batches = Mixture(
+        data.main, None, replay_probability=0.0, batch_size=8, num_steps=config.num_steps, seed=config.seed
+    )
+    seen_first = set(batches.batch(0).clip_ids)
+    clip = next(name for step in range(1, 12) for name in batches.batch(step).clip_ids if name not in seen_first)
+    spoil(monkeypatch, clip, value)
+    work = corpus.store.open(dataclasses.replace(STAGE, version=str(value)).key(config, inputs))
+    steps = []
+    work.on_step = lambda step, metrics: steps.append(step)
+    with pytest.raises(CheckpointError, match=r"loss of step \d+ is not finite") as told:
+        train(inputs, config, work)
+    (stopped,) = map(int, re.findall(r"loss of step (\d+)", str(told.value)))
+    assert len(steps) == stopped >= 1
+    assert f"hears it: {data.paths[clip]};" in str(told.value)
+    assert all(data.paths[name] in str(told.value) for name in batches.batch(stopped).clip_ids)
+    assert not (work.path / "model.safetensors").exists()
+    saved = load_file(work.scratch / f"state-{stopped}.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in saved.values())
+
+
+def test_a_held_out_clip_that_is_not_finite_is_named_too(corpus, monkeypatch):
+    """No weights were ever chosen by a loss that is NaN, and the last ones went out as the best."""
+    manifest = Manifest.open(corpus.pairs)
+    clip = sorted(manifest.held_out(0.3))[0]
+    spoil(monkeypatch, clip, 1e20)
+    with pytest.raises(CheckpointError, match=f"held-out pairs is not finite; .*hears it: {manifest.paths[clip]}"):
+        corpus.teacher(seed=12)
+
+
+def test_weights_that_are_not_finite_are_neither_saved_nor_finished(corpus, tmp_path):
+    """A state that was saved with them is met again by every later run."""
+    model = load_model(corpus.teacher().path, "cpu")
+    with torch.no_grad():
+        model.audio.fc1.weight[0, 0] = float("nan")
+    state = TrainingState(model, torch.optim.Adam(model.parameters()), tmp_path / "state")
+    with pytest.raises(CheckpointError, match="after step 0 these weights are not finite: audio.fc1.weight"):
+        state.save()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(CheckpointError, match="these weights of the model are not finite.*audio.fc1.weight"):
+        model.save(tmp_path / "model")
 
 
 def test_speed_and_memory_stand_in_the_history_now_and_then(corpus):
     """Figures that nobody sees while a training crawls are of no use; at every step they would drown the curves."""
-    rows = history(corpus.teacher())
+    made = corpus.teacher()
+    rows = [json.loads(line) for line in (made.path / "times.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [row["step"] for row in history(made)]
     measured = [row for row in rows if "samples_per_s" in row]
     assert [row["step"] for row in measured] == [10, 12]
     first, last = (next(row["time_ms"] for row in rows if row["step"] == step) for step in (10, 12))
@@ -336,7 +403,6 @@ def test_a_clapmodel_becomes_teacher_and_its_student_a_clapmodel_again(corpus, t
     from transformers import ClapModel
 
     from clapcur.models.checkpoints import load_checkpoint, save_checkpoint
-    from clapcur.models.clap import load_model
 
     write_hugging_face(tmp_path / "theirs")
     teacher, _ = load_checkpoint(tmp_path / "theirs")

@@ -290,6 +290,16 @@ def test_a_training_in_two_processes_is_that_of_one_and_resumes_exactly(corpus):
     assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(two).items())
 
 
+def test_two_processes_stop_at_the_same_loss_and_one_of_them_says_so(corpus, capfd):
+    """A helper that goes on alone waits for the first process for half an hour."""
+    config = dataclasses.replace(
+        TEACHER, processes=2, learning_rate=1e30, gradient_clip=1e30, selection="last", num_evaluations=0, warmup=0.0
+    )
+    with pytest.raises(CheckpointError, match=r"the (loss|gradient) of step \d is not finite.*clip\d\d.wav"):
+        corpus.run(config, {"teacher_pairs": corpus.pairs})
+    assert capfd.readouterr().err == ""
+
+
 def test_torchrun_starts_the_same_training(tmp_path):
     """A cluster is used to torchrun; what it makes must not be another model, and must end with the command."""
     corpus = Corpus(tmp_path)

@@ -21,17 +21,19 @@ import gc
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import typer
 
+from clapcur.artifacts import why_not_written
 from clapcur.cli import auditioning, checkpoints, collecting, corpora, experiments, landing, servers, stages, tracing
 from clapcur.errors import ClapcurError, Interrupted
 
 DONE, FAILED, USAGE, CTRL_C, TERMINATED = 0, 1, 2, 130, 143
+PROBE_BYTES = 2**20  # less room than this and SQLite cannot work
 ROOT = Path(__file__).resolve().parents[2]
 OURS = tuple(str(ROOT / package) + os.sep for package in ("clapcur", "flows", "tasks"))
-DISK_FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
 
 app = typer.Typer(
     name="clapcur",
@@ -99,6 +101,7 @@ COMMANDS = (
     ("why", tracing.why, "clapcur why 5be7d1 41c09e"),
     ("sync", tracing.sync, "clapcur sync"),
     ("gc", collecting.gc, "clapcur gc\n  clapcur gc --reports 3 --keep 5be7d1 --delete"),
+    ("verify", collecting.verify, "clapcur verify --all\n  clapcur verify 5be7d1 41c09e --json"),
     ("up", servers.up, "clapcur up\n  clapcur up --prefect-port 4300 --no-gpu"),
     ("land", landing.land, "clapcur land recordings/2026-11 --pool field"),
     ("watch", landing.watch, "clapcur watch inbox/ --pool field"),
@@ -170,15 +173,17 @@ def run(arguments: Sequence[str]) -> int:
             return _stopped(stop)
         if isinstance(error, ClapcurError):
             return _say(f"error: {error}", FAILED)
-        if any(text in str(error) for text in DISK_FULL):
-            return _say(
-                f"error: the disk is full ({error}); what was finished is kept, free some space and run again", FAILED
-            )
+        if why := why_not_written(error):
+            return _say(f"error: {why} ({error}); what was finished is kept, mend that and run again", FAILED)
+        if type(error).__module__.startswith("pyarrow"):
+            return _say(f"error: a table cannot be read: {error}; `clapcur verify --all` finds what is damaged", FAILED)
         if isinstance(error, OSError):
             said = f"{error.strerror}: {error.filename}" if error.filename else str(error)
             return _say(f"error: {said}", FAILED)
         if isinstance(error, (ValueError, TypeError)) and _is_raised_by_us(error):
             return _say(f"error: {error}", USAGE)
+        if refused := _refused_by_home():  # servers and databases in it fail with errors of their own
+            return _say(f"error: {refused}; what was finished is kept, mend that and run again", FAILED)
         raise
     return _stopped(KeyboardInterrupt()) if code == CTRL_C else code
 
@@ -217,6 +222,22 @@ def _usage(error: typer.TyperException, arguments: Sequence[str]) -> str:
     command = [argument for argument in arguments[:1] if argument in {name for name, *_ in COMMANDS}]
     said = error.format_message().removeprefix("Invalid value: ").rstrip(".")
     return f"error: {said}; see `{' '.join(['clapcur', *command, '--help'])}`"
+
+
+def _refused_by_home() -> str | None:
+    """Return why the home of this process takes no more bytes; None where it does, or where there is no home."""
+    home = Path(os.environ.get("CLAPCUR_HOME") or ".clapcur")
+    if not home.is_dir():
+        return None
+    probe = home / f".{os.getpid()}.probe.tmp"
+    try:
+        probe.write_bytes(bytes(PROBE_BYTES))
+    except OSError as error:
+        return f"{why_not_written(error, home) or error.strerror}: nothing can be written to {home}"
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+    return None
 
 
 def _is_raised_by_us(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""The command that makes room: gc."""
+"""The commands that look after the store: gc makes room, verify finds what is damaged."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,6 +52,47 @@ def gc(
         _show(chosen, gone, delete, forgotten)
 
 
+def verify(
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ID]...", help="Artifacts, by id or first digits.", show_default=False),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="The whole store; also without any ID.")] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Read artifacts again and name what is damaged.
+
+    Hashes every file and compares it with what the record says. Names what can be made again, and what only by
+    somebody who still has its sources. Changes nothing; exit code 1 where something is damaged.
+    """
+    if ids and everything:
+        raise typer.BadParameter("give ids or --all, not both")
+    where = open_home(home, must_exist=True)
+    from clapcur import verifying
+
+    count, damages = verifying.verify(where, ids or ())
+    if as_json:
+        print_json(
+            {
+                "verified": count,
+                "damaged": [
+                    {
+                        "id": one.id, "kind": one.kind, "label": one.label, "folder": str(one.folder),
+                        "files": list(one.files), "why": one.why, "again": one.again, "by_whom": one.by_whom,
+                    }
+                    for one in damages
+                ],
+            }
+        )  # fmt: skip
+    else:
+        rows = [(one.kind.replace("_", " "), one.id, one.label, one.why, one.again) for one in damages]
+        if rows:
+            show(columns_table(("", "id", "made by", "damage", "made again"), rows))
+        show(f"{count:,} artifacts were read, {len(damages)} of them are damaged.")
+    return 1 if damages else 0
+
+
 def _for_programs(chosen: "Plan", gone: "list[Item]", delete: bool) -> dict[str, Any]:
     def listed(items: "list[Item]") -> list[dict[str, Any]]:
         return [{"id": one.id, "kind": one.kind, "bytes": one.bytes, "why": one.why} for one in items]
@@ -63,6 +104,7 @@ def _for_programs(chosen: "Plan", gone: "list[Item]", delete: bool) -> dict[str,
         "removed": listed(removed),
         "kept": listed(chosen.kept),
         "being_made": chosen.making,
+        "damaged": chosen.damaged,
         "kept_with_forgotten_clips": [item.id for item in chosen.tainted],
     }
 
@@ -90,6 +132,11 @@ def _show(chosen: "Plan", gone: "list[Item]", delete: bool, forgotten: bool) -> 
         show(f"{len(chosen.tainted)} of what is kept hold a clip that was taken down ({names}); {hint}.")
     if chosen.making and not delete and removed:
         show(f"{chosen.making} artifacts are being made; what they read may be among these: wait for them.")
+    if chosen.damaged:
+        show(
+            f"The record of {', '.join(chosen.damaged)} is damaged; all they were made from is kept. "
+            "`clapcur verify --all` says how they can be made again."
+        )
     total = _size(sum(item.bytes for item in removed))
     if not delete:
         show(f"Nothing was removed; --delete frees {total}." if removed else "There is nothing to remove.")

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -131,4 +132,5 @@ def command_line(program: str, home: Home) -> str:
         there = str(Path(sys.executable).parent / program)
         program = min(there, os.path.relpath(there), key=len)
     is_default = home.root == Path(".clapcur").absolute()
-    return program if is_default else f"CLAPCUR_HOME={home.root} {program}"
+    program = shlex.quote(program)
+    return program if is_default else f"CLAPCUR_HOME={shlex.quote(str(home.root))} {program}"

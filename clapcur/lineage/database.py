@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from clapcur.artifacts import sync_folder
 from clapcur.errors import ArtifactError
-from clapcur.home import Home
+from clapcur.home import Home, sqlite_url
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -51,7 +51,9 @@ def prepared(home: Home, uri: str) -> Iterator[None]:
     from filelock import FileLock
 
     with FileLock(home.mlflow_lock):
-        if uri.startswith("sqlite:"):
+        if uri == home.mlflow_database:
+            make_whole(home.mlflow_file)
+        elif uri.startswith("sqlite:"):
             import sqlalchemy as sa
 
             make_whole(Path(sa.make_url(uri).database or ""))
@@ -170,7 +172,7 @@ def _engine(path: Path) -> "Iterator[sa.Engine]":
     """Open a file as MLflow does, without a connection that outlives the block."""
     import sqlalchemy as sa
 
-    engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
+    engine = sa.create_engine(sqlite_url(path.absolute(), "sqlite+pysqlite"), poolclass=sa.NullPool)
     try:
         yield engine
     finally:

@@ -8,9 +8,11 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+from clapcur.artifacts import HISTORY, TIMES
 from clapcur.stage import label
 
 MAX_PARAM = 6000
@@ -97,15 +99,24 @@ def folder_name(name: str) -> str:
 
 
 def history(folder: Path) -> Iterator[tuple[int, int, dict[str, float]]]:
-    """Yield step, time (ms since 1970) and metrics from a checkpoint's ``history.jsonl``."""
-    path = folder / "history.jsonl"
+    """Yield step, time (ms since 1970) and metrics from a checkpoint's history and the times beside it.
+
+    The lines of both files belong together one by one. In checkpoints of older versions one file has it all; where the
+    times are lost, all lines have that of the file.
+    """
+    path = folder / HISTORY
     if not path.exists():
         return
+    last_ms = int(1000 * path.stat().st_mtime)
+    when = _lines(folder / TIMES) if (folder / TIMES).exists() else repeat({"time_ms": last_ms})
+    for row, measured in zip(_lines(path), when, strict=False):
+        said = measured | row
+        yield int(said.pop("step")), int(said.pop("time_ms")), _numbers(flat(said))
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with open(path) as lines:
-        for line in lines:
-            row = json.loads(line)
-            step, time_ms = int(row.pop("step")), int(row.pop("time_ms"))
-            yield step, time_ms, _numbers(flat(row))
+        yield from map(json.loads, lines)
 
 
 def last_step(folder: Path) -> int:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from clapcur.artifacts import check_payload
 from clapcur.class_names import PROMPT, prompts, readable
 from clapcur.devices import pick_device
 from clapcur.models.config import MAX_SCALE, ClapConfig
@@ -347,10 +348,13 @@ def load_model(folder: Path | str, device: str = "auto", precision: Precision = 
     ------
     CheckpointError
         A file is missing or damaged, or weights and config do not belong together.
+    DamagedArtifact
+        The folder is an artifact, and a file of it is not what was written.
     """
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision must be 'float32' or 'bfloat16', got {precision!r}")
     folder = Path(folder)
+    check_payload(folder)
     config = read_config(folder / "config.json")
     with seeded(0):  # the fresh weights are overwritten; the generator stays as it was
         model = Clap(config, load_text_tower(folder / "text", config.text))

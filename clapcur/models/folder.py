@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -68,8 +69,21 @@ def read_config(path: Path) -> ClapConfig:
     return config
 
 
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that hold a NaN or an infinity."""
+    return [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+
+
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write all parameters and persistent buffers, from whatever device and layout they have."""
+    """Write all parameters and persistent buffers, from whatever device and layout they have.
+
+    Raises
+    ------
+    CheckpointError
+        A weight is not finite: the model would answer with NaN.
+    """
+    if spoilt := not_finite(model.state_dict()):
+        raise CheckpointError(f"these weights of the model are not finite, nothing was written: {_some(spoilt)}")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, path, metadata={"format": "pt"})
 

@@ -8,7 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clapcur.figures import ACCENT, INK, MUTED, NO_METADATA, new_figure
+from clapcur.figures import (
+    ACCENT,
+    INK,
+    MAX_BARS,
+    MUTED,
+    NO_METADATA,
+    label_text,
+    label_texts,
+    new_figure,
+    side_picture,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,10 +72,15 @@ def as_markdown(table: Mapping[str, Any]) -> str:
     lines = [head, "|---|--:|:-:|--:|--:|--:|--:|"]
     for row in table["rows"]:
         changes = [f"**{text}**" if is_clear else text for text, is_clear in (change_text(row[n]) for n in CHANGES)]
-        cells = [name_text(row), accuracy_text(row), interval_text(row["interval"]), *changes[:2]]
+        cells = [cell_text(name_text(row)), accuracy_text(row), interval_text(row["interval"]), *changes[:2]]
         cells += [f"{100 * row['transductive']:.1f}", changes[2]]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines + ["", *(f"- {line}" for line in protocol_lines(table))]) + "\n"
+    return "\n".join(lines + ["", *(f"- {' '.join(line.split())}" for line in protocol_lines(table))]) + "\n"
+
+
+def cell_text(text: str) -> str:
+    """Return a text as it may stand in a cell of a Markdown table."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
 
 
 def name_text(row: Mapping[str, Any]) -> str:
@@ -141,10 +156,12 @@ def protocol_lines(table: Mapping[str, Any]) -> list[str]:
     return [*lines, "transductive: all clips classified at once (text-anchored EM, arXiv 2606.17160), without labels"]
 
 
+@side_picture
 def accuracy_figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw accuracy and interval of every row: seeds small, transductive accuracy hollow, the teacher as a line."""
     from matplotlib.lines import Line2D
 
+    rows = rows[:MAX_BARS]
     figure = new_figure(7.2, 1.5 + 0.36 * len(rows))
     axes = figure.subplots()
     has_seeds = any(row["num_seeds"] > 1 for row in rows)
@@ -161,7 +178,7 @@ def accuracy_figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     teacher = next((100 * row["accuracy"] for row in rows if row["strategy"] == "teacher"), None)
     if teacher is not None:
         axes.axvline(teacher, color=MUTED, linewidth=1.2, zorder=1)
-    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.set_yticks(range(len(rows)), label_texts(row["name"] for row in rows), parse_math=False)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#eeeeee", zorder=0)
@@ -179,11 +196,18 @@ def accuracy_figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     _save(figure, path)
 
 
+@side_picture
 def per_class_figure(name: str, classes: Mapping[str, tuple[float, float]], path: Path) -> None:
-    """Draw what each class won or lost: from the teacher's accuracy to the row's, sorted by the change."""
+    """Draw what each class won or lost: from the teacher's accuracy to the row's, sorted by the change.
+
+    Where there are too many classes, those that lost and those that won the most.
+    """
     from matplotlib.lines import Line2D
 
+    name = label_text(name)
     order = sorted(classes, key=lambda label: classes[label][1] - classes[label][0])
+    if len(order) > MAX_BARS:
+        order = order[: MAX_BARS // 2] + order[-MAX_BARS // 2 :]
     figure = new_figure(7.2, 1.2 + 0.27 * len(order))
     axes = figure.subplots()
     for place, label in enumerate(order):
@@ -193,12 +217,14 @@ def per_class_figure(name: str, classes: Mapping[str, tuple[float, float]], path
         axes.plot(teacher, place, "|", color=INK, markersize=9)
         axes.plot(student, place, "o", color=colour, markersize=6)
         axes.text(103, place, f"{student - teacher:+.0f}", va="center", ha="left", fontsize=8.5, color=colour)
-    axes.set_yticks(range(len(order)), order, fontsize=8.5)
+    axes.set_yticks(range(len(order)), label_texts(order), fontsize=8.5, parse_math=False)
     axes.set_ylim(-0.6, len(order) - 0.4)
     axes.set_xlim(-2, 102)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#eeeeee", zorder=0)
     axes.set_xlabel("accuracy in the class, %")
+    if len(order) < len(classes):
+        axes.set_xlabel(f"accuracy in the class, %: the {len(order)} of {len(classes):,} that changed the most")
     legend = [
         Line2D([], [], color=INK, marker="|", linestyle="", markersize=9, label="teacher"),
         Line2D([], [], color=ACCENT, marker="o", linestyle="", label=f"{name}, better"),
@@ -210,10 +236,12 @@ def per_class_figure(name: str, classes: Mapping[str, tuple[float, float]], path
 
 
 def _legend_above(axes: "Axes", handles: "list[Line2D]") -> None:
-    axes.legend(
+    legend = axes.legend(
         handles=handles, loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=len(handles), frameon=False, fontsize=8.5,
         handlelength=1.6, columnspacing=1.4,
     )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def _save(figure: "Figure", path: Path) -> None:

@@ -20,6 +20,7 @@ from clapcur.train import torchrun
 from clapcur.train.config import TrainConfig
 from clapcur.train.loop import assist
 from clapcur.train.ranks import Ranks, as_helper, joined
+from clapcur.train.step import NotFinite
 
 
 def main() -> None:
@@ -40,7 +41,10 @@ def attend() -> None:
 
 def _help(job: Mapping[str, Any], ranks: Ranks) -> None:
     inputs = {role: Artifact(**artifact) for role, artifact in job["inputs"].items()}
-    assist(inputs, from_dict(TrainConfig, job["config"]), Path(job["state"]), ranks)
+    try:
+        assist(inputs, from_dict(TrainConfig, job["config"]), Path(job["state"]), ranks)
+    except NotFinite:  # the first process has met the same loss, says so, and ends the training
+        return
 
 
 def _leave_with_the_first() -> None:

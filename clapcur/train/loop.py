@@ -19,13 +19,19 @@ from clapcur.train.config import TrainConfig
 from clapcur.train.data import TrainingData, gather_data
 from clapcur.train.ranks import Ranks, first_of
 from clapcur.train.selection import held_out_loss, test_accuracy
-from clapcur.train.step import ContrastiveStep, Loaded, Teacher, TextFeatures, is_sound
+from clapcur.train.step import (
+    ContrastiveStep,
+    Loaded,
+    NotFinite,
+    Teacher,
+    TextFeatures,
+    is_sound,
+    not_finite_clips,
+    told_clips,
+)
 from clapcur.training_state import StopRequest, TrainingState
 from clapcur.waveforms import Waveforms
 
-MAX_SKIPPED_IN_A_ROW = (
-    3  # as the reference code: a step with a non-finite loss is skipped, the fourth in a row is fatal
-)
 MEASURE_EVERY = 10  # steps from one figure of speed and memory to the next
 
 
@@ -77,6 +83,26 @@ class Training:
         left = range(self.state.step, self.config.num_steps)
         return self.waveforms.ahead((self.mixture.batch(step) for step in left), self._load)
 
+    def take(self, batch: Batch, loaded: Loaded) -> dict[str, float]:
+        """Take the step of a batch; every rank meets the same loss, and stops where it is not finite.
+
+        Raises
+        ------
+        NotFinite
+            Loss or gradient are not finite: no weight was changed, and none will be.
+        """
+        metrics = self.step(batch, loaded)
+        if is_sound(metrics):
+            return metrics
+        own = self.ranks.share(self.config.batch_size)
+        suspects = not_finite_clips(self.model, batch.clip_ids[own], loaded.waveform_BT)
+        what = "loss" if not math.isfinite(metrics["loss"]) else "gradient"
+        raise NotFinite(
+            f"the {what} of step {batch.step} is not finite, so the training stops before it changes a weight; "
+            + told_clips(batch.clip_ids, suspects, self.data.paths)
+            + "; without a clip to blame, lower the learning rate or look at the soft targets"
+        )
+
     def _load(self, batch: Batch) -> Loaded:
         own = self.ranks.share(self.config.batch_size)
         waveform_BT = self.waveforms.load(batch.clip_ids[own], batch.offsets_B[own])
@@ -87,13 +113,15 @@ class Training:
 def train(inputs: Mapping[str, Artifact], config: TrainConfig, work: Workspace) -> dict[str, Any]:
     """Train a teacher or a student; the payload is the model folder and ``history.jsonl``.
 
+    Times, speed and memory are in ``times.jsonl`` beside it, which is no payload: equal trainings have equal digests.
+
     Raises
     ------
     EmptySetError
         Nothing to train on, or nothing held out to select with.
     CheckpointError
-        The config's model and the one of the `init` checkpoint differ, the loss stayed non-finite, one pair does not
-        fit the memory, or another process of the training died.
+        The config's model and the one of the `init` checkpoint differ, a loss or a weight is not finite, one pair does
+        not fit the memory, or another process of the training died.
     Interrupted
         The process was told to stop; the state is saved and the next run goes on from it.
     """
@@ -111,7 +139,7 @@ def assist(inputs: Mapping[str, Artifact], config: TrainConfig, state: Path, ran
     training = Training(inputs, config, state, ranks)
     with training.waveforms:
         for batch, loaded in training.batches():
-            training.step(batch, loaded)
+            training.take(batch, loaded)
 
 
 def _lead(training: Training, work: Workspace, starts_from_init: bool) -> dict[str, Any]:
@@ -147,16 +175,10 @@ def _lead(training: Training, work: Workspace, starts_from_init: bool) -> dict[s
     ):
         meter = Meter(config.batch_size, device)
         for batch, loaded in training.batches():
-            metrics = training.step(batch, loaded)
+            metrics = training.take(batch, loaded)
             state.step = batch.step + 1
             state.micro_batch = training.step.micro_batch
-            state.skipped = 0 if is_sound(metrics) else state.skipped + 1
-            if state.skipped > MAX_SKIPPED_IN_A_ROW:
-                raise CheckpointError(
-                    f"the loss was not finite for {state.skipped} steps in a row (now step {state.step}); "
-                    "lower the learning rate or look at the soft targets"
-                )
-            state.note(state.step, metrics | meter.read(state.step, config.num_steps), work.on_step)
+            state.note(state.step, metrics, work.on_step, meter.read(state.step, config.num_steps))
             if state.step in evaluate_at:
                 check()
                 meter.restart()
@@ -169,9 +191,11 @@ def _lead(training: Training, work: Workspace, starts_from_init: bool) -> dict[s
                     f"stopped at step {state.step} of {config.num_steps}; the state is saved, run again to go on"
                 )
     if config.selection != "last":
+        if not state.has_best:
+            raise CheckpointError("the loss on held-out pairs was finite at no evaluation; lower the learning rate")
         state.restore_best()
     model.eval().save(work.path)
-    state.write_history(work.path / "history.jsonl")
+    state.write_history(work.path)
     work.environment |= {"device": str(device), "micro_batch": training.step.micro_batch}
     return {
         "counts": data.counts

@@ -7,10 +7,11 @@ import pandas as pd
 import torch
 
 from clapcur.class_names import readable
+from clapcur.errors import CheckpointError
 from clapcur.losses import hard_target, soft_contrastive_loss
 from clapcur.models.clap import Clap
 from clapcur.train.config import TrainConfig
-from clapcur.train.step import TextFeatures
+from clapcur.train.step import TextFeatures, not_finite_clips, told_clips
 from clapcur.waveforms import Waveforms
 
 HELD_OUT_BATCH = 256
@@ -23,6 +24,13 @@ def held_out_loss(
 
     Pairs with the same caption or clip share the target, so that a set poor in captions does not punish a model for
     finding both.
+
+    Weights that have run away give a loss that is not finite and are never chosen.
+
+    Raises
+    ------
+    CheckpointError
+        The loss is not finite because of a clip: no weights could ever be chosen.
     """
     was_training = model.training
     model.eval()
@@ -35,7 +43,13 @@ def held_out_loss(
             waveform = waveforms.load(chosen.clip_id.tolist(), np.full(len(chosen), 0.5)).to(device)
             audio, caption = model.encode_audio(waveform), text.encode(chosen.caption_id.tolist())
             target = hard_target(chosen.caption_id.tolist(), chosen.clip_id.tolist(), form="identical", device=device)
-            total += soft_contrastive_loss(model.scale() * audio @ caption.T, target, target).item() * len(rows)
+            loss = soft_contrastive_loss(model.scale() * audio @ caption.T, target, target).item()
+            if not math.isfinite(loss):
+                clips = chosen.clip_id.tolist()
+                if suspects := not_finite_clips(model, clips, waveform):
+                    told = told_clips(clips, suspects, waveforms.paths)
+                    raise CheckpointError(f"the loss on held-out pairs is not finite; {told}")
+            total += loss * len(rows)
     model.train(was_training)
     return total / len(shuffled)
 

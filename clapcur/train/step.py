@@ -33,6 +33,7 @@ from clapcur.models.clap import Clap
 from clapcur.train.config import SoftLabels, TrainConfig
 from clapcur.train.ranks import Ranks
 
+SHOWN_CLIPS = 256  # of a batch in a message; any batch that people train on a few GPUs with
 Tokens = dict[str, Tensor]
 log = logging.getLogger("clapcur")
 
@@ -281,8 +282,34 @@ class ContrastiveStep:
         }
 
 
+class NotFinite(CheckpointError):
+    """A loss is not finite; every process of a training meets it at the same step, and the first one tells it."""
+
+
+@torch.no_grad()
+def not_finite_clips(model: Clap, clip_ids: Sequence[str], waveform_BT: Tensor) -> list[str]:
+    """Return the clips that a model hears as NaN or infinity, whatever its weights are: to name a culprit."""
+    spoilt = []
+    for clip, waveform_T in zip(clip_ids, waveform_BT, strict=True):
+        logmel = model.front_end(waveform_T[None].to(model.logit_scale.device))
+        if not (torch.isfinite(waveform_T).all() and torch.isfinite(logmel).all()):
+            spoilt.append(clip)
+    return list(dict.fromkeys(spoilt))
+
+
+def told_clips(clip_ids: Sequence[str], suspects: Sequence[str], paths: Mapping[str, str]) -> str:
+    """Return the clips of a batch by path for a message, those that are to blame first."""
+    others = [clip for clip in dict.fromkeys(clip_ids) if clip not in suspects]
+    shown = [paths.get(clip, clip) for clip in others[:SHOWN_CLIPS]]
+    rest = f" and {len(others) - SHOWN_CLIPS} more" if len(others) > SHOWN_CLIPS else ""
+    if not suspects:
+        return f"its clips are {', '.join(shown)}{rest}"
+    blamed = ", ".join(paths.get(clip, clip) for clip in suspects)
+    return f"not finite as the model hears it: {blamed}; the other clips of the batch: {', '.join(shown)}{rest}"
+
+
 def is_sound(metrics: Mapping[str, float]) -> bool:
-    """Tell whether loss and gradient of a step are finite."""
+    """Return whether loss and gradient of a step are finite."""
     return math.isfinite(metrics["loss"]) and math.isfinite(metrics["gradient_norm"])
 
 

@@ -4,6 +4,9 @@ This is the one place where a pickle may be read, and only where the caller said
 """
 
 import json
+import pickletools
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -20,6 +23,35 @@ from clapcur.errors import CheckpointError
 WRAPPERS = ("state_dict", "model")
 """Keys under which files keep their tensors, beside epochs, optimisers and the like."""
 
+
+HEAD_BYTES = 1024
+MAX_HEADER_BYTES = 100 * 2**20  # safetensors' own limit
+MARKUP = (b"<html", b"<!doctype", b"<?xml", b"<head", b"<body")
+LFS_POINTER = b"version https://git-lfs"
+OTHER_FILES = {
+    b"RIFF": "a sound file (WAV), not weights",
+    b"RF64": "a sound file (RF64), not weights",
+    b"fLaC": "a sound file (FLAC), not weights",
+    b"OggS": "a sound file (Ogg), not weights",
+    b"FORM": "a sound file (AIFF), not weights",
+    b".snd": "a sound file (AU), not weights",
+    b"ID3": "a sound file (MP3), not weights",
+    b"\xff\xfb": "a sound file (MP3), not weights",
+    b"\x89PNG": "a picture (PNG), not weights",
+    b"\xff\xd8\xff": "a picture (JPEG), not weights",
+    b"%PDF": "a PDF, not weights",
+    b"PAR1": "a Parquet table, not weights",
+    b"\x93NUMPY": "an array of NumPy, not named tensors",
+    b"\x89HDF": "an HDF5 file (Keras?), which cannot be read here; convert it to safetensors",
+    b"GGUF": "a GGUF file, which cannot be read here; take the weights in safetensors",
+    b"\x1f\x8b": "a gzip archive: unpack it first",
+    b"BZh": "a bzip2 archive: unpack it first",
+    b"\xfd7zXZ": "an xz archive: unpack it first",
+    b"7z\xbc\xaf": "a 7z archive: unpack it first",
+    b"Rar!": "a RAR archive: unpack it first",
+    b"\x28\xb5\x2f\xfd": "a zstd archive: unpack it first",
+}
+"""What else people have at hand under such a name, by its first bytes."""
 
 SPEECHBRAIN = "clap.ckpt"
 """The model in a checkpoint folder of clap_curation, beside optimiser and counters."""
@@ -68,12 +100,78 @@ def read_tensors(path: Path, pickled: bool = False) -> tuple[dict[str, Tensor], 
     """
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
-    if path.suffix == ".safetensors":
+    if what := what_else(path):
+        expected = "safetensors file" if path.suffix == ".safetensors" else "file that torch wrote"
+        raise CheckpointError(f"{path} is no {expected}, it is {what}")
+    if path.suffix == ".safetensors" or _begins_as_safetensors(path):
         try:
             return _without_module(load_file(path), "safetensors")
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} cannot be read, was it cut off? {error}") from error
     return _unwrapped(_load(path, pickled), path)
+
+
+def what_else(path: Path) -> str | None:
+    """Return what a file is that is no checkpoint, and what to do; None where it may be one."""
+    size = path.stat().st_size
+    if size == 0:
+        return "empty, 0 bytes; was its download or copy cut off?"
+    with open(path, "rb") as file:
+        head = file.read(HEAD_BYTES)
+    if head.startswith(LFS_POINTER):
+        return f"a Git LFS pointer of {size} bytes, not the weights: run `git lfs pull` where it was cloned"
+    if what := next((what for start, what in OTHER_FILES.items() if head.startswith(start)), None):
+        return what
+    if head.startswith(b"PK"):
+        return _what_zip(path)
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if text[:1] == b"<" and any(sign in text.lower() for sign in MARKUP):
+        return "a web page, not weights: open it in a browser, it may be a login or an error of the download"
+    if _is_text(head):
+        return f"a text file that begins with {_first_line(head)!r}, not weights"
+    return _what_safetensors(head, size) if path.suffix == ".safetensors" else None
+
+
+def _begins_as_safetensors(path: Path) -> bool:
+    """Return whether a file of another name has the header of a safetensors file."""
+    with open(path, "rb") as file:
+        head = file.read(HEAD_BYTES)
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= min(MAX_HEADER_BYTES, path.stat().st_size - 8)
+
+
+def _what_zip(path: Path) -> str | None:
+    """Return what a ZIP archive is that torch did not write; None where it did."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return "a ZIP archive whose end is missing, as torch's files are: was its download or copy cut off?"
+    if any(name.endswith("data.pkl") for name in names):
+        return None
+    return f"a ZIP archive that torch did not write, it holds {', '.join(names[:3]) or 'nothing'}; unpack it first"
+
+
+def _what_safetensors(head: bytes, size: int) -> str | None:
+    """Return what is wrong with the beginning of a safetensors file; None where the file may be whole."""
+    length = int.from_bytes(head[:8], "little")
+    if size < 8 or length > MAX_HEADER_BYTES or head[8:9] not in (b"{", b""):
+        return None if size < 8 else "something else: it does not begin with a header of safetensors"
+    if size < 8 + length:
+        return f"cut off within its header: it has {size:,} bytes, the header alone needs {8 + length:,}; copy it again"
+    return None
+
+
+def _is_text(head: bytes) -> bool:
+    """Return whether bytes are plain text; the last character may be cut."""
+    try:
+        text = head.decode() if len(head) < HEAD_BYTES else head[:-4].decode(errors="ignore")
+    except UnicodeDecodeError:
+        return False
+    return "\ufffd" not in text and all(c.isprintable() or c in "\t\r\n\f" for c in text)
+
+
+def _first_line(head: bytes) -> str:
+    return (head.decode(errors="replace").strip().splitlines() or [""])[0][:60]
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, container: str | None) -> None:
@@ -95,11 +193,25 @@ def _read_hub(source: Path | str, pickled: bool) -> tuple[dict[str, Tensor], str
             continue
         if not name.endswith(".index.json"):
             return read_tensors(path, pickled)
-        for part in sorted(set(json.loads(path.read_text())["weight_map"].values())):
+        try:
+            parts = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            what = what_else(path)
+            is_plain = what is None or what.startswith("a text file")  # as such a list is
+            raise CheckpointError(
+                f"{path} is no list of the parts of a model: {error if is_plain else what}"
+            ) from error
+        for part in parts:
             if (piece := _inside(source, part)) is None:
                 raise CheckpointError(f"{source} lacks {part}, which {name} names")
             found |= read_tensors(piece, pickled)[0]
         return found, "safetensors, in parts"
+    if Path(source).is_dir():
+        held = ", ".join(sorted(file.name for file in Path(source).iterdir())[:8]) or "nothing"
+        raise CheckpointError(
+            f"the folder {source} has no weights: neither model.safetensors nor pytorch_model.bin nor {SPEECHBRAIN}; "
+            f"it holds {held}. Name the file of weights itself, or fetch it (`git lfs pull`?)"
+        )
     raise CheckpointError(
         f"no checkpoint {source}: it is no file, no folder with model.safetensors or pytorch_model.bin, and no name on "
         "the Hub that is in the local cache or could be fetched (is HF_HUB_OFFLINE set?)"
@@ -123,15 +235,23 @@ def _load(path: Path, pickled: bool) -> Any:
     numbers = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     dtypes = [np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "bool"))]
     try:
-        with torch.serialization.safe_globals([*numbers, *dtypes]):  # type: ignore[list-item]  # takes names as well
+        # names are taken as well as types
+        with torch.serialization.safe_globals([*numbers, *dtypes]), warnings.catch_warnings():  # type: ignore[list-item]
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # a file that is refused in the next line
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        if any(sign in str(error) for sign in ("Unsupported operand", "invalid load key")):
+        if needed := _code_in_pickle(path):
+            if not pickled:
+                raise CheckpointError(
+                    f"{path} is a pickle that calls {', '.join(needed[:5])} when it is opened, and no file of tensors "
+                    "that torch wrote"
+                ) from error
+        elif any(sign in str(error) for sign in ("Unsupported operand", "invalid load key")):
             raise CheckpointError(f"{path} is no file that torch wrote: {_reason(error)}") from error
-        if not pickled:
+        elif not pickled:
             raise CheckpointError(
                 f"{path} holds more than tensors, which could run any code when it is opened: {_reason(error)}; if you "
-                "trust where it came from, load it with pickled=True"
+                "trust where it came from, load it with pickled=True (--pickled)"
             ) from error
     except (EOFError, KeyError, OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path} is no checkpoint that torch reads, was it cut off? {error}") from error
@@ -141,8 +261,30 @@ def _load(path: Path, pickled: bool) -> Any:
         raise CheckpointError(f"{path} needs code that is not installed here: {error}") from error
 
 
+def _code_in_pickle(path: Path) -> list[str]:
+    """Return what a plain pickle imports when it is opened, without opening it; nothing for any other file."""
+    with open(path, "rb") as file:
+        if file.read(1) != b"\x80":
+            return []
+        file.seek(0)
+        found, strings = [], [""]
+        try:
+            for operation, argument, _ in pickletools.genops(file):
+                if operation.name == "GLOBAL":
+                    found.append(str(argument).replace(" ", "."))
+                elif operation.name == "STACK_GLOBAL":
+                    found.append(".".join(strings[-2:]))
+                elif isinstance(argument, str):
+                    strings.append(argument)
+        except ValueError:  # of torch's old form, or of random bytes: not to be followed to its end
+            return []
+    return list(dict.fromkeys(found))
+
+
 def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if "WeightsUnpickler error" in line]
+    signs = ("WeightsUnpickler error", "GLOBAL", "Unsupported operand", "Unsupported class")
+    lines = [line.strip() for line in str(error).splitlines() if any(sign in line for sign in signs)]
+    lines = [line for line in lines if not line.endswith("WeightsUnpickler error:")] or lines
     return (lines or str(error).splitlines() or ["unknown"])[0]
 
 
