@@ -206,4 +206,4 @@ def _protocol(inputs: Mapping[str, Artifact], clips: pd.DataFrame, manifest: Man
     }
 
 
-STAGE = Stage("evaluate", "2", "scores", evaluate)
+STAGE = Stage("evaluate", "3", "scores", evaluate)

@@ -39,6 +39,8 @@ def read_marks(path: Path | str) -> pd.DataFrame:
         that is marked both wrong and right.
     """
     table = _read_text(Path(path))
+    for name in ("clip_id", "caption_id", "mark"):
+        table[name] = table[name].str.lower()  # ids are hexadecimal digits
     for name in ("clip_id", "caption_id"):
         if len(empty := table.index[table[name] == ""]):
             raise DataError(f"{path}, line {empty[0] + 2}: {name} is empty, so that no pair is named")

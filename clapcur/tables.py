@@ -8,12 +8,16 @@ a quote must be closed. Texts are UTF-8, with or without a byte order mark, with
 import csv
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from clapcur.errors import ManifestError
 
+# 1000.0, and 1.00032e+05 with one digit before the point: as programs write a whole number that they made a float
+FLOAT_NOTATION = re.compile(r"-?(\d+\.0*|\d(\.\d+)?[eE]\+?\d{1,2})")
 Rows = Iterator[tuple[int, Mapping[str, Any]]]
 
 
@@ -54,6 +58,15 @@ def cell_text(value: Any, where: str) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip().encode("utf-8", "backslashreplace").decode()
+
+
+def whole_number(text: str) -> str:
+    """Return a whole number in float notation, such as ``1000.0`` or ``1e+05``, as digits; any other text as it is."""
+    if FLOAT_NOTATION.fullmatch(text):
+        number = Decimal(text)
+        if number == number.to_integral_value():
+            return f"{number:.0f}"
+    return text
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:

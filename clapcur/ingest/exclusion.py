@@ -8,6 +8,9 @@ corpora publish are read as they are: AudioCaps' and UrbanSound8K's tables name 
 """
 
 import json
+import logging
+import re
+import unicodedata
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +21,21 @@ from clapcur.audio import addresses
 from clapcur.contamination import known_by, with_twins
 from clapcur.errors import ManifestError
 from clapcur.ingest.config import Columns
-from clapcur.recordings import PLACE_OF_COLUMN, recording, recording_of_file_name, youtube_ids
+from clapcur.recordings import (
+    ANY_PLACE,
+    PLACE_OF_COLUMN,
+    asked_as,
+    known_as,
+    recording,
+    recording_id,
+    recording_of_file_name,
+    youtube_ids,
+)
 from clapcur.tables import READERS, cell_text, read_table, text_lines
 
+log = logging.getLogger("clapcur")
+
+HASH = re.compile(r"[0-9A-Fa-f]{64}")  # of a clip's bytes or samples
 PLACE_OF_LIST = {"audioset": "youtube", "freesound": "freesound"}
 
 
@@ -37,7 +52,8 @@ class Names:
     @property
     def all_names(self) -> tuple[str, ...]:
         """All of them alike: an entry of a list does not say which it is."""
-        return self.clip_id, self.pcm_sha256, *self.paths, *self.recording_ids
+        recordings = (key for name in self.recording_ids for key in known_as(name))
+        return self.clip_id, self.pcm_sha256, *self.paths, *recordings
 
 
 def excluded(
@@ -76,6 +92,7 @@ def excluded(
         meant = {entry: _meant(entry, base) for entry in _entries(Path(path), columns)}
         hits = known_by(names, set().union(*meant.values()))
         found = set(hits.name)
+        _warn_of_places(path, hits)
         hit = with_twins(set(hits.clip_id), sounds)
         said[path] = {
             "entries": len(meant), "hit": sum(not found.isdisjoint(ways) for ways in meant.values()), "clips": len(hit)
@@ -84,9 +101,26 @@ def excluded(
     return gone, said
 
 
+def _warn_of_places(path: str, hits: pd.DataFrame) -> None:
+    """Say that clips were found although only the list, or only the source, names the place of its recordings."""
+    bare = {name.removeprefix(ANY_PLACE) for name in hits.name if name.startswith(ANY_PLACE)}
+    if bare:
+        log.warning(
+            "%s names recordings without their place, such as %s: it leaves out that recording of every place; write "
+            "freesound:%s if you mean Freesound's alone", path, min(bare), min(bare),
+        )  # fmt: skip
+
+
 def _meant(entry: str, base: str) -> set[str]:
-    """Return what an entry may stand for: itself, a path, or a file that is named by its recording."""
-    return {entry, addresses.absolute(base, entry), recording_of_file_name(entry)} - {""}
+    """Return what an entry may stand for: a clip, samples, a path, a recording, or a file named by its recording."""
+    path = unicodedata.normalize("NFC", entry)
+    spellings = {entry, path, unicodedata.normalize("NFD", path), entry.replace("\\", "/")}
+    meant = {
+        entry.casefold() if HASH.fullmatch(entry) else entry,
+        *(addresses.absolute(base, way) for way in spellings),
+    }
+    recordings = {recording_id(entry), recording_of_file_name(entry)} - {""}
+    return meant.union(*map(asked_as, recordings)) - {""}
 
 
 def _entries(path: Path, columns: Columns) -> set[str]:
@@ -135,5 +169,5 @@ def _table_entries(path: Path, columns: Columns) -> set[str]:
     for line, row in rows:
         for name, place in used.items():
             cell = cell_text(row.get(name), f"{path}, line {line}")
-            found |= {cell, recording(place, cell) if place else cell}
+            found.add(recording(place, cell) if place else cell)
     return found - {""}

@@ -10,7 +10,8 @@ from clapcur.audio import Problem
 from clapcur.errors import ManifestError
 from clapcur.ingest.config import Columns
 from clapcur.manifest import normalise_caption
-from clapcur.tables import cell_text
+from clapcur.recordings import recording_id
+from clapcur.tables import cell_text, whole_number
 
 # What libsndfile reads, and behind the bar what it does not: listed, so that such files are seen in the quarantine.
 AUDIO_SUFFIXES = frozenset(
@@ -19,6 +20,7 @@ AUDIO_SUFFIXES = frozenset(
 )
 PATH_LIKE = frozenset({"file", "filename", "filepath", "fname", "audio", "audiopath", "audiofile", "wav", "wavpath"})
 NO_CAPTION = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>"})  # how tools write a missing text
+NO_NAME = frozenset({"", "nan", "<na>", "nat", "null"})  # NA, none and unknown may be labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,13 @@ def row_of(record: Mapping[str, Any], columns: Columns, where: str, line: int) -
     path = text(columns.path)
     if columns.path and not path:
         captions, problem = (), Problem("missing", "the row names no file")
-    return Row(path, captions, text(columns.label), text(columns.fold), text(columns.recording_id), problem, line)
+    label, fold = name_of(text(columns.label)), name_of(text(columns.fold))
+    return Row(path, captions, label, fold, recording_id(text(columns.recording_id)), problem, line)
+
+
+def name_of(text: str) -> str:
+    """Return a label or a fold: ``1`` for ``1.0``, "" for what pandas writes for a missing value."""
+    return "" if text.casefold() in NO_NAME else whole_number(text)
 
 
 def captions_of(

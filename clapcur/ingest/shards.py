@@ -26,7 +26,7 @@ from clapcur.audio.cells import with_parquet
 from clapcur.audio.stores import Stamp, open_container
 from clapcur.errors import ManifestError
 from clapcur.ingest.config import Columns
-from clapcur.ingest.rows import AUDIO_SUFFIXES, Row, captions_of, placed, resolve, row_of
+from clapcur.ingest.rows import AUDIO_SUFFIXES, Row, captions_of, name_of, placed, resolve, row_of
 
 DESCRIPTIONS = (".json", ".txt", ".cls")  # of two values the first counts; captions all do
 REFUSED = (
@@ -191,7 +191,7 @@ def _described(texts: dict[str, str], columns: Columns, written: str) -> Row:
             captions, problem = captions_of({"caption": text}, "caption", where)
             row = Row(captions=captions, problem=problem)
         elif _suffix(name) == ".cls":
-            row = Row(label=text.strip())
+            row = Row(label=name_of(text.strip()))
         else:
             row = _of_json(text, columns, where)
         found = Row(
