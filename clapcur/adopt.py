@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clapcur.artifacts import Artifact, Stage, Workspace, sha256_file
-from clapcur.config import canonical, frozen
+from clapcur.config import canonical, check_seed, frozen
 from clapcur.errors import CheckpointError
 from clapcur.manifest import Manifest
 from clapcur.models.config import ClapConfig
@@ -43,6 +43,10 @@ class AdoptConfig:
     # take a checkpoint that lacks a tower, to be trained on from
     seed: int = 0
     # of the weights that a partial checkpoint lacks
+
+    def __post_init__(self) -> None:
+        """Refuse a seed that is none."""
+        check_seed(self.seed)
 
     @property
     def needs_captions(self) -> bool:

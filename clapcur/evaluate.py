@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from clapcur.artifacts import Artifact, Stage, Workspace, write_atomic
-from clapcur.class_names import PROMPT, check_class_names, readable
-from clapcur.config import frozen, signature
+from clapcur.class_names import PROMPT, check_class_names, check_prompt, readable
+from clapcur.config import check_seed, frozen, signature
 from clapcur.contamination import learned_from, near_duplicates_by, overlap
 from clapcur.embeddings import EmbeddingTable
 from clapcur.errors import ManifestError
@@ -60,8 +60,10 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         """Refuse a zero-shot evaluation without classes."""
+        check_seed(self.seed)
         if self.task == "zero_shot":
             check_class_names(self.class_names)
+            check_prompt(self.prompt)
 
 
 def evaluate(inputs: Mapping[str, Artifact], config: EvaluateConfig, work: Workspace) -> dict[str, Any]:

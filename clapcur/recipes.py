@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from clapcur.adopt import AdoptConfig
 from clapcur.audio.addresses import absolute, is_url
-from clapcur.class_names import PROMPT, check_class_names, find_class_names, prompts, read_class_names
-from clapcur.config import from_dict, frozen, read_mapping
+from clapcur.class_names import PROMPT, check_class_names, check_prompt, find_class_names, prompts, read_class_names
+from clapcur.config import check_seed, from_dict, frozen, read_mapping
 from clapcur.contamination import NearDuplicate
 from clapcur.curate import Approximate, CurateConfig
 from clapcur.embed import EmbedConfig
@@ -161,6 +161,9 @@ class Experiment:
     def __post_init__(self) -> None:
         """Refuse what cannot be compared."""
         check_class_names(self.class_names)
+        check_prompt(self.prompt)
+        for seed in self.seeds:
+            check_seed(seed, "a seed")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must be given and differ, got {list(self.seeds)}")
         if self.pool is None and (needs := sorted({row.strategy for row in self.rows} & {"du", "ads"})):

@@ -21,6 +21,9 @@ LAYERS = {
         "clapcur.home",
         "clapcur.pace",
         "clapcur.progress",
+        "clapcur.sequences",
+        "clapcur.strict_yaml",
+        "clapcur.textfiles",
     ),
     "data": (
         "clapcur.audio",
@@ -100,6 +103,7 @@ THIRD_PARTY = {
 }  # other layers may use what they need
 LAZY = {
     "clapcur.config": {"pydantic", "yaml"},  # read a config file and check its values, as Prefect checks its forms
+    "clapcur.strict_yaml": {"yaml"},
     "clapcur.progress": {"rich"},  # draws the bar, at a terminal only
 }  # may be imported inside functions
 DOORS = {"prefect": ("clapcur.cli", "tasks", "flows"), "mlflow": ("clapcur.lineage",)}  # the only ways to these two

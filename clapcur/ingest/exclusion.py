@@ -32,6 +32,7 @@ from clapcur.recordings import (
     youtube_ids,
 )
 from clapcur.tables import READERS, cell_text, read_table, text_lines
+from clapcur.textfiles import read_text
 
 log = logging.getLogger("clapcur")
 
@@ -141,9 +142,9 @@ def _entries(path: Path, columns: Columns) -> set[str]:
 def _by_place(path: Path) -> set[str]:
     """Return the recordings of a JSON file of lists by place, as WavCaps publishes what it leaves out."""
     try:
-        lists = json.loads(path.read_text(encoding="utf-8"))
-        known = {PLACE_OF_LIST[name.casefold()]: names for name, names in lists.items()}
-    except (json.JSONDecodeError, AttributeError, KeyError) as error:
+        lists = json.loads(read_text(path))
+        known = {PLACE_OF_LIST[name.casefold()]: list(names) for name, names in lists.items()}
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
         raise ManifestError(
             f"the exclusion list {path} must hold lists named {', '.join(PLACE_OF_LIST)}, as JSON ({error})"
         ) from None
