@@ -259,7 +259,7 @@ def test_more_tokens_than_positions_are_refused():
 def test_what_is_no_list_of_captions_is_refused():
     """One string is a list of letters, and NaN from a table with gaps becomes the caption "nan"."""
     tower = small_tower()
-    with pytest.raises(TypeError, match="got one string"):
+    with pytest.raises(TypeError, match="got one str, 'rain': put it into a list"):
         tower.tokenize("rain")
     with pytest.raises(TypeError, match=r"number 1 is nan \(float\)"):
         tower.tokenize(["rain", float("nan")])

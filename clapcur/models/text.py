@@ -8,7 +8,7 @@ that, too. Shapes: B batch, S tokens, F features.
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from clapcur.errors import CheckpointError
 from clapcur.models.config import TextConfig
+from clapcur.sequences import list_of_texts
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """BERT's, in the order of their ids in a vocabulary of ours."""
@@ -72,7 +73,7 @@ class TextTower(nn.Module):
         self.pooling, self.max_tokens, self.suffix = pooling, max_tokens, suffix
         self.num_features = int(encoder.config.hidden_size)
 
-    def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
+    def tokenize(self, captions: Iterable[str]) -> dict[str, Tensor]:
         """Return token ids and mask, each of shape (B, S), padded to the longest caption.
 
         Raises
@@ -82,8 +83,8 @@ class TextTower(nn.Module):
         ValueError
             No caption.
         """
-        check_strings("captions", captions)
-        if not len(captions):
+        captions = list_of_texts("captions", captions)
+        if not captions:
             raise ValueError("expected at least one caption, got none")
         encoded = self.tokenizer(
             [caption + self.suffix for caption in captions],
@@ -112,7 +113,7 @@ class TextTower(nn.Module):
         mask_BS1 = tokens["attention_mask"].unsqueeze(2).to(hidden_BSF.dtype)
         return (hidden_BSF * mask_BS1).sum(dim=1) / mask_BS1.sum(dim=1)
 
-    def forward(self, captions: Sequence[str]) -> Tensor:
+    def forward(self, captions: Iterable[str]) -> Tensor:
         """Return the features of captions, shape (B, F)."""
         return self.features(self.tokenize(captions))
 
@@ -129,7 +130,7 @@ class TextTower(nn.Module):
         self.tokenizer.save_pretrained(folder)
 
 
-def build_text_tower(config: TextConfig, captions: Sequence[str] | None = None) -> TextTower:
+def build_text_tower(config: TextConfig, captions: Iterable[str] | None = None) -> TextTower:
     """Build the tower that a config describes, with pretrained weights or, for bert-tiny, fresh ones.
 
     Parameters
@@ -193,7 +194,7 @@ def minilm_folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def train_tokenizer(captions: Sequence[str], vocab_size: int, folder: Path | None = None) -> Any:
+def train_tokenizer(captions: Iterable[str], vocab_size: int, folder: Path | None = None) -> Any:
     """Learn a lower-cased WordPiece vocabulary from captions.
 
     The same captions in any order give the same tokenizer.
@@ -218,7 +219,7 @@ def train_tokenizer(captions: Sequence[str], vocab_size: int, folder: Path | Non
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers import BertTokenizer
 
-    check_strings("captions", captions)
+    captions = list_of_texts("captions", captions)
     normalizer = normalizers.BertNormalizer(lowercase=True)
     letters = {char for caption in captions for char in normalizer.normalize_str(caption)}
     # The trainer numbers pieces such as ##a in the random order of a hash table and breaks ties by
@@ -241,20 +242,10 @@ def train_tokenizer(captions: Sequence[str], vocab_size: int, folder: Path | Non
     return tokenizer
 
 
-def check_strings(name: str, values: Sequence[str]) -> None:
-    """TypeError where `values` is one string, or holds what is none."""
-    if isinstance(values, str):
-        raise TypeError(f"{name} must be a list of strings, got one string: put it into a list")
-    for index, value in enumerate(values):
-        if not isinstance(value, str):
-            raise TypeError(
-                f"{name} must be strings, number {index} is {value!r} ({type(value).__name__}); a table with gaps?"
-            )
-
-
-def _small_bert(config: TextConfig, captions: Sequence[str] | None) -> TextTower:
+def _small_bert(config: TextConfig, captions: Iterable[str] | None) -> TextTower:
     from transformers import BertConfig, BertModel
 
+    captions = None if captions is None else list_of_texts("captions", captions)
     if not captions:
         raise ValueError("the vocabulary of bert-tiny is learned from captions: give `captions`")
     tokenizer = train_tokenizer(captions, config.vocab_size)
