@@ -17,6 +17,7 @@ from clapcur.config import canonical, check_seed, frozen
 from clapcur.errors import CheckpointError
 from clapcur.manifest import Manifest
 from clapcur.models.config import ClapConfig
+from clapcur.models.hub import check_source
 
 VERSION = "1"
 READ = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.json", "*.txt", "*.model")
@@ -113,6 +114,13 @@ def adopt(inputs: Mapping[str, Artifact], config: AdoptConfig, work: Workspace) 
     }
 
 
+def check_place(config: AdoptConfig) -> None:
+    """CheckpointError where the checkpoint, or the text model that it names, is not there; neither is read."""
+    for source, what in ((config.source, "checkpoint"), (config.text_source, "text model")):
+        if source is not None and not Path(source).exists():
+            check_source(source, what)
+
+
 def fingerprint(source: str) -> dict[str, Any]:
     """Return what a source is, wherever it lies: hashes of its files, or its name on the Hub and the commit."""
     path = Path(source)
@@ -123,6 +131,7 @@ def fingerprint(source: str) -> dict[str, Any]:
         if not found:
             raise CheckpointError(f"{source} holds no checkpoint: none of {', '.join(READ)}")
         return {"files": {str(file.relative_to(path)): sha256_file(file) for file in found}}
+    check_source(source, "checkpoint")
     from transformers.utils import cached_file
     from transformers.utils.hub import extract_commit_hash
 

@@ -107,7 +107,7 @@ def check_class_names(names: Iterable[str], where: str = "class names") -> tuple
     if len(clean) < 2:
         raise DataError(f"{where}: expected at least two class names, one a line, got {len(clean)}")
     if repeated := alike(clean):
-        raise DataError(f"{where}: each class name must occur once, got {'; '.join(map(' and '.join, repeated))}")
+        raise DataError(f"{where}: each class name must occur once, repeated: {'; '.join(map(' and '.join, repeated))}")
     return clean
 
 

@@ -14,8 +14,10 @@ Inputs by role: ``checkpoint``, ``audio_embeddings``, ``evaluation`` (a labelled
 or (a manifest with pairs) with ``caption_embeddings``.
 """
 
+import difflib
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -44,6 +46,7 @@ from clapcur.metrics import (
 
 NUM_RESAMPLES = 2000
 LEVEL = 0.95
+MOST_NAMED = 5  # labels and classes that a message names
 
 
 @frozen
@@ -109,7 +112,7 @@ def _zero_shot(
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     names = check_class_names(config.class_names)
     clips = manifest.clips[manifest.clips.clip_id.isin(set(audio.ids))].reset_index(drop=True)
-    labels_N = _label_index(clips, names)
+    labels_N = label_index(clips, names)
     rows_ND = audio.select(clips.clip_id.tolist())
     prompts_KD = EmbeddingTable.open(inputs["prompt_embeddings"]).rows_ND
     groups = clips.clip_id.map(manifest.groups).to_numpy(str)
@@ -161,15 +164,35 @@ def _zero_shot(
     return scores, table
 
 
-def _label_index(clips: pd.DataFrame, names: tuple[str, ...]) -> NDArray[np.int64]:
+def label_index(clips: pd.DataFrame, names: tuple[str, ...]) -> NDArray[np.int64]:
+    """Return the place of each clip's label among the class names.
+
+    Raises
+    ------
+    ManifestError
+        A label is none of them; the message has the names that may be meant.
+    """
     place = {name: index for index, name in enumerate(names)}
     labels = [readable(label) for label in clips.label]
-    if unknown := sorted({label or "(no label)" for label in labels if label not in place}):
+    if unknown := Counter(label for label in labels if label not in place):
+        said = [
+            f"{label or '(no label)'} ({count} clips{did_you_mean(label, names)})"
+            for label, count in sorted(unknown.items())[:MOST_NAMED]
+        ]
         raise ManifestError(
-            f"labels that are not among the {len(names)} class names: {', '.join(unknown[:5])}; the class names are "
-            f"{', '.join(names[:5])}, ...; mend the label column or the class-name file"
+            f"{unknown.total()} of {len(labels)} clips have {len(unknown)} labels that are not among the {len(names)} "
+            f"class names: {', '.join(said)}; the class names are {', '.join(names[:MOST_NAMED])}"
+            + (", ..." if len(names) > MOST_NAMED else "")
+            + "; mend the label column or the class names"
         )
     return np.array([place[label] for label in labels], np.int64)
+
+
+def did_you_mean(label: str, names: Sequence[str]) -> str:
+    """Return a question after the class name that a label is nearly, "" where there is none."""
+    by_case = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(label.casefold(), by_case, n=1)
+    return f"; did you mean {by_case[near[0]]!r}?" if near else ""
 
 
 def _retrieval(

@@ -29,6 +29,8 @@ from clapcur.train import SoftLabels, TrainConfig
 if TYPE_CHECKING:  # it imports scipy's filters, which the demo alone needs
     from clapcur.corpora.procedural import Corpus
 
+# What a config starts from; of fewer captions or pairs than these, all are taken.
+AUDIO_THRESHOLD, CAPTION_THRESHOLD = Threshold(count=2000), Threshold(count=1000)
 Strategy = Literal["teacher", "continued", "sl", "du", "ds", "ads"]
 
 
@@ -347,8 +349,8 @@ def _defaults() -> Experiment:
         teacher=dataclasses.replace(training, model=model, num_examples=64 * 400, selection="last"),
         student=dataclasses.replace(training, learning_rate=5e-4, selection="last"),
         soft_labels=SoftLabels(form="cross_modal", beta=0.7, temperature=0.07),
-        audio_threshold=Threshold(count=2000),
-        caption_threshold=Threshold(count=1000),
+        audio_threshold=AUDIO_THRESHOLD,
+        caption_threshold=CAPTION_THRESHOLD,
         even_classes=True,
         max_per_clip=3,
     )

@@ -77,6 +77,7 @@ LAYERS = {
         "clapcur.lineage",
         "clapcur.migrations",
         "clapcur.pools",
+        "clapcur.preflight",
         "clapcur.processes",
         "clapcur.recipes",
         "clapcur.report",

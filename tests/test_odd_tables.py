@@ -203,7 +203,7 @@ def test_a_word_for_a_missing_id_names_no_recording(odd: Path, word: str) -> Non
     ("name", "said"),
     [
         ("classes.csv", "looks like a table, its first line is 'index,display_name'"),
-        ("classes_case.txt", "each class name must occur once, got 'dog bark' and 'Dog Bark'"),
+        ("classes_case.txt", "each class name must occur once, repeated: 'dog bark' and 'Dog Bark'"),
         ("classes_cp1252.txt", "line 1, is not UTF-8"),
         ("classes_one.txt", "at least two class names"),
         ("classes_empty.txt", "at least two class names"),

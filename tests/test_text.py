@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import random
+import socket
 import sys
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from clapcur.errors import CheckpointError
 from clapcur.models.config import TextConfig
+from clapcur.models.hub import check_source
 from clapcur.models.text import (
     TextTower,
     build_text_tower,
@@ -225,14 +227,41 @@ def test_a_folder_that_lacks_weights_of_the_encoder_is_refused(tmp_path):
         build_text_tower(TextConfig(source=str(tmp_path)))
 
 
-@pytest.mark.parametrize("source", ["nobody/no-such-model", "{tmp}"])
-def test_a_source_that_is_not_there_is_named_with_the_places_looked_at(source, tmp_path):
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (
+            "nobody/no-such-model",
+            "it is no file, no folder, and no name on the Hub that is in the local cache, and HF_HUB_OFF",
+        ),
+        ("{tmp}/nothing", "it is no file, no folder, and no name on the Hub reads so"),
+        ("{tmp}", "expected a folder or a name on the Hub with config, tokenizer and weights"),
+    ],
+)
+def test_a_source_that_is_not_there_is_one_line_that_names_the_places_looked_at(source, said, tmp_path):
     """A typo in a folder would be taken for a name on the Hub, with an error about the network."""
     source = source.format(tmp=tmp_path)
-    with pytest.raises(CheckpointError, match=f"no text model '{source}': it is neither a folder"):
+    with pytest.raises(CheckpointError, match=f"no text model {source}: {said}") as raised:
         build_text_tower(TextConfig(source=source))
+    assert "\n" not in str(raised.value)
     with pytest.raises(CheckpointError, match="holds no text encoder"):
         load_text_tower(tmp_path / "nothing", TextConfig())
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch):
+    """Its own client tries for a minute and more."""
+    from huggingface_hub import constants
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr("clapcur.models.hub.getproxies", dict)
+        check_source("nobody/no-such-model", "text model")
+    with pytest.raises(CheckpointError, match=f"{endpoint} cannot be reached"):
+        build_text_tower(TextConfig(source="nobody/no-such-model"))
+    monkeypatch.setattr("clapcur.models.hub.getproxies", lambda: {"http": "http://proxy"})
+    check_source("nobody/no-such-model", "text model")
 
 
 def test_models_that_read_left_to_right_are_refused():

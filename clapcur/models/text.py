@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from clapcur.errors import CheckpointError
 from clapcur.models.config import TextConfig
+from clapcur.models.hub import check_source
 from clapcur.sequences import list_of_texts
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -148,9 +149,23 @@ def build_text_tower(config: TextConfig, captions: Iterable[str] | None = None) 
     """
     if config.source == "bert-tiny":
         return _small_bert(config, captions)
-    folder = minilm_folder() if config.source == "minilm" else Path(config.source)
-    encoder, tokenizer = _pretrained(str(folder) if folder.is_dir() else config.source, config.pooling)
+    encoder, tokenizer = _pretrained(find_text_source(config.source), config.pooling)
     return TextTower(encoder, tokenizer, config.pooling, config.max_tokens, config.suffix)
+
+
+def find_text_source(source: str) -> str:
+    """Return the folder of a pretrained text model, or its name on the Hub.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such folder, and no such name in the local cache or within reach; at once.
+    """
+    folder = minilm_folder() if source == "minilm" else Path(source)
+    if folder.is_dir():
+        return str(folder)
+    check_source(source, "text model")
+    return source
 
 
 def load_text_tower(folder: Path, config: TextConfig) -> TextTower:
@@ -171,6 +186,8 @@ def blank_encoder(source: Path | str) -> tuple[Any, Any]:
 
     try:
         is_here = isinstance(source, Path) or Path(source).is_dir()
+        if not is_here:
+            check_source(str(source), "text model")
         encoder = AutoModel.from_config(AutoConfig.from_pretrained(source, local_files_only=is_here))
         return encoder, load_tokenizer(source)
     except (OSError, ValueError) as error:
@@ -274,9 +291,8 @@ def _pretrained(source: str, pooling: str) -> tuple[Any, Any]:
         )
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"no text model {source!r}: it is neither a folder with config, tokenizer and weights "
-            "nor in the local Hugging Face cache, and could not be fetched (is HF_HUB_OFFLINE "
-            f"set?): {error}"
+            f"no text model {source}: expected a folder or a name on the Hub with config, tokenizer and weights; "
+            f"{' '.join(str(error).split())}"
         ) from error
     if missing := sorted(key for key in report["missing_keys"] if pooling == "pooler" or not key.startswith("pooler.")):
         raise CheckpointError(
@@ -290,6 +306,8 @@ def load_tokenizer(source: Path | str) -> Any:
     from transformers import AutoTokenizer
 
     is_here = isinstance(source, Path) or Path(source).is_dir()
+    if not is_here:
+        check_source(str(source), "text model")
     tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=is_here)
     for key in ("is_local", "local_files_only"):  # how it was loaded, which it would save
         tokenizer.init_kwargs.pop(key, None)
