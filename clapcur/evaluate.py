@@ -176,12 +176,12 @@ def label_index(clips: pd.DataFrame, names: tuple[str, ...]) -> NDArray[np.int64
     labels = [readable(label) for label in clips.label]
     if unknown := Counter(label for label in labels if label not in place):
         said = [
-            f"{label or '(no label)'} ({count} clips{did_you_mean(label, names)})"
+            f"{label or '(no label)'} ({count}{did_you_mean(label, names)})"
             for label, count in sorted(unknown.items())[:MOST_NAMED]
         ]
         raise ManifestError(
-            f"{unknown.total()} of {len(labels)} clips have {len(unknown)} labels that are not among the {len(names)} "
-            f"class names: {', '.join(said)}; the class names are {', '.join(names[:MOST_NAMED])}"
+            f"{unknown.total()} of {len(labels)} clips have a label that is not among the {len(names)} class names: "
+            f"{', '.join(said)}; the class names are {', '.join(names[:MOST_NAMED])}"
             + (", ..." if len(names) > MOST_NAMED else "")
             + "; mend the label column or the class names"
         )

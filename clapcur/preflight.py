@@ -7,6 +7,7 @@ reach. `check_config` needs the config alone, `check_manifests` what was ingeste
 
 import logging
 from collections.abc import Mapping
+from typing import Literal
 
 from clapcur.adopt import check_place
 from clapcur.artifacts import Artifact
@@ -22,6 +23,7 @@ from clapcur.report import ReportConfig, ReportRow
 from clapcur.thresholds import LEAST_SUPPORT, Threshold
 
 log = logging.getLogger("clapcur")
+SetName = Literal["du", "ds", "ads"]
 
 
 def check_config(experiment: Experiment) -> None:
@@ -87,10 +89,12 @@ def check_manifests(experiment: Experiment, manifests: Mapping[str, Artifact]) -
         _check_evidence(experiment, opened, wanted)
 
 
-def _sets(experiment: Experiment) -> set[str]:
+def _sets(experiment: Experiment) -> set[SetName]:
     """Return which Improvement-Sets the rows need."""
-    wanted = {row.improvement_set for row in experiment.rows if row.improvement_set}
-    return wanted | ({"ds"} if "ads" in wanted and experiment.ads_replay == "ds" else set())
+    wanted: set[SetName] = {row.improvement_set for row in experiment.rows if row.improvement_set}
+    if "ads" in wanted and experiment.ads_replay == "ds":
+        wanted.add("ds")
+    return wanted
 
 
 def _check_contents(experiment: Experiment, opened: Mapping[str, Manifest]) -> None:
@@ -130,7 +134,7 @@ def _check_held_out(experiment: Experiment, pairs: Manifest) -> None:
         raise EmptySetError(f"held_out {share:g} {of} leaves none to train on; lower held_out, or give more recordings")
 
 
-def _check_candidates(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[str]) -> None:
+def _check_candidates(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[SetName]) -> None:
     """Refuse where no clip may enter: all are held out, or known from the evaluation."""
     held_out = opened["pairs"].held_out(experiment.student.held_out)
     for role, strategies in (("pool", wanted & {"du", "ads"}), ("pairs", wanted & {"ds"})):
@@ -145,7 +149,7 @@ def _check_candidates(experiment: Experiment, opened: Mapping[str, Manifest], wa
             )
 
 
-def _check_thresholds(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[str]) -> None:
+def _check_thresholds(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[SetName]) -> None:
     """Refuse a count that is larger than what there is; the defaults take what there is."""
     texts = set(opened["pairs"].captions.caption_id)
     if "captions" in opened and wanted & {"du", "ads"}:
@@ -175,7 +179,7 @@ def _check_count(name: str, threshold: Threshold, default: Threshold, most: int,
     log.warning("%s: by default %s, but there are at most %s %s, and all are taken", name, threshold.count, most, what)
 
 
-def _check_evidence(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[str]) -> None:
+def _check_evidence(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[SetName]) -> None:
     """Refuse where a threshold could not be found: too few pairs for a precision, too few clips for near duplicates."""
     pairs = opened["pairs"]
     searched = wanted & {"du", "ads"}

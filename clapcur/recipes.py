@@ -7,7 +7,7 @@ An `Experiment` is all that a flow needs. It is read from a YAML file (`experime
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,7 @@ from clapcur.hubness import Hubness
 from clapcur.ingest import POOL, IngestConfig
 from clapcur.marks import Mark, marks_from_file
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
+from clapcur.tables import whole_number
 from clapcur.thresholds import Threshold
 from clapcur.train import SoftLabels, TrainConfig
 
@@ -245,7 +246,7 @@ def experiment_from_file(path: Path | str) -> Experiment:
     for name in ("pairs", "pool", "captions", "evaluation"):
         if values.get(name) is not None:
             values[name] = _ingest_values(values[name], folder)
-    values["more_pairs"] = [_ingest_values(value, folder) for value in values.get("more_pairs") or ()]
+    values["more_pairs"] = [_ingest_values(value, folder) for value in _listed(values.get("more_pairs"))]
     if isinstance(values["class_names"], str):
         values["class_names"] = find_class_names(values["class_names"], folder)
     if isinstance(values.get("marks"), str):
@@ -370,7 +371,7 @@ def _beside_a_checkpoint(experiment: Experiment) -> Experiment:
 
 
 def _checkpoint_values(value: Any, folder: Path) -> dict[str, Any]:
-    given = {"source": value} if isinstance(value, str) else dict(value)
+    given = _mapping(value, "checkpoint")
     return given | {name: _place(given[name], folder) for name in ("source", "text_source") if given.get(name)}
 
 
@@ -380,15 +381,29 @@ def _place(source: str, folder: Path) -> str:
     return str(path.absolute()) if path.exists() else source
 
 
+def _listed(value: Any) -> list[Any]:
+    """Return what may be one thing or a list of them as a list."""
+    return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
+
+
+def _mapping(value: Any, what: str) -> dict[str, Any]:
+    """Return a copy of a mapping, or of one with the key `source` where it is a text."""
+    if isinstance(value, str):
+        return {"source": value}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{what} is a path or a mapping with the key `source`, got {value!r}")
+    return dict(value)
+
+
 def _ingest_values(value: Any, folder: Path) -> dict[str, Any]:
-    given = {"source": value} if isinstance(value, str) else dict(value)
+    given = _mapping(value, "a source of clips or captions")
     for field in ("source", "audio_folder", "metadata"):
         if given.get(field) and not str(given[field]).startswith(POOL) and not is_url(str(given[field])):
             given[field] = str(folder / given[field])
-    if isinstance(given.get("folds"), list):  # 1 is as good a name of a fold as "1"
-        given["folds"] = [str(fold) for fold in given["folds"]]
+    if given.get("folds") is not None:  # 1 is as good a name of a fold as "1"
+        given["folds"] = [whole_number(str(fold)) for fold in _listed(given["folds"])]
     if given.get("exclude"):
-        given["exclude"] = [str(folder / item) for item in given["exclude"]]
+        given["exclude"] = [str(folder / str(item)) for item in _listed(given["exclude"])]
     return given
 
 

@@ -250,12 +250,10 @@ def test_a_source_that_is_not_there_is_one_line_that_names_the_places_looked_at(
 
 def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch):
     """Its own client tries for a minute and more."""
-    from huggingface_hub import constants
-
     with socket.create_server(("127.0.0.1", 0)) as server:
         endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        monkeypatch.delenv("HF_HUB_OFFLINE")
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
         monkeypatch.setattr("clapcur.models.hub.getproxies", dict)
         check_source("nobody/no-such-model", "text model")
     with pytest.raises(CheckpointError, match=f"{endpoint} cannot be reached"):

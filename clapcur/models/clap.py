@@ -192,14 +192,14 @@ class Clap(nn.Module):
         """
         if num_crops < 1 or batch_size < 1:
             raise ValueError(f"num_crops and batch_size must be at least 1, got {num_crops} and {batch_size}")
-        groups = [list_of_paths("paths", paths) for paths in groups]
+        listed = [list_of_paths("paths", paths) for paths in groups]
         offsets = [0.5] if num_crops == 1 else np.linspace(0, 1, num_crops).tolist()
         front_end, device = self.config.audio.front_end, self.logit_scale.device
         window = Window(front_end.sample_rate, self.config.num_samples, offsets, self.config.short)
         clips_at_a_time = max(1, batch_size // num_crops)
         batches = (
             paths[start : start + clips_at_a_time]
-            for paths in groups
+            for paths in listed
             for start in range(0, len(paths), clips_at_a_time)
         )
         tower = for_inference(self.audio) if fold else self.audio
@@ -207,7 +207,7 @@ class Clap(nn.Module):
         with closing(decoded):
             encoded = (self._encode_clips(tower, crops, batch_size) for crops in on_device(decoded, device))
             rows = to_host(encoded)
-            for paths in groups:
+            for paths in listed:
                 parts = [part_ND.numpy() for part_ND in islice(rows, -(-len(paths) // clips_at_a_time))]
                 yield np.concatenate([np.zeros((0, self.config.embedding_dim), np.float32), *parts])
 

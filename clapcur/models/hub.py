@@ -3,6 +3,7 @@
 The Hub's own client tries an unreachable host again and again, for a minute and more.
 """
 
+import os
 import re
 import socket
 from urllib.parse import urlsplit
@@ -11,6 +12,8 @@ from urllib.request import getproxies
 from clapcur.errors import CheckpointError
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+ENDPOINT = "https://huggingface.co"
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 TIMEOUT_S = 5.0  # of one attempt to reach the Hub; ours
 
 
@@ -29,21 +32,29 @@ def check_source(source: str, what: str) -> None:
     CheckpointError
         It is no name on the Hub, or is not in the local cache and the Hub is out of reach.
     """
-    from huggingface_hub import constants, try_to_load_from_cache
-
     if not NAME.fullmatch(source):
         raise CheckpointError(f"no {what} {source}: it is no file, no folder, and no name on the Hub reads so")
-    if any(isinstance(try_to_load_from_cache(source, name), str) for name in ("config.json", "tokenizer.json")):
+    if _is_cached(source):
         return
-    if constants.HF_HUB_OFFLINE:
-        why = "HF_HUB_OFFLINE forbids to fetch it from the Hub"
-    elif not _answers(constants.ENDPOINT):
-        why = f"{constants.ENDPOINT} cannot be reached"
+    endpoint = os.environ.get("HF_ENDPOINT", ENDPOINT)
+    if any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in OFFLINE):
+        why = "HF_HUB_OFFLINE forbids to fetch it"
+    elif not _answers(endpoint):
+        why = f"{endpoint} cannot be reached"
     else:
         return
     raise CheckpointError(
         f"no {what} {source}: it is no file, no folder, and no name on the Hub that is in the local cache, and {why}"
     )
+
+
+def _is_cached(source: str) -> bool:
+    from transformers.utils import cached_file
+
+    try:
+        return cached_file(source, "config.json", local_files_only=True) is not None
+    except (OSError, ValueError):
+        return False
 
 
 def _answers(endpoint: str) -> bool:

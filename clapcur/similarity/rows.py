@@ -1,5 +1,7 @@
 """What every search over two tables needs: their rows on a device, what is wrong with them, and one exact cosine."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -37,12 +39,14 @@ def slices(num_rows: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
 
 
-def as_rows(rows_ND: Rows) -> Rows:
+def as_rows(rows_ND: Any) -> Rows:
     """Return an array or a tensor as it is, and anything else (lists, a DataFrame) as an array."""
-    return rows_ND if isinstance(rows_ND, (Tensor, np.ndarray)) else np.asarray(rows_ND)
+    if isinstance(rows_ND, (Tensor, np.ndarray)):
+        return rows_ND
+    return np.asarray(rows_ND)
 
 
-def check_rows(rows_ND: Rows, name: str) -> Rows:
+def check_rows(rows_ND: Any, name: str) -> Rows:
     """Return the rows as an array or a tensor; ValueError where a table is no table, or a row no unit vector."""
     rows_ND = as_rows(rows_ND)
     if rows_ND.ndim != 2:
