@@ -438,6 +438,28 @@ def test_lists_are_read_as_corpora_publish_them(tmp_path: Path, file: str, conte
     assert (said["hit"], said["clips"]) == (len(gone), len(gone))
 
 
+@pytest.mark.parametrize(
+    ("own", "listed", "without_place"),
+    [
+        ("100032", "freesound:100032", 1),
+        ("freesound:100032", "100032", 1),
+        ("freesound:100032", "freesound:100032", None),
+        ("100032", "100032", None),
+    ],
+)
+def test_a_list_that_names_other_places_than_the_source_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, own: str, listed: str, without_place: int | None
+) -> None:
+    """The README's `100032` and the corpora's `freesound:100032`: what was meant is found, and said."""
+    rows = [("path", "recording_id"), *zip(tones(tmp_path, 2), [own, "tut:7"], strict=True)]
+    (tmp_path / "list.txt").write_text(f"{listed}\nfreesound:7\n")
+    with caplog.at_level("WARNING", "clapcur"):
+        found = scanned(write_csv(tmp_path / "pool.csv", rows), exclude=(str(tmp_path / "list.txt"),))
+    assert found.counts["excluded"] == 1
+    assert found.exclusions[str(tmp_path / "list.txt")].get("without_place") == without_place
+    assert ("they are compared without it" in caplog.text) == (without_place is not None)
+
+
 @pytest.mark.parametrize("write", [str, str.upper])
 def test_a_hash_in_a_list_may_be_in_capitals(tmp_path: Path, pool: Path, write: Callable[[str], str]) -> None:
     (tmp_path / "ids.txt").write_text(write(clip(tmp_path, 3)))
