@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clapcur.artifacts import Artifact, Stage, Workspace, sha256_file
-from clapcur.config import canonical, frozen
+from clapcur.config import canonical, check_seed, frozen
 from clapcur.errors import CheckpointError
 from clapcur.manifest import Manifest
 from clapcur.models.config import ClapConfig
+from clapcur.models.hub import check_source
 
 VERSION = "1"
 READ = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.json", "*.txt", "*.model")
@@ -44,6 +45,10 @@ class AdoptConfig:
     # take a checkpoint that lacks a tower, to be trained on from
     seed: int = 0
     # of the weights that a partial checkpoint lacks
+
+    def __post_init__(self) -> None:
+        """Refuse a seed that is none."""
+        check_seed(self.seed)
 
     @property
     def needs_captions(self) -> bool:
@@ -113,6 +118,13 @@ def adopt(inputs: Mapping[str, Artifact], config: AdoptConfig, work: Workspace) 
     }
 
 
+def check_place(config: AdoptConfig) -> None:
+    """CheckpointError where the checkpoint, or the text model that it names, is not there; neither is read."""
+    for source, what in ((config.source, "checkpoint"), (config.text_source, "text model")):
+        if source is not None and not Path(source).exists():
+            check_source(source, what)
+
+
 def fingerprint(source: str) -> dict[str, Any]:
     """Return what a source is, wherever it lies: hashes of its files, or its name on the Hub and the commit."""
     path = Path(source)
@@ -123,6 +135,7 @@ def fingerprint(source: str) -> dict[str, Any]:
         if not found:
             raise CheckpointError(f"{source} holds no checkpoint: none of {', '.join(READ)}")
         return {"files": {str(file.relative_to(path)): sha256_file(file) for file in found}}
+    check_source(source, "checkpoint")
     from transformers.utils import cached_file
     from transformers.utils.hub import extract_commit_hash
 

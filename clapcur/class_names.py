@@ -4,13 +4,19 @@ A prompt template alone has moved UrbanSound8K by 20 points in public experiment
 both are part of every score's protocol.
 """
 
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from clapcur.config import signature
 from clapcur.errors import DataError
+from clapcur.sequences import list_of_texts
+from clapcur.textfiles import read_text
 
 PROMPT = "this is a sound of {}"  # Wang et al. 2023, section 3.2
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
+NUMBERED = re.compile(r'"?\d+"?\s*[,;]')  # an index before the name
 LISTS = Path(__file__).with_name("class_lists")
 # The signature of each list that is shipped: the ``class_names_sha256`` of a score's protocol. Order and spelling are
 # those of the reference code (dataset/label_encoder_*.txt of zhepeiw/clap_curation @70f5d30).
@@ -24,8 +30,8 @@ CLASS_LISTS = {
 
 
 def readable(name: str) -> str:
-    """Return a class name as people write it: `_` and `/` become spaces, as in the reference code."""
-    return " ".join(name.replace("_", " ").replace("/", " ").split())
+    """Return a class name as people write it: `_` and `/` become spaces, as in the reference code; in Unicode NFC."""
+    return " ".join(unicodedata.normalize("NFC", name).replace("_", " ").replace("/", " ").split())
 
 
 def read_class_names(path: Path | str) -> tuple[str, ...]:
@@ -34,15 +40,29 @@ def read_class_names(path: Path | str) -> tuple[str, ...]:
     Raises
     ------
     DataError
-        No such file, no name in it, or a name that stands there twice.
+        No such file, no text, a table, fewer than two names, or a name that occurs twice.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
+    path = Path(path)
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"the class-name file {path} {found}; give a text file with one class name a line")
+    lines = [line for line in map(str.strip, read_text(path).splitlines()) if line and not line.startswith("#")]
+    if path.suffix.lower() in TABLES or _looks_like_a_table(lines):
         raise DataError(
-            f"the class-name file {path} does not exist; give a text file with one class name a line"
-        ) from None
-    return check_class_names([line for line in map(str.strip, lines) if line and not line.startswith("#")], str(path))
+            f"{path} looks like a table, its first line is {lines[0][:80] if lines else ''!r}; give a text file with "
+            "one class name a line and no header"
+        )
+    return check_class_names(lines, str(path))
+
+
+def _looks_like_a_table(lines: Sequence[str]) -> bool:
+    """Return whether lines have cells: tabs, numbers before a comma, or the brackets of JSON."""
+    numbered = [NUMBERED.match(line) is not None for line in lines]
+    return any("\t" in line for line in lines) or all(numbered[1:] or [False]) or _is_json(lines)
+
+
+def _is_json(lines: Sequence[str]) -> bool:
+    return bool(lines) and lines[0].startswith(("[", "{")) and lines[-1].endswith(("]", "}"))
 
 
 def class_list(name: str) -> tuple[str, ...]:
@@ -73,18 +93,39 @@ def find_class_names(given: str, folder: Path) -> tuple[str, ...]:
     return read_class_names(path)
 
 
-def check_class_names(names: Sequence[str], where: str = "class names") -> tuple[str, ...]:
-    """Return the readable names; DataError where there are fewer than two or one stands there twice."""
-    clean = tuple(readable(name) for name in names)
+def check_class_names(names: Iterable[str], where: str = "class names") -> tuple[str, ...]:
+    """Return the readable names.
+
+    Raises
+    ------
+    TypeError
+        One text in place of a list of them, or a name that is no text.
+    DataError
+        Fewer than two names, or two that differ by nothing but case.
+    """
+    clean = tuple(readable(name) for name in list_of_texts(where, names))
     if len(clean) < 2:
         raise DataError(f"{where}: expected at least two class names, one a line, got {len(clean)}")
-    if repeated := sorted({name for name in clean if clean.count(name) > 1}):
-        raise DataError(f"{where}: each class name must stand there once, repeated: {', '.join(repeated)}")
+    if repeated := alike(clean):
+        raise DataError(f"{where}: each class name must occur once, repeated: {'; '.join(map(' and '.join, repeated))}")
     return clean
 
 
-def prompts(names: Sequence[str], template: str = PROMPT) -> tuple[str, ...]:
-    """Return one prompt per class; `template` holds the place of the name as ``{}``."""
+def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Return the groups of names that a model reads alike: equal ones, and those that differ by case only."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(readable(name).casefold(), []).append(name)
+    return [tuple(map(repr, group)) for group in groups.values() if len(group) > 1]
+
+
+def prompts(names: Iterable[str], template: str = PROMPT) -> tuple[str, ...]:
+    """Return one prompt per class; `template` holds the place of the name as ``{}``, other braces are text."""
+    check_prompt(template)
+    return tuple(template.replace("{}", readable(name)) for name in list_of_texts("class names", names))
+
+
+def check_prompt(template: str) -> None:
+    """ValueError where a prompt does not hold the place of the class name once."""
     if template.count("{}") != 1:
         raise ValueError(f"the prompt must hold {{}} once, in the place of the class name, got {template!r}")
-    return tuple(template.format(readable(name)) for name in names)

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform, get_args
 
 from clapcur.errors import DataError
+from clapcur.textfiles import read_text
 
 T = TypeVar("T")
+LARGEST_SEED = 2**63 - 1  # that torch's and numpy's generators take, and JSON as well as SQL hold
+LARGEST_FILE = 2**20  # bytes; of a config with thousands of class names in it
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -80,21 +83,32 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "config") ->
         raise ValueError(f"{where}: " + "; ".join(_explain(cls, item) for item in error.errors())) from None
 
 
+def check_seed(seed: int, name: str = "seed") -> None:
+    """ValueError where a seed cannot seed every generator that is used."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"{name} must be a whole number from 0 to {LARGEST_SEED}, got {seed}")
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
 
     Raises
     ------
     DataError
-        The file is missing, no YAML, or holds something else.
+        The file is missing, no YAML, names a key twice, holds something else, or more than any config does.
     """
     import yaml
 
+    from clapcur.strict_yaml import load_yaml
+
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"the config {path} {found}; `clapcur init` writes one to start from")
+    if (size := path.stat().st_size) > LARGEST_FILE:
+        raise DataError(f"{path} has {size:,} bytes, a config has at most {LARGEST_FILE:,}; is it another file?")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"the config {path} does not exist; `clapcur init` writes one to start from") from None
-    except yaml.YAMLError as error:
+        values = load_yaml(read_text(path))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date of the 31st of February
         raise DataError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise DataError(f"{path} must hold a mapping, got {type(values).__name__}")

@@ -11,7 +11,8 @@ Ingest keeps out what a list names, curation keeps evaluation clips out of every
 of each score whether its clips were in what the checkpoint learned from.
 """
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Set
+import logging
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +23,9 @@ from numpy.typing import NDArray
 from clapcur.artifacts import Artifact, Store
 from clapcur.embeddings import EmbeddingTable
 from clapcur.errors import ArtifactError, EmptySetError
+from clapcur.recordings import asked_as, known_as, place_differs, recording_id, without_place
+
+log = logging.getLogger("clapcur")
 
 REASONS = ("clip", "recording", "near_duplicate")  # in this order; a clip counts for the first that applies
 NUM_EXAMPLES = 5
@@ -32,17 +36,31 @@ PASSED_ON = ("init", "teacher")  # roles through which one checkpoint hands on w
 LEARNED_FROM = ("teacher_pairs", "improvement_set", "replay")
 
 
-def names_of(clips: pd.DataFrame) -> pd.DataFrame:
-    """Return what the clips of a manifest are known by: columns clip_id, reason and name, a row a name."""
-    by_recording = clips[clips.recording_id != ""]
-    parts = [
-        ("clip", clips.clip_id, clips.clip_id),
-        ("clip", clips.clip_id, clips.pcm_sha256),
-        ("recording", by_recording.clip_id, by_recording.recording_id),
-    ]
+def recording_ids(clips: pd.DataFrame) -> NDArray[np.object_]:
+    """Return the recording of each clip as `clapcur.recordings.recording_id` writes it; "" where it is not known."""
+    row_N, values = pd.factorize(clips.recording_id, use_na_sentinel=False)
+    return np.array([recording_id(value) for value in values], object)[row_N]
+
+
+def names_of(clips: pd.DataFrame, keys_of: Callable[[str], tuple[str, ...]] = known_as) -> pd.DataFrame:
+    """Return what the clips of a manifest are known by: columns clip_id, reason, name and key, a row a key.
+
+    Parameters
+    ----------
+    clips : DataFrame
+    keys_of : callable
+        `clapcur.recordings.known_as`, or `asked_as` on the other side of a comparison.
+    """
+    recordings = recording_ids(clips)
+    parts = [("clip", clips.clip_id, clips.clip_id), ("clip", clips.clip_id, clips.pcm_sha256)]
+    is_known = recordings != ""
+    by_recording = pd.DataFrame({"clip_id": clips.clip_id[is_known], "name": recordings[is_known]}, dtype="str")
+    by_recording["key"] = by_recording.name.map({name: keys_of(name) for name in by_recording.name.unique()})
     tables = [
-        pd.DataFrame({"clip_id": clip, "reason": reason, "name": name}, dtype="str") for reason, clip, name in parts
+        pd.DataFrame({"clip_id": clip, "reason": reason, "name": name, "key": name}, dtype="str")
+        for reason, clip, name in parts
     ]
+    tables.append(by_recording.explode("key").assign(reason="recording")[tables[0].columns].astype("str"))
     return pd.concat(tables, ignore_index=True).dropna()
 
 
@@ -62,7 +80,8 @@ class Overlap:
     """Which clips of one table are known from another."""
 
     matches: pd.DataFrame
-    # clip_id, other_clip_id, reason, name (hash, recording id or similarity); a row a clip and reason, the first match
+    # clip_id, other_clip_id, reason, name (hash, recording id or similarity), other_place (whether the recordings agree
+    # in all but the place, which one of the two does not name); a row a clip and reason, the first match
     checked: tuple[str, ...] = REASONS[:2]
     # reasons that were looked for
     threshold: float | None = None
@@ -104,6 +123,8 @@ class Overlap:
     def as_json(self) -> dict[str, Any]:
         """Return what a card or a score keeps of it."""
         said = {"num_clips": sum(self.counts().values()), "by_reason": self.counts(), "examples": self.examples()}
+        if without := int(self.matches.other_place.sum()):
+            said["recordings_compared_without_place"] = without
         return said | ({"near_duplicate_threshold": self.threshold} if self.threshold is not None else {})
 
 
@@ -129,10 +150,17 @@ def overlap(
     -----
     A clip whose samples are those of a clip that shares a recording goes with it, whatever its own table says of it.
     """
-    own, foreign = names_of(clips), names_of(others).drop_duplicates(["reason", "name"])
-    matches = known_by(own, set(foreign.name)).merge(
-        foreign.rename(columns={"clip_id": "other_clip_id"}), on=["reason", "name"]
+    own, foreign = names_of(clips), names_of(others, asked_as).drop_duplicates(["reason", "key"])
+    matches = own.merge(
+        foreign.rename(columns={"clip_id": "other_clip_id", "name": "other_name"}), on=["reason", "key"]
     )
+    matches["other_place"] = (matches.reason == "recording") & (matches.name != matches.other_name)
+    matches = matches.drop(columns=["key", "other_name"])
+    if place_differs(own.name[own.reason == "recording"], foreign.name[foreign.reason == "recording"]):
+        log.warning(
+            "one side names the place of its recordings (freesound:100032) and the other does not (100032): they are "
+            "compared without it; write both alike"
+        )
     by_recording = matches[matches.reason == "recording"]
     twins = with_twins(set(by_recording.clip_id), clips) - set(by_recording.clip_id)
     matches = pd.concat([matches, *_as_their_twins(twins, clips, by_recording)], ignore_index=True)
@@ -151,10 +179,12 @@ def overlap(
                 "name": [f"{value:.4f}" for value in nearest_N[near]],
             }
             matches = pd.concat([matches, pd.DataFrame(found, dtype="str")], ignore_index=True)
-    matches = matches.sort_values(["clip_id", "reason", "other_clip_id", "name"])
+    matches["other_place"] = matches.other_place.astype("boolean").fillna(False).astype(bool)
+    matches = matches.sort_values(["clip_id", "reason", "other_place", "other_clip_id", "name"])
     first = matches.drop_duplicates(["clip_id", "reason"], ignore_index=True)
     checked = REASONS if threshold is not None else REASONS[:2]
-    return Overlap(first[["clip_id", "other_clip_id", "reason", "name"]], checked, threshold, nearest_N)
+    columns = ["clip_id", "other_clip_id", "reason", "name", "other_place"]
+    return Overlap(first[columns], checked, threshold, nearest_N)
 
 
 def _as_their_twins(twins: Set[str], clips: pd.DataFrame, matches: pd.DataFrame) -> Iterator[pd.DataFrame]:
@@ -195,10 +225,17 @@ def near_duplicate_threshold(
     """
     if value != "calibrated":
         return value, None
-    is_known = ((clips.recording_id != "") & ~clips.pcm_sha256.duplicated()).to_numpy()
-    chosen = np.flatnonzero(is_known)[:MOST_DIFFERENT]  # clip ids are hashes: in their order, these are a random sample
-    similarity_N = nearest_different(rows_ND[chosen], clips.recording_id.to_numpy(str)[chosen])
+    chosen, recordings = known_to_differ(clips)
+    similarity_N = nearest_different(rows_ND[chosen], recordings)
     return calibrated_threshold(similarity_N), similarity_N
+
+
+def known_to_differ(clips: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
+    """Return the rows of up to `MOST_DIFFERENT` clips of known recordings, one a sound, and these recordings."""
+    recordings = np.array([without_place(name) for name in recording_ids(clips)], str)
+    is_known = (recordings != "") & ~clips.pcm_sha256.duplicated().to_numpy()
+    chosen = np.flatnonzero(is_known)[:MOST_DIFFERENT]  # clip ids are hashes: in their order, these are a random sample
+    return chosen, recordings[chosen]
 
 
 def nearest_different(

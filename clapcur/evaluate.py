@@ -14,8 +14,10 @@ Inputs by role: ``checkpoint``, ``audio_embeddings``, ``evaluation`` (a labelled
 or (a manifest with pairs) with ``caption_embeddings``.
 """
 
+import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -24,8 +26,8 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from clapcur.artifacts import Artifact, Stage, Workspace, write_atomic
-from clapcur.class_names import PROMPT, check_class_names, readable
-from clapcur.config import frozen, signature
+from clapcur.class_names import PROMPT, check_class_names, check_prompt, readable
+from clapcur.config import check_seed, frozen, signature
 from clapcur.contamination import learned_from, near_duplicates_by, overlap
 from clapcur.embeddings import EmbeddingTable
 from clapcur.errors import DataError, ManifestError
@@ -45,6 +47,7 @@ from clapcur.metrics import (
 NUM_RESAMPLES = 2000
 LEVEL = 0.95
 MAX_CONFUSION = 500  # classes of a confusion matrix: it has the square of them in numbers
+MOST_NAMED = 5  # labels and classes that a message names
 
 
 @frozen
@@ -61,8 +64,10 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         """Refuse a zero-shot evaluation without classes."""
+        check_seed(self.seed)
         if self.task == "zero_shot":
             check_class_names(self.class_names)
+            check_prompt(self.prompt)
 
 
 def evaluate(inputs: Mapping[str, Artifact], config: EvaluateConfig, work: Workspace) -> dict[str, Any]:
@@ -139,7 +144,7 @@ def _zero_shot(
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     names = check_class_names(config.class_names)
     clips = manifest.clips[manifest.clips.clip_id.isin(set(audio.ids))].reset_index(drop=True)
-    labels_N = _label_index(clips, names)
+    labels_N = label_index(clips, names)
     rows_ND = audio.select(clips.clip_id.tolist())
     prompts_KD = EmbeddingTable.open(inputs["prompt_embeddings"]).rows_ND
     groups = clips.clip_id.map(manifest.groups).to_numpy(str)
@@ -206,15 +211,35 @@ def _confusion(predicted_N: NDArray[np.int64], labels_N: NDArray[np.int64], name
     return {"confusion": counts.tolist(), "confusion_classes": [names[index] for index in chosen]}
 
 
-def _label_index(clips: pd.DataFrame, names: tuple[str, ...]) -> NDArray[np.int64]:
+def label_index(clips: pd.DataFrame, names: tuple[str, ...]) -> NDArray[np.int64]:
+    """Return the place of each clip's label among the class names.
+
+    Raises
+    ------
+    ManifestError
+        A label is none of them; the message has the names that may be meant.
+    """
     place = {name: index for index, name in enumerate(names)}
     labels = [readable(label) for label in clips.label]
-    if unknown := sorted({label or "(no label)" for label in labels if label not in place}):
+    if unknown := Counter(label for label in labels if label not in place):
+        said = [
+            f"{label or '(no label)'} ({count}{did_you_mean(label, names)})"
+            for label, count in sorted(unknown.items())[:MOST_NAMED]
+        ]
         raise ManifestError(
-            f"labels that are not among the {len(names)} class names: {', '.join(unknown[:5])}; the class names are "
-            f"{', '.join(names[:5])}, ...; mend the label column or the class-name file"
+            f"{unknown.total()} of {len(labels)} clips have a label that is not among the {len(names)} class names: "
+            f"{', '.join(said)}; the class names are {', '.join(names[:MOST_NAMED])}"
+            + (", ..." if len(names) > MOST_NAMED else "")
+            + "; mend the label column or the class names"
         )
     return np.array([place[label] for label in labels], np.int64)
+
+
+def did_you_mean(label: str, names: Sequence[str]) -> str:
+    """Return a question after the class name that a label is nearly, "" where there is none."""
+    by_case = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(label.casefold(), by_case, n=1)
+    return f"; did you mean {by_case[near[0]]!r}?" if near else ""
 
 
 def _retrieval(
@@ -253,4 +278,4 @@ def _protocol(inputs: Mapping[str, Artifact], clips: pd.DataFrame, manifest: Man
     }
 
 
-STAGE = Stage("evaluate", "2", "scores", evaluate)
+STAGE = Stage("evaluate", "3", "scores", evaluate)

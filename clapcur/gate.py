@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from clapcur.artifacts import Artifact, Stage, Workspace, write_atomic
-from clapcur.config import frozen
+from clapcur.config import check_seed, frozen
 from clapcur.errors import DataError
 from clapcur.metrics import paired_change
 
@@ -37,6 +37,7 @@ class GateConfig:
 
     def __post_init__(self) -> None:
         """Refuse a level that is none."""
+        check_seed(self.seed)
         if not 0 < self.level < 1:
             raise ValueError(f"the level of an interval lies in (0, 1), got {self.level:g}; a percentage?")
 

@@ -149,26 +149,30 @@ class Home:
         colliding with its own API on SQLite, where about half of the flow calls would stall for two seconds.
         """
         prefect_database = sqlite_url(self.prefect_home / "prefect.db", "sqlite+aiosqlite")
-        return self._prefect() | self.servers() | {
-            **({"PREFECT_SERVER_DATABASE_CONNECTION_URL": prefect_database} if "?" in prefect_database else {}),
-            "CLAPCUR_HOME": str(self.root),
-            "PREFECT_HOME": str(self.prefect_home),
-            "PREFECT_LOGGING_LEVEL": "CRITICAL",  # a failure is told once, by our own error line
-            "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
-            "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
-            "PREFECT_LOGGING_TO_API_ENABLED": "false",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
-            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
-            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-            "DO_NOT_TRACK": "1",
-            "PREFECT_CLIENT_MAX_RETRIES": "2",  # a server that went down with us must not keep us from leaving
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-        }
+        return (
+            self._prefect()
+            | self.servers()
+            | {
+                **({"PREFECT_SERVER_DATABASE_CONNECTION_URL": prefect_database} if "?" in prefect_database else {}),
+                "CLAPCUR_HOME": str(self.root),
+                "PREFECT_HOME": str(self.prefect_home),
+                "PREFECT_LOGGING_LEVEL": "CRITICAL",  # a failure is told once, by our own error line
+                "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
+                "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+                "PREFECT_LOGGING_TO_API_ENABLED": "false",
+                "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+                "RAY_USAGE_STATS_ENABLED": "0",
+                "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
+                "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
+                "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+                "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+                "DO_NOT_TRACK": "1",
+                "PREFECT_CLIENT_MAX_RETRIES": "2",  # a server that went down with us must not keep us from leaving
+                "HF_HUB_DISABLE_TELEMETRY": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+            }
+        )
 
     def login_of_mlflow(self) -> dict[str, str]:
         """Return the variables in which MLflow's client looks for a login, where servers of this home run."""

@@ -18,12 +18,14 @@ References
     similarities.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from clapcur.sequences import list_of
 
 HardForm = Literal["diagonal", "identical"]
 SoftForm = Literal["paper", "row", "softmax", "cross_modal"]
@@ -132,7 +134,7 @@ def contrastive_loss_of_rows(
 
 
 def hard_target(
-    caption_ids: Sequence[Hashable], clip_ids: Sequence[Hashable], *, form: HardForm = "diagonal",
+    caption_ids: Iterable[Hashable], clip_ids: Iterable[Hashable], *, form: HardForm = "diagonal",
     device: torch.device | str = "cpu",
 ) -> Tensor:  # fmt: skip
     """Target of a batch of pairs that nobody softened; the same in both directions.
@@ -156,6 +158,7 @@ def hard_target(
     ValueError
         Lengths differ, or the form is unknown.
     """
+    caption_ids, clip_ids = list_of("caption_ids", caption_ids), list_of("clip_ids", clip_ids)
     if len(caption_ids) != len(clip_ids):
         raise ValueError(
             f"a pair has one caption and one clip, got {len(caption_ids)} captions and {len(clip_ids)} clips"

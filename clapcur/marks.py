@@ -17,6 +17,7 @@ from typing import Literal
 import pandas as pd
 
 from clapcur.errors import DataError
+from clapcur.tables import cell_text, read_table
 
 COLUMNS = ("clip_id", "caption_id", "mark", "similarity", "class")
 MARKS = ("wrong", "right")
@@ -24,7 +25,7 @@ Mark = tuple[str, str, Literal["wrong", "right"]]  # clip_id, caption_id, mark
 
 
 def read_marks(path: Path | str) -> pd.DataFrame:
-    """Read a table of marks from CSV, as the audition page exports it.
+    """Read a table of marks, as the audition page exports it.
 
     Returns
     -------
@@ -35,22 +36,19 @@ def read_marks(path: Path | str) -> pd.DataFrame:
     Raises
     ------
     DataError
-        No such file or no CSV, missing columns, an unknown mark, an empty id, a similarity that is no cosine, or a pair
-        that is marked both wrong and right.
+        No such file or no table, missing columns, an unknown mark, an empty id, a similarity that is no cosine, or a
+        pair that is marked both wrong and right.
     """
     table = _read_text(Path(path))
     for name in ("clip_id", "caption_id"):
         if len(empty := table.index[table[name] == ""]):
-            raise DataError(f"{path}, line {empty[0] + 2}: {name} is empty, so that no pair is named")
+            raise DataError(f"{path}, line {empty[0]}: {name} is empty, so that no pair is named")
     if len(unknown := table.index[~table["mark"].isin(MARKS)]):
-        raise DataError(
-            f"{path}, line {unknown[0] + 2}: a mark is {' or '.join(MARKS)}, got {table['mark'][unknown[0]]!r}"
-        )
+        raise DataError(f"{path}, line {unknown[0]}: a mark is {' or '.join(MARKS)}, got {table['mark'][unknown[0]]!r}")
     similarity = pd.to_numeric(table["similarity"].replace("", None), errors="coerce")
     if len(bad := table.index[(table["similarity"] != "") & ~similarity.between(-1, 1)]):
         raise DataError(
-            f"{path}, line {bad[0] + 2}: a similarity is a cosine in [-1, 1] or empty, "
-            f"got {table['similarity'][bad[0]]!r}"
+            f"{path}, line {bad[0]}: a similarity is a cosine in [-1, 1] or empty, got {table['similarity'][bad[0]]!r}"
         )
     table = table.assign(similarity=similarity.astype("float64"))
     table = table.sort_values(["clip_id", "caption_id", "mark"], ignore_index=True)
@@ -71,16 +69,19 @@ def marks_from_file(path: Path | str) -> tuple[Mark, ...]:
 
 
 def _read_text(path: Path) -> pd.DataFrame:
-    """Read the known columns as stripped text; spreadsheets write a byte-order mark."""
-    try:
-        table = pd.read_csv(path, dtype="str", keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"the table of marks {path} does not exist; the audition page exports one") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a CSV table of marks: {' '.join(str(error).split())}") from None
-    if missing := [name for name in COLUMNS if name not in table.columns]:
+    """Read the known columns as stripped text; a row is known by its line."""
+    if not path.is_file():
+        raise DataError(f"the table of marks {path} does not exist; the audition page exports one")
+    header, rows = read_table(path)
+    if missing := [name for name in COLUMNS if name not in header]:
         raise DataError(
             f"{path} has no column {', '.join(missing)}; a table of marks has {', '.join(COLUMNS)}, "
-            f"got {', '.join(table.columns)}"
+            f"got {', '.join(header)}"
         )
-    return pd.DataFrame({name: table[name].fillna("").str.strip() for name in COLUMNS})
+    cells = {
+        line: [cell_text(row.get(name), f"{path}, line {line}, column {name!r}") for name in COLUMNS]
+        for line, row in rows
+    }
+    table = pd.DataFrame.from_dict(cells, orient="index", columns=list(COLUMNS), dtype="str")
+    ids = ["clip_id", "caption_id", "mark"]
+    return table.assign(**{name: table[name].str.lower() for name in ids})  # ids are hexadecimal digits

@@ -352,6 +352,7 @@ def transductive_posteriors(
     _check_at_least(1, num_confident=num_confident)
     if not logit_scale > 0:
         raise ValueError(f"logit_scale must be above 0, got {logit_scale:g}; its logarithm?")
+    audio_ND, text_KD = np.asarray(audio_ND), np.asarray(text_KD)
     cosine_NK = _cosines(audio_ND, text_KD)
     log_prior_NK = _log_softmax(logit_scale * cosine_NK)
     num_clips, num_classes = cosine_NK.shape

@@ -35,6 +35,7 @@ def duplicate_of(
     -------
     array, shape (N,), int64
     """
+    rows_ND = np.asarray(rows_ND)
     kept_N = np.arange(len(rows_ND))
     num_clusters = -(-len(rows_ND) // CLUSTER_ROWS)
     cluster_N = spherical_k_means(rows_ND, num_clusters, seed)[1] if num_clusters > 1 else np.zeros(len(rows_ND), int)

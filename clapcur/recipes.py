@@ -7,14 +7,14 @@ An `Experiment` is all that a flow needs. It is read from a YAML file (`experime
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from clapcur.adopt import AdoptConfig
 from clapcur.audio.addresses import absolute, is_url
-from clapcur.class_names import PROMPT, check_class_names, find_class_names, prompts, read_class_names
-from clapcur.config import from_dict, frozen, read_mapping
+from clapcur.class_names import PROMPT, check_class_names, check_prompt, find_class_names, prompts, read_class_names
+from clapcur.config import check_seed, from_dict, frozen, read_mapping
 from clapcur.contamination import NearDuplicate
 from clapcur.curate import Approximate, CurateConfig
 from clapcur.embed import EmbedConfig
@@ -23,12 +23,15 @@ from clapcur.hubness import Hubness
 from clapcur.ingest import POOL, IngestConfig
 from clapcur.marks import Mark, marks_from_file
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
+from clapcur.tables import whole_number
 from clapcur.thresholds import Threshold
 from clapcur.train import SoftLabels, TrainConfig
 
 if TYPE_CHECKING:  # it imports scipy's filters, which the demo alone needs
     from clapcur.corpora.procedural import Corpus
 
+# What a config starts from; of fewer captions or pairs than these, all are taken.
+AUDIO_THRESHOLD, CAPTION_THRESHOLD = Threshold(count=2000), Threshold(count=1000)
 Strategy = Literal["teacher", "continued", "sl", "du", "ds", "ads"]
 
 
@@ -161,6 +164,9 @@ class Experiment:
     def __post_init__(self) -> None:
         """Refuse what cannot be compared."""
         check_class_names(self.class_names)
+        check_prompt(self.prompt)
+        for seed in self.seeds:
+            check_seed(seed, "a seed")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must be given and differ, got {list(self.seeds)}")
         if self.pool is None and (needs := sorted({row.strategy for row in self.rows} & {"du", "ads"})):
@@ -240,7 +246,7 @@ def experiment_from_file(path: Path | str) -> Experiment:
     for name in ("pairs", "pool", "captions", "evaluation"):
         if values.get(name) is not None:
             values[name] = _ingest_values(values[name], folder)
-    values["more_pairs"] = [_ingest_values(value, folder) for value in values.get("more_pairs") or ()]
+    values["more_pairs"] = [_ingest_values(value, folder) for value in _listed(values.get("more_pairs"))]
     if isinstance(values["class_names"], str):
         values["class_names"] = find_class_names(values["class_names"], folder)
     if isinstance(values.get("marks"), str):
@@ -344,8 +350,8 @@ def _defaults() -> Experiment:
         teacher=dataclasses.replace(training, model=model, num_examples=64 * 400, selection="last"),
         student=dataclasses.replace(training, learning_rate=5e-4, selection="last"),
         soft_labels=SoftLabels(form="cross_modal", beta=0.7, temperature=0.07),
-        audio_threshold=Threshold(count=2000),
-        caption_threshold=Threshold(count=1000),
+        audio_threshold=AUDIO_THRESHOLD,
+        caption_threshold=CAPTION_THRESHOLD,
         even_classes=True,
         max_per_clip=3,
     )
@@ -365,7 +371,7 @@ def _beside_a_checkpoint(experiment: Experiment) -> Experiment:
 
 
 def _checkpoint_values(value: Any, folder: Path) -> dict[str, Any]:
-    given = {"source": value} if isinstance(value, str) else dict(value)
+    given = _mapping(value, "checkpoint")
     return given | {name: _place(given[name], folder) for name in ("source", "text_source") if given.get(name)}
 
 
@@ -375,15 +381,29 @@ def _place(source: str, folder: Path) -> str:
     return str(path.absolute()) if path.exists() else source
 
 
+def _listed(value: Any) -> list[Any]:
+    """Return what may be one thing or a list of them as a list."""
+    return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
+
+
+def _mapping(value: Any, what: str) -> dict[str, Any]:
+    """Return a copy of a mapping, or of one with the key `source` where it is a text."""
+    if isinstance(value, str):
+        return {"source": value}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{what} is a path or a mapping with the key `source`, got {value!r}")
+    return dict(value)
+
+
 def _ingest_values(value: Any, folder: Path) -> dict[str, Any]:
-    given = {"source": value} if isinstance(value, str) else dict(value)
+    given = _mapping(value, "a source of clips or captions")
     for field in ("source", "audio_folder", "metadata"):
         if given.get(field) and not str(given[field]).startswith(POOL) and not is_url(str(given[field])):
             given[field] = str(folder / given[field])
-    if isinstance(given.get("folds"), list):  # 1 is as good a name of a fold as "1"
-        given["folds"] = [str(fold) for fold in given["folds"]]
+    if given.get("folds") is not None:  # 1 is as good a name of a fold as "1"
+        given["folds"] = [whole_number(str(fold)) for fold in _listed(given["folds"])]
     if given.get("exclude"):
-        given["exclude"] = [str(folder / item) for item in given["exclude"]]
+        given["exclude"] = [str(folder / str(item)) for item in _listed(given["exclude"])]
     return given
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from clapcur.artifacts import Artifact, Store
 from clapcur.class_names import PROMPT
 from clapcur.errors import DataError
+from clapcur.sequences import list_of_texts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,11 +72,13 @@ class ZeroShotClassifier:
         if "path" not in frame:
             raise DataError(f"expected a column 'path' of audio files, got the columns {', '.join(map(str, frame))}")
         options = {name: value for name, value in (params or {}).items() if value is not None and len(str(value))}
-        given = list(options.get("class_names", ())) or self._class_names
+        named = options.get("class_names", ())
+        given = _split(named) if isinstance(named, str) else list_of_texts("class_names", named)
+        given = given or list(self._class_names)
         own = frame["class_names"] if "class_names" in frame else pd.Series(None, index=frame.index, dtype=object)
         answers = []
         for classes, rows in frame.groupby(own.fillna(""), sort=False):
-            names = [name.strip() for name in str(classes).split(SEPARATOR) if name.strip()] or given
+            names = _split(str(classes)) or given
             if not names:
                 raise DataError(
                     "this checkpoint was not scored yet, so that it has no classes of its own: name them in a column "
@@ -87,6 +90,10 @@ class ZeroShotClassifier:
             )  # fmt: skip
             answers.append(told[list(COLUMNS)].set_index(rows.index))
         return pd.concat(answers).loc[frame.index] if answers else pd.DataFrame(columns=list(COLUMNS))
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(SEPARATOR) if name.strip()]
 
 
 def _load_pyfunc(path: str) -> ZeroShotClassifier:

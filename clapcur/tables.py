@@ -1,19 +1,28 @@
 """Tables from files: CSV, TSV, JSONL and Parquet, as a header and rows with the line each stands on.
 
 Strict where a lenient reader would shift captions into the wrong column: a row must have as many cells as the header,
-a quote must be closed. Texts are UTF-8, with or without a byte order mark, with any line ends. CSV cells stay texts:
-``007`` is no number and ``NA`` no missing value.
+a quote must be closed. Texts are UTF-8, or UTF-16 with a byte order mark, with any line ends. Cells are separated by
+what the header is separated by: a comma, a semicolon or a tab, or what Excel's first line ``sep=;`` says. CSV cells
+stay texts: ``007`` is no number and ``NA`` no missing value.
 """
 
 import csv
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from clapcur.errors import ManifestError
+from clapcur.errors import DataError, ManifestError
+from clapcur.textfiles import encoding_of, not_decodable, numbered_lines
 
+# 1000.0, and 1.00032e+05 with one digit before the point: as programs write a whole number that they made a float
+FLOAT_NOTATION = re.compile(r"-?(\d+\.0*|\d(\.\d+)?[eE]\+?\d{1,2})")
+SEP_LINE = re.compile(r'"?sep=(?P<separator>[,;\t|])"?', re.IGNORECASE)  # how Excel names the separator
+SEPARATORS = ",;\t"
+HEADER_LENGTH = 2**20  # characters
 Rows = Iterator[tuple[int, Mapping[str, Any]]]
 
 
@@ -42,7 +51,7 @@ def read_table(path: Path, encoding: str = "utf-8-sig") -> tuple[list[str], Rows
     return header, rows
 
 
-def cell_text(value: Any, where: str) -> str:
+def cell_text(value: Any, where: str, strip: bool = True) -> str:
     """Return a cell as text: "" for a missing value, 119028.0 (an id that pandas made a float) as 119028.
 
     Lone surrogates, which no file can hold, come out escaped.
@@ -53,21 +62,30 @@ def cell_text(value: Any, where: str) -> str:
         raise ManifestError(f"{where}: expected one value, got {value!r}; only captions may be lists")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return str(value).strip().encode("utf-8", "backslashreplace").decode()
+    text = str(value).encode("utf-8", "backslashreplace").decode()
+    return text.strip() if strip else text
+
+
+def whole_number(text: str) -> str:
+    """Return a whole number in float notation, such as ``1000.0`` or ``1e+05``, as digits; any other text as it is."""
+    if FLOAT_NOTATION.fullmatch(text):
+        number = Decimal(text)
+        if number == number.to_integral_value():
+            return f"{number:.0f}"
+    return text
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number, line without its end) of a UTF-8 text file."""
+    """Yield (line number, line without its end) of a text file; ManifestError where it is not UTF-8."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                yield number, line.rstrip("\n")
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+        yield from numbered_lines(path)
+    except DataError as error:
+        raise ManifestError(str(error)) from None
 
 
 def _delimited(path: Path, delimiter: str, encoding: str) -> tuple[list[str], Rows]:
-    cells = _cells(path, delimiter, encoding)
+    encoding = encoding_of(path, encoding)
+    cells = _cells(path, *_separator(path, delimiter, encoding), encoding)
     _, header = next(cells, (0, None))
     if header is None:
         raise ManifestError(f"{path} is empty: the first line must name the columns")
@@ -85,18 +103,27 @@ def _delimited(path: Path, delimiter: str, encoding: str) -> tuple[list[str], Ro
     return names, rows()
 
 
-def _cells(path: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
+def _separator(path: Path, usual: str, encoding: str) -> tuple[str, int]:
+    """Return what separates the cells, by the header, and how many lines precede it."""
+    with open(path, encoding=encoding, errors="replace") as file:
+        first = file.readline(HEADER_LENGTH).rstrip("\n")
+    if match := SEP_LINE.fullmatch(first):
+        return match["separator"], 1
+    return next((mark for mark in (usual, *SEPARATORS) if mark in first), usual), 0
+
+
+def _cells(path: Path, delimiter: str, skipped: int, encoding: str) -> Iterator[tuple[int, list[str]]]:
     """Yield (line on which it ends, cells) of each row that is not blank."""
     with open(path, encoding=encoding, newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         try:
-            for cells in reader:
-                if cells and (len(cells) == 1 or any(cells)):
+            for number, cells in enumerate(reader):
+                if number >= skipped and cells and (len(cells) == 1 or any(cells)):
                     yield reader.line_num, cells
         except csv.Error as error:
             raise ManifestError(f"{path}, line {reader.line_num}: {error}; is a quote open or not doubled?") from None
-        except UnicodeDecodeError as error:
-            raise ManifestError(f"{path} is not UTF-8 ({error.reason}); save it as UTF-8") from None
+        except UnicodeError as error:
+            raise ManifestError(not_decodable(path, encoding, error)) from None
 
 
 def _jsonl(path: Path) -> tuple[list[str], Rows]:
@@ -112,6 +139,8 @@ def _objects(path: Path) -> Rows:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ManifestError(f"{path}, line {number}: not JSON ({error.msg} at character {error.colno})") from None
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
+            raise ManifestError(f"{path}, line {number}: not JSON that can be read ({error})") from None
         if not isinstance(row, dict):
             raise ManifestError(f"{path}, line {number}: expected a JSON object, got {line[:80]}")
         yield number, row

@@ -16,6 +16,7 @@ from clapcur.catalog import Catalog, Edge
 from clapcur.errors import ArtifactError, DamagedArtifact, DataError
 from clapcur.home import Home
 from clapcur.lineage import facts, registered_version
+from clapcur.recordings import asked_as, known_as, recording_id, without_place
 from clapcur.stage import label
 
 MIN_CLIP_DIGITS = 6
@@ -309,14 +310,24 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
     }
 
 
-def clips_of_recording(home: Home, recording_id: str) -> list[str]:
-    """Return the ids of all clips that a manifest says were cut from this recording; none for an unknown one."""
-    import pyarrow.parquet as pq
+def clips_of_recording(home: Home, name: str) -> list[str]:
+    """Return the ids of all clips that a manifest says were cut from this recording; none for an unknown one.
 
+    An id without a place (``100032``) means that recording of every place.
+    """
+    import pyarrow.compute as pc
+    import pyarrow.dataset as ds
+
+    wanted = recording_id(name)
+    if not wanted:
+        return []
+    keys, bare, column = set(asked_as(wanted)), without_place(wanted), ds.field("recording_id")
+    nearly = pc.ends_with(column, bare) | pc.match_substring(column, f"{bare}.0")  # as a manifest of before has it
     found: set[str] = set()
     for manifest in home.store.of_kind("manifest"):
-        path, wanted = manifest.path / "clips.parquet", [("recording_id", "==", recording_id)]
-        found.update(pq.read_table(path, columns=["clip_id"], filters=wanted)["clip_id"].to_pylist())
+        clips = ds.dataset(manifest.path / "clips.parquet").to_table(columns=["clip_id", "recording_id"], filter=nearly)
+        pairs = zip(clips["clip_id"].to_pylist(), clips["recording_id"].to_pylist(), strict=True)
+        found.update(clip for clip, recording in pairs if keys & set(known_as(recording_id(recording))))
     return sorted(found)
 
 
@@ -346,6 +357,9 @@ def _start_of_id(clip: str) -> str:
 
         with open_audio(clip) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+    clip = clip.strip()
+    if re.fullmatch(r"[0-9A-Fa-f]+", clip):
+        clip = clip.lower()
     if not re.fullmatch(rf"[0-9a-f]{{{MIN_CLIP_DIGITS},64}}", clip):
         raise DataError(
             f"expected an audio file, a clip id or its first {MIN_CLIP_DIGITS} digits or more, "

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from prefect import flow
 
+from clapcur import preflight
 from clapcur.artifacts import Artifact
 from clapcur.audition import AuditionConfig, audition_inputs
 from clapcur.catalog import Campaign
@@ -37,6 +38,7 @@ def compare(experiment: Experiment) -> Artifact:
     Artifact
         The report; its inputs are the scores, from which every checkpoint, Improvement-Set and pair can be traced.
     """
+    preflight.check_config(experiment)
     campaign = Campaign(experiment.name, f"compare {experiment.name}", signature(experiment))
     manifests = ingest_all(experiment, campaign)
     rows, scores = [], {}
@@ -56,7 +58,10 @@ def compare(experiment: Experiment) -> Artifact:
 
 
 def ingest_all(experiment: Experiment, campaign: Campaign) -> dict[str, Artifact]:
-    """Return the manifests by role; a pool that is named, not placed, is the newest version of what landed in it."""
+    """Return the manifests by role, once they fit the experiment.
+
+    A pool that is named, not placed, is the newest version of what landed in it.
+    """
     manifests = {}
     for role in ("pairs", "pool", "captions", "evaluation"):
         config: IngestConfig | None = getattr(experiment, role)
@@ -66,6 +71,7 @@ def ingest_all(experiment: Experiment, campaign: Campaign) -> dict[str, Artifact
     if experiment.more_pairs or experiment.share_of_pairs < 1:
         parts = [manifests["pairs"], *(ingest(config, "pairs", campaign) for config in experiment.more_pairs)]
         manifests["pairs"] = merge(MergeConfig(share=experiment.share_of_pairs), parts, "pairs", campaign)
+    preflight.check_manifests(experiment, manifests)
     return manifests
 
 

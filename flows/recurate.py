@@ -6,7 +6,7 @@ import logging
 
 from prefect import flow
 
-from clapcur import champions, pools
+from clapcur import champions, pools, preflight
 from clapcur.artifacts import Artifact
 from clapcur.catalog import Campaign
 from clapcur.config import signature
@@ -56,6 +56,7 @@ def recurate(experiment: Experiment, force: bool = False) -> Artifact:
     campaign = Campaign(
         experiment.name, f"recurate v{version.record['config']['version']}", signature([experiment, version.id])
     )
+    preflight.check_config(experiment)
     manifests = ingest_all(experiment, campaign)
     teacher = teacher_of(experiment, seed, manifests, campaign)
     sets = improvement_sets(experiment, manifests, teacher, seed, campaign)

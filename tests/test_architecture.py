@@ -21,6 +21,9 @@ LAYERS = {
         "clapcur.home",
         "clapcur.pace",
         "clapcur.progress",
+        "clapcur.sequences",
+        "clapcur.strict_yaml",
+        "clapcur.textfiles",
     ),
     "data": (
         "clapcur.audio",
@@ -75,6 +78,7 @@ LAYERS = {
         "clapcur.lineage",
         "clapcur.migrations",
         "clapcur.pools",
+        "clapcur.preflight",
         "clapcur.processes",
         "clapcur.recipes",
         "clapcur.report",
@@ -102,6 +106,7 @@ THIRD_PARTY = {
 }  # other layers may use what they need
 LAZY = {
     "clapcur.config": {"pydantic", "yaml"},  # read a config file and check its values, as Prefect checks its forms
+    "clapcur.strict_yaml": {"yaml"},
     "clapcur.progress": {"rich"},  # draws the bar, at a terminal only
 }  # may be imported inside functions
 DOORS = {  # the only ways to these two

@@ -429,6 +429,14 @@ def test_other_columns_and_any_order_are_welcome(tmp_path):
     ]
 
 
+def test_marks_that_went_through_a_spreadsheet_are_the_same(tmp_path):
+    """It writes semicolons, and people write capitals."""
+    path = write_marks(tmp_path, HEADER.replace(",", ";") + "00AB; B ;Wrong;0.5;Dog\n")
+    assert read_marks(path).to_dict("records") == [
+        {"clip_id": "00ab", "caption_id": "b", "mark": "wrong", "similarity": 0.5, "class": "Dog"}
+    ]
+
+
 def test_a_table_without_marks_is_empty(tmp_path):
     marks = read_marks(write_marks(tmp_path, HEADER))
     assert len(marks) == 0 and marks.similarity.dtype == np.float64
@@ -437,7 +445,7 @@ def test_a_table_without_marks_is_empty(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("clip_id;mark\na;wrong\n", "has no column clip_id, caption_id, mark, similarity, class; .* got clip_id;mark"),
+        ("clip_id;mark\na;wrong\n", "has no column caption_id, similarity, class; .* got clip_id, mark"),
         ("clip_id,caption_id,mark\na,b,wrong\n", "has no column similarity, class"),
         (HEADER + "a,b,wrong,0.5,x\na,c,bad,0.5,x\n", "line 3: a mark is wrong or right, got 'bad'"),
         (HEADER + "a,b,,0.5,x\n", "line 2: a mark is wrong or right, got ''"),
@@ -445,7 +453,8 @@ def test_a_table_without_marks_is_empty(tmp_path):
         (HEADER + "a,b,wrong,70,x\n", r"line 2: a similarity is a cosine in \[-1, 1\] or empty, got '70'"),
         (HEADER + "a,b,wrong,high,x\n", "got 'high'"),
         (HEADER + "a,b,wrong,0.5,x\na,b,right,0.5,x\n", "marks 1 pairs both wrong and right, such as clip a with cap"),
-        ("", "is not a CSV table of marks"),
+        (HEADER + "a,b,wrong,0.5,x\n\n\n\na,b,bad,0.5,x\n", "line 6: a mark is wrong or right"),
+        ("", "is empty: the first line must name the columns"),
     ],
 )
 def test_a_table_that_says_nothing_clear_is_refused(tmp_path, text, said):

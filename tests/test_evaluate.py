@@ -96,7 +96,7 @@ def test_a_label_without_a_class_name_is_an_error_that_names_both(store):
 
 def test_duplicate_class_names_are_refused():
     """Two prompts of one class would split its clips."""
-    with pytest.raises(DataError, match="repeated: dog bark"):
+    with pytest.raises(DataError, match="repeated: 'dog bark'"):
         EvaluateConfig(class_names=("dog_bark", "dog bark", "rain"))
 
 

@@ -238,7 +238,8 @@ def test_a_column_of_a_similar_name_can_be_left_or_taken(tmp_path: Path) -> None
         ("t.csv", b"path,caption\na.wav,a dog, barking\n", "line 2: 3 cells where the header has 2.*double quotes"),
         ("t.csv", b'path,caption\na.wav,"never closed\nb.wav,x\n', "is a quote open"),
         ("t.csv", "path,caption\na.wav,hören\n".encode("latin-1"), "is not UTF-8"),
-        ("t.txt", "hören\n".encode("utf-16"), "is not UTF-8"),
+        ("t.txt", "hören\n".encode("utf-16")[:-1], "is marked as UTF-16 and is not"),
+        ("t.csv", "path,caption\na.wav,hören\n".encode("utf-16")[:-1], "is marked as UTF-16 and is not"),
         ("t.jsonl", b'{"caption": "x"}\n{"caption": \n', "line 2: not JSON"),
         ("t.jsonl", b'["x"]\n', "line 1: expected a JSON object"),
         ("t.jsonl", b'{"path": "a.wav", "label": ["x", "y"]}\n', "line 1, column 'label': expected one value"),
@@ -421,6 +422,9 @@ def test_the_clips_of_another_manifest_are_an_exclusion_list(tmp_path: Path, poo
         ("blacklist.json", '{"AudioSet": ["--PJHxphWEs"], "FreeSound": [100032]}', {"0.wav", "1.wav"}),
         ("names.txt", "Y--PJHxphWEs.wav\n", {"0.wav"}),
         ("ids.txt", "youtube:--PJHxphWEs\nfreesound:100032\n", {"0.wav", "1.wav"}),
+        ("ids.txt", "--PJHxphWEs\nFreesound: 100032.0\nnan\n", {"0.wav", "1.wav"}),
+        ("ids.csv", "recording_id\n100032.0\nnan\n", {"1.wav"}),
+        ("fs.csv", 'freesound_id\n1.00032e+05\n""\n', {"1.wav"}),
     ],
 )
 def test_lists_are_read_as_corpora_publish_them(tmp_path: Path, file: str, content: str, gone: set[str]) -> None:
@@ -432,6 +436,45 @@ def test_lists_are_read_as_corpora_publish_them(tmp_path: Path, file: str, conte
     assert set(by_file(found, "label")) == {"0.wav", "1.wav", "2.wav"} - gone
     said = found.exclusions[str(tmp_path / file)]
     assert (said["hit"], said["clips"]) == (len(gone), len(gone))
+
+
+@pytest.mark.parametrize(
+    ("own", "listed", "without_place"),
+    [
+        ("100032", "freesound:100032", 1),
+        ("freesound:100032", "100032", 1),
+        ("freesound:100032", "freesound:100032", None),
+        ("100032", "100032", None),
+    ],
+)
+def test_a_list_that_names_other_places_than_the_source_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, own: str, listed: str, without_place: int | None
+) -> None:
+    """The README's `100032` and the corpora's `freesound:100032`: what was meant is found, and said."""
+    rows = [("path", "recording_id"), *zip(tones(tmp_path, 2), [own, "tut:7"], strict=True)]
+    (tmp_path / "list.txt").write_text(f"{listed}\nfreesound:7\n")
+    with caplog.at_level("WARNING", "clapcur"):
+        found = scanned(write_csv(tmp_path / "pool.csv", rows), exclude=(str(tmp_path / "list.txt"),))
+    assert found.counts["excluded"] == 1
+    assert found.exclusions[str(tmp_path / "list.txt")].get("without_place") == without_place
+    assert ("they are compared without it" in caplog.text) == (without_place is not None)
+
+
+@pytest.mark.parametrize("write", [str, str.upper])
+def test_a_hash_in_a_list_may_be_in_capitals(tmp_path: Path, pool: Path, write: Callable[[str], str]) -> None:
+    (tmp_path / "ids.txt").write_text(write(clip(tmp_path, 3)))
+    assert scanned(pool, exclude=(str(tmp_path / "ids.txt"),)).counts["excluded"] == 1
+
+
+def test_ids_labels_and_folds_are_what_they_mean_and_not_how_they_were_typed(tmp_path: Path) -> None:
+    """Pandas makes floats of whole numbers beside a gap: `1.0` and `1` were two folds and two recordings."""
+    files = tones(tmp_path, 4)
+    cells = [("1.0", "3.0", "1000.0"), ("1", "3", "1000"), ("nan", "NaN", "unknown"), (" 2 ", "none", "Freesound:007")]
+    rows = [("path", "fold", "label", "recording_id"), *((file, *row) for file, row in zip(files, cells, strict=True))]
+    found = scanned(write_csv(tmp_path / "t.csv", rows))
+    assert by_file(found, "fold") == dict(zip(files, ["1", "1", "", "2"], strict=True))
+    assert by_file(found, "label") == dict(zip(files, ["3", "3", "", "none"], strict=True))
+    assert by_file(found, "recording_id") == dict(zip(files, ["1000", "1000", "", "freesound:7"], strict=True))
 
 
 def test_a_json_list_of_another_form_is_an_error(tmp_path: Path) -> None:

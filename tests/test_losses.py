@@ -235,7 +235,7 @@ def test_the_order_of_the_pairs_changes_nothing(codes, seed):
 
 def test_identical_without_repeats_is_the_diagonal():
     """Forms that differ elsewhere than on repeats make their comparison meaningless."""
-    torch.testing.assert_close(hard_target("abc", "xyz", form="identical"), torch.eye(3))
+    torch.testing.assert_close(hard_target(list("abc"), list("xyz"), form="identical"), torch.eye(3))
 
 
 def test_soft_targets_blend_into_a_given_hard_target():
@@ -301,9 +301,9 @@ def test_callers_mistakes_are_refused_with_what_came():
     with pytest.raises(ValueError, match=r"hard target must have the shape \(3, 3\), got \(1, 3\)"):
         soft_targets("paper", rows, rows, beta=0.3, hard=eye[:1])
     with pytest.raises(ValueError, match="2 captions and 3 clips"):
-        hard_target("ab", "abc")
+        hard_target(list("ab"), list("abc"))
     with pytest.raises(ValueError, match="hard target must be one of .*got 'same'"):
-        hard_target("abc", "abc", form="same")
+        hard_target(list("abc"), list("abc"), form="same")
 
 
 @pytest.mark.parametrize("form", FORMS)

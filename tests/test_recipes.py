@@ -55,6 +55,9 @@ def test_what_a_file_gives_replaces_only_itself(folder):
         ("audio_threshold: {similarity: 70}", "a percentage"),
         ("seeds: [1, 1]", "differ"),
         ("pool: null", "need unpaired audio"),
+        ("pairs: 5", "a source of clips or captions is a path or a mapping with the key `source`, got 5"),
+        ("pool: [recordings]", r"a path or a mapping with the key `source`, got \['recordings'\]"),
+        ("checkpoint: true", "checkpoint is a path or a mapping with the key `source`, got True"),
     ],
 )
 def test_mistakes_in_a_file_are_named_with_their_place(folder, line, message):
@@ -92,3 +95,15 @@ def test_rows_that_contradict_their_name_are_refused():
         Row(strategy="sl")
     with pytest.raises(ValueError, match="no soft labels"):
         Row(strategy="teacher", soft_labels=True)
+
+
+def test_one_thing_where_a_list_may_stand_is_a_list_of_one(folder):
+    """A lone text is a sequence of letters, each of which was taken for a table."""
+    lines = [line for line in FILE.splitlines() if not line.startswith("pool")]
+    (folder / "own.yaml").write_text(
+        "\n".join([*lines, "more_pairs: more.csv", "pool: {source: x, corpus: esc50, folds: 1.0, exclude: bad.txt}"])
+    )
+    experiment = experiment_from_file(folder / "own.yaml")
+    assert [config.source for config in experiment.more_pairs] == [str(folder / "more.csv")]
+    assert experiment.pool is not None
+    assert (experiment.pool.folds, experiment.pool.exclude) == (("1",), (str(folder / "bad.txt"),))

@@ -65,6 +65,8 @@ def test_a_row_gets_its_own_classes_or_those_of_the_last_score(checkpoint, files
         )  # fmt: skip
     asked = loaded(checkpoint, tmp_path).predict(frame[["path"]], {"class_names": ["siren", "bell"], "prompt": "a {}"})
     assert set(asked["class"]) <= {"siren", "bell"}
+    one_text = loaded(checkpoint, tmp_path).predict(frame[["path"]], {"class_names": "siren; bell", "prompt": "a {}"})
+    pd.testing.assert_frame_equal(one_text, asked)
 
 
 def test_what_cannot_be_answered_is_said(checkpoint, files, home, tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import random
+import socket
 import sys
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from clapcur.errors import CheckpointError
 from clapcur.models.config import TextConfig
+from clapcur.models.hub import check_source
 from clapcur.models.text import (
     TextTower,
     build_text_tower,
@@ -225,14 +227,39 @@ def test_a_folder_that_lacks_weights_of_the_encoder_is_refused(tmp_path):
         build_text_tower(TextConfig(source=str(tmp_path)))
 
 
-@pytest.mark.parametrize("source", ["nobody/no-such-model", "{tmp}"])
-def test_a_source_that_is_not_there_is_named_with_the_places_looked_at(source, tmp_path):
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (
+            "nobody/no-such-model",
+            "it is no file, no folder, and no name on the Hub that is in the local cache, and HF_HUB_OFF",
+        ),
+        ("{tmp}/nothing", "it is no file, no folder, and no name on the Hub reads so"),
+        ("{tmp}", "expected a folder or a name on the Hub with config, tokenizer and weights"),
+    ],
+)
+def test_a_source_that_is_not_there_is_one_line_that_names_the_places_looked_at(source, said, tmp_path):
     """A typo in a folder would be taken for a name on the Hub, with an error about the network."""
     source = source.format(tmp=tmp_path)
-    with pytest.raises(CheckpointError, match=f"no text model '{source}': it is neither a folder"):
+    with pytest.raises(CheckpointError, match=f"no text model {source}: {said}") as raised:
         build_text_tower(TextConfig(source=source))
+    assert "\n" not in str(raised.value)
     with pytest.raises(CheckpointError, match="holds no text encoder"):
         load_text_tower(tmp_path / "nothing", TextConfig())
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch):
+    """Its own client tries for a minute and more."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.delenv("HF_HUB_OFFLINE")
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        monkeypatch.setattr("clapcur.models.hub.getproxies", dict)
+        check_source("nobody/no-such-model", "text model")
+    with pytest.raises(CheckpointError, match=f"{endpoint} cannot be reached"):
+        build_text_tower(TextConfig(source="nobody/no-such-model"))
+    monkeypatch.setattr("clapcur.models.hub.getproxies", lambda: {"http": "http://proxy"})
+    check_source("nobody/no-such-model", "text model")
 
 
 def test_models_that_read_left_to_right_are_refused():
@@ -259,7 +286,7 @@ def test_more_tokens_than_positions_are_refused():
 def test_what_is_no_list_of_captions_is_refused():
     """One string is a list of letters, and NaN from a table with gaps becomes the caption "nan"."""
     tower = small_tower()
-    with pytest.raises(TypeError, match="got one string"):
+    with pytest.raises(TypeError, match="got one str, 'rain': put it into a list"):
         tower.tokenize("rain")
     with pytest.raises(TypeError, match=r"number 1 is nan \(float\)"):
         tower.tokenize(["rain", float("nan")])

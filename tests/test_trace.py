@@ -10,12 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from building import clips_table
+from building import manifest as store_manifest
 from chain import clip
 
 from clapcur.catalog import Catalog
 from clapcur.errors import ArtifactError, DataError
 from clapcur.home import Home
-from clapcur.trace import impact, trace, trace_pairs
+from clapcur.trace import clips_of_recording, impact, trace, trace_pairs
 
 
 @pytest.fixture(scope="module")
@@ -223,11 +225,16 @@ def test_a_clip_is_named_by_its_file_or_by_the_start_of_its_id(home, made, tmp_p
     assert impact(home, clip("pool-2")[:6]) == expected
 
 
+def test_a_clip_id_in_capitals_is_that_clip(home, made):
+    """Spreadsheets and people write hexadecimal digits either way."""
+    assert impact(home, f" {clip('pool-1').upper()} ") == impact(home, clip("pool-1"))
+
+
 def test_a_clip_that_cannot_be_told_is_an_error(home, made):
     """An empty answer is a legal statement: "it touched nothing". It must never answer a typing error."""
     with pytest.raises(DataError, match="no manifest and no Improvement-Set has a clip whose id starts with 000000"):
         impact(home, "000000")
-    for name in ("missing.wav", "abc", clip("pool-1")[:5], clip("pool-1").upper()):
+    for name in ("missing.wav", "abc", clip("pool-1")[:5]):
         with pytest.raises(DataError, match="expected an audio file, a clip id"):
             impact(home, name)
 
@@ -305,3 +312,21 @@ def test_both_answers_come_within_two_seconds_of_work_and_without_torch_or_mlflo
     seconds, heavy, answered = json.loads(out)
     assert (heavy, answered) == ([], made["student"].id)
     assert seconds < 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("freesound:100032", {"a", "b", "c"}),
+        ("Freesound: 100032.0", {"a", "b", "c"}),
+        ("100032", {"a", "b", "c", "d"}),
+        ("tut:100032", {"b", "c", "d"}),
+        ("freesound:1000320", set()),
+        ("nan", set()),
+    ],
+)
+def test_a_recording_is_found_in_every_spelling(home, asked, found):
+    """A take-down request names `100032`, the manifest says `freesound:100032`, and one of before `100032.0`."""
+    ids = ["freesound:100032", "100032", "100032.0", "tut:100032", "7100032", "nan"]
+    store_manifest(home.store, "recordings", clips_table(list("abcdef"), recording_id=ids))
+    assert set(clips_of_recording(home, asked)) == found

@@ -27,7 +27,7 @@ from clapcur.audio import UnusableAudio
 from clapcur.audition.choosing import choose_pairs
 from clapcur.audition.clip import MP3_RATES, as_mp3, as_spectrogram, load_excerpt
 from clapcur.audition.page import as_html, as_json, cut_by
-from clapcur.config import frozen
+from clapcur.config import check_seed, frozen
 from clapcur.errors import ArtifactError
 from clapcur.improvement_set import PAIRS
 from clapcur.manifest import Manifest
@@ -63,6 +63,7 @@ class AuditionConfig:
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
+        check_seed(self.seed)
         if self.num_pairs < 1:
             raise ValueError(f"an audition needs at least one pair, got num_pairs {self.num_pairs}")
         if not (self.border >= 0 and self.top >= 0 and self.border + self.top < 1):

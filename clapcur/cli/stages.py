@@ -338,9 +338,12 @@ def evaluate(
     inputs = {"checkpoint": scored, "evaluation": manifest}
     with working():
         from clapcur.embed import EmbedConfig
-        from clapcur.evaluate import EvaluateConfig
+        from clapcur.evaluate import EvaluateConfig, label_index
+        from clapcur.manifest import Manifest
         from tasks.evaluate import evaluate as run
 
+        if names:  # before anything is embedded
+            label_index(Manifest.open(manifest).clips, names)
         audio = EmbedConfig(what="audio", num_crops=num_crops)
         wanted: dict[str, tuple[str | None, EmbedConfig]] = {"audio_embeddings": ("evaluation", audio)}
         if retrieval:

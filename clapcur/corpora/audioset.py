@@ -23,6 +23,7 @@ from pathlib import Path
 from clapcur.corpora.copies import Corpus, Entry, file_of
 from clapcur.errors import ManifestError
 from clapcur.recordings import AUDIO_FILE, recording, youtube_ids
+from clapcur.tables import text_lines
 
 NAME = "AudioSet"
 
@@ -39,14 +40,13 @@ def read(folder: Path, folds: Sequence[str]) -> Iterator[Entry]:
 
 def _videos(table: Path) -> Iterator[str]:
     """Yield the YouTube ids of a list."""
-    with open(table, newline="", encoding="utf-8") as file:
-        for row in csv.reader(file, skipinitialspace=True):
-            if row and not row[0].startswith("#"):
-                if len(row) < 4 or len(row[0]) != 11:
-                    raise ManifestError(
-                        f"{table} is not that of {NAME}: expected YTID, start, end, labels, got {', '.join(row)[:80]}"
-                    )
-                yield row[0]
+    for row in csv.reader((line for _, line in text_lines(table)), skipinitialspace=True):
+        if row and not row[0].startswith("#"):
+            if len(row) < 4 or len(row[0]) != 11:
+                raise ManifestError(
+                    f"{table} is not that of {NAME}: expected YTID, start, end, labels, got {', '.join(row)[:80]}"
+                )
+            yield row[0]
 
 
 def _files(folder: Path) -> dict[str, str]:

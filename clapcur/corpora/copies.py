@@ -12,7 +12,7 @@ from pathlib import Path
 
 from clapcur.class_names import class_list
 from clapcur.errors import ManifestError
-from clapcur.tables import read_table
+from clapcur.tables import read_table, whole_number
 
 NUM_EXAMPLES = 3  # files that a message names
 
@@ -123,13 +123,14 @@ def read_copy(corpus: Corpus, folder: Path, folds: Sequence[str] = ()) -> Copy:
     ManifestError
         An unknown fold, a list of the corpus is absent or broken, or not one file of the audio is there.
     """
+    folds = tuple(whole_number(str(name).strip()) for name in folds)
     if unknown := [name for name in folds if name not in corpus.clips]:
         raise ManifestError(
             f"{corpus.title} has no fold or split {', '.join(map(repr, unknown))}; it has {', '.join(corpus.clips)}"
         )
     if not folder.is_dir():
         raise ManifestError(f"there is no folder {folder}; it should hold {corpus.title}: {', '.join(corpus.layout)}")
-    wanted = tuple(folds) or corpus.folds
+    wanted = folds or corpus.folds
     entries = tuple(entry for entry in _known(corpus, folder, wanted) if entry.fold in wanted)
     listed = Counter(entry.fold for entry in entries)
     unlisted = {fold: corpus.expected(fold, listed[fold]) - listed[fold] for fold in wanted}

@@ -14,6 +14,7 @@ from pathlib import Path
 from clapcur.corpora.copies import Corpus, Entry, file_of, listing
 from clapcur.errors import ManifestError
 from clapcur.recordings import recording
+from clapcur.textfiles import read_text
 
 NAME = "FSD50K"
 LINKS = re.compile(r"<a.*</a>")  # from the first to the last link of a line, with what stands between them
@@ -42,8 +43,8 @@ def read(folder: Path, folds: Sequence[str]) -> Iterator[Entry]:
 
 def _described(path: Path) -> dict[str, dict[str, object]]:
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        described = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise ManifestError(f"{path} is not JSON ({error}); was it fully unpacked?") from None
     if not isinstance(described, dict):
         raise ManifestError(

@@ -14,6 +14,7 @@ from typing import Any
 from clapcur.corpora.copies import Corpus, Entry, file_of
 from clapcur.errors import ManifestError
 from clapcur.recordings import recording
+from clapcur.textfiles import read_text
 
 NAME = "MACS"
 FILE = re.compile(r"(?P<scene>[a-z_]+)-(?P<location>[a-z]+-\d+)-\d+-[a-z]\.wav")
@@ -33,7 +34,7 @@ def _files(path: Path) -> list[dict[str, Any]]:
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the plain one takes most of a minute
     try:
-        files: list[dict[str, Any]] = yaml.load(path.read_text(encoding="utf-8"), loader)["files"]
+        files: list[dict[str, Any]] = yaml.load(read_text(path), loader)["files"]
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise ManifestError(f"{path} is not that of {NAME}: {type(error).__name__}, {error}") from None
     return files

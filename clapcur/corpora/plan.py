@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from clapcur.config import frozen
+from clapcur.config import check_seed, frozen
 from clapcur.corpora.conditions import CLEAN, HARSH, Condition
 from clapcur.corpora.phrases import num_class_captions, num_other_captions
 from clapcur.corpora.sounds import CLASSES, DISTRACTORS
@@ -56,6 +56,7 @@ class ProceduralConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that no corpus can have."""
+        check_seed(self.seed)
         recordings = {
             name: len(CLASSES) * -(-getattr(self, f"{name}_clips_per_class") // self.clips_per_recording)
             for name in ("pool", "evaluation")

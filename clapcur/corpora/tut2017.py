@@ -16,6 +16,7 @@ from pathlib import Path
 from clapcur.corpora.copies import Corpus, Entry, file_of
 from clapcur.errors import ManifestError
 from clapcur.recordings import recording
+from clapcur.tables import text_lines
 
 NAME = "TUT Acoustic Scenes 2017"
 CUT = re.compile(r"(?P<recording>[a-z]\d+)_\d+_\d+\.wav")
@@ -48,8 +49,7 @@ def _originals(path: Path, files: set[str]) -> dict[str, str]:
 
 
 def _rows(path: Path, num_columns: int) -> list[list[str]]:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file, delimiter="\t") if row]
+    rows = [row for row in csv.reader((line for _, line in text_lines(path)), delimiter="\t") if row]
     if broken := [row for row in rows if len(row) < num_columns]:
         raise ManifestError(f"{path} is not that of {NAME}: expected {num_columns} columns with tabs, got {broken[0]}")
     return rows

@@ -49,7 +49,7 @@ from clapcur.improvement_set import ImprovementSetWriter
 from clapcur.manifest import Manifest
 from clapcur.set_versions import write_changes
 
-VERSION = "6"
+VERSION = "7"
 
 __all__ = ["STAGE", "Approximate", "CurateConfig", "curate"]
 

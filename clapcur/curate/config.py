@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from clapcur.class_names import PROMPT, check_class_names
+from clapcur.class_names import PROMPT, check_class_names, check_prompt
 from clapcur.config import frozen, machine
 from clapcur.contamination import NearDuplicate, check_near_duplicate
 from clapcur.hubness import Hubness
@@ -72,6 +72,7 @@ class CurateConfig:
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
         check_class_names(self.class_names)
+        check_prompt(self.prompt)
         check_near_duplicate(self.near_duplicate)
         if self.caption_threshold.precision is not None:
             raise ValueError(

@@ -7,10 +7,12 @@ clip that is named alike up to the last dot, if there is one, and to all of them
 left alone.
 
 A row of a Parquet file is a clip where a column holds audio: bytes, or a struct with ``bytes`` and ``path`` as Hugging
-Face writes it. The other columns are those of any table.
+Face writes it. Where a row group holds no bytes at all, the paths name files, relative to the Parquet file. The other
+columns are those of any table.
 """
 
 import json
+import posixpath
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,7 +28,7 @@ from clapcur.audio.cells import with_parquet
 from clapcur.audio.stores import Stamp, open_container
 from clapcur.errors import ManifestError
 from clapcur.ingest.config import Columns
-from clapcur.ingest.rows import AUDIO_SUFFIXES, Row, captions_of, placed, resolve, row_of
+from clapcur.ingest.rows import AUDIO_SUFFIXES, Row, captions_of, name_of, placed, resolve, row_of
 
 DESCRIPTIONS = (".json", ".txt", ".cls")  # of two values the first counts; captions all do
 REFUSED = (
@@ -191,7 +193,7 @@ def _described(texts: dict[str, str], columns: Columns, written: str) -> Row:
             captions, problem = captions_of({"caption": text}, "caption", where)
             row = Row(captions=captions, problem=problem)
         elif _suffix(name) == ".cls":
-            row = Row(label=text.strip())
+            row = Row(label=name_of(text.strip()))
         else:
             row = _of_json(text, columns, where)
         found = Row(
@@ -278,10 +280,25 @@ def _cells(file: parquet.ParquetFile, path: str, written: str, columns: Columns)
     kind = schema.field(audio).type
     if pa.types.is_struct(kind) and "path" in [item.name for item in kind]:
         wanted.add(f"{audio}.path")
-    for number, record in enumerate(_records(file, sorted(wanted))):
+    records = zip(_records(file, sorted(wanted)), _are_without_bytes(file, audio), strict=True)
+    for number, (record, is_elsewhere) in enumerate(records):
         name = (record.get(audio) or {}).get("path") or ""
         row = row_of(record, known, f"{path}, row {number}", number)
-        yield placed(row, addresses.cell_address(written, number, audio, name))
+        if name and is_elsewhere:  # a file beside the table, as before Hugging Face embeds it
+            yield placed(row, addresses.absolute(posixpath.dirname(path), name))
+        else:
+            yield placed(row, addresses.cell_address(written, number, audio, name))
+
+
+def _are_without_bytes(file: parquet.ParquetFile, audio: str) -> Iterator[bool]:
+    """Return for each row whether its row group holds no audio at all, by the footer; nothing of it is read."""
+    for index in range(file.num_row_groups):
+        group = file.metadata.row_group(index)
+        chunks = (group.column(place) for place in range(group.num_columns))
+        found = [chunk for chunk in chunks if chunk.path_in_schema in (audio, f"{audio}.bytes")]
+        known = [chunk.statistics for chunk in found if chunk.statistics is not None]
+        is_empty = bool(known) and all(said.has_null_count and said.null_count == group.num_rows for said in known)
+        yield from (is_empty for _ in range(group.num_rows))
 
 
 def _records(file: parquet.ParquetFile, columns: list[str]) -> Iterator[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """From a source to its rows: which file, which captions, which label, whatever form they were written in."""
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,10 @@ from clapcur.errors import ManifestError
 from clapcur.ingest.config import Columns, IngestConfig
 from clapcur.ingest.rows import AUDIO_SUFFIXES, Row, caption_row, captions_of, hint, placed, resolve, row_of
 from clapcur.ingest.shards import Listing, Remember, holds_audio, is_tar, read_cells, read_tar
+from clapcur.ingest.spelling import Spelling
 from clapcur.tables import read_table, text_lines
+
+log = logging.getLogger("clapcur")
 
 
 @dataclass
@@ -86,9 +90,24 @@ def _place(config: IngestConfig) -> Source:
         raise ManifestError(
             f"{path} must have a column {config.columns.path!r} or {config.columns.caption!r}, it has {header}"
             + hint(("path", "caption"), header)
-            + "; name them in `columns`"
+            + _about_header(header)
         )
-    return Source([row_of(record, columns, f"{path}, line {line}", line) for line, record in records], base)
+    spelling = Spelling(base)
+    rows = [row_of(record, columns, f"{path}, line {line}", line) for line, record in records]
+    rows = [placed(row, spelling.find(row.path)) if row.path else row for row in rows]
+    _say(path, spelling)
+    return Source(rows, base)
+
+
+def _about_header(header: Sequence[str]) -> str:
+    if any(PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES for name in header):
+        return "; is that a row? The first line must name the columns, such as path,caption"
+    return "; name them in `columns`"
+
+
+def _say(table: Path, spelling: Spelling) -> None:
+    for line in spelling.summary():
+        log.warning("%s: %s", table, line)
 
 
 def _is_shard(path: str, columns: Columns, where_broken: bool) -> bool:
@@ -176,11 +195,12 @@ def _folder(folder: Path, config: IngestConfig) -> Source:
     columns = resolve(config.columns, header, table)
     if columns.path is None:
         raise ManifestError(f"{table} must have a column of paths (`columns.path`), it has {header}")
-    base = Path(config.audio_folder or folder)
+    base, spelling = Path(config.audio_folder or folder), Spelling(str(config.audio_folder or folder))
     known: dict[str, list[Row]] = {}
     for line, record in records:
         row = row_of(record, columns, f"{table}, line {line}", line)
-        known.setdefault(os.path.abspath(base / row.path), []).append(row)
+        known.setdefault(os.path.abspath(base / spelling.find(row.path)), []).append(row)
+    _say(table, spelling)
     rows, without = [], 0
     for file in files:
         described = known.pop(os.path.abspath(folder / file), [])

@@ -8,7 +8,7 @@ Shapes: B batch, N clips, M captions, K classes, T samples, L frames, F features
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -21,15 +21,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clapcur.artifacts import check_payload
-from clapcur.class_names import PROMPT, prompts, readable
+from clapcur.class_names import PROMPT, alike, prompts, readable
+from clapcur.config import check_seed
 from clapcur.devices import pick_device
 from clapcur.models.config import MAX_SCALE, ClapConfig
 from clapcur.models.folder import load_weights, read_config, save_weights, write_config
 from clapcur.models.front_end import LogMel
 from clapcur.models.projections import build_projection
-from clapcur.models.text import TextTower, build_text_tower, check_strings, load_text_tower
+from clapcur.models.text import TextTower, build_text_tower, load_text_tower
 from clapcur.models.towers import build_audio_tower, for_inference
 from clapcur.pace import Pace
+from clapcur.sequences import list_of_paths, list_of_texts
 from clapcur.windows import Window, on_device, read_ahead, to_host
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ class Clap(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(-math.log(config.initial_temperature)))
 
     @classmethod
-    def create(cls, config: ClapConfig, captions: Sequence[str] | None = None, seed: int = 0) -> "Clap":
+    def create(cls, config: ClapConfig, captions: Iterable[str] | None = None, seed: int = 0) -> "Clap":
         """Make a model with fresh weights, and with the pretrained text encoder if one is named.
 
         Parameters
@@ -103,11 +105,11 @@ class Clap(nn.Module):
         """Return unit rows, shape (B, D), float32, of what the front end gives."""
         return _unit(self.audio_projection(self.audio(logmel_BLM)))
 
-    def encode_text(self, captions: Sequence[str] | dict[str, Tensor]) -> Tensor:
+    def encode_text(self, captions: Iterable[str] | dict[str, Tensor]) -> Tensor:
         """Return unit rows, shape (B, D), float32, of captions or of what `text.tokenize` gave."""
         return self.project_text(self.text_features(captions))
 
-    def text_features(self, captions: Sequence[str] | dict[str, Tensor]) -> Tensor:
+    def text_features(self, captions: Iterable[str] | dict[str, Tensor]) -> Tensor:
         """Return what the text encoder alone gives, shape (B, F).
 
         With a frozen encoder in evaluation mode these can be computed once and kept.
@@ -134,12 +136,13 @@ class Clap(nn.Module):
 
     # -- files and captions in, arrays out: for use
 
-    def embed_audio(self, paths: Sequence[Path | str], num_crops: int = 1, batch_size: int = 32) -> NDArray[np.float32]:
+    def embed_audio(self, paths: Iterable[Path | str], num_crops: int = 1, batch_size: int = 32) -> NDArray[np.float32]:
         """Embed audio files; the same file gives the same row, whatever stands beside it.
 
         Parameters
         ----------
         paths : sequence of path
+            A list, an array, a Series or whatever can be iterated; rows come in its order.
         num_crops : int
             Windows of `config.window_s` per clip. 1 is its centre; more are spread evenly from
             its start to its end, averaged and made unit again. `config.short` says how a shorter clip fills one.
@@ -156,12 +159,11 @@ class Clap(nn.Module):
         clapcur.errors.DataError
             A file is missing or cannot be used.
         """
-        if isinstance(paths, (str, Path)):
-            raise TypeError(f"paths must be a list of files, got {paths!r}: put it into a list")
-        return next(self.embed_each([paths], num_crops, batch_size, fold=len(paths) >= MANY_CLIPS))
+        files = list_of_paths("paths", paths)
+        return next(self.embed_each([files], num_crops, batch_size, fold=len(files) >= MANY_CLIPS))
 
     def embed_each(
-        self, groups: Sequence[Sequence[Any]], num_crops: int = 1, batch_size: int = 32, num_workers: int = 0,
+        self, groups: Iterable[Iterable[Any]], num_crops: int = 1, batch_size: int = 32, num_workers: int = 0,
         pace: Pace | None = None, fold: bool = True,
     ) -> Iterator[NDArray[np.float32]]:  # fmt: skip
         """Embed groups of audio files, one after the other; the next files are decoded meanwhile.
@@ -191,13 +193,14 @@ class Clap(nn.Module):
         """
         if num_crops < 1 or batch_size < 1:
             raise ValueError(f"num_crops and batch_size must be at least 1, got {num_crops} and {batch_size}")
+        listed = [list_of_paths("paths", paths) for paths in groups]
         offsets = [0.5] if num_crops == 1 else np.linspace(0, 1, num_crops).tolist()
         front_end, device = self.config.audio.front_end, self.logit_scale.device
         window = Window(front_end.sample_rate, self.config.num_samples, offsets, self.config.short)
         clips_at_a_time = max(1, batch_size // num_crops)
         batches = (
             paths[start : start + clips_at_a_time]
-            for paths in groups
+            for paths in listed
             for start in range(0, len(paths), clips_at_a_time)
         )
         tower = for_inference(self.audio) if fold else self.audio
@@ -205,7 +208,7 @@ class Clap(nn.Module):
         with closing(decoded):
             encoded = (self._encode_clips(tower, crops, batch_size) for crops in on_device(decoded, device))
             rows = to_host(encoded)
-            for paths in groups:
+            for paths in listed:
                 parts = [part_ND.numpy() for part_ND in islice(rows, -(-len(paths) // clips_at_a_time))]
                 yield np.concatenate([np.zeros((0, self.config.embedding_dim), np.float32), *parts])
 
@@ -216,12 +219,13 @@ class Clap(nn.Module):
             parts = [_unit(self.audio_projection(tower(self.front_end(part_BT)))) for part_BT in windows]
             return _unit(torch.cat(parts).unflatten(0, crops_NCT.shape[:2]).mean(dim=1))
 
-    def embed_text(self, captions: Sequence[str], batch_size: int = 256) -> NDArray[np.float32]:
+    def embed_text(self, captions: Iterable[str], batch_size: int = 256) -> NDArray[np.float32]:
         """Embed captions.
 
         Parameters
         ----------
         captions : sequence of str
+            A list, an array, a Series or whatever can be iterated; rows come in its order.
         batch_size : int
             Captions at a time; no part of the result beyond rounding.
 
@@ -230,7 +234,7 @@ class Clap(nn.Module):
         NDArray, shape (M, D), float32
             Unit rows.
         """
-        check_strings("captions", captions)
+        captions = list_of_texts("captions", captions)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         rows_MD = np.zeros((len(captions), self.config.embedding_dim), np.float32)
@@ -243,8 +247,8 @@ class Clap(nn.Module):
 
     def classify(
         self,
-        paths: Sequence[Path | str],
-        class_names: Sequence[str],
+        paths: Iterable[Path | str],
+        class_names: Iterable[str],
         prompt: str = PROMPT,
         transductive: bool = False,
         num_crops: int = 1,
@@ -280,10 +284,10 @@ class Clap(nn.Module):
         import pandas as pd
         from scipy.special import softmax
 
-        check_strings("class_names", class_names)
+        paths, class_names = list_of_paths("paths", paths), list_of_texts("class_names", class_names)
         columns = [readable(name) for name in class_names]
-        if not columns or len(set(columns)) < len(columns):
-            raise ValueError(f"expected class names that differ, got {list(class_names)}")
+        if not columns or alike(columns):
+            raise ValueError(f"expected class names that differ, and by more than case, got {class_names}")
         audio_ND = self.embed_audio(paths, num_crops)
         text_KD = self.embed_text(prompts(class_names, prompt))
         scale, similarity_NK = self.scale().item(), audio_ND @ text_KD.T
@@ -371,6 +375,7 @@ def _unit(rows_BD: Tensor) -> Tensor:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed the generator that makes weights, which is the CPU's, and restore it afterwards."""
+    check_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
         yield

@@ -8,7 +8,7 @@ that, too. Shapes: B batch, S tokens, F features.
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from clapcur.errors import CheckpointError
 from clapcur.models.config import TextConfig
+from clapcur.models.hub import check_source
+from clapcur.sequences import list_of_texts
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """BERT's, in the order of their ids in a vocabulary of ours."""
@@ -72,7 +74,7 @@ class TextTower(nn.Module):
         self.pooling, self.max_tokens, self.suffix = pooling, max_tokens, suffix
         self.num_features = int(encoder.config.hidden_size)
 
-    def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
+    def tokenize(self, captions: Iterable[str]) -> dict[str, Tensor]:
         """Return token ids and mask, each of shape (B, S), padded to the longest caption.
 
         Raises
@@ -82,8 +84,8 @@ class TextTower(nn.Module):
         ValueError
             No caption.
         """
-        check_strings("captions", captions)
-        if not len(captions):
+        captions = list_of_texts("captions", captions)
+        if not captions:
             raise ValueError("expected at least one caption, got none")
         encoded = self.tokenizer(
             [caption + self.suffix for caption in captions],
@@ -112,7 +114,7 @@ class TextTower(nn.Module):
         mask_BS1 = tokens["attention_mask"].unsqueeze(2).to(hidden_BSF.dtype)
         return (hidden_BSF * mask_BS1).sum(dim=1) / mask_BS1.sum(dim=1)
 
-    def forward(self, captions: Sequence[str]) -> Tensor:
+    def forward(self, captions: Iterable[str]) -> Tensor:
         """Return the features of captions, shape (B, F)."""
         return self.features(self.tokenize(captions))
 
@@ -129,7 +131,7 @@ class TextTower(nn.Module):
         self.tokenizer.save_pretrained(folder)
 
 
-def build_text_tower(config: TextConfig, captions: Sequence[str] | None = None) -> TextTower:
+def build_text_tower(config: TextConfig, captions: Iterable[str] | None = None) -> TextTower:
     """Build the tower that a config describes, with pretrained weights or, for bert-tiny, fresh ones.
 
     Parameters
@@ -147,9 +149,23 @@ def build_text_tower(config: TextConfig, captions: Sequence[str] | None = None) 
     """
     if config.source == "bert-tiny":
         return _small_bert(config, captions)
-    folder = minilm_folder() if config.source == "minilm" else Path(config.source)
-    encoder, tokenizer = _pretrained(str(folder) if folder.is_dir() else config.source, config.pooling)
+    encoder, tokenizer = _pretrained(find_text_source(config.source), config.pooling)
     return TextTower(encoder, tokenizer, config.pooling, config.max_tokens, config.suffix)
+
+
+def find_text_source(source: str) -> str:
+    """Return the folder of a pretrained text model, or its name on the Hub.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such folder, and no such name in the local cache or within reach; at once.
+    """
+    folder = minilm_folder() if source == "minilm" else Path(source)
+    if folder.is_dir():
+        return str(folder)
+    check_source(source, "text model")
+    return source
 
 
 def load_text_tower(folder: Path, config: TextConfig) -> TextTower:
@@ -170,6 +186,8 @@ def blank_encoder(source: Path | str) -> tuple[Any, Any]:
 
     try:
         is_here = isinstance(source, Path) or Path(source).is_dir()
+        if not is_here:
+            check_source(str(source), "text model")
         encoder = AutoModel.from_config(AutoConfig.from_pretrained(source, local_files_only=is_here))
         return encoder, load_tokenizer(source)
     except (OSError, ValueError) as error:
@@ -193,7 +211,7 @@ def minilm_folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def train_tokenizer(captions: Sequence[str], vocab_size: int, folder: Path | None = None) -> Any:
+def train_tokenizer(captions: Iterable[str], vocab_size: int, folder: Path | None = None) -> Any:
     """Learn a lower-cased WordPiece vocabulary from captions.
 
     The same captions in any order give the same tokenizer.
@@ -218,7 +236,7 @@ def train_tokenizer(captions: Sequence[str], vocab_size: int, folder: Path | Non
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers import BertTokenizer
 
-    check_strings("captions", captions)
+    captions = list_of_texts("captions", captions)
     normalizer = normalizers.BertNormalizer(lowercase=True)
     letters = {char for caption in captions for char in normalizer.normalize_str(caption)}
     # The trainer numbers pieces such as ##a in the random order of a hash table and breaks ties by
@@ -241,20 +259,10 @@ def train_tokenizer(captions: Sequence[str], vocab_size: int, folder: Path | Non
     return tokenizer
 
 
-def check_strings(name: str, values: Sequence[str]) -> None:
-    """TypeError where `values` is one string, or holds what is none."""
-    if isinstance(values, str):
-        raise TypeError(f"{name} must be a list of strings, got one string: put it into a list")
-    for index, value in enumerate(values):
-        if not isinstance(value, str):
-            raise TypeError(
-                f"{name} must be strings, number {index} is {value!r} ({type(value).__name__}); a table with gaps?"
-            )
-
-
-def _small_bert(config: TextConfig, captions: Sequence[str] | None) -> TextTower:
+def _small_bert(config: TextConfig, captions: Iterable[str] | None) -> TextTower:
     from transformers import BertConfig, BertModel
 
+    captions = None if captions is None else list_of_texts("captions", captions)
     if not captions:
         raise ValueError("the vocabulary of bert-tiny is learned from captions: give `captions`")
     tokenizer = train_tokenizer(captions, config.vocab_size)
@@ -283,9 +291,8 @@ def _pretrained(source: str, pooling: str) -> tuple[Any, Any]:
         )
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"no text model {source!r}: it is neither a folder with config, tokenizer and weights "
-            "nor in the local Hugging Face cache, and could not be fetched (is HF_HUB_OFFLINE "
-            f"set?): {error}"
+            f"no text model {source}: expected a folder or a name on the Hub with config, tokenizer and weights; "
+            f"{' '.join(str(error).split())}"
         ) from error
     if missing := sorted(key for key in report["missing_keys"] if pooling == "pooler" or not key.startswith("pooler.")):
         raise CheckpointError(
@@ -299,6 +306,8 @@ def load_tokenizer(source: Path | str) -> Any:
     from transformers import AutoTokenizer
 
     is_here = isinstance(source, Path) or Path(source).is_dir()
+    if not is_here:
+        check_source(str(source), "text model")
     tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=is_here)
     for key in ("is_local", "local_files_only"):  # how it was loaded, which it would save
         tokenizer.init_kwargs.pop(key, None)

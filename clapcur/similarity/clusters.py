@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clapcur.similarity.rows import Rows, check_positive, load_rows
+from clapcur.similarity.rows import Rows, as_rows, check_positive, load_rows
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Clusters:
         ValueError
             The numbers do not fit each other or the table.
         """
+        text_MD = as_rows(text_MD)
         check_positive(num_clusters=num_clusters, num_probes=num_probes)
         if not num_probes <= num_clusters <= len(text_MD):
             raise ValueError(

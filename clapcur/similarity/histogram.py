@@ -38,15 +38,17 @@ def similarity_histogram(
         A bin holds its lower edge and not its upper one, the last bin both. Pairs that lie within
         rounding (1e-6) of an edge may be counted on its other side: they are not scored again.
     """
-    check_rows(audio_ND, "audio")
-    check_rows(text_MD, "text")
+    audio_ND = check_rows(audio_ND, "audio")
+    text_MD = check_rows(text_MD, "text")
     check_dims(audio_ND, text_MD)
     text = load_rows(text_MD, slice(None), device)
     check_positive(num_bins=num_bins)
     num_clips, num_texts = tile_on(text.device, tile)
     counts = torch.zeros(num_bins, dtype=torch.int64, device=text.device)
     # float32: lower precisions have gaps wider than a bin
-    offset_N, offset_M = (None, None) if offsets is None else (torch.from_numpy(o).to(text.device) for o in offsets)
+    offset_N, offset_M = (
+        (None, None) if offsets is None else (torch.from_numpy(np.asarray(o)).to(text.device) for o in offsets)
+    )
     screen = Screen(text, torch.float32, offset_M)
     for rows in slices(len(audio_ND), num_clips):
         own = None if offset_N is None else offset_N[rows]

@@ -114,8 +114,8 @@ def similar_pairs(
     Time is that of N * M * D multiplications; memory that of a tile and of a block. The same pairs
     come in the same order for every tile, budget, precision and device.
     """
-    check_rows(audio_ND, "audio")
-    check_rows(text_MD, "text")
+    audio_ND = check_rows(audio_ND, "audio")
+    text_MD = check_rows(text_MD, "text")
     check_dims(audio_ND, text_MD)
     check_cosine(threshold)
     check_positive(cap_per_clip=cap_per_clip, max_pairs_per_block=max_pairs_per_block)

@@ -12,6 +12,7 @@ from clapcur.similarity.join import BELOW_ALL, Join
 from clapcur.similarity.rows import (
     NORM_TOLERANCE,
     Rows,
+    as_rows,
     check_dims,
     check_positive,
     check_rows,
@@ -66,8 +67,8 @@ def top_k(
         Rows are not unit vectors, dimensions differ, k is not in 1 to M, unknown backend, or offsets
         with faiss.
     """
-    check_rows(queries_QD, "query")
-    check_rows(keys_MD, "key")
+    queries_QD = check_rows(queries_QD, "query")
+    keys_MD = check_rows(keys_MD, "key")
     check_dims(queries_QD, keys_MD)
     if not 1 <= k <= len(keys_MD):
         raise ValueError(f"k must be between 1 and the number of keys, {len(keys_MD)}, got {k}")
@@ -136,6 +137,7 @@ def caption_floor(
         Minus infinity where there are at most k clips: nothing to cap.
     """
     check_positive(k=k)
+    audio_ND, text_MD = as_rows(audio_ND), as_rows(text_MD)
     if len(audio_ND) <= k:
         check_rows(text_MD, "text")
         return np.full(len(text_MD), -np.inf, np.float32)

@@ -1,5 +1,7 @@
 """What every search over two tables needs: their rows on a device, what is wrong with them, and one exact cosine."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -37,8 +39,16 @@ def slices(num_rows: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
 
 
-def check_rows(rows_ND: Rows, name: str) -> None:
-    """ValueError where a table is no table, or a row no unit vector."""
+def as_rows(rows_ND: Any) -> Rows:
+    """Return an array or a tensor as it is, and anything else (lists, a DataFrame) as an array."""
+    if isinstance(rows_ND, (Tensor, np.ndarray)):
+        return rows_ND
+    return np.asarray(rows_ND)
+
+
+def check_rows(rows_ND: Any, name: str) -> Rows:
+    """Return the rows as an array or a tensor; ValueError where a table is no table, or a row no unit vector."""
+    rows_ND = as_rows(rows_ND)
     if rows_ND.ndim != 2:
         raise ValueError(f"{name} rows must have the shape (number, D), got {tuple(rows_ND.shape)}")
     device = rows_ND.device if isinstance(rows_ND, Tensor) else None
@@ -51,6 +61,7 @@ def check_rows(rows_ND: Rows, name: str) -> None:
                 f"{norms[wrong[0]]:.4g}; features in place of embeddings? their products are no "
                 "cosines, and no threshold would mean what it says; divide each row by its norm"
             )
+    return rows_ND
 
 
 def check_dims(audio_ND: Rows, text_MD: Rows) -> None:

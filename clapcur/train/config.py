@@ -3,7 +3,7 @@
 import math
 from typing import Literal
 
-from clapcur.config import frozen, machine
+from clapcur.config import check_seed, frozen, machine
 from clapcur.losses import SoftForm
 from clapcur.models.config import ClapConfig
 
@@ -95,6 +95,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
+        check_seed(self.seed)
         if self.num_examples < self.batch_size:
             raise ValueError(
                 f"num_examples is the budget of pairs and must be at least one batch of {self.batch_size}, "

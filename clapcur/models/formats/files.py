@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from clapcur.errors import CheckpointError
+from clapcur.models.hub import check_source
 
 WRAPPERS = ("state_dict", "model")
 """Keys under which files keep their tensors, beside epochs, optimisers and the like."""
@@ -186,6 +187,8 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, container: str | No
 
 def _read_hub(source: Path | str, pickled: bool) -> tuple[dict[str, Tensor], str]:
     """Read the weights of a folder in Hugging Face's layout, or of a name on the Hub."""
+    if not Path(source).exists():
+        check_source(str(source), "checkpoint")
     found: dict[str, Tensor] = {}
     for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"):
         path = _inside(source, name)
