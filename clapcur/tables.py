@@ -8,6 +8,7 @@ a quote must be closed. Texts are UTF-8, with or without a byte order mark, with
 import csv
 import json
 import math
+import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,8 @@ def cell_text(value: Any, where: str) -> str:
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    if isinstance(value, (list, tuple, dict)):
-        raise ManifestError(f"{where}: expected one value, got {value!r}; only captions may be lists")
+    if isinstance(value, (list, tuple, dict, bytes)):
+        raise ManifestError(f"{where}: expected one value, got {reprlib.repr(value)}; only captions may be lists")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip().encode("utf-8", "backslashreplace").decode()
@@ -112,6 +113,8 @@ def _objects(path: Path) -> Rows:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ManifestError(f"{path}, line {number}: not JSON ({error.msg} at character {error.colno})") from None
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits, lists in lists
+            raise ManifestError(f"{path}, line {number}: cannot be read as JSON ({error})") from None
         if not isinstance(row, dict):
             raise ManifestError(f"{path}, line {number}: expected a JSON object, got {line[:80]}")
         yield number, row
@@ -121,6 +124,8 @@ def _parquet(path: Path) -> tuple[list[str], Rows]:
     import pyarrow as pa
     from pyarrow import parquet
 
+    from clapcur.audio.cells import batches
+
     try:
         file = parquet.ParquetFile(path)
     except pa.ArrowInvalid as error:
@@ -128,10 +133,13 @@ def _parquet(path: Path) -> tuple[list[str], Rows]:
 
     def rows() -> Rows:
         number = 0
-        for batch in file.iter_batches():
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
+        try:
+            for batch in batches(file, file.schema_arrow.names):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+        except (ValueError, ArithmeticError, pa.ArrowException) as error:  # not UTF-8, a date after the year 9999
+            raise ManifestError(f"{path} cannot be read after row {number}: {error}") from None
 
     return file.schema_arrow.names, rows()
 

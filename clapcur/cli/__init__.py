@@ -26,7 +26,7 @@ from pathlib import Path
 import typer
 
 from clapcur.cli import auditioning, checkpoints, collecting, corpora, experiments, landing, servers, stages, tracing
-from clapcur.errors import ClapcurError, Interrupted
+from clapcur.errors import ClapcurError, Interrupted, printable
 
 DONE, FAILED, USAGE, CTRL_C, TERMINATED = 0, 1, 2, 130, 143
 ROOT = Path(__file__).resolve().parents[2]
@@ -208,7 +208,7 @@ def _exit_code(returned: object) -> int:
 
 
 def _say(line: str, code: int) -> int:
-    print(" ".join(line.split()), file=sys.stderr, flush=True)
+    print(printable(" ".join(line.split())), file=sys.stderr, flush=True)
     return code
 
 

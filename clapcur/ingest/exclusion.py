@@ -109,7 +109,7 @@ def _by_place(path: Path) -> set[str]:
     try:
         lists = json.loads(path.read_text(encoding="utf-8"))
         known = {PLACE_OF_LIST[name.casefold()]: names for name, names in lists.items()}
-    except (json.JSONDecodeError, AttributeError, KeyError) as error:
+    except (ValueError, RecursionError, AttributeError, KeyError) as error:
         raise ManifestError(
             f"the exclusion list {path} must hold lists named {', '.join(PLACE_OF_LIST)}, as JSON ({error})"
         ) from None

@@ -45,20 +45,21 @@ def placed(row: Row, path: str) -> Row:
 def row_of(record: Mapping[str, Any], columns: Columns, where: str, line: int) -> Row:
     """Return the row of a record; `where` is for people.
 
-    Raises
-    ------
-    ManifestError
-        A value that should be one is a list or an object.
+    Where a value that should be one is a list or an object, nothing but the path is taken.
     """
 
     def text(column: str | None) -> str:
         return cell_text(record.get(column), f"{where}, column {column!r}") if column else ""
 
-    captions, problem = captions_of(record, columns.caption, where)
-    path = text(columns.path)
-    if columns.path and not path:
-        captions, problem = (), Problem("missing", "the row names no file")
-    return Row(path, captions, text(columns.label), text(columns.fold), text(columns.recording_id), problem, line)
+    path = ""
+    try:
+        path = text(columns.path)
+        captions, problem = captions_of(record, columns.caption, where)
+        if columns.path and not path:
+            captions, problem = (), Problem("missing", "the row names no file")
+        return Row(path, captions, text(columns.label), text(columns.fold), text(columns.recording_id), problem, line)
+    except ManifestError as error:
+        return Row(path, problem=Problem("wrong_type", str(error)), line=line)
 
 
 def captions_of(
