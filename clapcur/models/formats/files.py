@@ -96,6 +96,8 @@ def _read_hub(source: Path | str, pickled: bool) -> tuple[dict[str, Tensor], str
         if not name.endswith(".index.json"):
             return read_tensors(path, pickled)
         for part in sorted(set(json.loads(path.read_text())["weight_map"].values())):
+            if part != Path(part).name:
+                raise CheckpointError(f"{source}: {name} names {part!r}, expected a file in the same folder")
             if (piece := _inside(source, part)) is None:
                 raise CheckpointError(f"{source} lacks {part}, which {name} names")
             found |= read_tensors(piece, pickled)[0]
