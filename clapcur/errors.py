@@ -5,6 +5,11 @@ artifacts are the classes below. The command line prints one line for all of the
 """
 
 
+def printable(text: str) -> str:
+    """Return a text for people: line breaks, control characters and bytes that are not UTF-8 come out escaped."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 class ClapcurError(Exception):
     """Something outside the program is not as expected; the message says what to do."""
 

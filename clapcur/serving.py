@@ -1,6 +1,12 @@
 """A checkpoint as MLflow serves it: a table of audio files in, the class that each sounds like out.
 
+    export CLAPCUR_AUDIO_FOLDERS=/pool/incoming
     mlflow models predict -m models:/clapcur-esc50@champion -i clips.csv -t csv --env-manager local
+
+Whoever may ask a served model names files on the server. So it reads only regular files in the folders of
+`CLAPCUR_AUDIO_FOLDERS`, and nothing where that is not set: no URL, and nothing that a symbolic link reaches outside.
+What may not be read is answered like what does not exist. `clapcur.audio.access.open_regular` checks this where files
+are opened, so that a link that changes in between does not lead out.
 
 The model in MLflow is an address: the weights stay in the store, which must be within reach. `clapcur.lineage.models`
 writes what MLflow keeps, `_load_pyfunc` is what it calls.
@@ -12,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clapcur.artifacts import Artifact, Store
+from clapcur.audio.access import VARIABLE, confined_to
 from clapcur.class_names import PROMPT
 from clapcur.errors import DataError
 from clapcur.sequences import list_of_texts
@@ -65,10 +72,15 @@ class ZeroShotClassifier:
         Raises
         ------
         DataError
-            No column ``path``, no classes, or a file that cannot be used.
+            No column ``path``, no classes, `CLAPCUR_AUDIO_FOLDERS` is not set, or a file cannot be used.
         """
         import pandas as pd
 
+        if confined_to() is None:
+            raise DataError(
+                f"set {VARIABLE} where the model is served: it reads files in these folders alone, such as "
+                f"{VARIABLE}=/pool/incoming:/pool/field"
+            )
         if "path" not in frame:
             raise DataError(f"expected a column 'path' of audio files, got the columns {', '.join(map(str, frame))}")
         options = {name: value for name, value in (params or {}).items() if value is not None and len(str(value))}

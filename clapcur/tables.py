@@ -10,6 +10,7 @@ import csv
 import json
 import math
 import re
+import reprlib
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -58,8 +59,8 @@ def cell_text(value: Any, where: str, strip: bool = True) -> str:
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    if isinstance(value, (list, tuple, dict)):
-        raise ManifestError(f"{where}: expected one value, got {value!r}; only captions may be lists")
+    if isinstance(value, (list, tuple, dict, bytes)):
+        raise ManifestError(f"{where}: expected one value, got {reprlib.repr(value)}; only captions may be lists")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = str(value).encode("utf-8", "backslashreplace").decode()
@@ -150,6 +151,8 @@ def _parquet(path: Path) -> tuple[list[str], Rows]:
     import pyarrow as pa
     from pyarrow import parquet
 
+    from clapcur.audio.cells import batches
+
     try:
         file = parquet.ParquetFile(path)
     except pa.ArrowInvalid as error:
@@ -157,10 +160,13 @@ def _parquet(path: Path) -> tuple[list[str], Rows]:
 
     def rows() -> Rows:
         number = 0
-        for batch in file.iter_batches():
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
+        try:
+            for batch in batches(file, file.schema_arrow.names):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+        except (ValueError, ArithmeticError, pa.ArrowException) as error:  # not UTF-8, a date after the year 9999
+            raise ManifestError(f"{path} cannot be read after row {number}: {error}") from None
 
     return file.schema_arrow.names, rows()
 

@@ -105,6 +105,7 @@ THIRD_PARTY = {
     "data": {"fsspec", "numpy", "pandas", "pyarrow", "scipy", "soundfile", "soxr"},
 }  # other layers may use what they need
 LAZY = {
+    "clapcur.audio.stores": {"aiohttp"},  # sets how long a web server is waited for
     "clapcur.config": {"pydantic", "yaml"},  # read a config file and check its values, as Prefect checks its forms
     "clapcur.strict_yaml": {"yaml"},
     "clapcur.progress": {"rich"},  # draws the bar, at a terminal only

@@ -172,6 +172,10 @@ def test_weights_as_torch_writes_them_and_in_parts_load_alike(published, ours, t
     (tmp_path / "parts" / "model-2.safetensors").unlink()
     with pytest.raises(CheckpointError, match="lacks model-2.safetensors"):
         load_checkpoint(tmp_path / "parts")
+    for outside in ("../bin/model.safetensors", str(published[0] / "model.safetensors")):
+        (tmp_path / "parts" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": outside}}))
+        with pytest.raises(CheckpointError, match="expected a file in the same folder"):
+            load_checkpoint(tmp_path / "parts")
 
 
 def test_the_file_in_the_folder_is_the_folder_and_alone_it_is_too_little(published, ours, tmp_path):

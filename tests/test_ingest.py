@@ -242,7 +242,6 @@ def test_a_column_of_a_similar_name_can_be_left_or_taken(tmp_path: Path) -> None
         ("t.csv", "path,caption\na.wav,hören\n".encode("utf-16")[:-1], "is marked as UTF-16 and is not"),
         ("t.jsonl", b'{"caption": "x"}\n{"caption": \n', "line 2: not JSON"),
         ("t.jsonl", b'["x"]\n', "line 1: expected a JSON object"),
-        ("t.jsonl", b'{"path": "a.wav", "label": ["x", "y"]}\n', "line 1, column 'label': expected one value"),
         ("t.parquet", b"PAR1 not", "not a Parquet file"),
         ("t.xlsx", b"PK", r"expected a table \(.csv, .tsv, .jsonl, .parquet\), got .xlsx"),
         ("gone.csv", None, "does not exist"),
@@ -294,6 +293,18 @@ def test_every_bad_file_stands_in_quarantine_with_its_reason(tmp_path: Path, spo
     assert quarantined(found) == {f"pool/{file}": why for file, why in spoilt.items()} | {"pool/no.wav": "missing"}
     assert found.reasons["truncated"] == 3 and found.reasons["empty"] == 2
     assert sorted(by_file(found, "label")) == ["0.wav", "1.wav"]
+
+
+def test_a_value_of_a_wrong_type_in_a_table_costs_its_row_alone(tmp_path: Path) -> None:
+    files = tones(tmp_path, 4)
+    values: list[dict[str, Any]] = [
+        {"label": ["x", "y"]}, {"caption": {"a": 1}}, {"fold": {}, "recording_id": [1]}, {"caption": "rain"},
+    ]  # fmt: skip
+    rows = [{"path": file, **value} for file, value in zip(files, values, strict=True)] + [{"path": ["a.wav"]}]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = scanned(tmp_path / "t.jsonl", max_bad_fraction=1)
+    assert quarantined(found) == dict.fromkeys([*files[:3], "line 5"], "wrong_type")
+    assert found.counts["clips"] == 4 and [caption for _, caption in pairs(found)] == ["rain"]
 
 
 def test_too_much_quarantine_is_an_error_that_says_what_is_wrong(tmp_path: Path) -> None:
@@ -690,7 +701,7 @@ def test_a_file_that_was_missing_or_could_not_be_read_is_looked_at_again(
     def fails(path: str) -> Any:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(opening, "FileIO", fails)
+    monkeypatch.setattr(opening, "open_regular", fails)
     with pytest.raises(ManifestError, match="2 of the 2 rows .*unreadable: Permission denied"):
         scanned(table, tmp_path / "other.db")
     monkeypatch.undo()

@@ -22,6 +22,7 @@ from chain import CAMPAIGN, FIRST_MS
 from clapcur import lineage
 from clapcur.artifacts import Key, Stage
 from clapcur.catalog import Campaign, Catalog
+from clapcur.errors import ArtifactError
 from clapcur.home import Home
 from clapcur.lineage import deliver, live, sync
 from clapcur.lineage.page import MlflowPage, connect
@@ -187,6 +188,16 @@ def test_a_dataset_leads_back_to_its_folder_in_the_store(delivered):
     source = get_source(dataset)
     assert (source.load(), source.sha256) == (made["set"].path, made["set"].record["key_sha256"])
     assert (dataset.dataset.digest, dataset.dataset.source_type) == (source.sha256[:32], "clapcur")
+
+
+def test_a_dataset_that_was_edited_leads_to_no_other_folder(delivered, tmp_path):
+    """Whoever may write to MLflow would choose which folder a script reads."""
+    from clapcur.lineage.dataset_source import ArtifactSource
+
+    _, made, _ = delivered
+    for folder in (made["teacher"].path, tmp_path, tmp_path / "gone"):
+        with pytest.raises(ArtifactError, match="is not the artifact of the key"):
+            ArtifactSource(str(folder), made["set"].record["key_sha256"]).load()
 
 
 def test_checkpoints_sort_by_the_accuracy_that_was_measured_later(delivered):

@@ -12,7 +12,8 @@ from building import write_tone
 from chain import CAMPAIGN, make
 from test_clap import CONFIG
 
-from clapcur.errors import DataError
+from clapcur.audio.access import open_regular
+from clapcur.errors import DataError, printable
 from clapcur.lineage import deliver
 from clapcur.models.clap import Clap, load_model
 
@@ -38,7 +39,8 @@ def checkpoint(home):
 
 
 @pytest.fixture
-def files(tmp_path):
+def files(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLAPCUR_AUDIO_FOLDERS", str(tmp_path))
     return [str(write_tone(tmp_path / f"{hz}.wav", hz, seed=hz)) for hz in (200, 3000, 900)]
 
 
@@ -77,6 +79,64 @@ def test_what_cannot_be_answered_is_said(checkpoint, files, home, tmp_path):
     with pytest.raises(DataError, match="not scored yet.*class_names"):
         loaded(never, tmp_path).predict(pd.DataFrame({"path": files}))
     assert loaded(checkpoint, tmp_path).predict(pd.DataFrame({"path": []})).empty
+
+
+def answer_to(model, path):
+    """Return what a served model says of a file that it does not read, without the file's name."""
+    with pytest.raises(DataError) as caught:
+        model.predict(pd.DataFrame({"path": [str(path)]}))
+    return str(caught.value).replace(printable(str(path)), "")
+
+
+def test_a_served_model_reads_nothing_outside_its_folders_and_does_not_tell_what_is_there(
+    checkpoint, files, tmp_path, monkeypatch
+):
+    """Whoever may ask it could look through the server's disk, and through the network that the server is in."""
+    model, served, outside = loaded(checkpoint, tmp_path), tmp_path / "served", tmp_path / "served2"
+    for folder in (served, outside):
+        folder.mkdir()
+        write_tone(folder / "a.wav", 500, seed=1)
+    monkeypatch.setenv("CLAPCUR_AUDIO_FOLDERS", f"{served}:{tmp_path}/elsewhere")
+    (served / "in.wav").symlink_to("a.wav")
+    (served / "out.wav").symlink_to(outside / "a.wav")
+    (served / "folder").symlink_to(outside)
+    (served / "device.wav").symlink_to("/dev/zero")
+    os.mkfifo(served / "pipe.wav")
+    for path in (served / "a.wav", served / "in.wav"):
+        assert model.predict(pd.DataFrame({"path": [str(path)]})).path.tolist() == [str(path)]
+    absent = answer_to(model, served / "gone.wav")
+    assert "missing" in absent
+    refused = [
+        outside / "a.wav", outside / "gone.wav", served / "out.wav", served / "folder" / "a.wav", served / "device.wav",
+        served / "pipe.wav", served, served / ".." / "served2" / "a.wav", "/proc/self/environ", "/dev/stdin",
+        "/etc/passwd", "http://127.0.0.1:9/a.wav", "s3://bucket/a.wav", "memory://a.wav", "reference://a.wav",
+        f"zip://a.wav::file://{outside}/a.zip", f"{outside}/a.tar#bytes=0-9&name=a.wav",
+        f"{outside}/a.parquet#row=0&column=audio", "http://127.0.0.1:9/a.parquet#row=0&column=audio",
+        served / "a.wav" / "b.wav", served / ("x" * 300),
+    ]  # fmt: skip
+    assert {path: answer_to(model, path) for path in refused} == dict.fromkeys(refused, absent)
+
+
+def test_a_link_that_changes_after_it_was_looked_at_leads_nowhere(tmp_path, monkeypatch):
+    """A check of the path alone is true for a moment, and the file is opened in the next."""
+    (tmp_path / "served").mkdir()
+    write_tone(tmp_path / "secret.wav", 500, seed=1)
+    (tmp_path / "served" / "a.wav").symlink_to(tmp_path / "secret.wav")
+    monkeypatch.setenv("CLAPCUR_AUDIO_FOLDERS", str(tmp_path / "served"))
+    real = os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path: path if str(path).endswith("a.wav") else real(path))
+    with pytest.raises(FileNotFoundError):
+        open_regular(str(tmp_path / "served" / "a.wav"))
+
+
+@pytest.mark.parametrize(("value", "message"), [(None, "set CLAPCUR_AUDIO_FOLDERS"), ("pool", "absolute folders")])
+def test_a_served_model_without_folders_reads_nothing(checkpoint, files, tmp_path, monkeypatch, value, message):
+    if value is None:
+        monkeypatch.delenv("CLAPCUR_AUDIO_FOLDERS")
+    else:
+        monkeypatch.setenv("CLAPCUR_AUDIO_FOLDERS", value)
+    with pytest.raises(DataError, match=message):
+        loaded(checkpoint, tmp_path).predict(pd.DataFrame({"path": files}))
 
 
 @pytest.mark.slow

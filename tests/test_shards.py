@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -193,11 +194,29 @@ def test_descriptions_without_a_clip_and_members_that_cannot_be_read_are_counted
     assert (found.counts["clips"], found.counts["without_file"]) == (30, 2)
 
 
-def test_a_list_where_one_value_is_expected_is_named_with_its_member(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "a.tar", {"a.flac": sound(0), "a.json": b'{"label": ["dog", "rain"]}'})
-    with pytest.raises(ManifestError, match=r"a\.tar/a\.json, column 'label': expected one value"):
-        scanned(path)
-    assert scanned(path, columns=Columns(label=None)).counts["clips"] == 1
+DEEP = b"[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "said"),
+    [
+        (b'{"label": ["dog", "rain"]}', "wrong_type", r"a\.tar/a\.json, column 'label': expected one value"),
+        (b'{"text": {"a": 1}}', "wrong_type", "column 'text': expected one value, got {'a': 1}"),
+        (b'{"caption": [["a"]]}', "wrong_type", "column 'caption': expected one value"),
+        (b'{"fold": {"a": [1]}, "caption": "x"}', "wrong_type", "column 'fold'"),
+        (b'{"caption": ' + DEEP, "unreadable", "recursion"),
+        (b'{"label": ' + b"1" * 5000 + b"}", "unreadable", "digits"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_named_and_stops_nothing(
+    tmp_path: Path, content: bytes, reason: str, said: str
+) -> None:
+    """One member of a million ended the whole ingest."""
+    members = {"a.flac": sound(0), "a.json": content, "b.flac": sound(1), "b.json": b'{"caption": "rain"}'}
+    found = scanned(write_tar(tmp_path / "a.tar", members), max_bad_fraction=0.5)
+    assert quarantined(found) == {"a.tar/a.flac": reason}
+    assert re.search(said, found.quarantine.detail[0]) and len(found.quarantine.detail[0]) < 300
+    assert [caption for _, caption in _pairs(found)] == ["rain"]
 
 
 # --- damage --------------------------------------------------------------------------------------------------------
@@ -344,9 +363,11 @@ def test_a_table_may_name_objects_and_their_members(tmp_path: Path, object_store
     ((_, first, size),) = shards.list_tar("memory://bucket/a.tar").clips
     member = addresses.member_address("memory://bucket/a.tar", first, size, "a.flac")
     places = [member, "memory://bucket/b.flac", f"{tmp_path}/c.flac"]
-    found = scanned(write_csv(tmp_path / "t.csv", [("path",), *((place,) for place in places)]))
+    roots = ("/", "memory://bucket/")
+    found = scanned(write_csv(tmp_path / "t.csv", [("path",), *((place,) for place in places)]), roots=roots)
     assert set(found.manifest.paths.values()) == set(places)
-    found = scanned(write_csv(tmp_path / "t.csv", [("path",), ("memory://bucket/a.tar",)]), tmp_path / "probes.db")
+    table = write_csv(tmp_path / "t.csv", [("path",), ("memory://bucket/a.tar",)])
+    found = scanned(table, tmp_path / "probes.db", roots=roots)
     assert list(found.manifest.paths.values()) == [member]
 
 
@@ -371,7 +392,7 @@ def test_a_store_is_read_once_and_then_only_listed(
     monkeypatch.setattr(MemoryFileSystem, "open", spy(MemoryFileSystem.open))
     monkeypatch.setattr(MemoryFileSystem, "cat_file", spy(MemoryFileSystem.cat_file))
     first = scanned_url("memory://pool", tmp_path / "probes.db")
-    assert asked.count("cat_file") == 4
+    assert asked == ["open"] * 5, "the tar for its list, and each clip once"
     asked.clear()
     second = scanned_url("memory://pool", tmp_path / "probes.db")
     assert name(first) == name(second) and second.manifest.paths == first.manifest.paths

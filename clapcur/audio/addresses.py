@@ -13,7 +13,7 @@ Containers may be objects too. A name is for people and for lists that name file
 import os
 import re
 
-URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+URL = re.compile(r"([a-z][a-z0-9+.-]+::)*[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # chained ones too: they are no files
 MEMBER = re.compile(
     r"(?P<container>.+\.tar)#bytes=(?P<first>\d+)-(?P<last>\d+)(&name=(?P<name>.*))?", re.DOTALL | re.IGNORECASE
 )
@@ -34,7 +34,7 @@ def cell_address(container: str, row: int, column: str, name: str = "") -> str:
 
 
 def is_url(address: str) -> bool:
-    """Tell whether an address begins with a protocol."""
+    """Return whether an address begins with a protocol, or with a chain of them."""
     return URL.match(address) is not None
 
 
@@ -59,6 +59,15 @@ def readable(address: str) -> str:
     """Return how people say where a clip is: a member as ``a.tar/dog.wav``, all others as they are."""
     match = MEMBER.fullmatch(address)
     return f"{match['container']}/{match['name']}" if match and match["name"] else address
+
+
+def is_utf8(text: str) -> bool:
+    """Return whether a text can be written down; a file's name that is not UTF-8 comes as one that cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def reading_order(address: str) -> tuple[str, int]:

@@ -9,19 +9,20 @@ import functools
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from io import FileIO
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
 
+from clapcur.audio.access import open_regular
 from clapcur.audio.addresses import is_url
-from clapcur.audio.stores import Stamp, filesystem, stamp
+from clapcur.audio.limits import CLIP, TooLarge, check_size, limit
+from clapcur.audio.stores import Stamp, asking, stamp
 
 KEPT_BYTES = 2**28  # of row groups, by all threads together; always the last one
-LARGEST_GROUP = 2**31  # bytes; ours: some writers put a whole file into one row group
+MAX_BATCH_ROWS = 2**12  # ours
 
 
 def read_cell(container: str, row: int, column: str) -> pa.Buffer:
@@ -38,18 +39,30 @@ def read_cell(container: str, row: int, column: str) -> pa.Buffer:
     if group == len(ends):
         raise EOFError(f"its container has {footer.num_rows} rows")
     size = _bytes_of(footer, group, column)
-    if size > LARGEST_GROUP:
-        raise ValueError(
-            f"its row group of {size / 1e9:.1f} GB would be read as a whole; write the file with smaller ones, such as "
-            "row_group_size=100"
-        )
+    if size > _largest_group():
+        raise TooLarge(_group_too_large(size))
     values = GROUPS.get(
         (container, version, group, column), size, lambda: _read_group(container, footer, group, column)
     )
     value = values[row - ends[group]].as_buffer()  # counted from the end of the group
     if value is None:
-        raise ValueError("the cell holds no bytes")
+        raise ValueError(
+            "the cell holds no bytes; where it has the path of a file, put the bytes in (embed_external_files of the "
+            "package datasets), or ingest a table with a column of paths"
+        )
+    check_size(value.size)
     return value
+
+
+def _largest_group() -> int:
+    return 2 * limit(CLIP)  # some writers put a whole file into one row group
+
+
+def _group_too_large(size: int) -> str:
+    return (
+        f"its row group of {size / 1e9:.1f} GB would be read as a whole, {_largest_group() / 1e9:.1f} GB are allowed "
+        f"(twice {CLIP}); write the file with smaller ones, such as row_group_size=100"
+    )
 
 
 @functools.lru_cache(maxsize=256)
@@ -62,18 +75,53 @@ def _footer(container: str, version: Stamp | None) -> tuple[parquet.FileMetaData
 
 
 def _bytes_of(footer: parquet.FileMetaData, group: int, column: str) -> int:
-    chunks = map(footer.row_group(group).column, range(footer.num_columns))
-    sizes = [chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in (column, f"{column}.bytes")]
+    sizes = _sizes(footer, group, [column])
     if not sizes:
         raise ValueError(f"its container has no column {column!r} of bytes")
     return sum(sizes)
 
 
+def _sizes(footer: parquet.FileMetaData, group: int, columns: Sequence[str]) -> list[int]:
+    """Return the unpacked bytes of columns in a row group; of a struct that is named, those of all that is in it."""
+    chunks = map(footer.row_group(group).column, range(footer.num_columns))
+    return [
+        chunk.total_uncompressed_size
+        for chunk in chunks
+        if any(chunk.path_in_schema == name or chunk.path_in_schema.startswith(f"{name}.") for name in columns)
+    ]
+
+
+def batches(
+    file: parquet.ParquetFile, columns: Sequence[str], groups: Sequence[int] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Yield rows in batches that do not fill the memory, whatever the cells hold.
+
+    A value that is stored once may stand in every row. A batch has so few rows that they fit even if each is as large
+    as its whole row group.
+
+    Raises
+    ------
+    TooLarge
+        The columns of a row group would have to be unpacked beyond what is allowed.
+    """
+    for group in range(file.metadata.num_row_groups) if groups is None else groups:
+        size = sum(_sizes(file.metadata, group, columns))
+        if size > _largest_group():
+            raise TooLarge(_group_too_large(size))
+        rows = min(MAX_BATCH_ROWS, max(1, _largest_group() // max(1, size)))
+        yield from file.iter_batches(rows, row_groups=[group], columns=list(columns))
+
+
 def _read_group(container: str, footer: parquet.FileMetaData, group: int, column: str) -> pa.ChunkedArray:
     def read(file: parquet.ParquetFile) -> pa.ChunkedArray:
         is_struct = pa.types.is_struct(file.schema_arrow.field(column).type)
-        table = file.read_row_group(group, columns=[f"{column}.bytes" if is_struct else column])
-        return table.flatten().column(0)
+        arrays, size = [], 0
+        for batch in batches(file, [f"{column}.bytes" if is_struct else column], [group]):
+            size += batch.nbytes
+            if size > _largest_group():
+                raise TooLarge(_group_too_large(size))
+            arrays.append(batch.column(0).flatten()[0] if is_struct else batch.column(0))
+        return pa.chunked_array(arrays)
 
     return with_parquet(container, read, footer)
 
@@ -84,14 +132,16 @@ def with_parquet(container: str, action: Callable[[parquet.ParquetFile], Any], f
     Raises
     ------
     ValueError
-        It is no Parquet file, or a cut one.
+        It is no Parquet file, a cut one, or one that pyarrow cannot read.
     """
-    if is_url(container):
-        store, path = filesystem(container)
-        with store.open(path, "rb") as file:
-            return action(parquet.ParquetFile(file, metadata=footer))
-    with FileIO(container) as file, parquet.ParquetFile(file, metadata=footer) as opened:
-        return action(opened)
+    try:
+        if is_url(container):
+            with asking(container) as (store, path), store.open(path, "rb") as file:
+                return action(parquet.ParquetFile(file, metadata=footer))
+        with open_regular(container) as file, parquet.ParquetFile(file, metadata=footer) as opened:
+            return action(opened)
+    except pa.ArrowException as error:  # some are neither ValueError nor OSError
+        raise ValueError(str(error)) from None
 
 
 class _RowGroups:
@@ -100,24 +150,37 @@ class _RowGroups:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._groups: OrderedDict[Any, tuple[Future[pa.ChunkedArray], int]] = OrderedDict()
+        self._refused: dict[Any, str] = {}
 
     def get(self, key: Any, size: int, read: Callable[[], pa.ChunkedArray]) -> pa.ChunkedArray:
         """Return what `read` returns, or returned for this key not long ago; `size` is its bytes."""
         with self._lock:
+            if key in self._refused:  # for each of its rows it would be unpacked again, up to the limit
+                raise TooLarge(self._refused[key])
             known = self._groups.get(key)
             future = known[0] if known else Future[pa.ChunkedArray]()
-            self._groups[key] = (future, size)
-            self._groups.move_to_end(key)
-            while len(self._groups) > 1 and sum(bytes for _, bytes in self._groups.values()) > KEPT_BYTES:
-                self._groups.popitem(last=False)
+            self._keep(key, future, known[1] if known else size)
         if not known:
             try:
-                future.set_result(read())
+                values = read()
             except BaseException as error:
                 with self._lock:
                     self._groups.pop(key, None)
+                    if isinstance(error, TooLarge):
+                        self._refused[key] = str(error)
                 future.set_exception(error)
+            else:
+                future.set_result(values)
+                with self._lock:
+                    if key in self._groups:  # a footer may state less than what is unpacked
+                        self._keep(key, future, max(size, values.nbytes))
         return future.result()
+
+    def _keep(self, key: Any, future: Future[pa.ChunkedArray], size: int) -> None:
+        self._groups[key] = (future, size)
+        self._groups.move_to_end(key)
+        while len(self._groups) > 1 and sum(bytes for _, bytes in self._groups.values()) > KEPT_BYTES:
+            self._groups.popitem(last=False)
 
 
 GROUPS = _RowGroups()

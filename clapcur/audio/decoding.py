@@ -15,8 +15,9 @@ import soundfile
 from numpy.typing import NDArray
 
 from clapcur.audio.containers import mp3_states_length, what_is_cut_off
+from clapcur.audio.limits import TooLarge
 from clapcur.audio.opening import open_address
-from clapcur.errors import DataError
+from clapcur.errors import DataError, printable
 
 BLOCK_FRAMES = 2**16  # 1.5 s at 44.1 kHz: fits a processor's cache, and memory does not grow with the file
 UNKNOWN_FRAMES = 2**63 - 1  # libsndfile's SF_COUNT_MAX: the header states no length
@@ -32,17 +33,17 @@ class UnusableAudio(DataError):
 
     def __str__(self) -> str:
         """One line with the path in front."""
-        return f"{self.path}: {self.reason.replace('_', ' ')}: {self.detail}"
+        return f"{printable(str(self.path))}: {self.reason.replace('_', ' ')}: {self.detail}"
 
 
 def open_audio(path: Path | str) -> FileIO:
     """Open what lies at an address (`clapcur.audio.addresses`) and is a regular file that is not empty, unbuffered."""
     try:
-        if not os.path.isfile(path) and os.path.exists(path):
-            raise UnusableAudio(path, "unreadable", "not a file")  # a pipe would block, a folder has no samples
         file = open_address(os.fspath(path))
     except EOFError as error:
         raise UnusableAudio(path, "truncated", str(error)) from None
+    except TooLarge as error:
+        raise UnusableAudio(path, "too_large", str(error)) from None
     except FileNotFoundError:
         raise UnusableAudio(path, "missing", "no such file") from None
     except (OSError, ValueError) as error:  # a name with a NUL is a ValueError

@@ -51,7 +51,7 @@ class Problem:
     """Why a file is of no use."""
 
     reason: str
-    # missing, unreadable, empty, truncated, silent, non_finite, too_short or too_long
+    # missing, unreadable, empty, truncated, too_large, silent, non_finite, too_short or too_long
     detail: str
 
 

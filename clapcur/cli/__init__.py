@@ -28,7 +28,7 @@ import typer
 
 from clapcur.artifacts import why_not_written
 from clapcur.cli import auditioning, checkpoints, collecting, corpora, experiments, landing, servers, stages, tracing
-from clapcur.errors import ClapcurError, Interrupted
+from clapcur.errors import ClapcurError, Interrupted, printable
 
 DONE, FAILED, USAGE, CTRL_C, TERMINATED = 0, 1, 2, 130, 143
 PROBE_BYTES = 2**20  # less room than this and SQLite cannot work
@@ -213,7 +213,7 @@ def _exit_code(returned: object) -> int:
 
 
 def _say(line: str, code: int) -> int:
-    print(" ".join(line.split()), file=sys.stderr, flush=True)
+    print(printable(" ".join(line.split())), file=sys.stderr, flush=True)
     return code
 
 

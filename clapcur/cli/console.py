@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 
 PIPED_WIDTH = 200  # columns where stdout is no terminal: nothing is cut
 
+RootsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--root",
+        help="Where a table may name clips: a folder, or a URL such as s3://bucket/pool/; give it again for several. "
+        "Default: any file of this machine, and no URL.",
+    ),
+]
 HomeOption = Annotated[
     Path | None,
     typer.Option("--home", help="Folder of store, catalog and MLflow files; default: CLAPCUR_HOME, or ./.clapcur."),

@@ -13,6 +13,7 @@ from clapcur.artifacts import Artifact
 from clapcur.cli.console import (
     HomeOption,
     JsonOption,
+    RootsOption,
     columns_table,
     facts_table,
     open_home,
@@ -36,6 +37,7 @@ def land(
         str, typer.Argument(help="A folder of audio or of shards, a shard, a URL, or a table with the column path.")
     ],
     pool: PoolName,
+    root: RootsOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -52,7 +54,8 @@ def land(
     from clapcur.ingest import IngestConfig
 
     with working():
-        made = _land(IngestConfig(source=addresses.absolute(os.getcwd(), source)), pool)
+        config = IngestConfig(source=addresses.absolute(os.getcwd(), source), roots=tuple(root or IngestConfig.roots))
+        made = _land(config, pool)
     show_landing(made, where, as_json)
 
 
@@ -95,7 +98,8 @@ def watch(
     while True:
         complete = watched.look(time.monotonic())
         if complete - landed:
-            with open(table, "w", newline="", encoding="utf-8") as file:
+            # a name that is not UTF-8 comes out escaped, and the quarantine says that there is no such file
+            with open(table, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
                 csv.writer(file).writerows([["path"], *([str(path.absolute())] for path in sorted(complete))])
             with working():
                 made = _land(IngestConfig(source=str(table), max_bad_fraction=1.0), pool)

@@ -15,6 +15,7 @@ from clapcur.cli.arguments import near_duplicate as same_sound
 from clapcur.cli.console import (
     HomeOption,
     JsonOption,
+    RootsOption,
     columns_table,
     facts_table,
     interval_text,
@@ -82,6 +83,7 @@ def ingest(
     min_duration: Annotated[float | None, typer.Option(help="Seconds; shorter clips go to quarantine.")] = None,
     max_duration: Annotated[float | None, typer.Option(help="Seconds; longer clips go to quarantine.")] = None,
     max_bad: Annotated[float, typer.Option(help="Share of bad rows from which on it is an error.")] = 0.1,
+    root: RootsOption = None,
     role: Annotated[
         str, typer.Option(help="What it is for, as MLflow shows it: pairs, pool, captions, evaluation.")
     ] = "pool",
@@ -113,6 +115,7 @@ def ingest(
             metadata=str(metadata.absolute()) if metadata else None,
             rules=ProbeRules(**{name: limit for name, limit in durations.items() if limit is not None}),
             exclude=tuple(str(path.absolute()) for path in exclude or ()),
+            roots=tuple(root or IngestConfig.roots),
             max_bad_fraction=max_bad,
         )
         made = run.fn(config, role)

@@ -3,6 +3,7 @@
 import math
 
 from clapcur.audio import ProbeRules
+from clapcur.audio.access import Roots
 from clapcur.config import frozen, machine
 
 POOL = "pool:"  # begins a source that is not a place
@@ -50,6 +51,9 @@ class IngestConfig:
     # which readable files are still of no use
     exclude: tuple[str, ...] = ()
     # lists of clips that must not enter: text (one clip id, path or recording id per line) or a table with such columns
+    roots: tuple[str, ...] = machine(("/",))
+    # where a table may name clips: folders, and URLs such as s3://bucket/pool/; by default any file of this machine and
+    # no URL. The folder or URL of the source itself is always allowed
     max_bad_fraction: float = 0.1
     # of the rows; more of them in quarantine is an error (ours)
     num_workers: int = machine(0)
@@ -73,5 +77,7 @@ class IngestConfig:
             raise ValueError(f"folds are chosen of a corpus, got {', '.join(self.folds)} without `corpus`")
         if self.num_workers < 0:
             raise ValueError(f"num_workers must be 0 (one per CPU) or more, got {self.num_workers}")
-        if isinstance(self.exclude, str):  # a text passes for a sequence of texts
-            raise TypeError(f"exclude is a list of paths, got the text {self.exclude!r}")
+        for name in ("exclude", "roots"):  # a text passes for a sequence of texts
+            if isinstance(given := getattr(self, name), str):
+                raise TypeError(f"{name} is a list of paths, got the text {given!r}")
+        Roots.of(self.roots)

@@ -24,6 +24,7 @@ from clapcur.progress import progress
 
 CHUNK = 256  # clips between two commits: about a second of work
 VERSION = 1  # of what `probe` says; raise it when its answers change
+PASSING = ("missing", "unreadable", "too_large")  # a network comes back, and a limit is raised
 Answer = ClipInfo | Problem
 T = TypeVar("T")
 
@@ -90,8 +91,8 @@ def probe_all(
 
 
 def _lasts(answer: Answer) -> bool:
-    """Tell whether an answer is about the file's content; a right to read, or a network, comes back without a trace."""
-    return isinstance(answer, ClipInfo) or answer.reason not in ("missing", "unreadable")
+    """Return whether an answer is about the content of a file, and holds for as long as that does not change."""
+    return isinstance(answer, ClipInfo) or answer.reason not in PASSING
 
 
 class ProbeCache:
@@ -153,10 +154,10 @@ class ProbeCache:
             with connection:
                 connection.execute("REPLACE INTO listings VALUES (?, ?, ?, ?)", (*place, text))
 
-        if known := self._attempt(read):
-            return Listing.from_json(known)
+        if (known := self._attempt(read)) and (remembered := Listing.from_json(known)):
+            return remembered
         listing = make()
-        if not any(reason in ("missing", "unreadable") for _, reason, _ in listing.bad):  # a network comes back
+        if not any(reason in PASSING for _, reason, _ in listing.bad):
             text = json.dumps(dataclasses.asdict(listing))
             self._attempt(write)
         return listing

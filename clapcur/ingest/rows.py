@@ -55,21 +55,22 @@ def placed(row: Row, path: str) -> Row:
 def row_of(record: Mapping[str, Any], columns: Columns, where: str, line: int) -> Row:
     """Return the row of a record; `where` is for people.
 
-    Raises
-    ------
-    ManifestError
-        A value that should be one is a list or an object.
+    Where a value that should be one is a list or an object, nothing but the path is taken.
     """
 
     def text(column: str | None, strip: bool = True) -> str:
         return cell_text(record.get(column), f"{where}, column {column!r}", strip) if column else ""
 
-    captions, problem = captions_of(record, columns.caption, where)
-    path = text(columns.path, strip=False)  # the name of a file may begin with a space
-    if columns.path and not path.strip():
-        path, captions, problem = "", (), Problem("missing", "the row names no file")
-    label, fold = name_of(text(columns.label)), name_of(text(columns.fold))
-    return Row(path, captions, label, fold, recording_id(text(columns.recording_id)), problem, line)
+    path = ""
+    try:
+        path = text(columns.path, strip=False)  # the name of a file may begin with a space
+        captions, problem = captions_of(record, columns.caption, where)
+        if columns.path and not path.strip():
+            path, captions, problem = "", (), Problem("missing", "the row names no file")
+        label, fold = name_of(text(columns.label)), name_of(text(columns.fold))
+        return Row(path, captions, label, fold, recording_id(text(columns.recording_id)), problem, line)
+    except ManifestError as error:
+        return Row(path, problem=Problem("wrong_type", str(error)), line=line)
 
 
 def name_of(text: str) -> str:

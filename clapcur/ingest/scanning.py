@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from clapcur.audio import ClipInfo, ProbeRules, Problem, addresses
-from clapcur.errors import ManifestError
+from clapcur.errors import ManifestError, printable
 from clapcur.ingest.config import IngestConfig
 from clapcur.ingest.exclusion import Names, excluded
 from clapcur.ingest.probes import Answer, ProbeCache, probe_all
@@ -119,7 +119,7 @@ def scan(
         "clips": len(kept),
         "captions": len(manifest.captions),
         "pairs": len(manifest.pairs),
-        "rows": len(source.rows),
+        "rows": len(source.rows) + source.num_refused,
         "quarantined": len(quarantine),
         "duplicates": sum(len(clip.paths) - 1 for clip in kept.values()),
         "same_sound": len(kept) - manifest.clips.pcm_sha256.nunique(),
@@ -171,8 +171,8 @@ def _check(config: IngestConfig, source: Source, bad: Counter[Quarantined]) -> N
     path, reason, detail = min(bad)
     raise ManifestError(
         f"{num_bad} of the {num_rows} rows of {config.source} cannot be used ({reasons}), more than max_bad_fraction "
-        f"{config.max_bad_fraction:g}; the first is {path} ({reason}: {detail}); mend them or allow more"
-        + (f". {source.about}" if source.about else "")
+        f"{config.max_bad_fraction:g}; the first is {printable(path)} ({reason}: {detail}); "
+        "mend them or allow more" + (f". {source.about}" if source.about else "")
     )
 
 

@@ -6,6 +6,9 @@ LAION's shards have it, ``text``; ``.cls`` is its label. Where a sample has seve
 clip that is named alike up to the last dot, if there is one, and to all of them if there is none. Other members are
 left alone.
 
+Where two members of a sample have the same name, nothing says which description belongs to which clip. Such clips have
+none, and the quarantine names the member.
+
 A row of a Parquet file is a clip where a column holds audio: bytes, or a struct with ``bytes`` and ``path`` as Hugging
 Face writes it. Where a row group holds no bytes at all, the paths name files, relative to the Parquet file. The other
 columns are those of any table.
@@ -17,6 +20,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain, repeat
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -24,7 +28,8 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from clapcur.audio import Problem, addresses
-from clapcur.audio.cells import with_parquet
+from clapcur.audio.cells import batches, with_parquet
+from clapcur.audio.limits import CLIP, TEXT, TooLarge, limit, too_large
 from clapcur.audio.stores import Stamp, open_container
 from clapcur.errors import ManifestError
 from clapcur.ingest.config import Columns
@@ -49,13 +54,17 @@ class Listing:
     # of the members that describe clips, by name
     bad: list[tuple[str, str, str]] = field(default_factory=list)
     # name, reason, detail; the name is "" where it is the tar itself
+    repeated: list[str] = field(default_factory=list)
+    # names that more than one of the members above have
 
     @classmethod
-    def from_json(cls, text: str) -> "Listing":
-        """Return the listing of which `text` is the JSON."""
+    def from_json(cls, text: str) -> "Listing | None":
+        """Return the listing of which `text` is the JSON; None for one that was written before `repeated` was."""
         values = json.loads(text)
+        if "repeated" not in values:
+            return None
         clips, bad = ([tuple(item) for item in values[name]] for name in ("clips", "bad"))
-        return cls(clips, values["texts"], bad)
+        return cls(clips, values["texts"], bad, values["repeated"])
 
 
 @dataclass
@@ -92,11 +101,6 @@ def read_tar(path: str, written: str, columns: Columns, remember: Remember, stam
         Takes the path, its stamp and a function that lists it, and returns what that returns or has returned before.
     stamp : Stamp or None
         Of the tar, where it is known already.
-
-    Raises
-    ------
-    ManifestError
-        A ``.json`` has a list where one value is expected.
     """
     listing = remember(path, stamp, lambda: list_tar(path))
     shard = Shard()
@@ -105,12 +109,16 @@ def read_tar(path: str, written: str, columns: Columns, remember: Remember, stam
     samples: dict[str, dict[str, list[str]]] = {}
     for name in listing.texts:
         samples.setdefault(_key(name), {}).setdefault(_stem(name), []).append(name)
-    used = set()
+    used, repeated = set(), set(listing.repeated)
     for name, offset, size in listing.clips:
         sample = samples.get(_key(name), {})
         names = sample.get(_stem(name)) or [name for names in sample.values() for name in names]
         used.update(names)
-        row = _described({name: listing.texts[name] for name in names}, columns, written)
+        if names and (twice := sorted(repeated.intersection([name, *names]))):
+            detail = f"more than one member is named {twice[0]}: which description belongs to this clip is not known"
+            row = Row(problem=Problem("duplicate_name", detail))
+        else:
+            row = _described({name: listing.texts[name] for name in names}, columns, written)
         shard.rows.append(placed(row, addresses.member_address(written, offset, size, name)))
     shard.without_file = len(listing.texts.keys() - used)
     return shard
@@ -123,6 +131,8 @@ def list_tar(path: str) -> Listing:
         with open_container(path) as file:
             if file.read(8).startswith(MAGIC):
                 listing.bad.append(("", "unreadable", REFUSED))
+            elif path.lower().endswith(COMPRESSED):
+                listing.bad.append(("", "unreadable", "not compressed, as its name says it is; rename it to .tar"))
             else:
                 _list(file, listing)
     except FileNotFoundError:
@@ -132,42 +142,76 @@ def list_tar(path: str) -> Listing:
     return listing
 
 
+class _Headers:
+    """A tar as `tarfile` reads it, header by header: one that states a huge size for itself would fill the memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= limit(TEXT):
+            raise tarfile.ReadError(f"a header of {size:,} bytes, {TEXT} allows {limit(TEXT):,}")
+        return self._file.read(size)
+
+
 def _list(file: BinaryIO, listing: Listing) -> None:
     file.seek(0)
-    lack = ""
+    lack, offset, room = "", -1, limit(CLIP)  # room: for all descriptions together
+    names = Counter[str]()
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
+        with tarfile.open(fileobj=_Headers(file), mode="r:") as tar:  # type: ignore[call-overload]
             while member := tar.next():
-                _take(tar, member, listing)
-                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+                if tar.offset <= offset:
+                    raise tarfile.ReadError("a member of negative size")
+                offset = tar.offset
+                name = member.name.encode("utf-8", "backslashreplace").decode()
+                if not member.isdir() and _describes_or_is_audio(name):
+                    names[name] += 1
+                    room -= _take(file, member, name, listing, room)
+                tar.members.clear()  # it would keep them all
             file.seek(tar.offset)
             if any(block := file.read(512)) or not block:
                 lack = "it has no end mark"
-    except tarfile.ReadError as error:
-        lack = str(error)
+    except (tarfile.TarError, ValueError, ArithmeticError, LookupError, EOFError, RecursionError) as error:
+        lack = str(error) or type(error).__name__  # not all that is wrong with a header is a TarError to tarfile
+    listing.repeated = [name for name, count in names.items() if count > 1]
     if lack:
         detail = f"{lack} after {len(listing.clips)} clips: what follows is lost"
         listing.bad.append(("", "truncated" if listing.clips else "unreadable", detail))
-    elif not listing.clips:
+    elif not listing.clips and not listing.bad:
         listing.bad.append(("", "empty", "no member is audio"))
 
 
-def _take(tar: tarfile.TarFile, member: tarfile.TarInfo, listing: Listing) -> None:
-    name = member.name.encode("utf-8", "backslashreplace").decode()
-    suffix = _suffix(name)
-    if member.isdir() or PurePosixPath(name).name.startswith(".") or suffix not in AUDIO_SUFFIXES | {*DESCRIPTIONS}:
-        return
+def _describes_or_is_audio(name: str) -> bool:
+    return not PurePosixPath(name).name.startswith(".") and _suffix(name) in AUDIO_SUFFIXES | {*DESCRIPTIONS}
+
+
+def _take(file: BinaryIO, member: tarfile.TarInfo, name: str, listing: Listing, room: int) -> int:
+    """Add a member to a listing; return how many bytes of `room` its text takes."""
     if not member.isreg() or member.issparse():
         listing.bad.append((name, "unreadable", "a link or a sparse member of a tar"))
-    elif suffix in AUDIO_SUFFIXES:
-        listing.clips.append((name, member.offset_data, member.size))
+    elif _suffix(name) in AUDIO_SUFFIXES:
+        if said := too_large(member.size):
+            listing.bad.append((name, "too_large", said))
+        else:
+            listing.clips.append((name, member.offset_data, member.size))
+    elif said := too_large(member.size, TEXT):
+        listing.bad.append((name, "too_large", said))
+    elif member.size > room:
+        listing.bad.append((name, "too_large", f"the descriptions of its tar take more than {CLIP} allows"))
     else:
-        source = tar.extractfile(member)
-        assert source is not None  # it is a regular file
+        file.seek(member.offset_data)
+        content = file.read(member.size)
+        if len(content) < member.size:
+            listing.bad.append((name, "truncated", f"its tar ends after {len(content)} of its {member.size} bytes"))
+            return 0
         try:
-            listing.texts[name] = source.read().decode("utf-8-sig")
+            listing.texts[name] = content.decode("utf-8-sig")
+            return len(content)
         except UnicodeDecodeError:
             listing.bad.append((name, "unreadable", "not UTF-8"))
+    return 0
 
 
 def _suffix(name: str) -> str:
@@ -208,6 +252,8 @@ def _of_json(text: str, columns: Columns, where: str) -> Row:
         record = json.loads(text)
     except json.JSONDecodeError as error:
         return Row(problem=Problem("unreadable", f"its .json is no JSON ({error.msg} at character {error.pos})"))
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, lists in lists
+        return Row(problem=Problem("unreadable", f"its .json cannot be read: {error}"))
     if not isinstance(record, dict):
         return Row(problem=Problem("unreadable", "its .json is no object"))
     names = (columns.caption,) if isinstance(columns.caption, str) else columns.caption or ()
@@ -260,12 +306,18 @@ def read_cells(path: str, written: str, columns: Columns) -> Shard:
         Its columns do not fit.
     """
     shard = Shard()
+
+    def read(file: parquet.ParquetFile) -> None:
+        for row in _cells(file, path, written, columns):
+            shard.rows.append(row)
+
     try:
-        shard.rows = with_parquet(path, lambda file: list(_cells(file, path, written, columns)))
+        with_parquet(path, read)
     except FileNotFoundError:
         shard.bad[written, "missing", "no such file"] += 1
     except (OSError, ValueError) as error:
-        shard.bad[written, "unreadable", str(error).splitlines()[0]] += 1
+        said = f"{str(error).splitlines()[0]} after {len(shard.rows)} rows: what follows is lost"
+        shard.bad[written, "too_large" if isinstance(error, TooLarge) else "unreadable", said] += 1
     return shard
 
 
@@ -280,10 +332,13 @@ def _cells(file: parquet.ParquetFile, path: str, written: str, columns: Columns)
     kind = schema.field(audio).type
     if pa.types.is_struct(kind) and "path" in [item.name for item in kind]:
         wanted.add(f"{audio}.path")
-    records = zip(_records(file, sorted(wanted)), _are_without_bytes(file, audio), strict=True)
-    for number, (record, is_elsewhere) in enumerate(records):
-        name = (record.get(audio) or {}).get("path") or ""
-        row = row_of(record, known, f"{path}, row {number}", number)
+    without_bytes = chain(_are_without_bytes(file, audio), repeat(False))
+    for number, (record, is_elsewhere) in enumerate(zip(_records(file, sorted(wanted)), without_bytes, strict=False)):
+        if isinstance(record, Problem):
+            name, row = "", Row(problem=record, line=number)
+        else:
+            name = str((record.get(audio) or {}).get("path") or "")
+            row = row_of(record, known, f"{written}, row {number}", number)
         if name and is_elsewhere:  # a file beside the table, as before Hugging Face embeds it
             yield placed(row, addresses.absolute(posixpath.dirname(path), name))
         else:
@@ -301,9 +356,21 @@ def _are_without_bytes(file: parquet.ParquetFile, audio: str) -> Iterator[bool]:
         yield from (is_empty for _ in range(group.num_rows))
 
 
-def _records(file: parquet.ParquetFile, columns: list[str]) -> Iterator[dict[str, Any]]:
+def _records(file: parquet.ParquetFile, columns: list[str]) -> Iterator[dict[str, Any] | Problem]:
     if not columns:
         yield from ({} for _ in range(file.metadata.num_rows))
         return
-    for batch in file.iter_batches(columns=columns):
-        yield from batch.to_pylist()
+    for batch in batches(file, columns):
+        yield from _plain(batch)
+
+
+def _plain(batch: pa.RecordBatch) -> list[dict[str, Any] | Problem]:
+    """Return the rows of a batch as Python's values, with a problem in the place of each that cannot be one."""
+    said = too_large(batch.nbytes, TEXT)
+    if not said or batch.num_rows == 1:
+        try:
+            return [Problem("too_large", said)] if said else batch.to_pylist()
+        except (ValueError, ArithmeticError, pa.ArrowException) as error:  # not UTF-8, a date after the year 9999
+            if batch.num_rows == 1:
+                return [Problem("unreadable", str(error))]
+    return [value for row in range(batch.num_rows) for value in _plain(batch.slice(row, 1))]

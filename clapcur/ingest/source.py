@@ -3,14 +3,15 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from clapcur.audio import addresses
-from clapcur.audio.stores import Stamp, filesystem, stamp_of
+from clapcur.audio.access import Roots
+from clapcur.audio.stores import Stamp, asking, stamp_of
 from clapcur.corpora import find_corpus, read_copy
-from clapcur.errors import ManifestError
+from clapcur.errors import ManifestError, printable
 from clapcur.ingest.config import Columns, IngestConfig
 from clapcur.ingest.rows import AUDIO_SUFFIXES, Row, caption_row, captions_of, hint, placed, resolve, row_of
 from clapcur.ingest.shards import Listing, Remember, holds_audio, is_tar, read_cells, read_tar
@@ -32,6 +33,8 @@ class Source:
     # path, reason, detail -> how many clips a corpus should have that no row names, or what is wrong with a shard
     about: str = ""
     # what a corpus should have and the copy has
+    num_refused: int = 0
+    # rows that name what may not be read or not be written down; they are in `bad` and no longer in `rows`
     stamps: dict[str, Stamp] = field(default_factory=dict)
     # of objects, as their store listed them: each need not be asked for again
 
@@ -59,9 +62,15 @@ def read_source(config: IngestConfig, remember: Remember = list_anew) -> Source:
     ManifestError
         There is no such source, it holds nothing, or its columns do not fit the config.
     """
+    for place in (config.source, config.audio_folder or "", config.metadata or ""):
+        if not addresses.is_utf8(place):
+            raise ManifestError(f"the name of {printable(place)} is not UTF-8; rename it")
     if config.corpus is not None:
-        return _corpus(config.corpus, Path(config.source), config.folds)
+        source = _corpus(config.corpus, Path(config.source), config.folds)
+        _admit(source, config.roots)
+        return source
     source = _place(config)
+    _admit(source, config.roots)
     _open_shards(source, config.columns, remember)
     if not source.rows and not source.bad:
         raise ManifestError(f"{config.source} has no rows")
@@ -76,7 +85,8 @@ def _place(config: IngestConfig) -> Source:
     if path.is_dir() and config.source:
         return _folder(path, config)
     if not path.is_file():
-        raise ManifestError(f"the source {str(path)!r} does not exist: expected a table or a folder of audio files")
+        lack = "is neither a file nor a folder" if path.exists() else "does not exist"
+        raise ManifestError(f"the source {str(path)!r} {lack}: expected a table or a folder of audio files")
     if config.metadata is not None:
         raise ManifestError(f"metadata is for a folder of audio files, {path} is no folder: put the columns into it")
     if _is_shard(str(path), config.columns, where_broken=False):
@@ -110,6 +120,23 @@ def _say(table: Path, spelling: Spelling) -> None:
         log.warning("%s: %s", table, line)
 
 
+def _admit(source: Source, roots: Sequence[str]) -> None:
+    """Put the rows into the quarantine that name a file or an object that may not be read, or not be written down."""
+    allowed = Roots.of((*roots, source.base if addresses.is_url(source.base) else os.path.abspath(source.base)))
+    rows = []
+    for row in source.rows:
+        place = source.locate(row.path) if row.path else ""
+        if not addresses.is_utf8(place):
+            detail = "the name of the file or of its folder is not UTF-8; rename it"
+            source.bad[printable(row.path), "unreadable", detail] += 1
+        elif place and (said := allowed.refusal(place)):
+            source.bad[addresses.readable(row.path), "not_allowed", said] += 1
+        else:
+            rows.append(row)
+    source.num_refused = len(source.rows) - len(rows)
+    source.rows = rows
+
+
 def _is_shard(path: str, columns: Columns, where_broken: bool) -> bool:
     """Tell whether a file holds many clips; of a Parquet file that cannot be read, `where_broken` says it."""
     if not path.lower().endswith(".parquet"):
@@ -130,9 +157,9 @@ def _open_shards(source: Source, columns: Columns, remember: Remember) -> None:
             rows.append(row)
             continue
         if replace(row, path="", line=0) != Row():
-            raise ManifestError(
-                f"line {row.line} describes {row.path}, which holds many clips: what describes them stands in it"
-            )
+            detail = f"line {row.line} describes {row.path}, which holds many clips: what describes them is in it"
+            source.bad[row.path, "described_shard", detail] += 1
+            continue
         place = source.locate(row.path)
         if is_parquet:
             shard = read_cells(place, row.path, columns)
@@ -151,12 +178,12 @@ def _store(config: IngestConfig) -> Source:
     url = config.source.rstrip("/")
     if config.metadata is not None or config.audio_folder is not None:
         raise ManifestError(f"{url} is a URL: name its clips in a table on this machine, with URLs in its column path")
-    store, root = filesystem(url)
-    root = root.rstrip("/")
     try:
-        info = store.info(root)
-        is_one = info["type"] == "file"
-        found = {root: info} if is_one else store.find(root, detail=True)
+        with asking(url) as (store, root):
+            root = root.rstrip("/")
+            info = store.info(root)
+            is_one = info["type"] == "file"
+            found = {root: info} if is_one else store.find(root, detail=True)
     except FileNotFoundError:
         raise ManifestError(f"the source {url} does not exist: expected a shard, or a folder of audio files") from None
     except OSError as error:
@@ -179,15 +206,20 @@ def _store(config: IngestConfig) -> Source:
 
 def _is_audio(path: str, columns: Columns) -> bool:
     """Tell whether a file of a folder is read: one clip, or many."""
-    return PurePosixPath(path).suffix.lower() in AUDIO_SUFFIXES or _is_shard(path, columns, where_broken=True)
+    return _has_audio_suffix(path) or _is_shard(path, columns, where_broken=True)
+
+
+def _has_audio_suffix(path: str) -> bool:
+    return PurePosixPath(path).suffix.lower() in AUDIO_SUFFIXES
 
 
 def _folder(folder: Path, config: IngestConfig) -> Source:
-    files = sorted(_audio_files(folder, config.columns))
-    if not files:
+    bad = Counter[tuple[str, str, str]]()
+    files = sorted(_audio_files(folder, config.columns, bad))
+    if not files and not bad:
         raise ManifestError(f"{folder} and its sub-folders hold no audio file; a file of captions must be named itself")
     if config.metadata is None:
-        return Source([Row(path=file) for file in files], str(folder))
+        return Source([Row(path=file) for file in files], str(folder), bad=bad)
     if shards := [file for file in files if is_tar(file) or file.lower().endswith(".parquet")]:
         raise ManifestError(f"metadata describes files of their own, {folder} holds {shards[0]}: ingest shards apart")
     table = Path(config.metadata)
@@ -212,7 +244,7 @@ def _folder(folder: Path, config: IngestConfig) -> Source:
             f"no file of {folder} stands in {table}: the first file is {files[0]!r}, the table's first path is "
             f"{first!r}; set `audio_folder` to what its paths are relative to"
         )
-    return Source(rows, str(folder), {"without_metadata": without, "without_file": len(known)})
+    return Source(rows, str(folder), {"without_metadata": without, "without_file": len(known)}, bad)
 
 
 def _corpus(name: str, folder: Path, folds: Sequence[str]) -> Source:
@@ -234,16 +266,33 @@ def _corpus(name: str, folder: Path, folds: Sequence[str]) -> Source:
     return Source(rows, str(folder), counts, bad, str(copy))
 
 
-def _audio_files(folder: Path, columns: Columns) -> Iterator[str]:
-    """Yield relative paths; links to folders are followed, hidden files (macOS puts its ``._`` files there) are not."""
-    seen = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
+def _audio_files(folder: Path, columns: Columns, bad: Counter[tuple[str, str, str]]) -> list[str]:
+    """Return relative paths; links to folders are followed, hidden files (macOS puts its ``._`` files there) are not.
+
+    Folders that cannot be read, and those that have the name of a sound and hold none, are added to `bad`.
+    """
+
+    def unreadable(error: OSError) -> None:
+        bad[relative(error.filename), "unreadable", error.strerror or str(error)] += 1
+
+    def relative(path: str) -> str:
+        return printable(os.path.relpath(path, folder))
+
+    seen, found, named_as_sound = set(), [], []
+    for root, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
         real = os.path.realpath(root)
         if real in seen:  # a link to a parent would never end
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        named_as_sound += [os.path.join(root, name) for name in folders if _has_audio_suffix(name) or is_tar(name)]
         for name in names:
             if not name.startswith(".") and _is_audio(os.path.join(root, name), columns):
-                yield Path(root, name).relative_to(folder).as_posix()
+                found.append(Path(root, name).relative_to(folder).as_posix())
+    if named_as_sound:
+        holding = {str(above) for file in found for above in PurePosixPath(file).parents}
+        for path in named_as_sound:
+            if os.path.relpath(path, folder) not in holding:
+                bad[relative(path), "unreadable", "a folder, not a file"] += 1
+    return found

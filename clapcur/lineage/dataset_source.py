@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from clapcur.artifacts import RECORD, read_record
+from clapcur.errors import ArtifactError
+
 
 class ArtifactSource:
     """The address and the key of a manifest or an Improvement-Set.
@@ -30,8 +33,19 @@ class ArtifactSource:
         return False  # never guess from an address
 
     def load(self) -> Path:
-        """Return the folder of the artifact."""
-        return Path(self.uri)
+        """Return the folder of the artifact.
+
+        Raises
+        ------
+        ArtifactError
+            What is there now is not the artifact of this key: a run's description of its data can be edited.
+        """
+        folder = Path(self.uri)
+        if not (folder / RECORD).is_file() or read_record(folder)["key_sha256"] != self.sha256:
+            raise ArtifactError(
+                f"{self.uri} is not the artifact of the key {self.sha256[:12]}; it was moved or replaced"
+            )
+        return folder
 
     def to_dict(self) -> dict[str, Any]:
         """Return address and key as plain values."""

@@ -205,6 +205,8 @@ def _read_hub(source: Path | str, pickled: bool) -> tuple[dict[str, Tensor], str
                 f"{path} is no list of the parts of a model: {error if is_plain else what}"
             ) from error
         for part in parts:
+            if part != Path(part).name:
+                raise CheckpointError(f"{source}: {name} names {part!r}, expected a file in the same folder")
             if (piece := _inside(source, part)) is None:
                 raise CheckpointError(f"{source} lacks {part}, which {name} names")
             found |= read_tensors(piece, pickled)[0]
