@@ -5,6 +5,7 @@ import pickle
 import struct
 import threading
 import wave
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,13 @@ from clapcur.audio import (
     Problem,
     UnusableAudio,
     WaveformCache,
+    containers,
     decoding,
     fit,
     load_audio,
     loading,
     probe,
+    probing,
 )
 from clapcur.errors import DataError
 
@@ -366,14 +369,120 @@ def test_a_truncated_file_is_named(tmp_path: Path, name: str, kind: dict[str, st
     assert reason(cut(path, share)) == "truncated"
 
 
-def test_an_ogg_that_ends_between_two_pages_is_named(tmp_path: Path) -> None:
-    """A stream whose recording or download stopped at a page: every page is whole, the end is not there."""
+@pytest.mark.parametrize("share", [0.98, 0.5, 0.02])
+def test_no_container_passes_when_it_is_cut(tmp_path: Path, share: float) -> None:
+    """Libsndfile reads what is left of most containers without a word, and a table may name any of them."""
+    samples = np.random.default_rng(0).integers(-8000, 8000, 40_000) / 32768
+    accepted, passed = set(), []
+    for kind in soundfile.available_formats():
+        for subtype in soundfile.available_subtypes(kind):
+            path, rate = tmp_path / f"{kind}-{subtype}", 48_000 if subtype == "OPUS" else 8000
+            try:
+                soundfile.write(path, samples, rate, format=kind, subtype=subtype)
+            except soundfile.LibsndfileError:  # libsndfile lists some that it does not write
+                continue
+            if isinstance(probe(path), ClipInfo):
+                accepted.add(kind)
+                answer = probe(cut(path, share))
+                if not isinstance(answer, Problem) or answer.reason not in ("truncated", "unreadable"):
+                    passed.append((kind, subtype, answer))
+    slack = [("MP3", "MPEG_LAYER_III")] if share == 0.98 else []  # less than encoders disagree on
+    assert [names[:2] for names in passed] == slack
+    assert accepted == set("AIFF AU CAF FLAC HTK MP3 NIST OGG RF64 SVX VOC W64 WAV WAVEX".split())
+
+
+def test_a_container_that_does_not_say_how_long_it_is_is_refused(tmp_path: Path) -> None:
+    """Half of a file that states no length is the whole of another one: nothing could ever tell."""
+    path = write(tmp_path / "a.sf", noise(), format="IRCAM", subtype="PCM_16")
+    answer = probe(path)
+    assert answer == Problem(
+        "unreadable", "a cut IRCAM file cannot be told from a whole one; convert it to WAV or FLAC"
+    )
+
+
+@pytest.mark.parametrize("name", ["half_of_au.au", "half_of_w64.w64"])
+def test_cut_files_of_the_collection_are_named(shared_data: Callable[[str], Path], name: str) -> None:
+    assert reason(shared_data(f"odd_inputs/files/{name}")) == "truncated"
+
+
+def test_a_tag_in_front_hides_no_cut(tmp_path: Path) -> None:
+    """Taggers put ID3 before any container, libsndfile skips it, and a check of the first bytes sees nothing."""
+    whole = b"ID3\x03\x00\x00\x00\x00\x00\x0a" + bytes(10) + write(tmp_path / "a.wav", noise()).read_bytes()
+    (tmp_path / "b.wav").write_bytes(whole)
+    assert isinstance(probe(tmp_path / "b.wav"), ClipInfo)
+    assert reason(cut(tmp_path / "b.wav", 0.5)) == "truncated"
+
+
+def pages(ogg: bytes) -> list[bytearray]:
+    return [bytearray(b"OggS" + page) for page in ogg.split(b"OggS")[1:]]
+
+
+def without_end_mark(ogg: bytes) -> bytes:
+    """Clear the flag that marks the last page as the end of the stream; what is left is as recorders leave it."""
+    *before, last = pages(ogg)
+    last[5] &= 0xFB
+    last[22:26] = bytes(4)
+    last[22:26] = containers._ogg_checksum(last).to_bytes(4, "little")
+    return b"".join(before) + last
+
+
+def test_the_checksum_of_an_ogg_page_is_that_of_the_library_that_wrote_it(tmp_path: Path) -> None:
+    for page in pages(write(tmp_path / "a.ogg", noise(5 * RATE)).read_bytes()):
+        stated, page[22:26] = int.from_bytes(page[22:26], "little"), bytes(4)
+        assert containers._ogg_checksum(page) == stated
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_without_the_mark_of_its_end_is_whole(tmp_path: Path, subtype: str) -> None:
+    """A recorder that was stopped, or a stream, writes none: all pages are there, and each of them is whole."""
+    path = write(tmp_path / "a.ogg", noise(5 * RATE), format="OGG", subtype=subtype)
+    content, whole = path.read_bytes(), load_audio(path, RATE)
+    path.write_bytes(without_end_mark(content))
+    np.testing.assert_array_equal(load_audio(path, RATE), whole)
+    answer = probe(path)
+    assert isinstance(answer, ClipInfo) and answer.duration_s == 5
+    for end in (-1, -len(pages(content)[-1]) + 5, len(content) // 2):
+        path.write_bytes(without_end_mark(content)[:end])
+        assert reason(path) == "truncated"
+
+
+def test_an_ogg_that_ends_inside_a_packet_is_named(tmp_path: Path) -> None:
+    """A last value of 255 in the page's table says that the packet goes on in the next page, which is not there."""
     path = write(tmp_path / "a.ogg", noise(5 * RATE))
-    content = path.read_bytes()
-    path.write_bytes(content[: content.rindex(b"OggS")])
-    assert reason(path) == "truncated"
-    path.write_bytes(content + b"TAG" + bytes(125))
-    assert isinstance(probe(path), ClipInfo), "what taggers put behind the end does not matter"
+    *before, last = pages(path.read_bytes())
+    last[26 + last[26]] = 255
+    size = sum(last[27 : 27 + last[26]])
+    path.write_bytes(b"".join(before) + last + bytes(size))
+    assert probe(path) == Problem("truncated", "it ends inside an Ogg packet")
+
+
+def test_what_taggers_put_behind_the_end_of_an_ogg_does_not_matter(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ogg", noise(5 * RATE))
+    for content in (path.read_bytes(), without_end_mark(path.read_bytes())):
+        path.write_bytes(content + b"TAG" + bytes(125))
+        assert isinstance(probe(path), ClipInfo)
+
+
+def test_an_ogg_of_the_collection_without_the_mark_is_whole(shared_data: Callable[[str], Path]) -> None:
+    answer = probe(shared_data("odd_inputs/files/no_eos.ogg"))
+    assert isinstance(answer, ClipInfo) and answer.duration_s * answer.sample_rate == 22_050
+
+
+@pytest.mark.parametrize("junk", [bytes(1500), np.random.default_rng(1).bytes(9000), b"\xff" * 999])
+def test_an_mp3_behind_other_bytes_is_found(tmp_path: Path, junk: bytes) -> None:
+    """Libsndfile finds it by the name of the file, and a member of a tar or an object has no name."""
+    content = write(tmp_path / "a.mp3", noise(5 * RATE)).read_bytes()
+    (tmp_path / "b.mp3").write_bytes(junk + content)
+    there, _ = soundfile.read(tmp_path / "b.mp3", dtype="float32")
+    np.testing.assert_allclose(load_audio(tmp_path / "b.mp3", RATE), there, atol=1e-6)
+    assert reason(cut(tmp_path / "b.mp3", 0.7)) == "truncated"
+
+
+def test_the_mp3_of_the_collection_behind_zeros_is_found(shared_data: Callable[[str], Path]) -> None:
+    path = shared_data("odd_inputs/files/mp3_lead_garbage.mp3")
+    waveform = load_audio(path, 22_050)
+    assert len(waveform) == 22_050
+    np.testing.assert_allclose(waveform, soundfile.read(path, dtype="float32")[0], atol=1e-6)
 
 
 def test_a_truncated_mp3_with_a_stated_length_is_named(tmp_path: Path) -> None:
@@ -450,6 +559,85 @@ def test_silence_is_named_also_when_it_comes_from_the_mean_of_channels(tmp_path:
     click = np.zeros(RATE)
     click[-1] = 1e-3
     assert isinstance(probe(write(tmp_path / "c.wav", click, subtype="FLOAT")), ClipInfo)
+
+
+@pytest.mark.parametrize("channel", [0, 1])
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        (3e38, "out_of_range"),  # finite, and the sum of two channels is not
+        (-1e20, "out_of_range"),
+        (32_767, "out_of_range"),  # integers that were stored as floats
+        (-129, "out_of_range"),
+        (99, None),  # 40 dB over full scale
+        (-0.0, None),
+    ],
+)
+def test_samples_far_above_full_scale_are_named(tmp_path: Path, channel: int, samples: float, said: str | None) -> None:
+    """One such sample makes a spectrum of NaN, and a NaN teacher that is cached for ever."""
+    values = np.zeros((RATE, 2), np.float32) + 0.01
+    values[RATE // 2, channel] = samples
+    path = write(tmp_path / "a.wav", values, subtype="FLOAT")
+    assert isinstance(probe(path), ClipInfo) if said is None else reason(path) == said
+    if said is None or abs(samples) < 2**31:
+        load_audio(path, RATE)
+    else:
+        with pytest.raises(UnusableAudio, match="a.wav: out of range: .* times full scale"):
+            load_audio(path, RATE)
+
+
+def test_the_largest_plausible_sample_is_in_the_config(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", 32_000 * noise(), subtype="FLOAT")
+    assert isinstance(probe(path, ProbeRules(max_peak=32_767)), ClipInfo)
+    for wrong in (0.5, 1e10, float("nan")):
+        with pytest.raises(ValueError, match="max_peak"):
+            ProbeRules(max_peak=wrong)
+
+
+def test_the_integers_at_both_ends_are_samples_like_others(tmp_path: Path) -> None:
+    for subtype in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32"):
+        path = write(tmp_path / "a.wav", np.tile([-1.0, 1.0], RATE), subtype=subtype)
+        answer = probe(path)
+        assert isinstance(answer, ClipInfo) and np.abs(load_audio(path, RATE)).max() == 1
+
+
+def test_numbers_too_small_to_be_heard_are_silence(tmp_path: Path) -> None:
+    assert reason(write(tmp_path / "a.wav", 1e-39 * noise(), subtype="FLOAT")) == "silent"
+    assert reason(write(tmp_path / "b.wav", -0.0 * noise(), subtype="FLOAT")) == "silent"
+
+
+@pytest.mark.parametrize("name", ["huge_float_1e20.wav", "one_huge_sample.wav", "int16_values_as_float.wav"])
+def test_levels_of_the_collection_are_named(shared_data: Callable[[str], Path], name: str) -> None:
+    assert reason(shared_data(f"odd_inputs/files/{name}")) == "out_of_range"
+
+
+@pytest.mark.parametrize(("rate", "good"), [(1, False), (999, False), (1000, True), (768_000, True), (768_001, False)])
+def test_rates_that_no_sound_has_are_named(tmp_path: Path, rate: int, good: bool) -> None:
+    """A file of 160 kB that states 1 Hz becomes gigabytes at 32 kHz."""
+    path = write(tmp_path / "a.wav", noise(80_000), rate)
+    if good:
+        assert isinstance(probe(path), ClipInfo)
+        return
+    assert reason(path) == "implausible_rate"
+    with pytest.raises(UnusableAudio, match=f"{rate} Hz, expected 1000 to 768000"):
+        load_audio(path, RATE)
+
+
+def test_a_thousand_channels_come_in_short_blocks(tmp_path: Path) -> None:
+    """The memory of a block must not grow with the number of channels."""
+    path = write(tmp_path / "a.wav", np.tile(noise(3000), 1024), format="RF64")
+    with decoding.open_audio(path) as file:
+        blocks = list(decoding.Decoder(path, file))
+    assert max(map(len, blocks)) == decoding.BLOCK_SAMPLES // 1024
+    np.testing.assert_allclose(np.concatenate(blocks), noise(3000)[:, 0], atol=1e-6)
+
+
+def test_no_clip_is_longer_than_a_day_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file of megabytes can state years of silence, and would be decoded for hours."""
+    monkeypatch.setattr(probing, "LONGEST_S", 0.5)
+    path = write(tmp_path / "a.wav", noise(10 * RATE))
+    assert probe(path) == Problem("too_long", "longer than 0.5 s (max_duration_s)")
+    assert isinstance(probe(path, ProbeRules(max_duration_s=20)), ClipInfo)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
