@@ -232,9 +232,10 @@ class _Patched(io.RawIOBase):
 # -- MPEG
 
 
-def mp3_states_length(descriptor: int, start: int) -> bool:
+def mp3_states_length(descriptor: int) -> bool:
     """Return whether an MP3 starts with a Xing or Info frame; without, its length is libsndfile's estimate."""
-    first = os.pread(descriptor, 4096, _behind_id3(descriptor, start))
+    start = mpeg_start(descriptor)
+    first = os.pread(descriptor, 4096, _behind_id3(descriptor, 0) if start is None else start)
     return b"Xing" in first or b"Info" in first
 
 
@@ -243,7 +244,9 @@ def mpeg_start(descriptor: int) -> int | None:
 
     libsndfile skips what is in front of a stream only where the file's name ends in .mp3.
     """
-    return next(_mpeg_starts(os.pread(descriptor, JUNK_BYTES + 3 * 2**12, 0)), None)
+    start = _behind_id3(descriptor, 0)
+    found = next(_mpeg_starts(os.pread(descriptor, JUNK_BYTES + 3 * 2**12, start)), None)
+    return None if found is None else start + found
 
 
 def _mpeg_starts(content: bytes) -> Iterator[int]:

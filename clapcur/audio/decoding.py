@@ -67,19 +67,18 @@ class _ForwardFile(soundfile.SoundFile):
         return False
 
 
-def _open_sound(file: FileIO) -> tuple[soundfile.SoundFile, int]:
-    """Return what libsndfile makes of a file, and the byte at which it begins."""
+def _open_sound(file: FileIO) -> soundfile.SoundFile:
     marked = with_end_of_stream(file.fileno())
     if marked is not None:
-        return _ForwardFile(marked), 0
+        return _ForwardFile(marked)
     file.seek(0)  # libsndfile takes the descriptor's position for the start of the file
     try:
-        return _ForwardFile(file.fileno(), closefd=False), 0
+        return _ForwardFile(file.fileno(), closefd=False)
     except soundfile.LibsndfileError:
         if not (start := mpeg_start(file.fileno())):
             raise
     file.seek(start)
-    return _ForwardFile(file.fileno(), closefd=False), start
+    return _ForwardFile(file.fileno(), closefd=False)
 
 
 class Decoder:
@@ -88,7 +87,7 @@ class Decoder:
     def __init__(self, path: Path | str, file: FileIO) -> None:
         self._path, self._lack = path, what_is_cut_off(file.fileno())
         try:
-            self._sound, start = _open_sound(file)
+            self._sound = _open_sound(file)
         except soundfile.LibsndfileError as error:
             raise UnusableAudio(
                 path, "truncated" if self._lack else "unreadable", self._lack or error.error_string
@@ -97,7 +96,7 @@ class Decoder:
         self.num_frames, self.peak = 0, 0.0
         self._check_kind()
         is_mp3 = self._sound.format == "MP3"
-        is_stated = self._sound.frames != UNKNOWN_FRAMES and (not is_mp3 or mp3_states_length(file.fileno(), start))
+        is_stated = self._sound.frames != UNKNOWN_FRAMES and (not is_mp3 or mp3_states_length(file.fileno()))
         self._stated = self._sound.frames if is_stated else 0
         self._slack = MP3_SLACK_FRAMES if is_mp3 else 0
 
