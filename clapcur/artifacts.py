@@ -128,6 +128,10 @@ class Workspace:
         """Note that this part is complete and on disk."""
         write_atomic(self.scratch / f"{part}.done", b"")
 
+    def unmark(self, part: str) -> None:
+        """Note that this part must be made again."""
+        (self.scratch / f"{part}.done").unlink(missing_ok=True)
+
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a file so that a reader, or a killed process, sees the old content or the new, never half of it.

@@ -1,6 +1,7 @@
 """Audio files: what comes out of good ones, and that every bad one is named."""
 
 import hashlib
+import os
 import pickle
 import struct
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import soxr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +26,7 @@ from clapcur.audio import (
     decoding,
     fit,
     load_audio,
+    load_crops,
     loading,
     probe,
     probing,
@@ -213,11 +216,11 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Note the names of the files that are decoded."""
     names: list[str] = []
 
-    def spy(path: Path, sample_rate: int) -> np.ndarray:
+    def spy(path: Path, *settings: object) -> tuple[np.ndarray, int]:
         names.append(Path(path).name)
-        return load_audio(path, sample_rate)
+        return load_crops(path, *settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loading, "load_audio", spy)
+    monkeypatch.setattr(loading, "load_crops", spy)
     return names
 
 
@@ -226,9 +229,10 @@ def test_a_cache_decodes_each_clip_once_and_gives_what_the_file_gives(tmp_path: 
     cache = WaveformCache(2**20)
     for _ in range(2):
         for path in paths:
-            np.testing.assert_array_equal(cache.load(path, RATE), load_audio(path, RATE))
+            np.testing.assert_array_equal(cache.crop(path, RATE, 100, 0.5), load_audio(path, RATE))
     assert decoded == ["0.wav", "1.wav", "2.wav"]
-    assert len(cache.load(paths[0], RATE // 2)) == 50, "the same file at another rate is another waveform"
+    other = cache.crop(paths[0], RATE // 2, 100, 0.5, "pad")
+    assert other[:50].any() and not other[50:].any(), "the same file at another rate is another waveform"
 
 
 def test_a_full_cache_drops_the_longest_unused_and_never_exceeds_its_memory(tmp_path: Path, decoded: list[str]) -> None:
@@ -236,18 +240,20 @@ def test_a_full_cache_drops_the_longest_unused_and_never_exceeds_its_memory(tmp_
     a, b, c = (write(tmp_path / f"{name}.wav", noise(100)) for name in "abc")
     cache = WaveformCache(2 * 400)
     for path in (a, b, a, c, a, b):  # c takes the place of b, then b that of c
-        cache.load(path, RATE)
+        cache.crop(path, RATE, 10, 0.5)
         assert cache.num_bytes <= 800
     assert decoded == ["a.wav", "b.wav", "c.wav", "b.wav"]
     empty = WaveformCache(0)
-    assert (empty.load(a, RATE).shape, empty.num_bytes) == ((100,), 0)
+    assert (empty.crop(a, RATE, 100, 0.5).shape, empty.num_bytes) == ((100,), 0)
 
 
 @pytest.mark.parametrize("max_bytes", [0, 2**20])
-def test_cached_waveforms_cannot_be_written_to(tmp_path: Path, max_bytes: int) -> None:
-    path = write(tmp_path / "a.wav", noise(100))
-    with pytest.raises(ValueError, match="read-only"):
-        WaveformCache(max_bytes).load(path, RATE)[0] = 1
+def test_a_crop_that_is_written_to_changes_no_later_one(tmp_path: Path, max_bytes: int) -> None:
+    path, cache = write(tmp_path / "a.wav", noise(100)), WaveformCache(max_bytes)
+    for _ in range(2):
+        crop = cache.crop(path, RATE, 100, 0.5)
+        np.testing.assert_array_equal(crop, load_audio(path, RATE))
+        crop[:] = 1
 
 
 def test_threads_share_a_cache(tmp_path: Path) -> None:
@@ -258,7 +264,7 @@ def test_threads_share_a_cache(tmp_path: Path) -> None:
 
     def work(seed: int) -> None:
         for i in np.random.default_rng(seed).integers(0, 8, 100):
-            if not np.array_equal(cache.load(paths[i], RATE), expected[i]):
+            if not np.array_equal(cache.crop(paths[i], RATE, 200, 0.5), expected[i]):
                 wrong.append(i)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
@@ -268,6 +274,88 @@ def test_threads_share_a_cache(tmp_path: Path) -> None:
         thread.join()
     assert not wrong
     assert cache.num_bytes == sum(waveform.nbytes for waveform in cache._waveforms.values()) == 5 * 800
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_file_that_is_another_clip_now_is_refused(tmp_path: Path) -> None:
+    """The row of one sound, or a training on it, under the id and with the captions of another."""
+    path = write(tmp_path / "a.wav", noise())
+    clip = sha256(path)
+    whole, length = load_crops(path, RATE, RATE, [0.5], clip_id=clip)
+    np.testing.assert_array_equal(whole[0], load_audio(path, RATE))
+    assert length == RATE
+    then = path.stat()
+    write(path, noise(seed=1))
+    os.utime(path, ns=(then.st_atime_ns, then.st_mtime_ns))  # of the same size, and as if it were never touched
+    said = f"a.wav: changed: it was clip {clip[:12]} when it was ingested, and is {sha256(path)[:12]} now"
+    with pytest.raises(UnusableAudio, match=said):
+        load_crops(path, RATE, RATE, [0.5], clip_id=clip)
+
+
+def test_the_bytes_of_a_clip_are_hashed_once_and_when_its_file_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training meets each clip hundreds of times; a file that is replaced meanwhile must not pass."""
+    path, cache, hashed = write(tmp_path / "a.wav", noise()), WaveformCache(0), []
+    clip, check = sha256(path), loading._check_bytes
+    monkeypatch.setattr(loading, "_check_bytes", lambda *of: (hashed.append(of[2]), check(*of)))
+    for _ in range(3):
+        cache.crop(path, RATE, 100, 0.5, clip_id=clip)
+    assert hashed == [clip]
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+    cache.crop(path, RATE, 100, 0.5, clip_id=clip)
+    assert hashed == [clip, clip]
+    write(path, noise(seed=1))
+    with pytest.raises(UnusableAudio, match="changed"):
+        cache.crop(path, RATE, 100, 0.5, clip_id=clip)
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "mp3", "pipe.flac"])
+@pytest.mark.parametrize("rate", [RATE, 44_100, 11_025, 1000])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_crops_of_a_long_clip_are_those_of_the_whole_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, rate: int, is_known: bool
+) -> None:
+    """The row of a clip must not depend on how much memory it took to decode it."""
+    written = {"ogg": 44_100, "mp3": 44_100, "pipe.flac": 44_100}.get(kind, rate)
+    path = write(tmp_path / f"a.{kind}", noise(3 * 44_100, 2), written)
+    if kind == "pipe.flac":
+        content = bytearray(path.read_bytes())
+        forget_length(content)
+        path.write_bytes(content)
+    clip = sha256(path) if is_known else None
+    offsets = [0.0, 0.31, 0.5, 0.99999, 1.0]
+    whole = load_audio(path, RATE)
+    monkeypatch.setattr(decoding, "BLOCK_FRAMES", 4321)
+    monkeypatch.setattr(loading, "WHOLE_SAMPLES", 10_000)
+    monkeypatch.setattr(loading, "fit", lambda *of: pytest.fail("the clip was held as a whole"))
+    crops, length = load_crops(path, RATE, 7000, offsets, clip_id=clip)
+    assert length == len(whole)
+    for crop, offset in zip(crops, offsets, strict=True):
+        np.testing.assert_array_equal(crop, fit(whole, 7000, offset))
+
+
+@given(st.integers(1, 300_000), st.integers(1000, 768_000), st.integers(8000, 48_000))
+def test_the_length_of_a_resampled_clip_is_known_before(num_frames: int, rate: int, new_rate: int) -> None:
+    num_frames = min(num_frames, 2_000_000 * rate // new_rate)
+    made = soxr.resample(np.zeros(num_frames, np.float32), rate, new_rate, quality="HQ")
+    assert loading.resampled_length(num_frames, rate, new_rate) == len(made)
+
+
+def test_a_long_clip_that_is_cut_or_spoilt_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the id is not known, nothing says that the part behind the crop was ever looked at."""
+    monkeypatch.setattr(loading, "WHOLE_SAMPLES", 10_000)
+    samples = noise(30_000)
+    samples[-1] = np.nan
+    with pytest.raises(UnusableAudio, match="non finite"):
+        load_crops(write(tmp_path / "a.wav", samples, subtype="FLOAT"), RATE, 1000, [0.0])
+    with pytest.raises(UnusableAudio, match="truncated"):
+        load_crops(cut(write(tmp_path / "b.flac", noise(30_000)), 0.8), RATE, 1000, [0.0])
 
 
 # --- probe ---------------------------------------------------------------------------------------------------------

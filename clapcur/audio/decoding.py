@@ -122,6 +122,10 @@ class Decoder:
         """The number of frames to the last one, where the file states it."""
         return self._stated if self._stated and not self._slack else None
 
+    def close(self) -> None:
+        """Stop before the end."""
+        self._sound.close()
+
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         """Yield blocks of shape (T,) with T up to `BLOCK_FRAMES`, once; a defect is raised where it is met.
 
