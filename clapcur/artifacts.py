@@ -152,6 +152,10 @@ class Workspace:
         """Note that this part is complete and on disk."""
         write_atomic(self.scratch / f"{part}.done", b"")
 
+    def unmark(self, part: str) -> None:
+        """Note that this part must be made again."""
+        (self.scratch / f"{part}.done").unlink(missing_ok=True)
+
 
 NO_WRITE = {  # what a disk answers that takes nothing more
     errno.ENOSPC: "the disk is full",

@@ -7,8 +7,17 @@ shards: which process or machine embeds a shard, alone or among others, changes 
 Where an earlier table is given (the input ``previous``: same checkpoint, same config, an earlier version of the pool),
 its rows are taken over and only what is new is embedded. A row depends on nothing but its clip, up to the rounding of
 another batch, and the inputs of the artifact say where it came from.
+
+A row is that of its clip or is not there: every file is hashed as it is read, and one that has vanished, is another
+clip now or cannot be used is left out. So is a row that is not finite or not of norm 1. The clips without a row are
+listed in ``left_out.parquet`` and counted in the record; more of them than `max_bad_fraction` are an error. The key of
+the table names a manifest and cannot know of them, so `with_left_out` looks before it is reused: where one of the clips
+can be read again, another table is made, of which the first is ``previous``.
 """
 
+import json
+import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
@@ -17,11 +26,24 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from clapcur.artifacts import Artifact, Key, Stage, Workspace
+from clapcur.artifacts import Artifact, Key, Stage, Store, Workspace, write_atomic
+from clapcur.audio import UnusableAudio, load_crops
 from clapcur.audio.addresses import container_of, reading_order
 from clapcur.config import frozen, machine
-from clapcur.embeddings import EmbeddingTable, read_ids, read_shards, write_shard
+from clapcur.embeddings import (
+    LEFT_OUT,
+    EmbeddingTable,
+    are_sound,
+    left_out_table,
+    read_ids,
+    read_left_out,
+    read_shards,
+    shard_name,
+    write_shard,
+)
+from clapcur.errors import ArtifactError, DataError
 from clapcur.manifest import Manifest
 from clapcur.pace import Pace
 from clapcur.progress import progress
@@ -30,6 +52,8 @@ if TYPE_CHECKING:
     from clapcur.models.clap import Clap
 
 SHARD_ROWS = 1024
+NO_ROW = "no_embedding"  # the reason of a clip that can be read and of which the model makes no sound row
+log = logging.getLogger("clapcur")
 
 
 @frozen
@@ -50,6 +74,9 @@ class EmbedConfig:
     # auto takes the first GPU if there is one
     num_workers: int = machine(0)
     # threads that decode; 0 is one per CPU
+    max_bad_fraction: float = machine(0.01)
+    # of the clips of the table; more of them that have vanished, changed or cannot be used are an error (ours). It is
+    # not signed: which clips have no row is said in the table
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
@@ -59,6 +86,8 @@ class EmbedConfig:
             )
         if self.num_crops < 1:
             raise ValueError(f"num_crops must be at least 1, got {self.num_crops}")
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ValueError(f"max_bad_fraction is a share in [0, 1], got {self.max_bad_fraction}; a percentage?")
         if self.batch_size < 1 or self.num_workers < 0:
             raise ValueError(
                 f"expected batch_size of at least 1 and num_workers of 0 (one per CPU) or more, got {self.batch_size} "
@@ -70,11 +99,19 @@ def embed(inputs: Mapping[str, Artifact], config: EmbedConfig, work: Workspace) 
     """Write ``ids.parquet`` and the shards; see `clapcur.embeddings` for the payload.
 
     Inputs by role: ``checkpoint``, ``manifest`` (but for prompts) and, optionally, ``previous``.
+
+    Raises
+    ------
+    DataError
+        More than `max_bad_fraction` of the clips cannot be embedded; those that could are kept for the next run.
+    ArtifactError
+        The model makes no sound row of a text.
     """
     started = time.monotonic()
     table, paths = _what_to_embed(inputs, config)
     ids = table.id.tolist()
     new = _new(ids, inputs, paths)
+    _retry(work)
     todo = [index for index in range(len(_shards(new, SHARD_ROWS))) if not work.is_done(_mark(index))]
     embed_some = partial(embed_shards, inputs, config, work.path, work.key, SHARD_ROWS)
     try:
@@ -85,8 +122,16 @@ def embed(inputs: Mapping[str, Artifact], config: EmbedConfig, work: Workspace) 
     spent_s = time.monotonic() - started
     for leftover in work.path.glob(".rows-*.tmp"):  # of a worker that was killed
         leftover.unlink(missing_ok=True)
-    if new != ids:  # the shards are put together anew, of what was embedded in another order and what is taken over
+    left_out = _left_out(work)
+    _check(left_out, len(ids), config)
+    if new == ids and len(left_out):
+        _set_aside(work, len(_shards(new, SHARD_ROWS)))
+    if new != ids or len(left_out):
+        # the shards are put together anew, of what was embedded in another order, without what has no row, and with
+        # what is taken over
         rows = dict(zip(new, read_shards(work.scratch), strict=True))
+        table = table[~table.id.isin(left_out.id)]
+        ids = table.id.tolist()
         previous = EmbeddingTable.open(inputs["previous"]) if "previous" in inputs else None
         for index, shard in enumerate(_shards(ids, SHARD_ROWS)):
             if previous is not None:
@@ -96,10 +141,14 @@ def embed(inputs: Mapping[str, Artifact], config: EmbedConfig, work: Workspace) 
     if not ids:
         write_shard(work.path, 0, np.zeros((0, 1), np.float32))
     table.to_parquet(work.path / "ids.parquet", index=False)
+    if len(left_out):
+        left_out.to_parquet(work.path / LEFT_OUT, index=False)
+        log.warning("%s; they are listed in %s", _told(left_out), work.path / LEFT_OUT)
     if devices:
         work.environment["device"] = ", ".join(sorted(devices))
     return {
-        "counts": {"rows": len(ids), "shards": len(_shards(ids, SHARD_ROWS)), "embedded": len(new)},
+        "counts": {"rows": len(ids), "shards": len(_shards(ids, SHARD_ROWS)), "embedded": len(new) - len(left_out)}
+        | ({"left_out": len(left_out)} if len(left_out) else {}),
         "metrics": sum(paces, Pace()).metrics(spent_s),
     }
 
@@ -142,13 +191,28 @@ def embed_shards(
     groups = [all_shards[index] for index in todo]
     model = _kept_model(inputs["checkpoint"].path, config.device, config.precision)
     started = time.monotonic()
+    bad: dict[str, UnusableAudio] = {}
     if paths is not None:
         files = [[paths[name] for name in group] for group in groups]
-        each = model.embed_each(files, config.num_crops, config.batch_size, config.num_workers, pace)
+        clip_ids = {paths[name]: name for group in groups for name in group}
+        each = model.embed_each(
+            files, config.num_crops, config.batch_size, config.num_workers, pace, clip_ids=clip_ids,
+            on_bad=bad.__setitem__,
+        )  # fmt: skip
     else:
         each = (model.embed_text([text[name] for name in group], config.batch_size) for group in groups)
     with progress(f"embed {config.what}", sum(map(len, groups)), "rows") as advance:
         for index, group, rows in zip(todo, groups, each, strict=True):
+            sound = are_sound(rows)
+            if paths is not None:
+                _note_left_out(work, index, _without_row(group, sound, paths, bad))
+                _check(_left_out(work), len(table), config)
+            elif not sound.all():
+                name = group[int(np.argmin(sound))]
+                raise ArtifactError(
+                    f"the checkpoint {inputs['checkpoint'].id} makes a row that is not finite or not of norm 1 of the "
+                    f"text {text[name]!r}, and of {int((~sound).sum())} of {len(group)}; its weights may be damaged"
+                )
             write_shard(made, index, rows)
             work.mark_done(_mark(index))
             pace.rows += len(group)
@@ -162,6 +226,96 @@ def _kept_model(checkpoint: Path, device: str, precision: Literal["float32", "bf
     from clapcur.models.clap import load_model
 
     return load_model(checkpoint, device=device, precision=precision)
+
+
+# -- what has no row
+
+
+def _without_row(
+    group: Sequence[str], sound: NDArray[np.bool_], paths: Mapping[str, str], bad: Mapping[str, UnusableAudio]
+) -> list[tuple[str, str, str, str]]:
+    """Return the clips of a shard that are left out: id, path, reason, detail."""
+    found = []
+    for name, is_sound in zip(group, sound, strict=True):
+        path = paths[name]
+        if path in bad:
+            found.append((name, path, bad[path].reason, bad[path].detail))
+        elif not is_sound:
+            found.append((name, path, NO_ROW, "the model makes a row of it that is not finite or not of norm 1"))
+    return found
+
+
+def _note_left_out(work: Workspace, index: int, rows: Sequence[Sequence[str]]) -> None:
+    """Keep what a shard leaves out, for the process that puts the table together."""
+    note = work.scratch / f"left-out-{index:05d}.json"
+    if rows or note.exists():  # of a worker that was killed before it marked the shard
+        write_atomic(note, json.dumps(rows))
+
+
+def _left_out(work: Workspace) -> pd.DataFrame:
+    """Return what all shards left out so far."""
+    notes = sorted(work.scratch.glob("left-out-*.json"))
+    return left_out_table(row for note in notes for row in json.loads(note.read_text()))
+
+
+def _check(left_out: pd.DataFrame, num_clips: int, config: EmbedConfig) -> None:
+    if len(left_out) > config.max_bad_fraction * num_clips:
+        raise DataError(
+            f"{_told(left_out)}; they are more than max_bad_fraction {config.max_bad_fraction:g} of {num_clips} clips. "
+            "Put the files back, or ingest again"
+        )
+
+
+def _told(left_out: pd.DataFrame) -> str:
+    """Return in words what was left out, and the first of it by path."""
+    reasons = ", ".join(f"{reason} {count}" for reason, count in left_out.reason.value_counts().items())
+    first = left_out.iloc[0]
+    return f"{len(left_out)} clips have no row ({reasons}); the first is {first.path}: {first.detail}"
+
+
+def _can_be_read(row: Any) -> bool:
+    """Return whether a clip that was left out can be embedded now; one of which the model makes no row cannot."""
+    if row.reason == NO_ROW:
+        return False
+    try:
+        load_crops(row.path, 16_000, 1, [0.0], clip_id=row.id)
+    except UnusableAudio:
+        return False
+    return True
+
+
+def _retry(work: Workspace) -> None:
+    """Let a run that goes on make those shards again of which a left-out clip can be read now."""
+    for note in work.scratch.glob("left-out-*.json"):
+        index, rows = int(note.stem.rpartition("-")[2]), left_out_table(json.loads(note.read_text()))
+        if not work.is_done(_mark(index)) or any(map(_can_be_read, rows.itertuples())):
+            work.unmark(_mark(index))
+            (work.scratch / shard_name(index)).unlink(missing_ok=True)
+            note.unlink()
+
+
+def _set_aside(work: Workspace, num_shards: int) -> None:
+    """Move all shards into the scratch: a run that is killed while it writes them anew finds them there."""
+    for index in range(num_shards):
+        if not (work.scratch / shard_name(index)).exists():
+            os.replace(work.path / shard_name(index), work.scratch / shard_name(index))
+    for half_made in work.path.glob(shard_name("*")):
+        half_made.unlink()
+
+
+def with_left_out(store: Store, config: EmbedConfig, inputs: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """Add the table that lacks clips which can be read again, so that a complete one is made of it."""
+    now = dict(inputs)
+    while (made := store.get(STAGE.key(config, now))) and len(left_out := read_left_out(made.path)):
+        then = {**now, "previous": made}
+        if not store.get(STAGE.key(config, then)) and not any(map(_can_be_read, left_out.itertuples())):
+            log.warning("%s %s: %s", made.kind, made.id, _told(left_out))
+            break
+        now = then
+    return now
+
+
+# -- shards
 
 
 def _mark(index: int) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clapcur.audio import WaveformCache, fit
+from clapcur.audio import WaveformCache
 from clapcur.mixing import Batch
 
 T = TypeVar("T")
@@ -20,6 +20,9 @@ DECODED = WaveformCache(0)  # one for the process: the next training of a compar
 
 class Waveforms:
     """Loads crops by clip id; threads suffice, for libsndfile and soxr leave the interpreter's lock.
+
+    A clip whose file has vanished, or is another clip now, is an error that names it: a batch without it would be
+    another batch, and the training could not be resumed or repeated.
 
     Parameters
     ----------
@@ -51,7 +54,8 @@ class Waveforms:
         return torch.from_numpy(np.stack(crops))
 
     def _crop(self, clip_id: str, offset: float) -> NDArray[np.float32]:
-        return fit(DECODED.load(self.paths[clip_id], self.sample_rate), self.num_samples, offset, self.short)
+        path = self.paths[clip_id]
+        return DECODED.crop(path, self.sample_rate, self.num_samples, offset, self.short, clip_id)
 
     def ahead(self, batches: Iterable[Batch], prepare: Callable[[Batch], T]) -> Iterator[tuple[Batch, T]]:
         """Yield each batch with what `prepare` makes of it (such as by `load`), a few batches in advance."""

@@ -10,7 +10,7 @@ Shapes: N clips, C crops of a clip, T samples.
 import os
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,10 +18,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from clapcur.audio import fit, load_audio
+from clapcur.audio import UnusableAudio, load_crops
 from clapcur.pace import Pace
 
 AHEAD = 3  # batches being decoded while one is computed: one may wait for a long file, and memory stays small
+
+OnBad = Callable[[Any, UnusableAudio], None]
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Window:
 
 def read_ahead(
     batches: Iterable[Sequence[Any]], window: Window, *, num_workers: int = 0, pin: bool = False,
-    pace: Pace | None = None,
+    pace: Pace | None = None, clip_ids: Mapping[Any, str] | None = None, on_bad: OnBad | None = None,
 ) -> Generator[Tensor]:  # fmt: skip
     """Decode batches of files in threads, a few batches ahead of the caller.
 
@@ -51,6 +53,11 @@ def read_ahead(
         Put the batches into page-locked memory, out of which a GPU copies by itself.
     pace : Pace, optional
         Is told the seconds of audio, and the time for which the caller had to wait here.
+    clip_ids : mapping, optional
+        path -> the SHA-256 that the bytes of the file must have.
+    on_bad : callable, optional
+        Is told path and error of a file that cannot be used, before its batch comes with silence in the place of its
+        crops. Without, such a file is an error.
 
     Yields
     ------
@@ -60,15 +67,22 @@ def read_ahead(
     Raises
     ------
     clapcur.errors.DataError
-        A file cannot be used; the batches before it have been yielded.
+        A file cannot be used, and there is no `on_bad`; the batches before it have been yielded.
     """
     pace = pace if pace is not None else Pace()
-    decoding: deque[tuple[Tensor, list[Future[int]]]] = deque()
+    decoding: deque[tuple[Sequence[Any], Tensor, list[Future[int]]]] = deque()
 
     def first() -> Tensor:
-        crops_NCT, futures = decoding.popleft()
-        started = time.monotonic()
-        num_samples = sum(future.result() for future in futures)
+        paths, crops_NCT, futures = decoding.popleft()
+        started, num_samples = time.monotonic(), 0
+        for path, crops_CT, future in zip(paths, crops_NCT, futures, strict=True):
+            try:
+                num_samples += future.result()
+            except UnusableAudio as error:
+                if on_bad is None:
+                    raise
+                crops_CT.zero_()
+                on_bad(path, error)
         pace.waiting_s += time.monotonic() - started
         pace.audio_s += num_samples / window.sample_rate
         return crops_NCT
@@ -78,9 +92,10 @@ def read_ahead(
         for paths in batches:
             crops_NCT = torch.empty((len(paths), len(window.offsets), window.num_samples), pin_memory=pin)
             futures = [
-                pool.submit(_decode, path, window, crops_CT) for path, crops_CT in zip(paths, crops_NCT, strict=True)
+                pool.submit(_decode, path, window, crops_CT, (clip_ids or {}).get(path))
+                for path, crops_CT in zip(paths, crops_NCT, strict=True)
             ]
-            decoding.append((crops_NCT, futures))
+            decoding.append((paths, crops_NCT, futures))
             if len(decoding) > AHEAD:
                 yield first()
         while decoding:
@@ -89,12 +104,12 @@ def read_ahead(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _decode(path: Any, window: Window, crops_CT: Tensor) -> int:
+def _decode(path: Any, window: Window, crops_CT: Tensor, clip_id: str | None) -> int:
     """Fill in the crops of one file; return its samples at the window's rate."""
-    waveform = load_audio(path, window.sample_rate)
-    for crop, offset in zip(crops_CT.numpy(), window.offsets, strict=True):
-        crop[:] = fit(waveform, window.num_samples, offset, window.short)
-    return len(waveform)
+    crops_CT.numpy()[:], num_samples = load_crops(
+        path, window.sample_rate, window.num_samples, window.offsets, window.short, clip_id
+    )
+    return num_samples
 
 
 def on_device(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:

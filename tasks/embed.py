@@ -8,7 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from clapcur import pools
 from clapcur.artifacts import Artifact
 from clapcur.catalog import Campaign
-from clapcur.embed import STAGE, EmbedConfig
+from clapcur.embed import STAGE, EmbedConfig, with_left_out
 from clapcur.home import Home
 from tasks.common import TRIED_AGAIN, run_stage
 from tasks.fan_out import spread
@@ -18,7 +18,9 @@ from tasks.fan_out import spread
 def embed(config: EmbedConfig, inputs: Mapping[str, Artifact], what: str, campaign: Campaign | None = None) -> Artifact:
     """Embed what `config` names with the checkpoint; `what` says which part of the experiment it is.
 
-    Of a version of a pool only what is new is embedded, by the workers that `tasks.fan_out` finds.
+    Of a version of a pool only what is new is embedded, by the workers that `tasks.fan_out` finds; so are clips that a
+    table of this version left out, once they can be read again.
     """
-    inputs = pools.with_earlier(Home.open(), STAGE, config, inputs)
+    home = Home.open()
+    inputs = with_left_out(home.store, config, pools.with_earlier(home, STAGE, config, inputs))
     return run_stage(STAGE, config, inputs, campaign, {"role": what}, spread=spread())

@@ -67,7 +67,7 @@ def improvement_set(
 ) -> Artifact:  # fmt: skip
     """Make a set in which each clip has two captions, of its own class and of the next; clips lie in `sounds`."""
     names, texts = list(classes), list(classes.values())
-    clips = [f"{index:064x}" for index in range(0xA1, 0xA1 + num_clips)]
+    clips = [f"clip{index:060x}" for index in range(0xA1, 0xA1 + num_clips)]
     paths = {clip: sounds / f"{clip[-4:]}.wav" for clip in clips}
     for index, path in enumerate(paths.values()):
         if index >= missing:

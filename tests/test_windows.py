@@ -9,7 +9,7 @@ import soundfile
 import torch
 
 from clapcur import windows
-from clapcur.audio import fit, load_audio
+from clapcur.audio import fit, load_audio, load_crops
 from clapcur.errors import DataError
 from clapcur.pace import Pace
 from clapcur.windows import AHEAD, Window, on_device, read_ahead, to_host
@@ -40,11 +40,11 @@ def test_batches_come_in_order_and_hold_what_a_plain_loop_decodes(clips, num_wor
     """A short file that overtakes a long one would swap the rows of two clips."""
     names = {path: index for index, path in enumerate(clips)}
 
-    def slow_at_first(path, rate):
+    def slow_at_first(path, *settings):
         time.sleep(0.02 * (7 - names[path]))
-        return load_audio(path, rate)
+        return load_crops(path, *settings)
 
-    monkeypatch.setattr(windows, "load_audio", slow_at_first)
+    monkeypatch.setattr(windows, "load_crops", slow_at_first)
     batches = [clips[:3], clips[3:4], [], clips[4:]]
     pace = Pace()
     decoded = list(read_ahead(batches, WINDOW, num_workers=num_workers, pace=pace))
@@ -75,6 +75,25 @@ def test_a_bad_file_is_an_error_at_its_place_and_ends_the_threads(clips, tmp_pat
     with pytest.raises(DataError, match="bad.wav"):
         next(decoded)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+def test_a_bad_file_is_told_of_before_its_batch_and_leaves_its_place(clips, tmp_path):
+    """One file that vanished must neither stop a million others nor move their crops by one place."""
+    (tmp_path / "bad.wav").write_bytes(b"RIFF")
+    told = []
+    batches = [[clips[0], tmp_path / "bad.wav", clips[1]], [clips[2]], [tmp_path / "gone.wav"]]
+    ids = {clips[2]: "0" * 64}
+    decoded = read_ahead(
+        batches, WINDOW, clip_ids=ids, on_bad=lambda path, error: told.append((path.name, error.reason))
+    )
+    first = next(decoded)
+    assert told == [("bad.wav", "unreadable")]
+    np.testing.assert_array_equal(first[[0, 2]], one_by_one(clips[:2]))
+    assert not first[1].any()
+    next(decoded)
+    assert told[1:] == [("2.wav", "changed")]
+    next(decoded)
+    assert told[2:] == [("gone.wav", "missing")]
 
 
 def test_a_pace_adds_up_and_says_nothing_before_the_first_row():

@@ -11,12 +11,22 @@ full scale 1::
     opening       an address -> a descriptor
     containers    what the bytes of a file promise, where libsndfile does not say
     decoding      file -> mono blocks, or the reason why not
-    loading       file -> waveform; crop, repeat, pad; a cache
+    loading       file -> waveform or crops; a cache; refusing what is another clip now
     probing       file -> its hashes and facts, or the problem with it
 """
 
 from clapcur.audio.decoding import UnusableAudio
-from clapcur.audio.loading import WaveformCache, fit, load_audio
+from clapcur.audio.loading import WaveformCache, fit, load_audio, load_crops
 from clapcur.audio.probing import ClipInfo, ProbeRules, Problem, probe
 
-__all__ = ["ClipInfo", "ProbeRules", "Problem", "UnusableAudio", "WaveformCache", "fit", "load_audio", "probe"]
+__all__ = [
+    "ClipInfo",
+    "ProbeRules",
+    "Problem",
+    "UnusableAudio",
+    "WaveformCache",
+    "fit",
+    "load_audio",
+    "load_crops",
+    "probe",
+]

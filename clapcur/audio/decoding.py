@@ -2,9 +2,13 @@
 
 Files are decoded forward, block by block, and never sought in: a FLAC from a pipe, which does not know its length,
 reads like any other, and memory does not grow with the file. An MP3 without a Xing header has no stated length:
-libsndfile estimates one from the first frame and may end early there, which nothing here can see.
+libsndfile estimates one from the first frame and may end early there, which nothing here can see. Nor is it seen where
+an Ogg stream without the mark of its end was cut between two pages.
+
+No sample that comes out is NaN, infinite or so large that a spectrum of it would be.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from io import FileIO
@@ -14,14 +18,17 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from clapcur.audio.containers import mp3_states_length, what_is_cut_off
+from clapcur.audio.containers import CHECKED, mp3_states_length, mpeg_start, what_is_cut_off, with_end_of_stream
 from clapcur.audio.limits import TooLarge
 from clapcur.audio.opening import open_address
 from clapcur.errors import DataError, printable
 
 BLOCK_FRAMES = 2**16  # 1.5 s at 44.1 kHz: fits a processor's cache, and memory does not grow with the file
+BLOCK_SAMPLES = 2**19  # of all channels, of which libsndfile reads up to 1,024
 UNKNOWN_FRAMES = 2**63 - 1  # libsndfile's SF_COUNT_MAX: the header states no length
 MP3_SLACK_FRAMES = 2 * 1152  # ours: encoders disagree on whether header frame and padding count
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 768_000  # Hz, ours: below, seconds of a file become hours of 32 kHz
+MAX_SAMPLE = 2.0**31  # integers of 32 bits that were stored as floats; the power of 1e16 is beyond float32
 
 
 class UnusableAudio(DataError):
@@ -61,47 +68,90 @@ class _ForwardFile(soundfile.SoundFile):
         return False
 
 
+def _open_sound(file: FileIO) -> soundfile.SoundFile:
+    marked = with_end_of_stream(file.fileno())
+    if marked is not None:
+        return _ForwardFile(marked)
+    file.seek(0)  # libsndfile takes the descriptor's position for the start of the file
+    try:
+        return _ForwardFile(file.fileno(), closefd=False)
+    except soundfile.LibsndfileError:
+        if not (start := mpeg_start(file.fileno())):
+            raise
+    file.seek(start)
+    return _ForwardFile(file.fileno(), closefd=False)
+
+
 class Decoder:
     """Iterates over a file's mono blocks; raises UnusableAudio for all that can be wrong with them."""
 
     def __init__(self, path: Path | str, file: FileIO) -> None:
         self._path, self._lack = path, what_is_cut_off(file.fileno())
-        file.seek(0)  # libsndfile takes the descriptor's position for the start of the file
         try:
-            self._sound = _ForwardFile(file.fileno(), closefd=False)
+            self._sound = _open_sound(file)
         except soundfile.LibsndfileError as error:
             raise UnusableAudio(
                 path, "truncated" if self._lack else "unreadable", self._lack or error.error_string
             ) from None
         self.sample_rate, self.num_channels = self._sound.samplerate, self._sound.channels
-        self.num_frames = 0
+        self.num_frames, self.peak = 0, 0.0
+        self._check_kind()
         is_mp3 = self._sound.format == "MP3"
         is_stated = self._sound.frames != UNKNOWN_FRAMES and (not is_mp3 or mp3_states_length(file.fileno()))
         self._stated = self._sound.frames if is_stated else 0
         self._slack = MP3_SLACK_FRAMES if is_mp3 else 0
+
+    def _check_kind(self) -> None:
+        """Refuse what could not be checked, or not be resampled."""
+        kind, rate = self._sound.format, self.sample_rate
+        if kind not in CHECKED:
+            detail = f"a cut {kind} file cannot be told from a whole one; convert it to WAV or FLAC"
+        elif not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
+            detail = f"it states a sample rate of {rate} Hz, expected {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE}"
+        else:
+            return
+        self._sound.close()
+        raise UnusableAudio(self._path, "unreadable" if kind not in CHECKED else "implausible_rate", detail)
 
     @property
     def duration_s(self) -> float:
         """Seconds decoded so far."""
         return self.num_frames / self.sample_rate
 
+    @property
+    def stated_frames(self) -> int | None:
+        """The number of frames to the last one, where the file states it."""
+        return self._stated if self._stated and not self._slack else None
+
+    def close(self) -> None:
+        """Stop before the end."""
+        self._sound.close()
+
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
-        """Yield blocks of shape (T,) with T up to `BLOCK_FRAMES`, once; a defect is raised where it is met."""
+        """Yield blocks of shape (T,) with T up to `BLOCK_FRAMES`, once; a defect is raised where it is met.
+
+        `peak` is the largest magnitude of a sample so far, of any channel.
+        """
+        num_frames = min(BLOCK_FRAMES, BLOCK_SAMPLES // self.num_channels)
         with self._sound:
             stopped = ""
             while True:
                 try:
-                    block_TC = self._sound.read(BLOCK_FRAMES, dtype="float32", always_2d=True)
+                    block_TC = self._sound.read(num_frames, dtype="float32", always_2d=True)
                 except soundfile.LibsndfileError as error:
                     stopped = f": {error.error_string}"
                     break
                 if not len(block_TC):
                     break
                 self.num_frames += len(block_TC)
-                block = block_TC.mean(axis=1) if block_TC.shape[1] > 1 else block_TC[:, 0]
-                if not np.isfinite(block).all():
+                peak = max(float(block_TC.max()), -float(block_TC.min()))  # both are NaN where one sample is
+                if not math.isfinite(peak):
                     raise UnusableAudio(self._path, "non_finite", "has NaN or infinite samples")
-                yield block
+                if peak > MAX_SAMPLE:
+                    detail = f"has a sample of {peak:.3g} times full scale, {MAX_SAMPLE:.3g} is the most"
+                    raise UnusableAudio(self._path, "out_of_range", detail)
+                self.peak = max(self.peak, peak)
+                yield block_TC.mean(axis=1) if block_TC.shape[1] > 1 else block_TC[:, 0]
         if self._lack or stopped or self.num_frames < self._stated - self._slack:
             counted = f"decoding stops after {self.num_frames} of {self._stated or 'unknown'} frames{stopped}"
             raise UnusableAudio(self._path, "truncated", self._lack or counted)

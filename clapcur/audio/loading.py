@@ -1,7 +1,16 @@
-"""Loading: a file to a waveform at a rate and of a length."""
+"""Loading: a file to a waveform at a rate, or to crops of a length.
 
+A clip is known by the SHA-256 of its bytes, and a file can be replaced after it was ingested. So who knows the id gives
+it: the bytes are hashed where they are read anyway, and a file that is another clip now is refused.
+"""
+
+import hashlib
+import re
 import threading
 from collections import OrderedDict
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from io import FileIO
 from pathlib import Path
 from typing import Literal
 
@@ -9,16 +18,22 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from clapcur.audio.addresses import container_of, is_url
 from clapcur.audio.decoding import Decoder, UnusableAudio, open_audio
+from clapcur.audio.stores import Stamp, stamp
+
+WHOLE_SAMPLES = 2**24  # 64 MiB, ours: a longer clip is never in memory as a whole; 9 minutes at 32 kHz
+SHA256 = re.compile("[0-9a-f]{64}")
+Short = Literal["repeat", "repeatpad", "pad", "zeros"]
 
 
 def load_audio(path: Path | str, sample_rate: int) -> NDArray[np.float32]:
-    """Decode a file to a mono waveform at `sample_rate`.
+    """Decode a file to a mono waveform at `sample_rate`; of a long one, take `load_crops`.
 
     Parameters
     ----------
     path : path
-        Any format that libsndfile reads.
+        Any format that libsndfile reads and of which a cut file is told from a whole one.
     sample_rate : int
         Hz; other rates are resampled with soxr, quality HQ.
 
@@ -29,24 +44,148 @@ def load_audio(path: Path | str, sample_rate: int) -> NDArray[np.float32]:
     Raises
     ------
     UnusableAudio
-        A DataError: missing, unreadable, empty, truncated, or with NaN or infinite samples.
+        A DataError: missing, unreadable, empty, truncated, of a rate that no sound has, or with samples that are NaN,
+        infinite or far beyond full scale.
     """
     with open_audio(path) as file:
-        decoder = Decoder(path, file)
-        blocks = list(decoder)
+        waveform = _decode(path, file, sample_rate)
+    assert isinstance(waveform, np.ndarray)
+    return waveform
+
+
+def load_crops(
+    path: Path | str,
+    sample_rate: int,
+    num_samples: int,
+    offsets: Sequence[float],
+    short: Short = "repeat",
+    clip_id: str | None = None,
+    is_checked: bool = False,
+    cache: "WaveformCache | None" = None,
+) -> tuple[NDArray[np.float32], int]:
+    """Return what `fit` cuts out of `load_audio`, to the bit, without holding a long clip in memory.
+
+    Parameters
+    ----------
+    path, sample_rate
+        As for `load_audio`.
+    num_samples, offsets, short
+        As for `fit`, with an offset for each crop.
+    clip_id : str, optional
+        The SHA-256 that the file's bytes must have. What is no SHA-256, in manifests made by hand, is not compared.
+    is_checked : bool
+        They are known to have it.
+    cache : WaveformCache, optional
+        Is given the waveform where it was decoded as a whole.
+
+    Returns
+    -------
+    NDArray, shape (C, num_samples), float32
+    int
+        Samples of the whole clip at `sample_rate`.
+
+    Raises
+    ------
+    UnusableAudio
+        As `load_audio`; or the file is another clip now.
+    """
+    try:
+        with open_audio(path) as file:
+            if clip_id is not None and not is_checked:
+                _check_bytes(path, file, clip_id)
+            trusted = clip_id is not None and SHA256.fullmatch(clip_id) is not None
+            found = _decode(path, file, sample_rate, max(WHOLE_SAMPLES, num_samples), trusted)
+            if isinstance(found, int):
+                return _crops_of_long(path, file, sample_rate, num_samples, offsets, found), found
+    except OSError as error:  # a disk or a network that fails while the file is read
+        raise UnusableAudio(path, "unreadable", error.strerror or str(error)) from error
+    if cache is not None:
+        cache.keep(path, sample_rate, found)
+    return np.stack([fit(found, num_samples, offset, short) for offset in offsets]), len(found)
+
+
+def _check_bytes(path: Path | str, file: FileIO, clip_id: str) -> None:
+    """Refuse a file that is not the clip of this id."""
+    found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != clip_id and SHA256.fullmatch(clip_id):
+        detail = f"it was clip {clip_id[:12]} when it was ingested, and is {found[:12]} now"
+        raise UnusableAudio(path, "changed", f"{detail}; put the file back, or ingest again")
+
+
+def _decode(
+    path: Path | str, file: FileIO, sample_rate: int, most: float = np.inf, trusted: bool = False
+) -> NDArray[np.float32] | int:
+    """Return the waveform of a file; of one with more than `most` samples, how many it has at `sample_rate`.
+
+    The number that the file states is believed where its bytes are `trusted`: they were whole when they were probed.
+    """
+    decoder = Decoder(path, file)
+    rates = decoder.sample_rate, sample_rate
+    most_frames = most * min(1.0, decoder.sample_rate / sample_rate)  # of what is decoded, and of what comes out
+    if trusted and (stated := decoder.stated_frames) and stated > most_frames:
+        decoder.close()
+        return resampled_length(stated, *rates)
+    blocks: list[NDArray[np.float32]] = []
+    for block in decoder:
+        if decoder.num_frames <= most_frames:
+            blocks.append(block)
+        else:
+            blocks.clear()
+    if decoder.num_frames > most_frames:
+        return resampled_length(decoder.num_frames, *rates)
     waveform = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     if decoder.sample_rate != sample_rate:
-        waveform = soxr.resample(waveform, decoder.sample_rate, sample_rate, quality="HQ")
+        waveform = soxr.resample(waveform, *rates, quality="HQ")
     if not len(waveform):
         raise UnusableAudio(path, "empty", f"not one sample at {sample_rate} Hz")
     return np.ascontiguousarray(waveform, dtype=np.float32)
+
+
+def resampled_length(num_frames: int, rate: int, new_rate: int) -> int:
+    """Return how many samples soxr makes: the exact number, rounded, and a half upwards."""
+    return (2 * num_frames * new_rate + rate) // (2 * rate)
+
+
+def _crops_of_long(
+    path: Path | str, file: FileIO, sample_rate: int, num_samples: int, offsets: Sequence[float], length: int
+) -> NDArray[np.float32]:
+    """Decode a clip of `length` samples up to the end of its last crop.
+
+    From its start on and not from near the crop: so the resampler gives the bits that it gives for the whole clip.
+    """
+    starts = [int(offset * (length - num_samples)) for offset in offsets]
+    crops_CT = np.zeros((len(starts), num_samples), np.float32)
+    position, end = 0, max(starts) + num_samples
+    with closing(_resampled(path, file, sample_rate)) as blocks:
+        for block in blocks:
+            for crop, start in zip(crops_CT, starts, strict=True):
+                first, last = max(start, position), min(start + num_samples, position + len(block))
+                if first < last:
+                    crop[first - start : last - start] = block[first - position : last - position]
+            position += len(block)
+            if position >= end:
+                break
+    assert position >= end, f"{path} has {position} samples, {length} were counted"
+    return crops_CT
+
+
+def _resampled(path: Path | str, file: FileIO, sample_rate: int) -> Generator[NDArray[np.float32]]:
+    """Yield the blocks of a file at a rate; together they are what `load_audio` returns."""
+    decoder = Decoder(path, file)
+    if decoder.sample_rate == sample_rate:
+        yield from decoder
+        return
+    stream = soxr.ResampleStream(decoder.sample_rate, sample_rate, 1, dtype="float32", quality="HQ")
+    for block in decoder:
+        yield stream.resample_chunk(np.ascontiguousarray(block))
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
 def fit(
     waveform: NDArray[np.float32],
     num_samples: int,
     offset: float = 0.5,
-    short: Literal["repeat", "repeatpad", "pad", "zeros"] = "repeat",
+    short: Short = "repeat",
 ) -> NDArray[np.float32]:
     """Cut or extend a waveform to `num_samples`; nothing here is random.
 
@@ -97,8 +236,8 @@ def fit(
 class WaveformCache:
     """Keeps decoded waveforms while they fit, so that a training loop decodes each clip once.
 
-    Threads may share one. Arrays are read-only, whether they come from the cache or from the file; a file that changes
-    while the cache lives goes unnoticed.
+    Threads may share one. The bytes of a clip are hashed when it is read for the first time, and again when size or
+    time of its file (of its container) have changed since; those of an object always, for they are here then.
 
     Parameters
     ----------
@@ -110,17 +249,31 @@ class WaveformCache:
         self.max_bytes = max_bytes
         self.num_bytes = 0
         self._waveforms: OrderedDict[tuple[str, int], NDArray[np.float32]] = OrderedDict()
+        self._checked: dict[str, Stamp] = {}
         self._lock = threading.Lock()
 
-    def load(self, path: Path | str, sample_rate: int) -> NDArray[np.float32]:
-        """Return what `load_audio` returns; decoding happens outside the lock."""
+    def crop(
+        self, path: Path | str, sample_rate: int, num_samples: int, offset: float, short: Short = "repeat",
+        clip_id: str | None = None,
+    ) -> NDArray[np.float32]:  # fmt: skip
+        """Return one crop, as `load_crops` does; decoding happens outside the lock."""
         key = (str(path), sample_rate)
         with self._lock:
-            if key in self._waveforms:
+            waveform = self._waveforms.get(key)
+            if waveform is not None:
                 self._waveforms.move_to_end(key)
-                return self._waveforms[key]
-        waveform = load_audio(path, sample_rate)
-        waveform.flags.writeable = False
+        if waveform is not None:
+            return fit(waveform, num_samples, offset, short)
+        now = None if clip_id is None or is_url(container_of(str(path))) else stamp(str(path))
+        is_checked = now is not None and self._checked.get(str(clip_id)) == now
+        crops, _ = load_crops(path, sample_rate, num_samples, [offset], short, clip_id, is_checked, self)
+        if now is not None:
+            self._checked[str(clip_id)] = now
+        return crops[0]
+
+    def keep(self, path: Path | str, sample_rate: int, waveform: NDArray[np.float32]) -> None:
+        """Keep a waveform, if there is room."""
+        key = (str(path), sample_rate)
         with self._lock:
             if key not in self._waveforms and waveform.nbytes <= self.max_bytes:
                 self._waveforms[key] = waveform
@@ -128,4 +281,3 @@ class WaveformCache:
                 while self.num_bytes > self.max_bytes:
                     _, oldest = self._waveforms.popitem(last=False)
                     self.num_bytes -= oldest.nbytes
-        return waveform

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from clapcur.audio.decoding import Decoder, UnusableAudio, open_audio
-from clapcur.config import frozen
+from clapcur.audio.decoding import MAX_SAMPLE, Decoder, UnusableAudio, open_audio
+from clapcur.config import frozen, machine
+
+LONGEST_S = 24 * 3600.0  # ours; a model hears ten seconds of it, and a small file can state years of silence
 
 
 @frozen
@@ -19,19 +21,28 @@ class ProbeRules:
     min_duration_s: float = 0.05
     # ours; shorter than the window of a few mel frames
     max_duration_s: float | None = None
-    # None takes clips of any length
+    # None takes clips of up to 24 hours (`LONGEST_S`); memory does not grow with them
     silence_peak: float = 1e-5
     # ours: -100 dB of full scale; a clip whose every sample (after the mean over channels) is below is silent
+    max_peak: float = machine(100.0)
+    # of any channel, full scale 1 (ours: +40 dB). Float files may exceed full scale by what a mix adds; integers that
+    # were stored as floats reach 128 and more. Not signed: what it leaves out is, by its reason
 
     def __post_init__(self) -> None:
         """Refuse limits that no clip could meet."""
-        longest_s = np.inf if self.max_duration_s is None else self.max_duration_s
-        if not 0 <= self.min_duration_s < longest_s:
+        if not 0 <= self.min_duration_s < self.longest_s:
             raise ValueError(
                 f"durations must be 0 <= min < max in s, got {self.min_duration_s} and {self.max_duration_s}"
             )
         if not 0 <= self.silence_peak < 1:
             raise ValueError(f"silence_peak must lie in [0, 1) (full scale is 1), got {self.silence_peak}")
+        if not 1 <= self.max_peak <= MAX_SAMPLE:
+            raise ValueError(f"max_peak must lie in [1, 2**31] (full scale is 1), got {self.max_peak}")
+
+    @property
+    def longest_s(self) -> float:
+        """Seconds that a clip may have."""
+        return LONGEST_S if self.max_duration_s is None else self.max_duration_s
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,8 @@ class Problem:
     """Why a file is of no use."""
 
     reason: str
-    # missing, unreadable, empty, truncated, too_large, silent, non_finite, too_short or too_long
+    # missing, unreadable, empty, truncated, too_large, silent, non_finite, out_of_range, implausible_rate, too_short or
+    # too_long
     detail: str
 
 
@@ -76,8 +88,11 @@ def _examine(path: Path | str, file: FileIO, clip_id: str, rules: ProbeRules) ->
     decoder = Decoder(path, file)
     pcm, peak = hashlib.sha256(), 0.0
     for block in decoder:
-        if rules.max_duration_s is not None and decoder.duration_s > rules.max_duration_s:
-            return Problem("too_long", f"longer than {rules.max_duration_s:g} s")
+        if decoder.duration_s > rules.longest_s:
+            return Problem("too_long", f"longer than {rules.longest_s:g} s (max_duration_s)")
+        if decoder.peak > rules.max_peak:
+            detail = f"has a sample of {decoder.peak:.4g} times full scale, max_peak is {rules.max_peak:g}"
+            return Problem("out_of_range", f"{detail}; integers that were stored as floats?")
         peak = max(peak, float(np.abs(block).max()))
         pcm.update(np.clip(np.rint(block * 32768), -32768, 32767).astype("<i2").tobytes())
     if decoder.duration_s < rules.min_duration_s:

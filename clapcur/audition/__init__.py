@@ -228,7 +228,7 @@ def _embed_sounds(clips: dict[str, dict[str, str]], room: int, config: AuditionC
     with progress("audition", len(clips), "clips") as advance:
         for name, silent in clips.items():
             try:
-                waveform = load_excerpt(silent["path"], config.sample_rate, config.max_seconds)
+                waveform = load_excerpt(silent["path"], config.sample_rate, config.max_seconds, clip_id=name)
             except UnusableAudio as problem:
                 is_missing = problem.reason == "missing"
                 note = "the file is not at its place" if is_missing else f"{problem.reason}: {problem.detail}"

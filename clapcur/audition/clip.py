@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from clapcur.audio import fit, load_audio
+from clapcur.audio import load_crops
 
 MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)  # Hz, MPEG-1, -2 and -2.5
 COMPRESSION = 0.5  # of LAME's variable bit rate: about 40 kbit/s at 22.05 kHz
@@ -25,7 +25,9 @@ RANGE_DB = 70.0  # below the loudest pixel; what is softer is black
 COLOURS = 64
 
 
-def load_excerpt(path: Path | str, sample_rate: int, max_seconds: float) -> NDArray[np.float32]:
+def load_excerpt(
+    path: Path | str, sample_rate: int, max_seconds: float, clip_id: str | None = None
+) -> NDArray[np.float32]:
     """Return a clip as the page plays it: mono, and of a long clip the middle, which is what a model hears of it.
 
     Samples above full scale, which MP3 would clip, lower the whole clip.
@@ -33,11 +35,10 @@ def load_excerpt(path: Path | str, sample_rate: int, max_seconds: float) -> NDAr
     Raises
     ------
     UnusableAudio
-        The file is not at its place, or cannot be decoded.
+        The file is not at its place, cannot be decoded, or is not the clip of this id.
     """
-    waveform = load_audio(path, sample_rate)
-    if len(waveform) > max_seconds * sample_rate:
-        waveform = fit(waveform, int(max_seconds * sample_rate))
+    crops, length = load_crops(path, sample_rate, int(max_seconds * sample_rate), [0.5], "pad", clip_id)
+    waveform = crops[0][:length]
     return waveform / np.float32(max(1.0, float(np.abs(waveform).max())))
 
 

@@ -70,6 +70,9 @@ def candidate_clips(
     clips = teacher_pairs.clips if is_ds else Manifest.open(inputs["pool"]).clips
     table = EmbeddingTable.open(inputs["teacher_clip_embeddings" if is_ds else "pool_embeddings"])
     clips = clips.sort_values("clip_id", ignore_index=True)
+    num_clips = len(clips)
+    if not is_ds:  # the teacher's own clips are trained on: one of them that is gone is an error
+        clips = clips[~clips.clip_id.isin(table.left_out.id)].reset_index(drop=True)
     rows_ND = table.select(clips.clip_id.tolist())
     reasons: dict[str, NDArray[np.bool_]] = {
         "held_out": clips.clip_id.isin(teacher_pairs.held_out(config.held_out)).to_numpy()
@@ -79,7 +82,7 @@ def candidate_clips(
         for reason in guard.candidates.checked:
             reasons[f"evaluation_{reason}"] = clips.clip_id.isin(guard.candidates.clips(reason)).to_numpy()
     keep = np.ones(len(clips), bool)
-    counts: dict[str, int] = {}
+    counts: dict[str, int] = {"not_embedded": num_clips - len(clips)} if len(clips) < num_clips else {}
     for reason, applies in reasons.items():  # a clip counts for the first reason that applies
         counts[reason] = int((keep & applies).sum())
         keep &= ~applies

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from clapcur.artifacts import Artifact
 from clapcur.config import canonical
 from clapcur.curate.config import CurateConfig
+from clapcur.embeddings import read_left_out
 from clapcur.manifest import Manifest
 from clapcur.set_versions import pair_blocks
 
@@ -34,7 +35,8 @@ class TakenOver:
         The earlier set must have been made by this version of the stage from the same config and the same other
         inputs. A clip that left makes room for pairs which the earlier set did not keep; with a cap per caption, or
         where doubles are looked for, a new clip takes the place of another; and hubs are measured on the whole pool.
-        Then all clips are scored again.
+        Then all clips are scored again; so they are where
+        clips had no embedding, then or now.
         """
         of_whole_pool = config.max_per_caption, config.distinct_clips, config.hubness
         if "parent" not in inputs or any(setting is not None for setting in of_whole_pool):
@@ -45,7 +47,13 @@ class TakenOver:
         same = {role: name for role, name in record["inputs"].items() if role not in changing} == others
         before = set(Manifest.open(inputs["parent_pool"]).clips.clip_id)
         left = before - set(Manifest.open(inputs["pool"]).clips.clip_id)
-        if not same or left or (record["version"], record["config"]) != (version, canonical(config)):
+        had_all = not record["counts"].get("excluded.not_embedded")
+        has_all = not len(read_left_out(inputs["pool_embeddings"].path))
+        if (
+            not (same and had_all and has_all)
+            or left
+            or (record["version"], record["config"]) != (version, canonical(config))
+        ):
             return cls(None)
         return cls(parent.path, frozenset(before & set(clip_ids)))
 

@@ -23,7 +23,7 @@ from clapcur.ingest.shards import Listing
 from clapcur.progress import progress
 
 CHUNK = 256  # clips between two commits: about a second of work
-VERSION = 1  # of what `probe` says; raise it when its answers change
+VERSION = 2  # of what `probe` says; raise it when its answers change
 PASSING = ("missing", "unreadable", "too_large")  # a network comes back, and a limit is raised
 Answer = ClipInfo | Problem
 T = TypeVar("T")
@@ -100,7 +100,9 @@ class ProbeCache:
 
     def __init__(self, path: Path | None, rules: ProbeRules) -> None:
         self._path = path
-        self._rules = signature({"version": VERSION, "rules": rules})
+        self._rules = signature(
+            {"version": VERSION, "rules": dataclasses.asdict(rules)}
+        )  # with those that no manifest signs
         self._connection: sqlite3.Connection | None = None
         if path is not None:
             self._attempt(lambda connection: None)

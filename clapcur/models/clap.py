@@ -8,7 +8,7 @@ Shapes: B batch, N clips, M captions, K classes, T samples, L frames, F features
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -32,7 +32,7 @@ from clapcur.models.text import TextTower, build_text_tower, load_text_tower
 from clapcur.models.towers import build_audio_tower, for_inference
 from clapcur.pace import Pace
 from clapcur.sequences import list_of_paths, list_of_texts
-from clapcur.windows import Window, on_device, read_ahead, to_host
+from clapcur.windows import OnBad, Window, on_device, read_ahead, to_host
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -164,7 +164,8 @@ class Clap(nn.Module):
 
     def embed_each(
         self, groups: Iterable[Iterable[Any]], num_crops: int = 1, batch_size: int = 32, num_workers: int = 0,
-        pace: Pace | None = None, fold: bool = True,
+        pace: Pace | None = None, fold: bool = True, clip_ids: Mapping[Any, str] | None = None,
+        on_bad: OnBad | None = None,
     ) -> Iterator[NDArray[np.float32]]:  # fmt: skip
         """Embed groups of audio files, one after the other; the next files are decoded meanwhile.
 
@@ -180,6 +181,8 @@ class Clap(nn.Module):
         fold : bool
             Take the form of the tower that is faster and gives rows equal to rounding; making it costs as much as
             a clip or two.
+        clip_ids, on_bad
+            As in `clapcur.windows.read_ahead`; the row of a file that `on_bad` is told of means nothing.
 
         Yields
         ------
@@ -204,7 +207,10 @@ class Clap(nn.Module):
             for start in range(0, len(paths), clips_at_a_time)
         )
         tower = for_inference(self.audio) if fold else self.audio
-        decoded = read_ahead(batches, window, num_workers=num_workers, pin=device.type == "cuda", pace=pace)
+        decoded = read_ahead(
+            batches, window, num_workers=num_workers, pin=device.type == "cuda", pace=pace, clip_ids=clip_ids,
+            on_bad=on_bad,
+        )  # fmt: skip
         with closing(decoded):
             encoded = (self._encode_clips(tower, crops, batch_size) for crops in on_device(decoded, device))
             rows = to_host(encoded)
