@@ -109,6 +109,8 @@ class Command:
         self._ended: float | None = None
         self._said = Path(tempfile.mkdtemp(prefix="said-", dir=home.parent))
         self._mark = self._said.name
+        for name in ("out", "err"):
+            (self._said / name).touch()  # a command may be killed before it opens them
         given = environment(home, **{MARK: self._mark}, **(more or {}))
         self._fork: ForkServerProcess | None = None
         self._program: subprocess.Popen[bytes] | None = None

@@ -129,7 +129,8 @@ def _disturbed_chain(
 
 def _plan(rng: random.Random, timing: Timing) -> Blow:
     moment = rng.choices(list(MOMENTS), list(MOMENTS.values()))[0]
-    return Blow(rng.choice(timing.made), moment, rng.random(), rng.choice(SIGNALS), rng.random() < 0.3)
+    victim = rng.choice((timing.made[-1], rng.choice(timing.made)))  # half of them what the command is for
+    return Blow(victim, moment, rng.random(), rng.choice(SIGNALS), rng.random() < 0.3)
 
 
 def _strike(command: Command, home: Path, blow: Blow, timing: Timing) -> bool:
