@@ -244,6 +244,8 @@ class Store:
         """
         lost = work.path / LOST
         previous = json.loads(lost.read_text())["record"] if lost.exists() else None
+        for leftover in work.path.rglob(".*.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink(missing_ok=True)
         files = {
             str(path.relative_to(work.path)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
             for path in sorted(work.path.rglob("*"))
