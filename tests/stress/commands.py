@@ -5,6 +5,7 @@ kills hit work and not imports. A whole command such as ``improve`` is a program
 """
 
 import atexit
+import io
 import json
 import multiprocessing
 import os
@@ -15,7 +16,9 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -98,11 +101,13 @@ class Command:
         Bytes of private memory that it may have beside what it starts with.
     more : mapping
         Further environment.
+    many : sequence of commands
+        Run these, one after another, in the place of one.
     """
 
     def __init__(
         self, arguments: Sequence[str], home: Path, folder: Path, *, is_program: bool = False,
-        memory: int | None = None, more: Mapping[str, str] | None = None,
+        memory: int | None = None, more: Mapping[str, str] | None = None, many: Sequence[Sequence[str]] = (),
     ) -> None:  # fmt: skip
         self.arguments = tuple(map(str, arguments))
         self.started = time.monotonic()
@@ -124,7 +129,7 @@ class Command:
             return
         with _starting:
             os.environ.update(QUIET)  # the server reads them once, before it imports anything
-            task = (self.arguments, str(folder), given, str(self._said), memory)
+            task = (self.arguments, many, str(folder), given, str(self._said), memory)
             self._fork = _server.Process(target=_be_command, args=task)
             self._fork.start()
         self.pid = self._fork.pid or 0
@@ -163,6 +168,10 @@ class Command:
         out, err = ((self._said / name).read_text(errors="replace") for name in ("out", "err"))
         return Ended(self.arguments, code, out, err, (self._ended or time.monotonic()) - self.started)
 
+    def told(self) -> list[list[Any]]:
+        """Return what became of each of `many` commands: code, stdout, stderr and seconds."""
+        return [json.loads(path.read_text()) for path in sorted(self._said.glob("*.json"))]
+
     def left_behind(self, patience_s: float = LEAVING_S) -> list[str]:
         """Return the processes that have outlived the command, after some time to leave, and end them."""
         until = time.monotonic() + patience_s
@@ -197,8 +206,26 @@ def run(arguments: Sequence[str], home: Path, folder: Path, patience_s: float = 
     return Command(arguments, home, folder, **options).wait(patience_s)
 
 
+def run_many(
+    commands: Sequence[Sequence[str]], home: Path, folder: Path, patience_s: float = PATIENCE_S, **options: Any
+) -> list[Ended]:
+    """Run commands one after another in one process; those that it did not survive have one each, with its patience.
+
+    Parameters
+    ----------
+    commands : sequence of commands
+        Each as what stands behind ``clapcur``.
+    """
+    together = Command([], home, folder, many=commands, **options)
+    ended = together.wait(patience_s)
+    found = [Ended(tuple(command), *told) for command, told in zip(commands, together.told(), strict=False)]
+    if len(found) == len(commands) and ended.code == 0:
+        return found
+    return [*found, *(run(command, home, folder, patience_s, **options) for command in commands[len(found) :])]
+
+
 def _be_command(
-    arguments: Sequence[str], folder: str, given: Mapping[str, str], said: str, memory: int | None
+    arguments: Sequence[str], many: Sequence[Sequence[str]], folder: str, given: Mapping[str, str], said: str, memory: int | None
 ) -> None:
     """Become ``clapcur ARGUMENTS``, in a session of its own."""
     os.setsid()
@@ -213,15 +240,35 @@ def _be_command(
     if memory is not None:
         limit = _private_bytes() + memory
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    sys.argv = ["clapcur", *arguments]
-    from clapcur import cli
-
     try:
-        cli.main()
+        _run_in_turn(many, Path(said)) if many else _run_one(arguments)
     finally:
         atexit._run_exitfuncs()  # multiprocessing leaves them out
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def _run_one(arguments: Sequence[str]) -> None:
+    from clapcur import cli
+
+    sys.argv = ["clapcur", *arguments]
+    cli.main()
+
+
+def _run_in_turn(many: Sequence[Sequence[str]], said: Path) -> None:
+    """Run commands as `main` does and write down what became of each."""
+    from clapcur import cli
+
+    for number, arguments in enumerate(many):
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                code = cli.run(list(arguments))
+            except BaseException:  # a traceback is what people would see
+                traceback.print_exc()
+                code = 1
+        told = json.dumps([code, out.getvalue(), err.getvalue(), 0.0])
+        (said / f"{number:05d}.json").write_text(told)
 
 
 def _private_bytes() -> int:

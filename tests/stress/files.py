@@ -7,14 +7,14 @@ is in, or in quarantine with a reason.
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
 from stress.chain import STEPS, finish
-from stress.commands import run
+from stress.commands import Ended, run
 from stress.harness import Run
 from stress.mutating import mutate
 
@@ -98,67 +98,63 @@ def _write(context: Run, number: int, folder: Path) -> Path | None:
     return path
 
 
-def _judge(context: Run, files: dict[int, Path], folder: Path, home: Path, teacher: str) -> None:
-    """Ingest and embed some files; where that goes wrong, find out which of them do it."""
-    said = _faults(files, folder, home, teacher)
-    if not said:
-        context.count("files", len(files))
+def _judge(context: Run, files: Mapping[int, Path], folder: Path, home: Path, teacher: str) -> None:
+    """Ingest and embed some files; where that goes wrong and names none of them, find out which it is."""
+    beside = folder / "plain" / "beside.wav"  # so that there is always something to take
+    samples = 0.1 * np.random.default_rng(min(files)).standard_normal(8000)
+    soundfile.write(beside, samples, 16_000)
+    table = folder / f"table-{min(files)}-{len(files)}.csv"
+    table.write_text("\n".join(["path", str(beside), *map(str, files.values())]) + "\n")
+    ended = [run(["ingest", str(table), "--max-bad", "1", "--json"], home, folder, PATIENCE_S, memory=MEMORY)]
+    if not ended[-1].code == 0:
+        _halve(context, files, folder, home, teacher, ended[-1])
         return
+    manifest = ended[-1].answer["id"]
+    ended.append(run(["embed", teacher, manifest, "--json"], home, folder, PATIENCE_S, memory=MEMORY))
+    if not ended[-1].code == 0:
+        _halve(context, files, folder, home, teacher, ended[-1])
+        return
+    context.count("files", len(files))
+    store = home / "store"
+    told = _outcomes(files, store / "manifest" / manifest, store / "embeddings" / ended[-1].answer["id"])
+    for number, outcome in told.items():
+        if outcome in ("in", "in quarantine"):
+            context.count(f"files that are {outcome}")
+        else:
+            context.fail(number, f"{files[number].name}: {outcome}", files[number])
+
+
+def _halve(
+    context: Run, files: Mapping[int, Path], folder: Path, home: Path, teacher: str, ended: Ended
+) -> None:
     if len(files) == 1:
-        (number, path), = files.items()
-        context.fail(number, f"{path.name}: {'; '.join(said)}", path)
+        ((number, path),) = files.items()
+        context.fail(number, f"{path.name}: {ended}\n{ended.err}", path)
         return
     numbers = sorted(files)
     for half in (numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :]):
         _judge(context, {number: files[number] for number in half}, folder, home, teacher)
 
 
-def _faults(files: dict[int, Path], folder: Path, home: Path, teacher: str) -> list[str]:
-    """Say what goes wrong with these files; a sound one is always beside them, so that there is something to take."""
-    table = folder / f"table-{min(files)}-{len(files)}.csv"
-    beside = folder / "plain" / "beside.wav"
-    samples = 0.1 * np.random.default_rng(min(files)).standard_normal(8000)
-    soundfile.write(beside, samples, 16_000)
-    paths = [beside, *files.values()]
-    table.write_text("\n".join(["path", *map(str, paths)]) + "\n")
-    ingested = run(
-        ["ingest", str(table), "--max-bad", "1", "--json"], home, folder, PATIENCE_S, memory=MEMORY
-    )
-    if ingested.code:
-        return [str(ingested)]
-    manifest = ingested.answer["id"]
-    said = _unaccounted(paths, home / "store" / "manifest" / manifest)
-    embedded = run(["embed", teacher, manifest, "--json"], home, folder, PATIENCE_S, memory=MEMORY)
-    if embedded.code:
-        return [*said, str(embedded)]
-    return said + _bad_rows(home, manifest, home / "store" / "embeddings" / embedded.answer["id"])
-
-
-def _unaccounted(paths: Sequence[Path], manifest: Path) -> list[str]:
-    """Name the files that are neither in the manifest nor in its quarantine with a reason."""
+def _outcomes(files: Mapping[int, Path], manifest: Path, embeddings: Path) -> dict[int, str]:
+    """Say of each file whether it is in, with a unit row, or in quarantine, with a reason; or else what is wrong."""
     import pandas as pd
 
-    known = set(pd.read_parquet(manifest / "clips.parquet").clip_id)
     quarantine = pd.read_parquet(manifest / "quarantine.parquet")
     reasons = dict(zip(quarantine.path, quarantine.reason, strict=True))
-    said = []
-    for path in paths:
-        is_in = hashlib.sha256(path.read_bytes()).hexdigest() in known
-        if not is_in and not reasons.get(str(path)):
-            said.append(f"{path.name} is neither in the manifest nor in quarantine")
-        if is_in and str(path) in reasons:
-            said.append(f"{path.name} is in the manifest and in quarantine ({reasons[str(path)]})")
-    return said
-
-
-def _bad_rows(home: Path, manifest: str, folder: Path) -> list[str]:
-    import pandas as pd
-
-    rows = np.concatenate([np.load(path) for path in sorted(folder.glob("rows-*.npy"))])
-    ids = pd.read_parquet(folder / "ids.parquet").id.tolist()
-    wanted = pd.read_parquet(home / "store" / "manifest" / manifest / "clips.parquet").clip_id.tolist()
-    said = [] if ids == wanted else [f"{len(wanted)} clips have {len(ids)} rows"]
-    lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
-    for index in np.flatnonzero(~(np.abs(lengths - 1) < 1e-3)):
-        said.append(f"the row of clip {ids[index][:12]} has the length {lengths[index]}")
-    return said
+    clips = set(pd.read_parquet(manifest / "clips.parquet").clip_id)
+    rows = np.concatenate([np.load(path) for path in sorted(embeddings.glob("rows-*.npy"))]).astype(np.float64)
+    ids = pd.read_parquet(embeddings / "ids.parquet").id.tolist()
+    lengths = dict(zip(ids, np.linalg.norm(rows, axis=1), strict=True))
+    told = {}
+    for number, path in files.items():
+        clip, reason = hashlib.sha256(path.read_bytes()).hexdigest(), reasons.get(str(path))
+        if (clip in clips) == bool(reason):
+            told[number] = f"it is in the manifest: {clip in clips}, and in quarantine: {reason}"
+        elif reason:
+            told[number] = "in quarantine"
+        elif clip not in lengths:
+            told[number] = "it is in the manifest and has no row"
+        else:
+            told[number] = "in" if abs(lengths[clip] - 1) < 1e-3 else f"its row has the length {lengths[clip]}"
+    return told
