@@ -174,6 +174,12 @@ def run(arguments: Sequence[str]) -> int:
             return _say(
                 f"error: the disk is full ({error}); what was finished is kept, free some space and run again", FAILED
             )
+        if (database := _database_error(error)) is not None:
+            return _say(
+                f"error: the catalog's database does not answer ({database}); what was finished is kept, run again once "
+                "it does",
+                FAILED,
+            )
         if isinstance(error, OSError):
             said = f"{error.strerror}: {error.filename}" if error.filename else str(error)
             return _say(f"error: {said}", FAILED)
@@ -201,6 +207,15 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
             seen.add(id(one))
             waiting += [one.__context__, one.__cause__]
             yield one
+
+
+def _database_error(error: BaseException) -> BaseException | None:
+    """Return what a database said that could not be reached, or went away; None for every other error."""
+    if "sqlalchemy" not in sys.modules:  # help must not import it
+        return None
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    return error.orig if isinstance(error, (InterfaceError, OperationalError)) else None
 
 
 def _exit_code(returned: object) -> int:
