@@ -463,6 +463,8 @@ class Store:
         """
         previous = _lost_files(work.path / LOST)
         _give_plain_modes(work.path)
+        for leftover in work.path.rglob(".*.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink(missing_ok=True)
         files = {
             str(path.relative_to(work.path)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
             for path in sorted(work.path.rglob("*"))

@@ -99,6 +99,16 @@ def test_a_folder_without_a_record_is_not_an_artifact(store):
         _ = Artifact("scores", KEY.id, str(work.path)).record
 
 
+def test_a_half_written_file_of_a_killed_run_leaves_with_the_commit(store):
+    """What a kill left behind would lie in the artifact for ever: no record names it, and no collection looks there."""
+    work = store.open(KEY)
+    for name in (".data.txt.0123456789ab.tmp", "deep/.data.txt.0123456789ab.tmp"):
+        (work.path / name).parent.mkdir(exist_ok=True)
+        (work.path / name).write_text("half")
+    artifact = finish(store)
+    assert sorted(path.name for path in artifact.path.rglob("*") if path.is_file()) == ["data.txt", "record.json"]
+
+
 def test_the_record_has_the_digests_that_another_tool_computes(store):
     """A digest of something else than the file's bytes would never find a damaged file."""
     artifact = finish(store, text="some bytes\n")

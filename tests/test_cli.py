@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import sqlalchemy as sa
 import typer
 from building import clips_table, commit, manifest, write_tones
 from test_addresses import sound, write_tar
@@ -232,6 +233,11 @@ def test_a_process_exits_with_the_code_and_without_a_traceback(tmp_path):
         (RuntimeError("(sqlite3.OperationalError) database or disk is full"), 1, "the disk is full"),
         (PermissionError(errno.EACCES, "Permission denied", "/no/such/x"), 1, "error: Permission denied: /no/such/x"),
         (ValueError("two\nlines"), 2, "error: two lines"),
+        (
+            sa.exc.OperationalError("SELECT 1", {}, ConnectionError("the database system is\nshutting down")),
+            1,
+            "error: the catalog's database does not answer (the database system is shutting down)",
+        ),
     ],
 )
 def test_every_end_has_its_exit_code(answer, lineage, monkeypatch, error, code, said):

@@ -22,7 +22,7 @@ from clapcur.errors import CheckpointError, EmptySetError, Interrupted
 from clapcur.improvement_set import SCHEMA, ImprovementSetWriter
 from clapcur.manifest import Manifest, caption_id
 from clapcur.mixing import Mixture
-from clapcur.models.clap import load_model
+from clapcur.models.clap import Clap, load_model
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
 from clapcur.train import STAGE, SoftLabels, TrainConfig, gather_data, mask, train
 from clapcur.training_state import TrainingState
@@ -248,6 +248,39 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_unbroken_one(corpus
     assert min(steps) == 4, "the run must go on from the saved state and not from the start"
     assert all(torch.equal(unbroken[name], tensor) for name, tensor in weights(resumed).items())
     assert [row["step"] for row in history(resumed)] == sorted(row["step"] for row in history(resumed))
+
+
+@pytest.mark.parametrize("frozen", [(), ("text",)], ids=["teacher", "frozen text"])
+def test_a_resumed_training_embeds_captions_in_the_groups_of_an_unbroken_one(corpus, monkeypatch, frozen):
+    """The last bits of a row depend on the rows computed with it: a resumed training would end with other weights."""
+    clips = [f"clip{index:02d}" for index in range(18)]
+    pairs = [(clip, f"tone number {index} of {clip}") for index, clip in enumerate(clips)]
+    paths = Manifest.open(corpus.pairs).paths
+    many = manifest(corpus.store, "a caption a clip", clips_table(clips), pairs, paths=paths)
+    inputs = {"init": corpus.teacher(), "teacher_pairs": many}
+    labels = None if frozen else SoftLabels(form="softmax", beta=0.5)
+    config = dataclasses.replace(STUDENT, soft_labels=labels, frozen_towers=frozen, save_every_s=0.0, seed=6)
+    groups: list[str] = []
+    features = Clap.text_features
+
+    def note(self, captions):
+        if not torch.is_grad_enabled():
+            groups.append(str(captions if isinstance(captions, list) else captions["input_ids"].tolist()))
+        return features(self, captions)
+
+    monkeypatch.setattr(Clap, "text_features", note)
+    unbroken = corpus.run(config, inputs)
+    wanted = list(groups)
+    assert len(set(wanted)) > 2, "captions must be met in several groups"
+    work = corpus.store.open(dataclasses.replace(STAGE, version="resumed in groups").key(config, inputs))
+    work.on_step = lambda step, metrics: os.kill(os.getpid(), signal.SIGTERM) if step == 2 else None
+    with pytest.raises(Interrupted):
+        train(inputs, config, work)
+    groups.clear()
+    work.on_step = lambda step, metrics: None
+    resumed = corpus.store.commit(work, train(inputs, config, work), 0.0)
+    assert set(groups) == set(wanted)
+    assert all(torch.equal(weights(unbroken)[name], tensor) for name, tensor in weights(resumed).items())
 
 
 def test_sigterm_saves_the_state_and_leaves(corpus):

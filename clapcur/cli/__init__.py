@@ -184,6 +184,9 @@ def run(arguments: Sequence[str]) -> int:
             return _say(f"error: {error}", USAGE)
         if refused := _refused_by_home():  # servers and databases in it fail with errors of their own
             return _say(f"error: {refused}; what was finished is kept, mend that and run again", FAILED)
+        if (database := _database_error(error)) is not None:
+            said = f"the catalog's database does not answer ({database}); what was finished is kept"
+            return _say(f"error: {said}, run again once it does", FAILED)
         raise
     return _stopped(KeyboardInterrupt()) if code == CTRL_C else code
 
@@ -206,6 +209,15 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
             seen.add(id(one))
             waiting += [one.__context__, one.__cause__]
             yield one
+
+
+def _database_error(error: BaseException) -> BaseException | None:
+    """Return what a database said that could not be reached, or went away; None for every other error."""
+    if "sqlalchemy" not in sys.modules:  # help must not import it
+        return None
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    return error.orig if isinstance(error, (InterfaceError, OperationalError)) else None
 
 
 def _exit_code(returned: object) -> int:

@@ -131,6 +131,11 @@ class TrainConfig:
         """Optimiser steps in the budget."""
         return self.num_examples // self.batch_size
 
+    @property
+    def evaluated_steps(self) -> set[int]:
+        """Numbers of steps after which the held-out pairs, or the test set, are evaluated."""
+        return {round((i + 1) * self.num_steps / self.num_evaluations) for i in range(self.num_evaluations)}
+
     def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of a step: linear warm-up, then the schedule."""
         warmup_steps = math.ceil(self.warmup * self.num_steps)

@@ -18,7 +18,7 @@ from clapcur.progress import progress
 from clapcur.train.config import TrainConfig
 from clapcur.train.data import TrainingData, gather_data
 from clapcur.train.ranks import Ranks, first_of
-from clapcur.train.selection import held_out_loss, test_accuracy
+from clapcur.train.selection import held_out_batches, held_out_loss, test_accuracy
 from clapcur.train.step import (
     ContrastiveStep,
     Loaded,
@@ -77,6 +77,28 @@ class Training:
         self.state.load()
         self.step = ContrastiveStep(self.model, teacher, self.text, optimiser, config, ranks)
         self.step.micro_batch = self.state.micro_batch or self.step.micro_batch
+        self.evaluates_first = "init" in inputs and config.selection != "reference"
+        self._remember()
+
+    def _remember(self) -> None:
+        """Compute again what the steps before the saved state kept of captions, group by group as they did.
+
+        Computed in other groups, the rows would differ in their last bits, and the resumed training from an unbroken
+        one.
+        """
+        if self.step.teacher is None and not self.text.is_frozen:
+            return
+        for step in range(self.state.step):
+            if step == 0 and self.evaluates_first:
+                self._remember_held_out()
+            self.step.remember(self.mixture.batch(step))
+            if step + 1 in self.config.evaluated_steps:
+                self._remember_held_out()
+
+    def _remember_held_out(self) -> None:
+        if self.ranks.rank == 0 and len(self.data.held_out) >= 2:  # the first rank alone evaluates
+            for chosen in held_out_batches(self.data.held_out):
+                self.text.remember(chosen.caption_id.tolist())
 
     def batches(self) -> Iterator[tuple[Batch, Loaded]]:
         """Yield the batches that are left, and of each what is this process's."""
@@ -131,7 +153,7 @@ def train(inputs: Mapping[str, Artifact], config: TrainConfig, work: Workspace) 
         "inputs": {role: dataclasses.asdict(artifact) for role, artifact in inputs.items()},
     }  # fmt: skip
     with first_of(config.processes, config.device, job) as ranks:
-        return _lead(Training(inputs, config, state, ranks), work, starts_from_init="init" in inputs)
+        return _lead(Training(inputs, config, state, ranks), work)
 
 
 def assist(inputs: Mapping[str, Artifact], config: TrainConfig, state: Path, ranks: Ranks) -> None:
@@ -142,15 +164,10 @@ def assist(inputs: Mapping[str, Artifact], config: TrainConfig, state: Path, ran
             training.take(batch, loaded)
 
 
-def _lead(training: Training, work: Workspace, starts_from_init: bool) -> dict[str, Any]:
+def _lead(training: Training, work: Workspace) -> dict[str, Any]:
     """Take the steps that are left, evaluate, save, report; return what the record says."""
     config, data, model, state = training.config, training.data, training.model, training.state
     device = training.ranks.device
-    evaluate_at = (
-        {round((i + 1) * config.num_steps / config.num_evaluations) for i in range(config.num_evaluations)}
-        if config.num_evaluations
-        else set()
-    )
 
     def check() -> None:
         """Measure what selects, and keep the weights where it is the best so far."""
@@ -165,7 +182,7 @@ def _lead(training: Training, work: Workspace, starts_from_init: bool) -> dict[s
         if loss < state.best_loss:
             state.keep_best(loss)
 
-    if state.step == 0 and starts_from_init and config.selection != "reference":
+    if state.step == 0 and training.evaluates_first:
         check()  # a student may be no better than what it started from
     saved = time.monotonic()
     with (
@@ -179,7 +196,7 @@ def _lead(training: Training, work: Workspace, starts_from_init: bool) -> dict[s
             state.step = batch.step + 1
             state.micro_batch = training.step.micro_batch
             state.note(state.step, metrics, work.on_step, meter.read(state.step, config.num_steps))
-            if state.step in evaluate_at:
+            if state.step in config.evaluated_steps:
                 check()
                 meter.restart()
             advance(1, f"loss {metrics['loss']:.3f}")

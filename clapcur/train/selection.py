@@ -1,6 +1,7 @@
 """What chooses the weights: the loss on held-out pairs or, where a paper did so, the score on the test set."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -35,11 +36,8 @@ def held_out_loss(
     was_training = model.training
     model.eval()
     total = 0.0
-    shuffled = pairs.sample(frac=1.0, random_state=0)
     with torch.inference_mode():
-        num_batches = math.ceil(len(shuffled) / HELD_OUT_BATCH)
-        for rows in np.array_split(np.arange(len(shuffled)), num_batches):
-            chosen = shuffled.iloc[rows]
+        for chosen in held_out_batches(pairs):
             waveform = waveforms.load(chosen.clip_id.tolist(), np.full(len(chosen), 0.5)).to(device)
             audio, caption = model.encode_audio(waveform), text.encode(chosen.caption_id.tolist())
             target = hard_target(chosen.caption_id.tolist(), chosen.clip_id.tolist(), form="identical", device=device)
@@ -49,9 +47,16 @@ def held_out_loss(
                 if suspects := not_finite_clips(model, clips, waveform):
                     told = told_clips(clips, suspects, waveforms.paths)
                     raise CheckpointError(f"the loss on held-out pairs is not finite; {told}")
-            total += loss * len(rows)
+            total += loss * len(chosen)
     model.train(was_training)
-    return total / len(shuffled)
+    return total / len(pairs)
+
+
+def held_out_batches(pairs: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Yield the held-out pairs in the batches over which their loss is computed, always the same."""
+    shuffled = pairs.sample(frac=1.0, random_state=0)
+    for rows in np.array_split(np.arange(len(shuffled)), math.ceil(len(shuffled) / HELD_OUT_BATCH)):
+        yield shuffled.iloc[rows]
 
 
 def test_accuracy(

@@ -79,6 +79,11 @@ class TextFeatures:
         device = self.model.logit_scale.device
         return {name: values[part, :longest].to(device, non_blocking=True) for name, values in tokens.items()}
 
+    def remember(self, caption_ids: list[str]) -> None:
+        """Compute the features of those captions that were not met before, where a table holds them."""
+        if self.is_frozen:
+            self._features(caption_ids)
+
     def encode(self, caption_ids: list[str]) -> Tensor:
         """Return unit rows, shape (B, D), with a gradient where there is something to learn."""
         tokens = self.prepare(caption_ids)
@@ -203,6 +208,21 @@ class ContrastiveStep:
             self.model.clamp_logit_scale_()
         return {"loss": values.pop("loss"), "learning_rate": rate, **values}
 
+    def remember(self, batch: Batch) -> None:
+        """Compute what a step keeps of its captions, in the same groups, without taking the step.
+
+        The last bits of a row depend on the rows that are computed with it.
+        """
+        caption_ids = batch.caption_ids[self.ranks.share(self.config.batch_size)]
+        for part in self._parts(caption_ids):
+            self.text.remember(caption_ids[part])
+        if self.teacher is not None:
+            self.teacher.remember(caption_ids)
+
+    def _parts(self, caption_ids: Sequence[str]) -> list[slice]:
+        """Return where the micro-batches of this process's pairs begin and end."""
+        return [slice(start, start + self.micro_batch) for start in range(0, len(caption_ids), self.micro_batch)]
+
     def _gradients_that_fit(self, batch: Batch, loaded: Loaded) -> dict[str, Tensor]:
         while True:
             put_back = _remembered(self.model)
@@ -230,7 +250,7 @@ class ContrastiveStep:
         config, ranks, device = self.config, self.ranks, self.ranks.device
         own = ranks.share(config.batch_size)
         caption_ids = batch.caption_ids[own]
-        parts = [slice(start, start + self.micro_batch) for start in range(0, len(caption_ids), self.micro_batch)]
+        parts = self._parts(caption_ids)
         with torch.no_grad():
             waveforms = (loaded.waveform_BT[part].to(device, non_blocking=True) for part in parts)
             logmels = [self.model.front_end(waveform) for waveform in waveforms]
