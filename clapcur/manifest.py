@@ -77,7 +77,7 @@ class Manifest:
         if artifact.kind != "manifest":
             raise ManifestError(f"expected a manifest, got the {artifact.kind} {artifact.id}")
         read = {name: pd.read_parquet(artifact.path / f"{name}.parquet") for name in ("clips", "captions", "pairs")}
-        return cls(**read, locations=pd.read_parquet(artifact.path / LOCATIONS))
+        return cls(**read, locations=read_locations(artifact.path))
 
     def __post_init__(self) -> None:
         """Refuse tables that contradict each other."""
@@ -101,9 +101,9 @@ class Manifest:
             ("clips.parquet", self.clips, CLIPS),
             ("captions.parquet", self.captions, CAPTIONS),
             ("pairs.parquet", self.pairs, PAIRS),
-            (LOCATIONS, self.locations, PLACES),
         ):
             write_table(table, schema, folder / name)
+        write_locations(self.locations, folder)
 
     @property
     def paths(self) -> dict[str, str]:
@@ -163,11 +163,49 @@ def union(manifests: Sequence[Manifest]) -> Manifest:
     )
 
 
-def write_table(table: pd.DataFrame, schema: pa.Schema, path: Path) -> None:
-    """Write a table so that the same content is the same bytes, without pandas' own notes on it."""
+def read_locations(folder: Path) -> pd.DataFrame:
+    """Return where the clips of the manifest in `folder` lie.
+
+    No record has the digest of this table, for it may change; damage is found by the checksums that are in it.
+
+    Raises
+    ------
+    ManifestError
+        It is missing or damaged.
+    """
+    path = folder / LOCATIONS
+    try:
+        found = parquet.read_table(path, schema=PLACES, page_checksum_verification=True).to_pandas()
+        why = "a place is missing" if found.isna().to_numpy().any() else ""
+    except (OSError, ValueError, pa.ArrowException) as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+    if why:
+        raise ManifestError(
+            f"the table of where the clips of manifest {folder.name} are, {path}, cannot be read: {why:.200}; "
+            "ingest or merge the same sources again, which writes it anew"
+        )
+    return found
+
+
+def write_locations(places: pd.DataFrame, folder: Path) -> bool:
+    """Write where the clips of the manifest in `folder` are; return whether that was not known already."""
+    try:
+        if read_locations(folder).equals(places):
+            return False
+    except ManifestError:  # it is not there yet, or damaged
+        pass
+    write_table(places, PLACES, folder / LOCATIONS, checksums=True)
+    return True
+
+
+def write_table(table: pd.DataFrame, schema: pa.Schema, path: Path, checksums: bool = False) -> None:
+    """Write a table so that the same content is the same bytes, without pandas' own notes on it.
+
+    With `checksums` damage is found when the table is read, whatever its record says.
+    """
     content = BytesIO()
     plain = pa.Table.from_pandas(table, schema=schema, preserve_index=False).replace_schema_metadata(None)
-    parquet.write_table(plain, content, row_group_size=ROW_GROUP, compression="zstd")
+    parquet.write_table(plain, content, row_group_size=ROW_GROUP, compression="zstd", write_page_checksum=checksums)
     write_atomic(path, content.getvalue())
 
 

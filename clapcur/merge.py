@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from clapcur.artifacts import LOCATIONS, Artifact, Stage, Workspace
+from clapcur.artifacts import Artifact, Stage, Workspace
 from clapcur.config import frozen
 from clapcur.errors import EmptySetError
-from clapcur.manifest import PLACES, Manifest, union, write_table
+from clapcur.manifest import Manifest, union, write_locations
 
 
 @frozen
@@ -49,9 +49,7 @@ def refresh_locations(artifact: Artifact, manifests: Sequence[Artifact]) -> None
     """Write where the clips lie now into a manifest that was merged before its inputs moved."""
     places = union([Manifest.open(manifest) for manifest in manifests]).locations
     clips = pd.read_parquet(artifact.path / "clips.parquet", columns=["clip_id"]).clip_id
-    places = places[places.clip_id.isin(clips)].reset_index(drop=True)
-    if not pd.read_parquet(artifact.path / LOCATIONS).equals(places):
-        write_table(places, PLACES, artifact.path / LOCATIONS)
+    write_locations(places[places.clip_id.isin(clips)].reset_index(drop=True), artifact.path)
 
 
 STAGE = Stage("merge", "1", "manifest", merge)

@@ -185,6 +185,8 @@ def _held_out(inputs: Mapping[str, Artifact], config: Mapping[str, Any]) -> froz
 def _pairs_of(home: Home, source: Artifact, role: str, held_out: frozenset[str]) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
+    from clapcur.manifest import read_locations
+
     if source.kind == "manifest":
         manifests = [source]
     else:
@@ -193,7 +195,11 @@ def _pairs_of(home: Home, source: Artifact, role: str, held_out: frozenset[str])
     for artifact in {source, *manifests}:
         check_payload(artifact.path)
     captions = _lookup(manifests, "captions.parquet", "caption_id", "caption")
-    paths = _lookup(manifests, LOCATIONS, "clip_id", "path")
+    paths: dict[str, str] = {}
+    for manifest in manifests:
+        if (manifest.path / LOCATIONS).exists():
+            places = read_locations(manifest.path)
+            paths |= zip(places.clip_id, places.path, strict=True)
     with pq.ParquetFile(source.path / "pairs.parquet") as file:
         for batch in file.iter_batches(8192):
             for pair in batch.to_pylist():

@@ -24,7 +24,7 @@ from clapcur.artifacts import Key, Stage
 from clapcur.catalog import Campaign, Catalog
 from clapcur.errors import ArtifactError
 from clapcur.home import Home
-from clapcur.lineage import deliver, live, sync
+from clapcur.lineage import deliver, facts, live, sync
 from clapcur.lineage.page import MlflowPage, connect
 from clapcur.stage import run
 
@@ -578,3 +578,15 @@ def test_processes_that_meet_a_fresh_mlflow_leave_it_whole(home):
         child.join(100)
     assert [child.exitcode for child in children] == [0, 0]
     assert MlflowPage(home, Catalog.open(home)).client.search_experiments()[0].name == "Default"
+
+
+@pytest.mark.parametrize("kept", [b"", b'{"step": 1, "time_ms": 1000}\n{"step": 2, "ti', b"\xff\n[1]\n{}\n"])
+def test_a_damaged_file_of_times_costs_the_times_alone(tmp_path, kept):
+    """No digest covers the times: steps would vanish from the curve, or one bit would keep MLflow from its run."""
+    losses = "".join(json.dumps({"step": step, "loss": 1 / step}) + "\n" for step in (1, 2, 3))
+    (tmp_path / "history.jsonl").write_text(losses)
+    (tmp_path / "times.jsonl").write_bytes(kept)
+    found = list(facts.history(tmp_path))
+    assert [(step, figures["loss"]) for step, _, figures in found] == [(1, 1), (2, 1 / 2), (3, 1 / 3)]
+    written_ms = int(1000 * (tmp_path / "history.jsonl").stat().st_mtime)
+    assert [when for _, when, _ in found] == [1000 if b"1000" in kept else written_ms, written_ms, written_ms]

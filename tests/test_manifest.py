@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import unicodedata
+from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,9 +12,17 @@ from building import clips_table, manifest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clapcur.artifacts import Artifact, Store
+from clapcur.artifacts import LOCATIONS, Artifact, Store
 from clapcur.errors import ManifestError
-from clapcur.manifest import Manifest, caption_id, captions_table, normalise_caption, union
+from clapcur.manifest import (
+    Manifest,
+    caption_id,
+    captions_table,
+    normalise_caption,
+    read_locations,
+    union,
+    write_locations,
+)
 
 NO_CAPTIONS = captions_table([])
 NO_PAIRS = pd.DataFrame({"clip_id": [], "caption_id": []}, dtype="str")
@@ -153,3 +163,30 @@ def test_a_share_takes_whole_recordings_and_grows_into_a_larger_share(tmp_path) 
     held_out = whole.held_out(0.5)
     both = len(held_out & set(half.clips.clip_id)) / len(half.clips)
     assert 0.3 < both < 0.7, "what is taken says nothing about what is held out"
+
+
+def cut(data: bytes, at: int) -> bytes:
+    return data[:at]
+
+
+def flip_a_bit(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize("spoil", [cut, flip_a_bit])
+def test_damaged_places_are_refused_and_written_anew(tmp_path: Path, spoil: Callable[[bytes, int], bytes]) -> None:
+    """No digest covers this table: a flipped bit would lead to another file, or stop every ingest for good."""
+    places = pd.DataFrame({"clip_id": ["a" * 64, "b" * 64], "path": ["sounds/rain.wav", "sounds/dog.wav"]})
+    assert write_locations(places, tmp_path) and not write_locations(places, tmp_path)
+    table = tmp_path / LOCATIONS
+    whole = table.read_bytes()
+    refused = 0
+    for at in range(len(whole)):
+        table.write_bytes(spoil(whole, at))
+        try:
+            assert read_locations(tmp_path).equals(places), f"byte {at}"
+        except ManifestError as error:
+            assert str(table) in str(error) and "\n" not in str(error)
+            refused += 1
+    assert refused > len(whole) / 3  # the rest are fields that no reader looks at
+    assert write_locations(places, tmp_path) and table.read_bytes() == whole

@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from clapcur.artifacts import LOCATIONS, Artifact, Stage, Workspace
+from clapcur.artifacts import Artifact, Stage, Workspace
 from clapcur.config import canonical
 from clapcur.errors import ArtifactError
 from clapcur.ingest.scanning import Scan
-from clapcur.manifest import PLACES, QUARANTINE, write_table
+from clapcur.manifest import QUARANTINE, write_locations, write_table
 
 VERSION = "1"
 
@@ -54,11 +54,7 @@ def refresh_locations(artifact: Artifact, scan: Scan) -> bool:
     known = pd.read_parquet(artifact.path / "clips.parquet", columns=["clip_id"])
     if known.clip_id.tolist() != places.clip_id.tolist():
         raise ArtifactError(f"the manifest {artifact.id} holds other clips than the scan of {scan.source}")
-    path = artifact.path / LOCATIONS
-    if path.exists() and pd.read_parquet(path).equals(places):
-        return False
-    write_table(places, PLACES, path)
-    return True
+    return write_locations(places, artifact.path)
 
 
 def _digest(table: pd.DataFrame) -> str:

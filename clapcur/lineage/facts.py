@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -101,22 +101,32 @@ def folder_name(name: str) -> str:
 def history(folder: Path) -> Iterator[tuple[int, int, dict[str, float]]]:
     """Yield step, time (ms since 1970) and metrics from a checkpoint's history and the times beside it.
 
-    The lines of both files belong together one by one. In checkpoints of older versions one file has it all; where the
-    times are lost, all lines have that of the file.
+    The lines of both files belong together one by one. In checkpoints of older versions one file has it all. A step
+    whose time is lost or cannot be read has that of the file.
     """
     path = folder / HISTORY
     if not path.exists():
         return
     last_ms = int(1000 * path.stat().st_mtime)
-    when = _lines(folder / TIMES) if (folder / TIMES).exists() else repeat({"time_ms": last_ms})
-    for row, measured in zip(_lines(path), when, strict=False):
-        said = measured | row
+    for row, measured in zip(_lines(path), chain(_times(folder / TIMES), repeat({})), strict=False):
+        said = {"time_ms": last_ms} | measured | row
         yield int(said.pop("step")), int(said.pop("time_ms")), _numbers(flat(said))
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with open(path) as lines:
         yield from map(json.loads, lines)
+
+
+def _times(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield what each line of the times says; nothing where it is damaged, which no digest tells."""
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            said = json.loads(line)
+            is_time = isinstance(said, dict) and isinstance(said.get("time_ms"), int)
+        except ValueError:
+            is_time = False
+        yield said if is_time else {}
 
 
 def last_step(folder: Path) -> int:
