@@ -5,47 +5,45 @@ The files are hashed anew: a record that says what the file no longer holds woul
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from clapcur.artifacts import LOCATIONS, RECORD, explain_difference, sha256_file
+from clapcur.artifacts import ASIDE, LOCATIONS, RECORD, TIMES, checked_record, explain_difference, sha256_file
 from clapcur.catalog import Catalog
 from clapcur.database import ARTIFACT, EDGE
+from clapcur.errors import DamagedArtifact
 from clapcur.home import Home
 
 MEASURED = {  # how fast it was
     "rows_per_s", "real_time_factor", "waiting_share", "samples_per_s", "memory_mib", "seconds", "duration",
 }  # fmt: skip
-TIMES = {"started", "finished", "time_ms"}
-ALLOWED = MEASURED | TIMES | {"environment", "recomputed", "files", "campaign"}  # `files` is compared by its bytes
+ALLOWED = MEASURED | {
+    "started", "finished", "environment", "recomputed", "campaign",
+    "files",  # compared by their bytes
+    "record_sha256",  # of the times too; that it is true is checked
+}  # fmt: skip
+NOT_COMPARED = {RECORD, LOCATIONS, TIMES}  # the record by its fields; the other two differ between equal runs
 SHOWN = 5  # differences of one artifact
 
 
 def plain(value: Any) -> Any:
-    """Return a record, or a line of a history, without what may differ between two runs."""
+    """Return a record without what may differ between two runs."""
     if isinstance(value, Mapping):
         kept = {name: plain(one) for name, one in value.items() if name not in ALLOWED}
         return {name: one for name, one in kept.items() if not name.startswith("prefect.")}
     return value
 
 
-def contents(folder: Path) -> dict[str, Any]:
-    """Return the digest of each file of an artifact; of a training's history the figures that are no times."""
-    found: dict[str, Any] = {}
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.is_dir() or name in (RECORD, LOCATIONS):
-            continue
-        if name == "history.jsonl":
-            lines = (plain(json.loads(line)) for line in path.read_text().splitlines())
-            found[name] = json.dumps([line for line in lines if line.keys() - {"step"}])
-        else:
-            found[name] = sha256_file(path)
-    return found
+def contents(folder: Path) -> dict[str, str]:
+    """Return the digest of each file of an artifact."""
+    paths = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
+    return {name: sha256_file(path) for name, path in paths.items() if name not in NOT_COMPARED}
 
 
-def store_differences(wanted: Path, home: Path, ids: Iterable[str] | None = None) -> list[str]:
+def store_differences(
+    wanted: Path, home: Path, ids: Iterable[str] | None = None, set_aside: Collection[str] = ()
+) -> list[str]:
     """Name what the store of `home` lacks, has beside or has otherwise than that of `wanted`, one line each.
 
     Parameters
@@ -54,8 +52,12 @@ def store_differences(wanted: Path, home: Path, ids: Iterable[str] | None = None
         The undisturbed home and the other one.
     ids : iterable of str, optional
         Look at these artifacts alone; whether there are others is not asked then.
+    set_aside : collection of str
+        Artifacts whose record was damaged, so that what was there may have been moved aside.
     """
     ours, theirs = _folders(wanted), _folders(home)
+    for key in [(kind, name) for kind, name in theirs if name.endswith(ASIDE) and name[1:].split("-")[0] in set_aside]:
+        del theirs[key]
     said = []
     if ids is None:
         said += [f"{kind} {name} is missing" for kind, name in sorted(ours.keys() - theirs.keys())]
@@ -82,18 +84,18 @@ def _artifact_differences(wanted: Path, folder: Path) -> list[str]:
     said += [f"{name} is missing" for name in sorted(mine.keys() - yours.keys())]
     said += [f"{name} was left over" for name in sorted(yours.keys() - mine.keys())]
     said += [f"{name} has other bytes" for name in sorted(mine.keys() & yours.keys()) if mine[name] != yours[name]]
-    said += _record_lies(folder, theirs)
+    said += [f"{name} is not what its record states" for name in _untrue(folder, theirs)]
+    try:
+        checked_record(folder)
+    except DamagedArtifact as damage:
+        said.append(str(damage))
     return said
 
 
-def _record_lies(folder: Path, record: Mapping[str, Any]) -> list[str]:
+def _untrue(folder: Path, record: Mapping[str, Any]) -> list[str]:
     """Name the files whose bytes are not those that the record states."""
-    there = {name: folder / name for name in record["files"]}
-    return [
-        f"{name} is not what its record states"
-        for name, path in there.items()
-        if not path.is_file() or sha256_file(path) != record["files"][name]["sha256"]
-    ]
+    there = contents(folder)
+    return [name for name, entry in record["files"].items() if there.get(name) != entry["sha256"]]
 
 
 def catalog_differences(home: Path, database_url: str | None = None) -> list[str]:
