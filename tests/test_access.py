@@ -1,6 +1,7 @@
 """Which addresses may be read: nobody's table makes this machine ask another, and nothing makes it wait or fill up."""
 
 import io
+import json
 import os
 import socket
 import struct
@@ -23,7 +24,7 @@ from test_ingest import make, pairs, quarantined, scanned, tones, write_csv
 
 from clapcur.artifacts import Store
 from clapcur.audio import Problem, probe, stores
-from clapcur.audio.access import Roots
+from clapcur.audio.access import Roots, open_regular
 from clapcur.audio.addresses import cell_address
 from clapcur.errors import DataError, ManifestError
 from clapcur.ingest import IngestConfig, shards
@@ -157,6 +158,23 @@ def test_folders_are_kept_to_through_links(tmp_path: Path) -> None:
     table = write_csv(tmp_path / "tables" / "t.csv", [("path",), *((f"{tmp_path}/{name}",) for name in names)])
     found = scanned(table, roots=[str(tmp_path / "pool")], max_bad_fraction=1)
     assert found.counts["clips"] == 1 and found.counts["rows"] == 6 and found.reasons == {"not_allowed": 4}
+
+
+@pytest.mark.parametrize("name", ["a.\0wav", "\0", "a.tar#\0.wav"])
+def test_a_name_with_a_nul_costs_its_row_alone(tmp_path: Path, name: str) -> None:
+    """Every call to the system answers such a name with a ValueError: one damaged cell ended the whole ingest."""
+    tones(tmp_path, 1)
+    for table in (tmp_path / "t.parquet", tmp_path / "t.jsonl"):
+        rows = pa.table({"path": ["0.wav", name]})
+        if table.suffix == ".parquet":
+            parquet.write_table(rows, table)
+        else:
+            table.write_text("".join(json.dumps(row) + "\n" for row in rows.to_pylist()))
+        found = scanned(table, max_bad_fraction=0.5)
+        assert found.counts["clips"] == 1 and list(found.quarantine.reason) == ["not_allowed"]
+        assert "NUL" in found.quarantine.detail[0]
+    with pytest.raises(FileNotFoundError):
+        open_regular(str(tmp_path / name))
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,8 @@ class Roots:
             if any(url == root or url.startswith(root if root.endswith("/") else f"{root}/") for root in self.urls):
                 return ""
             return "its URL is under none of the allowed roots; add its folder to `roots` if you trust it"
+        if "\0" in container:
+            return "its name has a NUL character, which no file's name has"
         if self.holds(os.path.realpath(container) if self.folders != ("/",) else container):
             return ""
         return "it is in none of the allowed folders (`roots`)"
@@ -124,6 +126,8 @@ def open_regular(path: str) -> FileIO:
     OSError
         It is a folder, a pipe, a device or a socket, or may not be read.
     """
+    if "\0" in path:  # a ValueError of every call to the system
+        raise FileNotFoundError(path)
     roots = confined_to()
     if roots is None:
         return _open_if_regular(path)
