@@ -1,6 +1,6 @@
 # Everything here works in a fresh clone: the first target that needs it makes .venv and installs the pinned dependencies.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format constraints clean
+.PHONY: help demo test stress lint types format constraints clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -21,6 +21,9 @@ demo: $(INSTALLED) ## generate a small corpus, improve a teacher on it, print th
 
 test: $(INSTALLED) ## run the tests, for instance ARGS="-k curate" (under 10 minutes)
 	@$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+stress: $(INSTALLED) ## kill, damage and starve the whole chain, for instance ARGS="--seed 2" (under 15 minutes; docs/reliability.md)
+	@cd tests && ../$(BIN)/python -m stress $(ARGS)
 
 lint: $(INSTALLED) ## check style, format and spelling
 	@$(BIN)/ruff check .

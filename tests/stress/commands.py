@@ -172,9 +172,9 @@ class Command:
         """Return what became of each of `many` commands: code, stdout, stderr and seconds."""
         return [json.loads(path.read_text()) for path in sorted(self._said.glob("*.json"))]
 
-    def left_behind(self, patience_s: float = LEAVING_S) -> list[str]:
+    def left_behind(self) -> list[str]:
         """Return the processes that have outlived the command, after some time to leave, and end them."""
-        until = time.monotonic() + patience_s
+        until = time.monotonic() + LEAVING_S
         while (found := self._relatives()) and time.monotonic() < until:
             time.sleep(0.1)
         for pid in found:
