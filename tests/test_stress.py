@@ -270,12 +270,13 @@ def test_a_command_that_takes_sigterm_badly_is_found(tmp_path: Path, monkeypatch
 
 def test_a_sound_that_is_lost_or_has_no_unit_row_is_found(tmp_path: Path) -> None:
     """Every file is in, with a row, or in quarantine, with a reason; a third state is a clip silently lost."""
-    paths = {number: tmp_path / f"{number}.wav" for number in range(7)}
+    mutations = dict.fromkeys(range(8), "cut") | {7: "untouched"}
+    paths = {number: tmp_path / f"{number:05d}-wav-pcm_16-{how}.wav" for number, how in mutations.items()}
     for number, path in paths.items():
         path.write_bytes(bytes([number]))
     clip = {number: chain.hashlib.sha256(path.read_bytes()).hexdigest() for number, path in paths.items()}
     pd.DataFrame({"clip_id": [clip[number] for number in (0, 3, 4, 5, 6)]}).to_parquet(tmp_path / "clips.parquet")
-    bad = pd.DataFrame({"path": [str(paths[1]), str(paths[6])], "reason": ["silent", "silent"]})
+    bad = pd.DataFrame({"path": [str(paths[number]) for number in (1, 6, 7)], "reason": "silent"})
     bad.to_parquet(tmp_path / "quarantine.parquet")
     pd.DataFrame({"id": [clip[number] for number in (0, 3, 4, 6)]}).to_parquet(tmp_path / "ids.parquet")
     np.save(tmp_path / "rows-00000.npy", np.array([[0.6, 0.8], [np.nan, 1], [0.5, 0], [1, 0]], np.float32))
@@ -283,6 +284,7 @@ def test_a_sound_that_is_lost_or_has_no_unit_row_is_found(tmp_path: Path) -> Non
         0: "in", 1: "in quarantine", 2: "it is in the manifest: False, and in quarantine: None",
         3: "its row has the length nan", 4: "its row has the length 0.5", 5: "it is in the manifest and has no row",
         6: "it is in the manifest: True, and in quarantine: silent",
+        7: "it is in quarantine, as it was written: silent",
     }  # fmt: skip
 
 

@@ -22,6 +22,8 @@ NUM_FILES = 3000
 BATCH = 250
 MEMORY = 2 * 2**30  # bytes beside what the program starts with
 PATIENCE_S = 120.0  # for a batch
+REFUSED = {"avr", "ircam", "mat4", "mat5", "mpc2k", "paf", "pvf", "sd2", "sds", "wve", "xi"}
+# formats in which a cut file looks like a whole one, so that clapcur takes none; an untouched file of any other is in
 SUFFIXES = ("wav", "flac", "ogg", "mp3", "aiff", "au", "caf", "w64", "voc", "nist", "opus", "snd")
 
 
@@ -93,7 +95,7 @@ def _write(context: Run, number: int, folder: Path) -> Path | None:
             _, data = mutate(data, rng) if data else ("", data)
     context.count(f"files: {name}")
     (folder / "sounds").mkdir(exist_ok=True)
-    path = folder / "sounds" / f"{number:05d}-{'-'.join(kind).lower()}.{suffix}"
+    path = folder / "sounds" / f"{number:05d}-{'-'.join(kind)}-{name}.{suffix}".lower().replace(" ", "-")
     path.write_bytes(data)
     return path
 
@@ -150,7 +152,9 @@ def _outcomes(files: Mapping[int, Path], manifest: Path, embeddings: Path) -> di
         if (clip in clips) == bool(reason):
             told[number] = f"it is in the manifest: {clip in clips}, and in quarantine: {reason}"
         elif reason:
-            told[number] = "in quarantine"
+            _, form, *_, mutation = path.stem.split("-")
+            is_lost = mutation == "untouched" and form not in REFUSED
+            told[number] = f"it is in quarantine, as it was written: {reason}" if is_lost else "in quarantine"
         elif clip not in lengths:
             told[number] = "it is in the manifest and has no row"
         else:
