@@ -73,6 +73,7 @@ LAYERS = {
         "clapcur.collecting",
         "clapcur.database",
         "clapcur.guard",
+        "clapcur.heartbeat",
         "clapcur.layering",
         "clapcur.leases",
         "clapcur.lineage",
