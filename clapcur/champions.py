@@ -1,12 +1,37 @@
 """Who is champion of a dataset: read out of the decisions in the store, so that no pointer can be lost.
 
-MLflow shows the same as aliases of a registered model (`clapcur.lineage`).
+A checkpoint whose lineage holds a clip that was taken down (`clapcur.takedowns`) has no alias, whatever was decided
+before or after the take-down. MLflow shows the same as aliases of a registered model (`clapcur.lineage`).
 """
 
 import json
+import logging
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from clapcur.artifacts import Artifact, Store
+from clapcur.catalog import Catalog
+from clapcur.config import signature
+from clapcur.errors import ArtifactError
+from clapcur.forgotten import forgotten_names
+from clapcur.home import Home
+from clapcur.leases import Lease
+from clapcur.takedowns import why_tainted
+
+ALIASES = ("teacher", "champion", "challenger")
+
+log = logging.getLogger("clapcur")
+
+
+def turn(home: Home, dataset: str) -> AbstractContextManager[Lease]:
+    """Hold the right to decide about a dataset: two decisions at once would both be about the same champion."""
+    return Catalog.open(home).lease(f"champion:{signature(dataset)[:40]}", f"the decision about {dataset}")
+
+
+def datasets(store: Store) -> list[str]:
+    """Return the datasets about which anything was decided."""
+    return sorted({artifact.record["config"]["dataset"] for artifact in store.of_kind("decision")})
 
 
 def decisions(store: Store, dataset: str) -> list[dict[str, Any]]:
@@ -20,24 +45,61 @@ def decisions(store: Store, dataset: str) -> list[dict[str, Any]]:
     return found
 
 
-def decision_about(store: Store, dataset: str, challenger: Artifact) -> Artifact | None:
-    """Return the last decision about a challenger, None where it has not been judged yet."""
-    made = [decision["id"] for decision in decisions(store, dataset) if decision["challenger"] == challenger.id]
-    return store.find(made[-1]) if made else None
+def decision_that_holds(store: Store, dataset: str, champion: Artifact, challenger: Artifact) -> Artifact | None:
+    """Return the decision that leaves nothing to decide: this challenger is champion, or did not beat this champion."""
+    for decision in reversed(decisions(store, dataset)):
+        if decision["challenger"] == challenger.id and (
+            challenger == champion or (decision["champion"] == champion.id and not decision["promoted"])
+        ):
+            return store.find(decision["id"])
+    return None
 
 
 def standing(store: Store, dataset: str) -> dict[str, Artifact]:
     """Return the checkpoints by alias: ``teacher``, ``champion`` and ``challenger``, the last that tried.
 
-    The teacher is champion until a student was promoted. Empty where nothing was decided yet.
+    The champion is the last that was promoted, and the teacher until a student was. What holds a forgotten clip, or is
+    lost, is passed over: the promoted one before it takes its place, then the teacher, then nobody. An alias that
+    nothing clean can have is missing; all are where nothing was decided yet.
     """
-    made = decisions(store, dataset)
-    if not made:
-        return {}
+    made = list(reversed(decisions(store, dataset)))
     promoted = [decision["challenger"] for decision in made if decision["promoted"]]
-    aliases = {
-        "teacher": made[-1]["teacher"],
-        "champion": promoted[-1] if promoted else made[-1]["champion"],
-        "challenger": made[-1]["challenger"],
+    before = [decision["champion"] for decision in made]
+    teachers = [decision["teacher"] for decision in made]
+    wanted = {
+        "teacher": teachers,
+        "champion": promoted + before[-1:] + teachers if promoted else before + teachers,
+        "challenger": [decision["challenger"] for decision in made],
     }
-    return {alias: store.find(name) for alias, name in aliases.items()}
+    names = forgotten_names(store)
+    known: dict[str, Artifact | None] = {}
+    found = {alias: _first_clean(store, candidates, names, known) for alias, candidates in wanted.items()}
+    return {alias: artifact for alias, artifact in found.items() if artifact is not None}
+
+
+def why_outdated(store: Store, dataset: str) -> str:
+    """Return why the newest decision does not hold: it was about what holds a forgotten clip. Empty where it does."""
+    if not (made := decisions(store, dataset)) or not (names := forgotten_names(store)):
+        return ""
+    reasons = (_why_not(store, made[-1][role], names) for role in ("champion", "challenger"))
+    return next(filter(None, reasons), "")
+
+
+def _first_clean(
+    store: Store, candidates: Iterable[str], names: frozenset[str], known: dict[str, Artifact | None]
+) -> Artifact | None:
+    for name in candidates:
+        if name not in known:
+            why = _why_not(store, name, names)
+            known[name] = None if why else store.find(name)
+        if (found := known[name]) is not None:
+            return found
+    return None
+
+
+def _why_not(store: Store, checkpoint: str, names: frozenset[str]) -> str:
+    try:
+        return why_tainted(store, store.find(checkpoint), names)
+    except ArtifactError as error:
+        log.warning("the checkpoint %s of a decision cannot have an alias: %s", checkpoint, error)
+        return str(error)

@@ -26,14 +26,15 @@ from clapcur.artifacts import ASIDE, RECORD, Store, read_record, sync_folder
 from clapcur.catalog import Catalog
 from clapcur.config import canonical_json
 from clapcur.errors import ArtifactError, DamagedArtifact
+from clapcur.forgotten import KIND as TOMBSTONE
+from clapcur.forgotten import are_forgotten
 from clapcur.home import Home
 from clapcur.lineage import facts
 from clapcur.pools import OF_A_VERSION, forgotten
 from clapcur.stage import label
+from clapcur.takedowns import SHORTCUTS
 
 ALWAYS_KEPT = ("decision", "tombstone", "report")  # small, and what they say is said nowhere else
-SHORTCUTS = {"embeddings": ("previous",), "improvement_set": ("parent", "parent_pool")}
-# roles of inputs that saved work and changed nothing: the result would be the same without them
 REMOVED = ".removed"  # end of the name of a folder that is on its way out
 
 Records = Mapping[str, Mapping[str, Any]]  # by id
@@ -209,7 +210,7 @@ def plan(
     tainted = _holding_forgotten(home, records)
     damaged = {folder.name for folder in store.damaged_records()} - records.keys()
     choice = choose(
-        records, _standing(home, records), named=named, reports=reports, since=since,
+        records, _standing(home), named=named, reports=reports, since=since,
         holding=tainted if with_forgotten else (), needed=_below_damaged(home, damaged),
     )  # fmt: skip
 
@@ -246,11 +247,10 @@ def _below_damaged(home: Home, damaged: Collection[str]) -> dict[str, str]:
     }
 
 
-def _standing(home: Home, records: Records) -> dict[str, str]:
-    datasets = {record["config"]["dataset"] for record in records.values() if record["kind"] == "decision"}
+def _standing(home: Home) -> dict[str, str]:
     return {
         f"{facts.model_name(dataset)}@{alias}": artifact.id
-        for dataset in sorted(datasets)
+        for dataset in champions.datasets(home.store)
         for alias, artifact in champions.standing(home.store, dataset).items()
     }
 
@@ -265,9 +265,10 @@ def _holding_forgotten(home: Home, records: Records) -> set[str]:
     clips = set(refused)
     for name, record in records.items():
         if record["kind"] == "manifest":  # the same sound in another container has another id
-            for batch in _batches(home.store.folder("manifest", name) / "clips.parquet", "clip_id", "pcm_sha256"):
-                same = pc.is_in(batch["pcm_sha256"].cast(pa.string()), pa.array(refused))
-                clips.update(batch["clip_id"].filter(same).to_pylist())
+            columns = ("clip_id", "pcm_sha256", "recording_id")
+            for batch in _batches(home.store.folder("manifest", name) / "clips.parquet", *columns):
+                table = batch.to_pandas()
+                clips.update(table.clip_id[are_forgotten(table, refused)])
     wanted = pa.array(sorted(clips))
     tables = {"embeddings": ("ids.parquet", "id"), "improvement_set": ("pairs.parquet", "clip_id")}
     found = set()
@@ -298,7 +299,7 @@ def _batches(path: Path, *columns: str) -> Iterator[Any]:
 def _unfinished(store: Store) -> Iterator[Item]:
     """Yield folders without a record that can be read, and those whose removal was cut off."""
     for folder in sorted(store.root.glob("*/*")):
-        if not folder.is_dir():
+        if not folder.is_dir() or folder.parent.name == TOMBSTONE:  # half of one forgets its clip all the same
             continue
         name, why = folder.name, "its removal was cut off"
         if name.endswith(REMOVED):

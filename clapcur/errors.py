@@ -42,5 +42,9 @@ class DamagedArtifact(ArtifactError):
     """The record or the payload of an artifact is not what was written; the artifact does not count as there."""
 
 
+class OutdatedError(ClapcurError):
+    """What a step works with was taken down or replaced meanwhile; begin again with what holds now."""
+
+
 class Interrupted(ClapcurError):
     """The process was asked to stop; the work so far is saved and goes on at the next run."""

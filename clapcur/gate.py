@@ -32,8 +32,6 @@ class GateConfig:
     # of the interval
     seed: int = 0
     # of its bootstrap
-    withdrawn: str = ""
-    # why the champion may not stay whatever the figures say, such as that it was trained on a clip that was taken down
 
     def __post_init__(self) -> None:
         """Refuse a level that is none."""
@@ -70,7 +68,7 @@ def decide(inputs: Mapping[str, Artifact], config: GateConfig, work: Workspace) 
         "dataset": config.dataset,
         "champion": inputs["champion"].id,
         "challenger": inputs["challenger"].id,
-        "promoted": bool(is_better or config.withdrawn),
+        "promoted": bool(is_better),
         "why": _why(accuracy, (change, low, high), config),
         "accuracy": accuracy,
         "change": change,
@@ -96,8 +94,6 @@ def _why(accuracy: Mapping[str, float], change: tuple[float, float, float], conf
         f"{100 * accuracy['challenger']:.1f} % against {100 * accuracy['champion']:.1f} %, a change of {mean:+.1f} "
         f"[{low:+.1f}, {high:+.1f}]"
     )
-    if config.withdrawn:
-        return f"the champion is withdrawn: {config.withdrawn}; {said}"
     is_better = low > 100 * config.min_change
     return f"{said}: the interval {'lies' if is_better else 'does not lie'} above {100 * config.min_change:+.1f}"
 

@@ -15,6 +15,7 @@ from clapcur.artifacts import Artifact, Stage, write_atomic
 from clapcur.catalog import Catalog
 from clapcur.config import canonical
 from clapcur.errors import DataError
+from clapcur.forgotten import are_forgotten, forgotten_names
 from clapcur.home import Home
 from clapcur.leases import Lease
 from clapcur.manifest import Manifest
@@ -71,9 +72,8 @@ def ancestors(home: Home, version: Artifact) -> list[Artifact]:
 
 
 def forgotten(home: Home) -> frozenset[str]:
-    """Return the ids and the hashes of samples of all clips that were taken down."""
-    stones = [artifact.record["config"] for artifact in home.store.of_kind("tombstone")]
-    return frozenset(name for stone in stones for name in (stone["clip_id"], stone["pcm_sha256"]))
+    """Return the names of everything that was taken down; see `clapcur.forgotten`."""
+    return forgotten_names(home.store)
 
 
 def next_version(home: Home, name: str, landing: Artifact | None) -> tuple[PoolConfig, dict[str, Artifact]] | None:
@@ -97,7 +97,7 @@ def next_version(home: Home, name: str, landing: Artifact | None) -> tuple[PoolC
     is_new = not before
     for role, artifact in inputs.items():
         clips = Manifest.open(artifact).clips
-        is_refused = clips.clip_id.isin(refused) | clips.pcm_sha256.isin(refused)
+        is_refused = are_forgotten(clips, refused)
         gone |= set(clips.clip_id[is_refused])
         fresh = clips[~is_refused & ~clips.clip_id.isin(known) & ~clips.pcm_sha256.isin(known)]
         is_new |= bool(len(fresh)) if role == "landing" else bool(is_refused.any())

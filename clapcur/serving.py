@@ -22,6 +22,7 @@ from clapcur.audio.access import VARIABLE, confined_to
 from clapcur.class_names import PROMPT
 from clapcur.errors import DataError
 from clapcur.sequences import list_of_texts
+from clapcur.takedowns import why_tainted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,6 +116,8 @@ def _load_pyfunc(path: str) -> ZeroShotClassifier:
     told = json.loads(Path(path).read_text())
     store = Store(Path(told["store"]))
     checkpoint = store.find(told["id"])
+    if why := why_tainted(store, checkpoint):
+        raise DataError(f"the checkpoint {checkpoint.id} is not served: {why}; serve the champion that took its place")
     protocol: Mapping[str, Any] = {}
     for scores in store.of_kind("scores"):  # the last one counts
         if scores.record["inputs"].get("checkpoint") == checkpoint.id:

@@ -46,6 +46,7 @@ def run(
     on_step: OnStep | None = None,
     spread: Spread = here,
     verify: bool = False,
+    check: Callable[[bool], None] = lambda is_written: None,
 ) -> Artifact:
     """Return what this stage makes of this config and these inputs, made now or before.
 
@@ -68,6 +69,9 @@ def run(
         Hands out the parts of a stage that may be made elsewhere; `clapcur.artifacts.here` hands out none.
     verify : bool
         Re-hash the payload of a result that exists.
+    check : callable
+        Called before anything is computed, with False, and with True when the payload is written and about to count;
+        what it raises ends the work, and no artifact is made. A result that exists is checked with True.
 
     Raises
     ------
@@ -80,12 +84,13 @@ def run(
     catalog = Catalog.open(home)
     artifact = _reuse(key, home, catalog, campaign, verify, discard=False)
     said = {"tags": dict(tags or {}), "campaign": asdict(campaign) if campaign else None}
+    check(artifact is not None)
     while artifact is None:
         with catalog.lease(key.id, f"{key.kind} {key.id}") as lease:
             artifact = _reuse(key, home, catalog, campaign, verify)
             if artifact is None:
                 try:
-                    artifact = _make(stage, config, inputs, home, lease, said, on_step, spread)
+                    artifact = _make(stage, config, inputs, home, lease, said, on_step, spread, check)
                 except LeaseLostError:  # the next turn waits for the other process, and takes what it made
                     log.info("another process took over %s while this one was asleep", lease.what)
                     continue
@@ -137,6 +142,7 @@ def _make(
     said: Mapping[str, Any],
     on_step: OnStep | None,
     spread: Spread,
+    check: Callable[[bool], None],
 ) -> Artifact:
     started = time.time()
     key = stage.key(config, inputs)
@@ -149,6 +155,7 @@ def _make(
         work.on_step = _while_held(lease, on_step)
         outcome = stage.compute(inputs, config, work)
         lease.check()
+        check(True)
         return home.store.commit(work, {"counts": {}, "metrics": {}, **said, **outcome}, started)
     except Interrupted:
         raise

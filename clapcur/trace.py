@@ -6,7 +6,7 @@ sorted by clip id, so that row groups without the clip are never read.
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from clapcur import champions
 from clapcur.artifacts import LOCATIONS, Artifact, check_payload, read_record, sha256_file
 from clapcur.catalog import Catalog, Edge
 from clapcur.errors import ArtifactError, DamagedArtifact, DataError
+from clapcur.forgotten import are_forgotten
 from clapcur.home import Home
 from clapcur.lineage import facts, registered_version
 from clapcur.recordings import asked_as, known_as, recording_id, without_place
@@ -21,7 +22,10 @@ from clapcur.stage import label
 
 MIN_CLIP_DIGITS = 6
 TRAINED_ON = ("improvement_set", "replay", "teacher_pairs")  # roles whose pairs a training reads
-INHERITED = ("init", "teacher")  # roles through which one model shapes the next
+INHERITED = (  # roles through which one model shapes the next: as its start, or by what it embedded
+    "init", "teacher", "checkpoint", "prompt_embeddings", "pool_embeddings", "caption_embeddings",
+    "teacher_clip_embeddings", "teacher_caption_embeddings", "improvement_set", "replay",
+)  # fmt: skip
 
 
 def find(home: Home, name: str, kind: str | None = None) -> Artifact:
@@ -70,8 +74,9 @@ def _registered(home: Home, name: str, alias: str | None, version: str | None) -
 
 def _models(home: Home) -> dict[str, dict[str, Artifact]]:
     """Return the checkpoints of every registered model by alias."""
-    datasets = sorted({artifact.record["config"]["dataset"] for artifact in home.store.of_kind("decision")})
-    return {facts.model_name(dataset): champions.standing(home.store, dataset) for dataset in datasets}
+    return {
+        facts.model_name(dataset): champions.standing(home.store, dataset) for dataset in champions.datasets(home.store)
+    }
 
 
 def trace(home: Home, name: str) -> dict[str, Any]:
@@ -243,9 +248,10 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
     -------
     dict
         ``clip_id``, then lists of ``{"id", "label", "uri", "because"}``: ``manifests`` that list
-        it, ``embeddings`` of those, ``improvement_sets`` that hold it, ``checkpoints`` trained on
-        such a set or on given pairs with it, and what was started from or taught by one of
-        those, ``scores`` of these checkpoints and scores measured on it, and the registered
+        it, ``embeddings`` of those, ``improvement_sets`` that hold it or were measured on it,
+        ``checkpoints`` trained on such a set or on given pairs with it, or selected on it; what was
+        started from, taught by or curated with one of those; ``scores`` of these checkpoints and
+        scores measured on it, and the registered
         ``models`` whose alias stands on such a checkpoint, by names such as ``clapcur-esc50@champion``;
         ``unread`` lists what could not be looked into because its table is lost.
 
@@ -269,14 +275,21 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
     )
     edges = catalog.downstream(*manifests, *sets)
     kinds = catalog.kinds({edge.artifact_id for edge in edges})
+    held = dict.fromkeys(sets, "holds it") | _measured_on(home, edges, kinds, manifests, clip_id)
     trained = {
-        edge.artifact_id: f"trained on {edge.role} {edge.input_id}"
+        edge.artifact_id: f"{'selected' if edge.role == 'evaluation' else 'trained'} on {edge.role} {edge.input_id}"
         for edge in edges
         if kinds.get(edge.artifact_id) == "checkpoint"
-        and (edge.input_id in sets or (edge.input_id in paired and edge.role == "teacher_pairs"))
+        and (
+            edge.input_id in held
+            or (edge.input_id in paired and edge.role == "teacher_pairs")
+            or (edge.input_id in manifests and edge.role == "evaluation")
+        )
     }
-    inherited = _inheriting(catalog.downstream(*trained, roles=INHERITED), trained)
-    checkpoints = inherited | trained
+    further = _inheriting(catalog.downstream(*trained, roles=INHERITED), trained | held)
+    kinds |= catalog.kinds(further)
+    checkpoints = {name: why for name, why in further.items() if kinds.get(name) == "checkpoint"} | trained
+    held = {name: why for name, why in further.items() if kinds.get(name) == "improvement_set"} | held
     measured = {
         edge.artifact_id: f"measured on {edge.input_id}"
         for edge in edges
@@ -303,7 +316,7 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
         "clip_id": clip_id,
         "manifests": listed("manifest", dict.fromkeys(manifests, "lists it")),
         "embeddings": listed("embeddings", embedded),
-        "improvement_sets": listed("improvement_set", dict.fromkeys(sets, "holds it")),
+        "improvement_sets": listed("improvement_set", held),
         "checkpoints": listed("checkpoint", checkpoints),
         "scores": listed("scores", measured | scored),
         "models": [
@@ -314,6 +327,37 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
         ],
         "unread": sorted({file.parent.name for file in listing + choosing if not file.exists()}),
     }
+
+
+def _measured_on(
+    home: Home, edges: Iterable[Edge], kinds: Mapping[str, str], manifests: Iterable[str], clip_id: str
+) -> dict[str, str]:
+    """Return the Improvement-Sets for which it mattered what a clip of the pool was like, though it is in no pair."""
+    found = {}
+    for edge in edges:
+        if kinds.get(edge.artifact_id) == "improvement_set" and edge.role == "pool" and edge.input_id in manifests:
+            try:
+                config = home.store.find(edge.artifact_id).record["config"]
+            except ArtifactError:
+                continue
+            if config.get("hubness"):
+                found[edge.artifact_id] = "corrects for hubs as they are in a pool that lists it"
+            elif clip_id in {mark[0] for mark in config.get("marks", ())}:
+                found[edge.artifact_id] = "was calibrated on what was heard of it"
+    return found
+
+
+def clips_named(home: Home, names: Set[str]) -> list[str]:
+    """Return the ids of all clips that a manifest lists and that these names mean (see `clapcur.forgotten`)."""
+    import pandas as pd
+
+    found: set[str] = set()
+    for manifest in home.store.of_kind("manifest"):
+        path = manifest.path / "clips.parquet"
+        if path.exists():
+            clips = pd.read_parquet(path, columns=["clip_id", "pcm_sha256", "recording_id"])
+            found.update(clips.clip_id[are_forgotten(clips, names)])
+    return sorted(found)
 
 
 def clips_of_recording(home: Home, name: str) -> list[str]:

@@ -2,18 +2,19 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
 from clapcur import pools
-from clapcur.artifacts import Artifact
-from clapcur.errors import DataError
+from clapcur.errors import ArtifactError, DataError
 from clapcur.home import Home
 from clapcur.manifest import Manifest
 from clapcur.recipes import Experiment
+from clapcur.recordings import asked_as, recording_id
 from clapcur.tombstone import Tombstone
-from clapcur.trace import impact
+from clapcur.trace import clips_named, clips_of_recording, impact
 from flows.recurate import recurate
 from tasks.pool import grow
 from tasks.tombstone import bury
@@ -28,7 +29,8 @@ def forget(clips: Sequence[str], reason: str = "", experiments: Sequence[Experim
     Parameters
     ----------
     clips : sequence of str
-        Clip ids, starts of one (6 digits) or paths of audio files.
+        Clip ids, starts of one (6 digits), paths of audio files, or recording ids: of a recording every clip goes, and
+        none that is cut from it later may enter.
     reason : str
         For the record.
     experiments : sequence of Experiment
@@ -37,24 +39,62 @@ def forget(clips: Sequence[str], reason: str = "", experiments: Sequence[Experim
     Returns
     -------
     list of dict
-        What `clapcur.trace.impact` tells of each clip: all that it touched before it was taken down.
+        What `clapcur.trace.impact` tells of each clip, and of every clip that is the same sound: all that it touched
+        before it was taken down.
     """
     home = Home.open()
-    touched = [impact(home, clip) for clip in clips]
-    for told in touched:
-        bury(Tombstone(clip_id=told["clip_id"], pcm_sha256=sound_of(home, told), reason=reason))
-    gone = {told["clip_id"] for told in touched}
+    touched: dict[str, dict[str, Any]] = {}
+    stones = []
+    for name in clips:
+        recording = recording_of(home, name)
+        told = [impact(home, clip) for clip in (clips_of_recording(home, recording) if recording else [name])]
+        sounds = {one["clip_id"]: sound_of(home, one) for one in told}
+        names = {*sounds, *filter(None, sounds.values()), *(asked_as(recording) if recording else ())}
+        told += [impact(home, clip) for clip in clips_named(home, names) if clip not in sounds]
+        stones += [
+            Tombstone(clip_id=clip, pcm_sha256=sound, recording_id=recording, reason=reason)
+            for clip, sound in sounds.items()
+        ]
+        touched |= {one["clip_id"]: one for one in told}
+    for stone in stones:  # not before every name was understood
+        bury(stone)
     for name in pools.names(home):
-        if gone & set(Manifest.open(pools.head(home, name)).clips.clip_id):
+        if touched.keys() & set(Manifest.open(pools.head(home, name)).clips.clip_id):
             grow(name)
     for experiment in experiments:
         recurate(experiment)
-    return touched
+    return list(touched.values())
+
+
+def recording_of(home: Home, name: str) -> str:
+    """Return the recording that a name means; empty where it means a clip.
+
+    Raises
+    ------
+    ArtifactError
+        It may mean either.
+    """
+    if Path(name).is_file() or not clips_of_recording(home, name):
+        return ""
+    try:
+        clip = impact(home, name)["clip_id"]
+    except (ArtifactError, DataError):
+        return recording_id(name)
+    raise ArtifactError(
+        f"{name!r} is both a recording and the start of the clip id {clip[:16]}; give the recording with its place, "
+        "such as freesound:100032, or more digits of the clip"
+    )
 
 
 def sound_of(home: Home, told: dict[str, Any]) -> str:
-    """Return the hash of a clip's samples, from a manifest that lists it."""
+    """Return the hash of a clip's samples, from a manifest that lists it; empty where none can be read."""
     for entry in told["manifests"]:
-        clips = Manifest.open(Artifact("manifest", entry["id"], entry["uri"])).clips
+        try:
+            clips = Manifest.open(home.store.find(entry["id"])).clips
+        except (ArtifactError, OSError) as error:
+            log.warning("the samples of the clip %s are not known from %s: %s", told["clip_id"], entry["id"], error)
+            continue
         return str(clips[clips.clip_id == told["clip_id"]].pcm_sha256.iloc[0])
+    if told["manifests"] or told["improvement_sets"]:
+        return ""
     raise DataError(f"the clip {told['clip_id']} is in no manifest of {home.root}")

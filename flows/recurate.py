@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+from collections.abc import Set
 
 from prefect import flow
 
@@ -10,17 +11,22 @@ from clapcur import champions, pools, preflight
 from clapcur.artifacts import Artifact
 from clapcur.catalog import Campaign
 from clapcur.config import signature
-from clapcur.errors import DataError
+from clapcur.errors import ArtifactError, DataError, OutdatedError
+from clapcur.forgotten import forgotten_names
 from clapcur.gate import GateConfig
 from clapcur.home import Home
 from clapcur.recipes import Experiment, Row
 from clapcur.report import ReportConfig, ReportRow
-from clapcur.trace import impact
+from clapcur.takedowns import why_tainted
 from flows.compare import improvement_sets, ingest_all, score, student, teacher_of
 from tasks.gate import gate
+from tasks.pool import grow
 from tasks.report import report
 
 log = logging.getLogger("clapcur")
+
+
+MAX_TRIES = 3  # of one call, when clips are taken down or champions change while it runs
 
 
 @flow(name="recurate", flow_run_name="recurate-{experiment.name}")
@@ -28,7 +34,7 @@ def recurate(experiment: Experiment, force: bool = False) -> Artifact:
     """Bring the student of an experiment up to date with the pool that it names (``pool: pool:NAME``).
 
     The same call on the same pool does nothing twice, so that a landing which is announced twice, or again after it was
-    lost, does no harm.
+    lost, does no harm. Where a clip is taken down meanwhile, it begins again without that clip.
 
     Parameters
     ----------
@@ -42,10 +48,20 @@ def recurate(experiment: Experiment, force: bool = False) -> Artifact:
         What was made last: the version of the pool, where it is too early to curate; the Improvement-Set, where too
         little changed to train; or the decision about the new student.
     """
+    for _ in range(MAX_TRIES - 1):
+        try:
+            return bring_up_to_date(experiment, force)
+        except OutdatedError as change:
+            log.warning("%s begins again: %s", experiment.name, change)
+    return bring_up_to_date(experiment, force)
+
+
+def bring_up_to_date(experiment: Experiment, force: bool) -> Artifact:
+    """Do what `recurate` does, once; OutdatedError where what it works with was taken down or replaced meanwhile."""
     home, rules = Home.open(), experiment.on_landing
-    version = pools.head(home, pool_name(experiment))
+    version = grow(pool_name(experiment))
     news = pools.news(home, version, experiment.curate(rules.strategy))
-    why = news.due(rules.min_new_clips, rules.max_wait_hours)
+    why = news.due(rules.min_new_clips, rules.max_wait_hours) or champions.why_outdated(home.store, experiment.name)
     if not (why or force or news.curated == version):
         log.info("%s: nothing to do yet, %d new clips since %.1f h", version.id, news.new_clips, news.hours)
         return version
@@ -60,14 +76,13 @@ def recurate(experiment: Experiment, force: bool = False) -> Artifact:
     manifests = ingest_all(experiment, campaign)
     teacher = teacher_of(experiment, seed, manifests, campaign)
     sets = improvement_sets(experiment, manifests, teacher, seed, campaign)
-    champion = champions.standing(home.store, experiment.name).get("champion", teacher)
-    withdrawn = why_withdrawn(home, champion)
-    share = share_changed(sets[rules.strategy])
-    if share < rules.min_changed and not withdrawn and not force:
+    share = share_changed(home, sets[rules.strategy], judged_sets(home, experiment.name))
+    if share is not None and share < rules.min_changed and not force:
         log.info("%.1f %% of the pairs changed, %.1f %% are worth a student", 100 * share, 100 * rules.min_changed)
         return sets[rules.strategy]
     challenger = student(experiment, row, seed, manifests, teacher, sets, campaign)
-    if decided := champions.decision_about(home.store, experiment.name, challenger):
+    champion = champions.standing(home.store, experiment.name).get("champion", teacher)
+    if decided := champions.decision_that_holds(home.store, experiment.name, champion, challenger):
         return decided
     scores = {
         role: score(experiment, of_row, seed, manifests, checkpoint, campaign)
@@ -76,7 +91,7 @@ def recurate(experiment: Experiment, force: bool = False) -> Artifact:
         )
     }  # fmt: skip
     decision = gate(
-        GateConfig(dataset=experiment.name, min_change=rules.min_change, withdrawn=withdrawn),
+        GateConfig(dataset=experiment.name, min_change=rules.min_change),
         {
             "teacher": teacher, "champion": champion, "challenger": challenger,
             "champion_scores": scores["champion"], "challenger_scores": scores["challenger"],
@@ -107,20 +122,36 @@ def pool_name(experiment: Experiment) -> str:
     return name
 
 
-def share_changed(improvement_set: Artifact) -> float:
-    """Return which share of its pairs an Improvement-Set gained and lost against its parent; 1 where it has none."""
-    changes = json.loads((improvement_set.path / "card.json").read_text()).get("changes")
-    if changes is None:
-        return 1.0
-    return float(changes["added"] + changes["removed"]) / max(1, changes["kept"] + changes["removed"])
+def judged_sets(home: Home, dataset: str) -> frozenset[str]:
+    """Return the Improvement-Sets whose students were judged, those aside that hold a forgotten clip."""
+    names, found = forgotten_names(home.store), set()
+    for decision in champions.decisions(home.store, dataset):
+        try:
+            challenger = home.store.find(decision["challenger"])
+        except ArtifactError:  # collected, or damaged: then what changed since is not known
+            continue
+        chosen = challenger.record["inputs"].get("improvement_set")
+        if chosen and not why_tainted(home.store, challenger, names):
+            found.add(chosen)
+    return frozenset(found)
 
 
-def why_withdrawn(home: Home, champion: Artifact) -> str:
-    """Return why the champion may not stay: a clip that was taken down after it was made touched it."""
-    made = champion.record["finished"]
-    for stone in home.store.of_kind("tombstone"):
-        if stone.record["finished"] > made:
-            clip = stone.record["config"]["clip_id"]
-            if champion.id in {entry["id"] for entry in impact(home, clip)["checkpoints"]}:
-                return f"it was trained on the clip {clip[:12]}, which was taken down"
-    return ""
+def share_changed(home: Home, improvement_set: Artifact, judged: Set[str]) -> float | None:
+    """Return which share of its pairs an Improvement-Set gained and lost since a student of an earlier one was judged.
+
+    Changes too small for a student of their own add up. 1 where none was judged, None where this very set was.
+    """
+    if improvement_set.id in judged:
+        return None
+    changed, size = 0, 0
+    while improvement_set.id not in judged:
+        changes = json.loads((improvement_set.path / "card.json").read_text()).get("changes")
+        if changes is None:
+            return 1.0
+        changed += changes["added"] + changes["removed"]
+        size = size or changes["kept"] + changes["removed"]
+        try:
+            improvement_set = home.store.find(changes["parent"])
+        except ArtifactError:  # it was collected
+            return 1.0
+    return changed / max(1, size)

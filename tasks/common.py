@@ -14,7 +14,9 @@ from clapcur import lineage, stage
 from clapcur.artifacts import Artifact, Spread, Stage, here
 from clapcur.catalog import Campaign
 from clapcur.home import Home
+from clapcur.takedowns import check_clean
 
+SHAPED_BY_CLIPS = ("improvement_set", "checkpoint")  # kinds that are made again without a clip that was taken down
 WAITS_S = (5, 30, 120)  # together longer than a database takes to restart
 AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, ConnectionError)  # what it is when a server is not there
 
@@ -52,14 +54,24 @@ def run_stage(
         Send the curves while the stage runs, not only afterwards.
     spread : callable
         Who makes the parts of a stage that need not be made in this process.
+
+    Raises
+    ------
+    OutdatedError
+        An Improvement-Set or a checkpoint holds, or would hold, a clip that was taken down.
     """
     home = Home.open()
-    tags = {**tags, **flow_run_tags()}
+    tags, key = {**tags, **flow_run_tags()}, what.key(config, inputs)
+
+    def check(is_written: bool) -> None:
+        if what.kind in SHAPED_BY_CLIPS:
+            check_clean(home.store, key, is_written)
+
     if is_live:
-        with lineage.live(home, what.key(config, inputs), campaign, tags) as on_step:
-            artifact = stage.run(what, config, inputs, home, campaign=campaign, tags=tags, on_step=on_step)
+        with lineage.live(home, key, campaign, tags) as on_step:
+            artifact = stage.run(what, config, inputs, home, campaign=campaign, tags=tags, on_step=on_step, check=check)
     else:
-        artifact = stage.run(what, config, inputs, home, campaign=campaign, tags=tags, spread=spread)
+        artifact = stage.run(what, config, inputs, home, campaign=campaign, tags=tags, spread=spread, check=check)
     lineage.deliver(home)
     return artifact
 

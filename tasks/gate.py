@@ -5,13 +5,36 @@ from collections.abc import Mapping
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from clapcur import champions
 from clapcur.artifacts import Artifact
 from clapcur.catalog import Campaign
+from clapcur.errors import OutdatedError
 from clapcur.gate import STAGE, GateConfig
+from clapcur.home import Home
+from clapcur.takedowns import why_tainted
 from tasks.common import TRIED_AGAIN, run_stage
 
 
 @task(cache_policy=NO_CACHE, task_run_name="gate-{config.dataset}", **TRIED_AGAIN)
 def gate(config: GateConfig, inputs: Mapping[str, Artifact], campaign: Campaign | None = None) -> Artifact:
-    """Decide whether the challenger takes the champion's place."""
-    return run_stage(STAGE, config, inputs, campaign, {"role": "gate", "dataset": config.dataset})
+    """Decide whether the challenger takes the champion's place.
+
+    Raises
+    ------
+    OutdatedError
+        Challenger, champion or teacher holds a clip that was taken down, or another champion was chosen meanwhile: the
+        scores are not those that would have to be compared now.
+    """
+    home = Home.open()
+    with champions.turn(home, config.dataset) as lease:
+        for role in ("teacher", "champion", "challenger"):
+            if why := why_tainted(home.store, inputs[role]):
+                raise OutdatedError(f"the {role} {inputs[role].id} may not be champion: {why}; run the same again")
+        now = champions.standing(home.store, config.dataset).get("champion", inputs["champion"])
+        if now != inputs["champion"]:
+            raise OutdatedError(
+                f"the champion of {config.dataset} is {now.id} now, no longer {inputs['champion'].id}; run the same "
+                "again, which compares with it"
+            )
+        lease.check()
+        return run_stage(STAGE, config, inputs, campaign, {"role": "gate", "dataset": config.dataset})

@@ -158,13 +158,6 @@ def test_the_champion_moves_only_for_more_than_luck(home, rng):
     assert champions.standing(home.store, "other") == {}
 
 
-def test_a_withdrawn_champion_goes_whatever_the_figures_say(home, rng):
-    before = rng.random(50) < 0.8
-    made = decided(home, before, np.zeros(50, bool), withdrawn="a clip was taken down")
-    told = json.loads((made.path / "decision.json").read_text())
-    assert told["promoted"] and told["why"].startswith("the champion is withdrawn: a clip was taken down")
-
-
 def test_scores_of_other_clips_are_not_compared(home):
     with pytest.raises(DataError, match="must be scored on the same clips, got 5 and 4, of which 4 are the same"):
         decided(home, np.ones(5, bool), np.ones(4, bool))

@@ -88,8 +88,8 @@ def scan(
     on_progress : callable or None
         Called with (done, total) files, each time after the probe cache is on disk.
     forgotten : set of str
-        Clip ids and hashes of samples that were taken down (`clapcur.tombstone`): they never enter again, whatever
-        container they come in.
+        Names of what was taken down (`clapcur.forgotten`): clips, sounds and recordings that never enter again,
+        whatever container they come in.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def scan(
     _check(config, source, bad)
     names = [clip.names for clip in clips.values()]
     gone, exclusions = excluded(names, config.exclude, config.columns, source.base)
-    taken_down = {clip.clip_id for clip in names if {clip.clip_id, clip.pcm_sha256} & forgotten}
+    taken_down = {clip.clip_id for clip in names if forgotten.intersection(clip.all_names)}
     gone |= taken_down
     kept = {id: clips[id] for id in sorted(clips) if id not in gone}
     quarantine = sorted({*bad, *_conflicts(kept.values())})

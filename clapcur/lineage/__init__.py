@@ -6,7 +6,7 @@ never stops a run of the pipeline; what could not be said waits in the outbox.
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -66,6 +66,17 @@ def sync(home: Home, rebuild: bool = False) -> Delivery:
         catalog.catch_up(home.store)
     catalog.requeue(everything=rebuild)
     return _deliver(home, catalog, mends=True)
+
+
+def point_aliases(home: Home) -> None:
+    """Point the aliases of all registered models at what has them now, for an MLflow that missed it or was edited."""
+    catalog = Catalog.open(home)
+
+    def tell(page: MlflowPage) -> None:
+        with catalog.lease(MLFLOW, "MLflow's turn"):
+            page.tell_standings()
+
+    _with_page(home, catalog, tell)
 
 
 def registered_version(home: Home, name: str, version: str) -> str:
@@ -137,8 +148,9 @@ def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[s
 
 def _deliver(home: Home, catalog: Catalog, mends: bool = False) -> Delivery:
     delivered = 0
-    try:
-        page = MlflowPage(home, catalog)
+
+    def tell(page: MlflowPage) -> None:
+        nonlocal delivered
         if mends:
             page.mend_statuses()
         last = 0
@@ -149,6 +161,18 @@ def _deliver(home: Home, catalog: Catalog, mends: bool = False) -> Delivery:
                     catalog.mark(message, arrived)
                     delivered += arrived
                     last = message.id
+        if mends:
+            with catalog.lease(MLFLOW, "MLflow's turn"):
+                page.tell_standings()
+
+    _with_page(home, catalog, tell)
+    return Delivery(delivered, catalog.num_waiting())
+
+
+def _with_page(home: Home, catalog: Catalog, tell: Callable[[MlflowPage], None]) -> None:
+    """Say something to MLflow; where it does not answer, warn and leave it alone for a while."""
+    try:
+        tell(MlflowPage(home, catalog))
     except Exception as error:  # whatever MLflow does, the run of the pipeline goes on
         first_time = home.mlflow_uri not in _rests_until
         _rests_until[home.mlflow_uri] = time.monotonic() + REST_S
@@ -160,4 +184,3 @@ def _deliver(home: Home, catalog: Catalog, mends: bool = False) -> Delivery:
         )
     else:
         _rests_until.pop(home.mlflow_uri, None)
-    return Delivery(delivered, catalog.num_waiting())

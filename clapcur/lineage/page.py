@@ -142,6 +142,8 @@ class MlflowPage:
             self._tell_scores(record)
         if artifact.kind == "decision":
             self._tell_standing(record["config"]["dataset"])
+        if artifact.kind == "tombstone":
+            self.tell_standings()
         self._upload(artifact, run_id)
         self._end(run, finished)
         if record.get("campaign"):
@@ -171,6 +173,11 @@ class MlflowPage:
         step = facts.last_step(checkpoint.path)
         self.add_points(run, [(step, _ms(record["finished"]), numbers)], **about)
 
+    def tell_standings(self) -> None:
+        """Point all aliases at the checkpoints that have them now: a take-down moves them without a decision."""
+        for dataset in champions.datasets(self._store):
+            self._tell_standing(dataset)
+
     def _tell_standing(self, dataset: str) -> None:
         """Point the aliases of a dataset's registered model at teacher, champion and challenger as they stand now."""
         from mlflow.exceptions import MlflowException
@@ -183,7 +190,11 @@ class MlflowPage:
                 raise
             told = f"Students of {dataset}. `clapcur trace ID` shows what made one; the decisions stand in their runs."
             model = self.client.create_registered_model(name, {"clapcur.dataset": dataset}, told)
-        for alias, checkpoint in champions.standing(self._store, dataset).items():
+        standing = champions.standing(self._store, dataset)
+        for alias in champions.ALIASES:
+            if alias in model.aliases and alias not in standing:
+                self.client.delete_registered_model_alias(name, alias)
+        for alias, checkpoint in standing.items():
             version = self._version(name, checkpoint)
             if model.aliases.get(alias) != version:
                 self.client.set_registered_model_alias(name, alias, version)
