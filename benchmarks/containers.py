@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import soundfile
 
 from clapcur.audio import addresses, cells, load_audio
-from clapcur.ingest import IngestConfig, scan
+from clapcur.stages.ingest import IngestConfig, scan
 
 RATE = 16_000  # Hz; as it is loaded, so that resampling hides nothing
 CLIPS_PER_SHARD = 500

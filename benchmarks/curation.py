@@ -24,11 +24,11 @@ import pandas as pd
 from join import unit_rows  # the benchmark beside this one
 from numpy.typing import NDArray
 
-from clapcur.artifacts import LOCATIONS, Artifact, Key, Store
-from clapcur.curate import STAGE, CurateConfig
-from clapcur.embeddings import write_shard
-from clapcur.manifest import CAPTIONS, CLIPS, PAIRS, PLACES, caption_id, write_table
-from clapcur.thresholds import Threshold
+from clapcur.data.embeddings import write_shard
+from clapcur.data.manifest import CAPTIONS, CLIPS, PAIRS, PLACES, caption_id, write_table
+from clapcur.methods.thresholds import Threshold
+from clapcur.stages.curate import STAGE, CurateConfig
+from clapcur.store.artifacts import LOCATIONS, Artifact, Key, Store
 
 CLASSES = tuple(f"class {number}" for number in range(20))
 SHARD = 8192

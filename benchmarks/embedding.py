@@ -31,16 +31,16 @@ import torchaudio
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from clapcur import stage
-from clapcur.artifacts import Artifact, Stage, Workspace
 from clapcur.audio import fit, load_audio
 from clapcur.config import frozen
-from clapcur.devices import device_name, pick_device
-from clapcur.embed import STAGE, EmbedConfig
-from clapcur.home import Home
-from clapcur.ingest import IngestConfig, scan, stage_for
+from clapcur.methods.devices import device_name, pick_device
 from clapcur.models.clap import Clap
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
+from clapcur.stages.embed import STAGE, EmbedConfig
+from clapcur.stages.ingest import IngestConfig, scan, stage_for
+from clapcur.store import runner
+from clapcur.store.artifacts import Artifact, Stage, Workspace
+from clapcur.store.home import Home
 
 RATE = 44_100
 WINDOW_S = 5.0
@@ -227,9 +227,9 @@ def as_artifacts(home: Home, model: Clap, clips: Path) -> dict[str, Artifact]:
         model.save(work.path)
         return {}
 
-    checkpoint = stage.run(Stage("random", "1", "checkpoint", save), Nothing(), {}, home)
+    checkpoint = runner.run(Stage("random", "1", "checkpoint", save), Nothing(), {}, home)
     ingest, identity = stage_for(scan(IngestConfig(source=str(clips))))
-    return {"checkpoint": checkpoint, "manifest": stage.run(ingest, identity, {}, home)}
+    return {"checkpoint": checkpoint, "manifest": runner.run(ingest, identity, {}, home)}
 
 
 def row(*cells: object) -> None:
@@ -283,7 +283,7 @@ def main() -> None:
         config = EmbedConfig(
             what="audio", batch_size=options.batch, device=str(device), precision=options.precision
         )  # fmt: skip
-        metrics = stage.run(STAGE, config, inputs, home).record["metrics"]
+        metrics = runner.run(STAGE, config, inputs, home).record["metrics"]
         ours = told("`embed`, the stage from files to shards", metrics["rows_per_s"])
         reference = Reference(build_model(captions).to(device), device)
         reference.embed_audio(paths[:4], 4)

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from us8k import CAPTIONS_PER_CLIP, DATA, PHRASES, base, read_manifest, row, write_csv
 
-from clapcur.home import Home
+from clapcur.store.home import Home
 
 FOLDS = ("1", "2", "3", "4", "5")
 NUM_CAPTIONS = 8000
@@ -75,9 +75,9 @@ def main() -> None:
         os.environ.setdefault(name, value)
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-    from clapcur.metrics import bootstrap_interval, paired_change
-    from clapcur.recipes import Experiment
-    from flows.compare import compare
+    from clapcur.experiments.config import Experiment
+    from clapcur.flows.compare import compare
+    from clapcur.methods.metrics import bootstrap_interval, paired_change
 
     rows = tuple(dict.fromkeys(("teacher", "continued", *arguments.rows.split(","))))
     predictions: dict[str, list[pd.DataFrame]] = {name: [] for name in rows}

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clapcur.similarity import similar_pairs, threshold_for_count
-from clapcur.similarity.histogram import similarity_histogram
-from clapcur.similarity.screening import PRECISIONS, Screen, fastest_precision
+from clapcur.methods.similarity import similar_pairs, threshold_for_count
+from clapcur.methods.similarity.histogram import similarity_histogram
+from clapcur.methods.similarity.screening import PRECISIONS, Screen, fastest_precision
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 

@@ -24,12 +24,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from clapcur.artifacts import LOCATIONS, Artifact, Key
-from clapcur.catalog import Catalog
-from clapcur.home import Home
-from clapcur.improvement_set import PAIRS, ROW_GROUP, SCHEMA
-from clapcur.manifest import CAPTIONS, CLIPS, PLACES, write_table
-from clapcur.manifest import PAIRS as GIVEN_PAIRS
+from clapcur.data.improvement_set import PAIRS, ROW_GROUP, SCHEMA
+from clapcur.data.manifest import CAPTIONS, CLIPS, PLACES, write_table
+from clapcur.data.manifest import PAIRS as GIVEN_PAIRS
+from clapcur.store.artifacts import LOCATIONS, Artifact, Key
+from clapcur.store.catalog import Catalog
+from clapcur.store.home import Home
 
 NUM_CLASSES = 50
 COMMAND = [sys.executable, "-c", "from clapcur.cli import main; main()"]

@@ -4,7 +4,7 @@ Both take the step of a student with soft labels on the same random clips and ca
 and the same targets. The reference is written here in the plainest way, as the paper's code does it
 (zhepeiw/clap_curation at 70f5d30): a short-time Fourier transform by convolution, captions padded to 100 tokens, both
 towers of the teacher in every step, Adam without fusing; float32 on a CPU, float16 autocast with a gradient scaler on a
-GPU, DataParallel where there are several. Ours is `clapcur.train.step` as it runs in a training.
+GPU, DataParallel where there are several. Ours is `clapcur.stages.train.step` as it runs in a training.
 
     python benchmarks/training_step.py                        # Cnn14 at a quarter of its width, for a CPU
     python benchmarks/training_step.py --width full --batch 128 --device cuda
@@ -27,13 +27,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clapcur.mixing import Batch
 from clapcur.models.clap import Clap, pick_device
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
-from clapcur.train.config import SoftLabels, TrainConfig
-from clapcur.train.loop import make_optimiser
-from clapcur.train.ranks import Ranks
-from clapcur.train.step import ContrastiveStep, Loaded, Teacher, TextFeatures
+from clapcur.stages.train.config import SoftLabels, TrainConfig
+from clapcur.stages.train.loop import make_optimiser
+from clapcur.stages.train.ranks import Ranks
+from clapcur.stages.train.sampling import Batch
+from clapcur.stages.train.step import ContrastiveStep, Loaded, Teacher, TextFeatures
 
 TEXT = {  # BERT-base beside the full Cnn14, and for the others as much less as their Cnn14 is
     "full": TextConfig(hidden_size=768, num_layers=12, num_heads=12),

@@ -31,7 +31,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from clapcur.home import Home
+from clapcur.store.home import Home
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 POOL_FOLDS = {"known_recordings": ("1",), "development": ("1",), "final": ("1", "10")}
@@ -204,12 +204,12 @@ def read_manifest(folder: Path) -> list[dict[str, str]]:
 
 def base(tables: dict[str, Path], name: str):
     """Return the experiment that every ablation changes one thing of."""
-    from clapcur.class_names import read_class_names
-    from clapcur.ingest import IngestConfig
+    from clapcur.data.class_names import read_class_names
+    from clapcur.experiments.config import Experiment
+    from clapcur.methods.thresholds import Threshold
     from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
-    from clapcur.recipes import Experiment
-    from clapcur.thresholds import Threshold
-    from clapcur.train import SoftLabels, TrainConfig
+    from clapcur.stages.ingest import IngestConfig
+    from clapcur.stages.train import SoftLabels, TrainConfig
 
     model = ClapConfig(
         audio=AudioConfig(front_end=FrontEndConfig(hop_samples=640), width="tiny", block_dropout=0.0, dropout=0.1),
@@ -239,7 +239,7 @@ def base(tables: dict[str, Path], name: str):
 
 def ablations() -> dict[str, dict[str, tuple[tuple[str, ...], dict[str, object]]]]:
     """Return, per ablation, its settings: which rows are run, and what is changed."""
-    from clapcur.thresholds import Threshold
+    from clapcur.methods.thresholds import Threshold
 
     ads, soft = ("ads",), ("ads+sl",)
     return {
@@ -291,14 +291,14 @@ def changed(experiment, changes: dict[str, object]):
 
 def row(name: str):
     """Return the row of a short name such as ``ads+sl``."""
-    from clapcur.recipes import Row
+    from clapcur.experiments.config import Row
 
     return Row(strategy=name.removesuffix("+sl"), soft_labels=name.endswith("sl"))
 
 
 def beginning_with(experiment, checkpoint: str, as_is: bool):
     """Return the experiment with a checkpoint as teacher, or as what the teacher is trained on from."""
-    from clapcur.adopt import AdoptConfig
+    from clapcur.stages.adopt import AdoptConfig
 
     teacher = None if as_is else dataclasses.replace(experiment.teacher, model=None, frozen_towers=())
     student = dataclasses.replace(experiment.student, frozen_towers=())
@@ -320,8 +320,8 @@ def run(experiment, name: str) -> Iterator[dict[str, object]]:
     """Run one ablation of an experiment through the flow that users run; yield a result per setting and row."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-    from clapcur.report import load_table
-    from flows.compare import compare
+    from clapcur.flows.compare import compare
+    from clapcur.stages.report import load_table
 
     for setting, (rows, changes) in ablations()[name].items():
         wanted = tuple(dict.fromkeys(("teacher", *rows)))

@@ -4,27 +4,27 @@ from collections.abc import Mapping
 
 from prefect import flow
 
-from clapcur import preflight
-from clapcur.artifacts import Artifact
-from clapcur.audition import AuditionConfig, audition_inputs
-from clapcur.catalog import Campaign
 from clapcur.config import signature
-from clapcur.embed import EmbedConfig
-from clapcur.ingest import IngestConfig
-from clapcur.merge import MergeConfig
-from clapcur.recipes import Experiment, Row
-from clapcur.report import ReportConfig, ReportRow
-from clapcur.train import TrainConfig
-from tasks.adopt import adopt
-from tasks.audition import audition
-from tasks.curate import curate
-from tasks.embed import embed
-from tasks.evaluate import evaluate
-from tasks.ingest import ingest
-from tasks.merge import merge
-from tasks.pool import grow
-from tasks.report import report
-from tasks.train import train
+from clapcur.experiments import preflight
+from clapcur.experiments.config import Experiment, Row
+from clapcur.stages.audition import AuditionConfig, audition_inputs
+from clapcur.stages.embed import EmbedConfig
+from clapcur.stages.ingest import IngestConfig
+from clapcur.stages.merge import MergeConfig
+from clapcur.stages.report import ReportConfig, ReportRow
+from clapcur.stages.train import TrainConfig
+from clapcur.store.artifacts import Artifact
+from clapcur.store.catalog import Campaign
+from clapcur.tasks.adopt import adopt
+from clapcur.tasks.audition import audition
+from clapcur.tasks.curate import curate
+from clapcur.tasks.embed import embed
+from clapcur.tasks.evaluate import evaluate
+from clapcur.tasks.ingest import ingest
+from clapcur.tasks.merge import merge
+from clapcur.tasks.pool import grow
+from clapcur.tasks.report import report
+from clapcur.tasks.train import train
 
 Manifests = Mapping[str, Artifact]
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from prefect import flow
 
-from clapcur.artifacts import Artifact
-from clapcur.corpora.procedural import ProceduralConfig, generate
-from clapcur.home import Home
-from clapcur.recipes import demo_experiment
-from flows.compare import compare
+from clapcur.corpora.synthetic.procedural import ProceduralConfig, generate
+from clapcur.experiments.config import demo_experiment
+from clapcur.flows.compare import compare
+from clapcur.store.artifacts import Artifact
+from clapcur.store.home import Home
 
 
 @flow(name="demo", flow_run_name="demo-seed{seed}")

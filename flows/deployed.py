@@ -3,7 +3,7 @@
 An experiment is named by its YAML file, an artifact by its id. What exists is reused, so that every deployment brings
 about what it needs: `curate` alone trains the teacher where there is none yet. No flow is tried again by itself: an
 input that is wrong stays wrong, and a run that was stopped goes on from where it was when it is started again. What
-time may mend, its tasks try again (`tasks.common`).
+time may mend, its tasks try again (`clapcur.tasks.common`).
 """
 
 import functools
@@ -20,19 +20,19 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Crashed, Failed
 from pydantic import Field
 
-from clapcur.artifacts import Artifact
-from clapcur.catalog import Campaign
 from clapcur.config import read_mapping, signature
-from clapcur.embed import EmbedConfig
 from clapcur.errors import ArtifactError, ClapcurError, Interrupted
-from clapcur.home import Home
-from clapcur.recipes import Experiment, Row, experiment_from_file
-from clapcur.trace import find
-from flows import compare as grid
-from flows.improve import improve as improve_flow
-from tasks.embed import embed
-from tasks.ingest import ingest
-from tasks.publish import publish
+from clapcur.experiments.config import Experiment, Row, experiment_from_file
+from clapcur.flows import compare as grid
+from clapcur.flows.improve import improve as improve_flow
+from clapcur.lineage.queries import find
+from clapcur.stages.embed import EmbedConfig
+from clapcur.store.artifacts import Artifact
+from clapcur.store.catalog import Campaign
+from clapcur.store.home import Home
+from clapcur.tasks.embed import embed
+from clapcur.tasks.ingest import ingest
+from clapcur.tasks.publish import publish
 
 HOUR_S = 3600
 P = ParamSpec("P")

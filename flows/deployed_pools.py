@@ -5,18 +5,18 @@ from typing import Annotated
 from prefect import State
 from prefect.states import Completed
 
-from clapcur import pools
-from clapcur.artifacts import Artifact
 from clapcur.audio import addresses
 from clapcur.errors import DataError
-from clapcur.home import Home
-from clapcur.ingest import IngestConfig
-from flows.deployed import config_path, deployed, done, load, shown
-from flows.forget import forget as forget_flow
-from flows.land import land as land_flow
-from flows.reconcile import reconcile as reconcile_flow
-from flows.recurate import recurate as recurate_flow
-from tasks.publish import publish
+from clapcur.flows.deployed import config_path, deployed, done, load, shown
+from clapcur.flows.forget import forget as forget_flow
+from clapcur.flows.land import land as land_flow
+from clapcur.flows.reconcile import reconcile as reconcile_flow
+from clapcur.flows.recurate import recurate as recurate_flow
+from clapcur.lineage import pools
+from clapcur.stages.ingest import IngestConfig
+from clapcur.store.artifacts import Artifact
+from clapcur.store.home import Home
+from clapcur.tasks.publish import publish
 
 FOLLOWED = " Empty: every experiment that is followed, which one is from its first `clapcur recurate CONFIG` on."
 Followed = Annotated[

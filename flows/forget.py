@@ -7,17 +7,17 @@ from typing import Any
 
 from prefect import flow
 
-from clapcur import pools
+from clapcur.data.manifest import Manifest
+from clapcur.data.recordings import asked_as, recording_id
 from clapcur.errors import ArtifactError, DataError
-from clapcur.home import Home
-from clapcur.manifest import Manifest
-from clapcur.recipes import Experiment
-from clapcur.recordings import asked_as, recording_id
-from clapcur.tombstone import Tombstone
-from clapcur.trace import clips_named, clips_of_recording, impact
-from flows.recurate import recurate
-from tasks.pool import grow
-from tasks.tombstone import bury
+from clapcur.experiments.config import Experiment
+from clapcur.flows.recurate import recurate
+from clapcur.lineage import pools
+from clapcur.lineage.queries import clips_named, clips_of_recording, impact
+from clapcur.stages.tombstone import Tombstone
+from clapcur.store.home import Home
+from clapcur.tasks.pool import grow
+from clapcur.tasks.tombstone import bury
 
 log = logging.getLogger("clapcur")
 
@@ -39,8 +39,8 @@ def forget(clips: Sequence[str], reason: str = "", experiments: Sequence[Experim
     Returns
     -------
     list of dict
-        What `clapcur.trace.impact` tells of each clip, and of every clip that is the same sound: all that it touched
-        before it was taken down.
+        What `clapcur.lineage.queries.impact` tells of each clip, and of every clip that is the same sound: all that it
+        touched before it was taken down.
     """
     home = Home.open()
     touched: dict[str, dict[str, Any]] = {}

@@ -5,9 +5,9 @@ from typing import Literal
 
 from prefect import flow
 
-from clapcur.artifacts import Artifact
-from clapcur.recipes import Experiment, Row
-from flows.compare import compare
+from clapcur.experiments.config import Experiment, Row
+from clapcur.flows.compare import compare
+from clapcur.store.artifacts import Artifact
 
 
 @flow(name="improve", flow_run_name="improve-{experiment.name}")

@@ -2,10 +2,10 @@
 
 from prefect import flow
 
-from clapcur.artifacts import Artifact
-from clapcur.ingest import IngestConfig
-from tasks.ingest import ingest
-from tasks.pool import grow
+from clapcur.stages.ingest import IngestConfig
+from clapcur.store.artifacts import Artifact
+from clapcur.tasks.ingest import ingest
+from clapcur.tasks.pool import grow
 
 
 @flow(name="land", flow_run_name="land-{pool}")

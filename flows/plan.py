@@ -3,18 +3,18 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from clapcur import pools
-from clapcur.adopt import stage_for
-from clapcur.artifacts import Artifact
-from clapcur.catalog import Campaign
-from clapcur.embed import STAGE as EMBED
-from clapcur.embed import EmbedConfig
-from clapcur.home import Home
-from clapcur.manifest import Manifest
-from clapcur.recipes import Experiment
-from clapcur.train import STAGE as TRAIN
-from flows.compare import ingest_all, selecting
-from flows.recurate import pool_name
+from clapcur.data.manifest import Manifest
+from clapcur.experiments.config import Experiment
+from clapcur.flows.compare import ingest_all, selecting
+from clapcur.flows.recurate import pool_name
+from clapcur.lineage import pools
+from clapcur.stages.adopt import stage_for
+from clapcur.stages.embed import STAGE as EMBED
+from clapcur.stages.embed import EmbedConfig
+from clapcur.stages.train import STAGE as TRAIN
+from clapcur.store.artifacts import Artifact
+from clapcur.store.catalog import Campaign
+from clapcur.store.home import Home
 
 
 class Step(NamedTuple):
@@ -29,7 +29,7 @@ class Step(NamedTuple):
 
 
 def plan(experiment: Experiment) -> tuple[str, list[Step]]:
-    """Say whether `flows.recurate` would go to work on this experiment now, and what it would cost.
+    """Say whether `clapcur.flows.recurate` would go to work on this experiment now, and what it would cost.
 
     Nothing but the ingest of the tables is run, which costs a look at every file.
 

@@ -9,12 +9,14 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempoten
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 
-from clapcur import champions, lineage, pools
+from clapcur import tracking
 from clapcur.config import signature
-from clapcur.home import Home
-from clapcur.recipes import Experiment, experiment_from_file
-from flows.recurate import pool_name
-from tasks.pool import grow
+from clapcur.data import champions
+from clapcur.experiments.config import Experiment, experiment_from_file
+from clapcur.flows.recurate import pool_name
+from clapcur.lineage import pools
+from clapcur.store.home import Home
+from clapcur.tasks.pool import grow
 
 RECURATE = "recurate/recurate"
 MAX_TRIES = 3  # of one version; then it waits for the next landing, or for a person
@@ -32,7 +34,7 @@ def reconcile(configs: Sequence[str]) -> list[str]:
     the last decision was about such a student, the next one is made.
     """
     home, started = Home.open(), []
-    lineage.point_aliases(home)
+    tracking.point_aliases(home)
     for config in configs:
         experiment = experiment_from_file(config)
         if key := next_key(home, experiment):

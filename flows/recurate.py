@@ -7,21 +7,23 @@ from collections.abc import Set
 
 from prefect import flow
 
-from clapcur import champions, pools, preflight
-from clapcur.artifacts import Artifact
-from clapcur.catalog import Campaign
 from clapcur.config import signature
+from clapcur.data import champions
+from clapcur.data.forgotten import forgotten_names
+from clapcur.data.takedowns import why_tainted
 from clapcur.errors import ArtifactError, DataError, OutdatedError
-from clapcur.forgotten import forgotten_names
-from clapcur.gate import GateConfig
-from clapcur.home import Home
-from clapcur.recipes import Experiment, Row
-from clapcur.report import ReportConfig, ReportRow
-from clapcur.takedowns import why_tainted
-from flows.compare import improvement_sets, ingest_all, score, student, teacher_of
-from tasks.gate import gate
-from tasks.pool import grow
-from tasks.report import report
+from clapcur.experiments import preflight
+from clapcur.experiments.config import Experiment, Row
+from clapcur.flows.compare import improvement_sets, ingest_all, score, student, teacher_of
+from clapcur.lineage import pools
+from clapcur.stages.gate import GateConfig
+from clapcur.stages.report import ReportConfig, ReportRow
+from clapcur.store.artifacts import Artifact
+from clapcur.store.catalog import Campaign
+from clapcur.store.home import Home
+from clapcur.tasks.gate import gate
+from clapcur.tasks.pool import grow
+from clapcur.tasks.report import report
 
 log = logging.getLogger("clapcur")
 

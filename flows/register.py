@@ -1,6 +1,6 @@
 """Tell Prefect's server what there is: work pools, deployments and automations. Again: only what changed.
 
-    CLAPCUR_MODEL_POOL=gpu python -m flows.register
+    CLAPCUR_MODEL_POOL=gpu python -m clapcur.flows.register
 
 With ``--ends-runs-left-behind``, as `clapcur up` calls it before its workers start, runs that seem to be running though
 nobody can be at work on them, for the servers were killed, are ended first.
@@ -27,9 +27,9 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import Cancelled, Crashed
 
-from clapcur import heartbeat
-from clapcur.home import Home
-from clapcur.servers import POOLS
+from clapcur.servers import heartbeat
+from clapcur.servers.plan import POOLS
+from clapcur.store.home import Home
 
 FILES = Path(__file__).resolve().parents[1] / "deployments"
 ALIVE = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)  # what only a living process can end

@@ -10,11 +10,12 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.urls import url_for
 
-from clapcur import lineage, stage
-from clapcur.artifacts import Artifact, Spread, Stage, here
-from clapcur.catalog import Campaign
-from clapcur.home import Home
-from clapcur.takedowns import check_clean
+from clapcur import tracking
+from clapcur.data.takedowns import check_clean
+from clapcur.store import runner
+from clapcur.store.artifacts import Artifact, Spread, Stage, here
+from clapcur.store.catalog import Campaign
+from clapcur.store.home import Home
 
 SHAPED_BY_CLIPS = ("improvement_set", "checkpoint")  # kinds that are made again without a clip that was taken down
 WAITS_S = (5, 30, 120)  # together longer than a database takes to restart
@@ -68,11 +69,13 @@ def run_stage(
             check_clean(home.store, key, is_written)
 
     if is_live:
-        with lineage.live(home, key, campaign, tags) as on_step:
-            artifact = stage.run(what, config, inputs, home, campaign=campaign, tags=tags, on_step=on_step, check=check)
+        with tracking.live(home, key, campaign, tags) as on_step:
+            artifact = runner.run(
+                what, config, inputs, home, campaign=campaign, tags=tags, on_step=on_step, check=check
+            )
     else:
-        artifact = stage.run(what, config, inputs, home, campaign=campaign, tags=tags, spread=spread, check=check)
-    lineage.deliver(home)
+        artifact = runner.run(what, config, inputs, home, campaign=campaign, tags=tags, spread=spread, check=check)
+    tracking.deliver(home)
     return artifact
 
 

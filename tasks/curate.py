@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from clapcur import pools
-from clapcur.artifacts import Artifact
-from clapcur.catalog import Campaign
-from clapcur.curate import STAGE, CurateConfig
-from clapcur.home import Home
-from tasks.common import TRIED_AGAIN, run_stage
+from clapcur.lineage import pools
+from clapcur.stages.curate import STAGE, CurateConfig
+from clapcur.store.artifacts import Artifact
+from clapcur.store.catalog import Campaign
+from clapcur.store.home import Home
+from clapcur.tasks.common import TRIED_AGAIN, run_stage
 
 
 @task(cache_policy=NO_CACHE, task_run_name="curate-{config.strategy}-seed{seed}", **TRIED_AGAIN)

@@ -5,21 +5,21 @@ from collections.abc import Mapping
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from clapcur import pools
-from clapcur.artifacts import Artifact
-from clapcur.catalog import Campaign
-from clapcur.embed import STAGE, EmbedConfig, with_left_out
-from clapcur.home import Home
-from tasks.common import TRIED_AGAIN, run_stage
-from tasks.fan_out import spread
+from clapcur.lineage import pools
+from clapcur.stages.embed import STAGE, EmbedConfig, with_left_out
+from clapcur.store.artifacts import Artifact
+from clapcur.store.catalog import Campaign
+from clapcur.store.home import Home
+from clapcur.tasks.common import TRIED_AGAIN, run_stage
+from clapcur.tasks.fan_out import spread
 
 
 @task(cache_policy=NO_CACHE, task_run_name="embed-{what}", **TRIED_AGAIN)
 def embed(config: EmbedConfig, inputs: Mapping[str, Artifact], what: str, campaign: Campaign | None = None) -> Artifact:
     """Embed what `config` names with the checkpoint; `what` says which part of the experiment it is.
 
-    Of a version of a pool only what is new is embedded, by the workers that `tasks.fan_out` finds; so are clips that a
-    table of this version left out, once they can be read again.
+    Of a version of a pool only what is new is embedded, by the workers that `clapcur.tasks.fan_out` finds; so are clips
+    that a table of this version left out, once they can be read again.
     """
     home = Home.open()
     inputs = with_left_out(home.store, config, pools.with_earlier(home, STAGE, config, inputs))

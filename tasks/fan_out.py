@@ -19,7 +19,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
-from clapcur.artifacts import Spread, here
+from clapcur.store.artifacts import Spread, here
 
 VARIABLE = "CLAPCUR_FAN_OUT"
 SHARES_PER_WORKER = 4  # ours: few, so that each is long; several, so that nobody waits long for the last one

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from clapcur import champions
-from clapcur.artifacts import Artifact
-from clapcur.catalog import Campaign
+from clapcur.data import champions
+from clapcur.data.takedowns import why_tainted
 from clapcur.errors import OutdatedError
-from clapcur.gate import STAGE, GateConfig
-from clapcur.home import Home
-from clapcur.takedowns import why_tainted
-from tasks.common import TRIED_AGAIN, run_stage
+from clapcur.stages.gate import STAGE, GateConfig
+from clapcur.store.artifacts import Artifact
+from clapcur.store.catalog import Campaign
+from clapcur.store.home import Home
+from clapcur.tasks.common import TRIED_AGAIN, run_stage
 
 
 @task(cache_policy=NO_CACHE, task_run_name="gate-{config.dataset}", **TRIED_AGAIN)

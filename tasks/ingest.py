@@ -3,13 +3,13 @@
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from clapcur import ingest as stage_module
-from clapcur import pools
-from clapcur.artifacts import Artifact
-from clapcur.catalog import Campaign
-from clapcur.home import Home
-from clapcur.ingest import IngestConfig
-from tasks.common import TRIED_AGAIN, run_stage
+from clapcur.lineage import pools
+from clapcur.stages import ingest as stage_module
+from clapcur.stages.ingest import IngestConfig
+from clapcur.store.artifacts import Artifact
+from clapcur.store.catalog import Campaign
+from clapcur.store.home import Home
+from clapcur.tasks.common import TRIED_AGAIN, run_stage
 
 
 @task(cache_policy=NO_CACHE, task_run_name="ingest-{role}", **TRIED_AGAIN)

@@ -5,12 +5,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.settings import PREFECT_API_URL
 
-from clapcur import pools
-from clapcur.artifacts import Artifact
-from clapcur.catalog import Campaign
-from clapcur.home import Home
-from clapcur.pool import STAGE
-from tasks.common import TRIED_AGAIN, run_stage
+from clapcur.lineage import pools
+from clapcur.stages.pool import STAGE
+from clapcur.store.artifacts import Artifact
+from clapcur.store.catalog import Campaign
+from clapcur.store.home import Home
+from clapcur.tasks.common import TRIED_AGAIN, run_stage
 
 LANDED = "clapcur.pool.landed"
 
@@ -20,7 +20,7 @@ def grow(name: str, landing: Artifact | None = None, campaign: Campaign | None =
     """Return the newest version of a pool, made now where the landing or a tombstone changes anything.
 
     Where a Prefect server is known it hears of a new version, as the event `clapcur.pool.landed`. An event may be lost:
-    it only saves the time until the next look of `flows.reconcile`.
+    it only saves the time until the next look of `clapcur.flows.reconcile`.
     """
     home = Home.open()
     with pools.turn(home, name) as lease:

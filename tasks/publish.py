@@ -10,13 +10,13 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from clapcur.artifacts import Artifact
-from clapcur.catalog import Catalog
-from clapcur.home import Home
-from clapcur.report import load_table
-from clapcur.report.page import cell_text
-from clapcur.stage import label
-from tasks.common import TRIED_AGAIN
+from clapcur.stages.report import load_table
+from clapcur.stages.report.html import cell_text
+from clapcur.store.artifacts import Artifact
+from clapcur.store.catalog import Catalog
+from clapcur.store.home import Home
+from clapcur.store.runner import label
+from clapcur.tasks.common import TRIED_AGAIN
 
 
 @task(cache_policy=NO_CACHE, task_run_name="publish", **TRIED_AGAIN)

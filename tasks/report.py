@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from clapcur.artifacts import Artifact
-from clapcur.catalog import Campaign
-from clapcur.report import STAGE, ReportConfig
-from tasks.common import TRIED_AGAIN, run_stage
+from clapcur.stages.report import STAGE, ReportConfig
+from clapcur.store.artifacts import Artifact
+from clapcur.store.catalog import Campaign
+from clapcur.tasks.common import TRIED_AGAIN, run_stage
 
 
 @task(cache_policy=NO_CACHE, task_run_name="report", **TRIED_AGAIN)

@@ -3,9 +3,9 @@
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from clapcur.artifacts import Artifact
-from clapcur.tombstone import STAGE, Tombstone
-from tasks.common import TRIED_AGAIN, run_stage
+from clapcur.stages.tombstone import STAGE, Tombstone
+from clapcur.store.artifacts import Artifact
+from clapcur.tasks.common import TRIED_AGAIN, run_stage
 
 
 @task(cache_policy=NO_CACHE, task_run_name="bury-{stone.clip_id}", **TRIED_AGAIN)

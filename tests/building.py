@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from clapcur.artifacts import LOCATIONS, Artifact, Stage, Store, Workspace
-from clapcur.embeddings import write_shard
-from clapcur.manifest import CLIPS, captions_table
+from clapcur.data.embeddings import write_shard
+from clapcur.data.manifest import CLIPS, captions_table
+from clapcur.store.artifacts import LOCATIONS, Artifact, Stage, Store, Workspace
 
 
 def commit(store: Store, kind: str, name: str, write: Any, inputs: Mapping[str, Artifact] | None = None) -> Artifact:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from clapcur.artifacts import Artifact, Stage, Workspace
-from clapcur.catalog import Campaign
-from clapcur.home import Home
-from clapcur.manifest import CLIPS, captions_table
-from clapcur.stage import run
+from clapcur.data.manifest import CLIPS, captions_table
+from clapcur.store.artifacts import Artifact, Stage, Workspace
+from clapcur.store.catalog import Campaign
+from clapcur.store.home import Home
+from clapcur.store.runner import run
 
 CAMPAIGN = Campaign("esc50", "compare esc50", "c" * 64)
 FIRST_MS = 1_800_000_000_000  # of a training's history

@@ -18,7 +18,7 @@ import pytest
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-    from clapcur.home import Home
+    from clapcur.store.home import Home
 
 TESTS = Path(__file__).resolve().parent
 SHARED = TESTS.parents[1] / "shared" / "data"
@@ -115,7 +115,7 @@ def rng() -> np.random.Generator:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Home":
     """Give an empty home in a temporary folder that the commands and child processes of the test use too."""
-    from clapcur.home import Home
+    from clapcur.store.home import Home
 
     monkeypatch.setenv("CLAPCUR_HOME", str(tmp_path / "home"))
     return Home.open()

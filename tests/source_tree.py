@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("clapcur", "tasks", "flows")
+PACKAGES = ("clapcur", "tasks", "flows")  # flows and tasks are installed, and imported, as parts of clapcur
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ def read_modules() -> dict[str, Module]:
     modules = {}
     for path in sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
+        parts = parts if parts[0] == "clapcur" else ("clapcur", *parts)
         is_package = parts[-1] == "__init__"
         name = ".".join(parts[:-1] if is_package else parts)
         modules[name] = Module(name, ast.parse(path.read_text(), path), is_package)

@@ -22,12 +22,12 @@ from pyarrow import parquet
 from test_addresses import content, sound, write_tar
 from test_ingest import make, pairs, quarantined, scanned, tones, write_csv
 
-from clapcur.artifacts import Store
 from clapcur.audio import Problem, probe, stores
 from clapcur.audio.access import Roots, open_regular
 from clapcur.audio.addresses import cell_address
 from clapcur.errors import DataError, ManifestError
-from clapcur.ingest import IngestConfig, shards
+from clapcur.stages.ingest import IngestConfig, shards
+from clapcur.store.artifacts import Store
 
 CHAINS = ("simplecache::{0}", "blockcache::{0}", "filecache://x::{0}", "zip://a.wav::{0}", "reference://::{0}")
 
@@ -195,7 +195,7 @@ def test_what_is_no_store_is_refused_wherever_it_comes_from(url: str) -> None:
 
 
 def scanned_url(url: str) -> Any:
-    from clapcur.ingest import scan
+    from clapcur.stages.ingest import scan
 
     return scan(IngestConfig(source=url))
 
@@ -364,7 +364,7 @@ def test_what_may_not_be_read_is_in_quarantine() -> None:
 
 SCAN = """
 import json, resource, sys
-from clapcur.ingest import IngestConfig, scan
+from clapcur.stages.ingest import IngestConfig, scan
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 most = (int(status["VmSize"].split()[0]) + 1024 * 1024) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (most, most))

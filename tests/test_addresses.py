@@ -20,7 +20,7 @@ from clapcur.audio import Problem, UnusableAudio, cells, load_audio, probe
 from clapcur.audio.addresses import absolute, cell_address, member_address, readable, reading_order
 from clapcur.audio.opening import open_address
 from clapcur.errors import DataError
-from clapcur.ingest.shards import list_tar
+from clapcur.stages.ingest.shards import list_tar
 
 RATE = 16_000
 

@@ -14,15 +14,15 @@ from test_cli import run
 from test_hugging_face import write_hugging_face
 from tiny_checkpoints import trained, write_clip
 
-from clapcur.adopt import AdoptConfig
 from clapcur.audio import load_audio
 from clapcur.errors import CheckpointError
+from clapcur.experiments.config import experiment_from_file, starter
 from clapcur.models.checkpoints import load_checkpoint
 from clapcur.models.clap import load_model
 from clapcur.models.cnn14 import Cnn14
 from clapcur.models.config import ClapConfig, TextConfig
-from clapcur.recipes import experiment_from_file, starter
-from clapcur.train import TrainConfig
+from clapcur.stages.adopt import AdoptConfig
+from clapcur.stages.train import TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def published(tmp_path_factory) -> Path:
 
 def adopted(home, **config):
     """Run the task."""
-    from tasks.adopt import adopt
+    from clapcur.tasks.adopt import adopt
 
     return adopt.fn(AdoptConfig(**config), {})
 
@@ -85,9 +85,9 @@ def test_a_place_without_a_checkpoint_is_told_before_anything_is_made(home, tmp_
 
 def test_a_lone_tower_is_no_teacher_before_it_was_trained(home, tmp_path):
     """A text tower of fresh weights says something to every clip, and all of it is noise."""
-    from tasks.adopt import adopt
-    from tasks.ingest import ingest
-    from tasks.train import train
+    from clapcur.tasks.adopt import adopt
+    from clapcur.tasks.ingest import ingest
+    from clapcur.tasks.train import train
 
     weights = trained(Cnn14("tiny", 64)).state_dict()
     torch.save({"model": dict(weights)}, tmp_path / "Cnn14.pth")

@@ -1,110 +1,45 @@
-"""The house: which room each module stands in, and that imports point one way only.
+"""The layers: each is a folder of ``clapcur/``, and imports point one way only, from the bottom of this list up.
 
-``flows -> tasks -> clapcur``, and inside clapcur from the command down to the words. An import that runs the other way
-works on the day it is written; it makes the science unusable without Prefect, the help slow and the stages a knot.
+An import that runs the other way works on the day it is written; it makes the science unusable without Prefect, the
+help slow and the stages a knot.
 """
 
 import ast
 import sys
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 
 import pytest
-from source_tree import Import, Module, longest_prefix, read_modules
+from source_tree import ROOT, Import, Module, longest_prefix, read_modules
 
-# From the ground up. An import points to the importer's own layer or to one above it in this table.
-LAYERS = {
-    "words": (
-        "clapcur.__version__",
-        "clapcur.artifacts",
-        "clapcur.config",
-        "clapcur.errors",
-        "clapcur.home",
-        "clapcur.pace",
-        "clapcur.progress",
-        "clapcur.sequences",
-        "clapcur.strict_yaml",
-        "clapcur.textfiles",
-    ),
-    "data": (
-        "clapcur.audio",
-        "clapcur.class_names",
-        "clapcur.embeddings",
-        "clapcur.forgotten",
-        "clapcur.improvement_set",
-        "clapcur.manifest",
-        "clapcur.marks",
-        "clapcur.recordings",
-        "clapcur.set_versions",
-        "clapcur.tables",
-        "clapcur.watching",
-    ),
-    "parts": (
-        "clapcur.contamination",
-        "clapcur.corpora",
-        "clapcur.devices",
-        "clapcur.figures",
-        "clapcur.hubness",
-        "clapcur.losses",
-        "clapcur.metrics",
-        "clapcur.mixing",
-        "clapcur.models",
-        "clapcur.near_duplicates",
-        "clapcur.similarity",
-        "clapcur.thresholds",
-        "clapcur.training_state",
-        "clapcur.waveforms",
-        "clapcur.windows",
-    ),
-    "stages": (
-        "clapcur.adopt",
-        "clapcur.audition",
-        "clapcur.curate",
-        "clapcur.embed",
-        "clapcur.evaluate",
-        "clapcur.gate",
-        "clapcur.ingest",
-        "clapcur.merge",
-        "clapcur.pool",
-        "clapcur.tombstone",
-        "clapcur.train",
-    ),
-    "edges": (
-        "clapcur.catalog",
-        "clapcur.champions",
-        "clapcur.collecting",
-        "clapcur.database",
-        "clapcur.guard",
-        "clapcur.heartbeat",
-        "clapcur.layering",
-        "clapcur.leases",
-        "clapcur.lineage",
-        "clapcur.migrations",
-        "clapcur.pools",
-        "clapcur.preflight",
-        "clapcur.processes",
-        "clapcur.recipes",
-        "clapcur.report",
-        "clapcur.servers",
-        "clapcur.serving",
-        "clapcur.stage",
-        "clapcur.takedowns",
-        "clapcur.trace",
-        "clapcur.trace_graph",
-        "clapcur.verifying",
-        "clapcur.wang2023",
-        "clapcur.watchdog",
-    ),
-    "glue of tasks": ("tasks.common", "tasks.fan_out"),
-    "tasks": ("tasks",),
-    "flows": ("flows",),
-    "command": ("clapcur.cli",),
-}
-ROOMS = {module: layer for layer, modules in LAYERS.items() for module in modules}
-HEIGHT = {layer: height for height, layer in enumerate(LAYERS)}
+# From the bottom up. A module imports from its own folder and from folders above it in this list.
+FOLDERS = (
+    "store",  # artifacts on disk, records, catalog, leases, the workspace, the runner that makes an artifact once
+    "audio",  # decoding, containers, addresses, limits
+    "data",  # the kinds of data: manifests, tables, embeddings, Improvement-Sets, champions, take-downs
+    "corpora",  # one reader for each public corpus; synthetic/ makes the demo's
+    "methods",  # pure functions: losses, metrics, similarity, thresholds, contamination, plots
+    "models",  # CLAP: audio towers, text encoders, checkpoint formats
+    "stages",  # one folder or file for each stage; stages never import each other
+    "experiments",  # the config of an experiment, its defaults, its checks before the first training
+    "tracking",  # MLflow
+    "lineage",  # trace, impact, pools, collection, verification, the graph page
+    "servers",  # Prefect's and MLflow's servers: plan, guard, supervisor
+    "tasks",  # one Prefect task for each stage
+    "flows",  # one Prefect flow for each experiment
+    "cli",  # the command line
+)
+BASE = tuple(
+    sorted(path.stem for path in (ROOT / "clapcur").glob("[!_]*.py"))
+)  # errors, config, ...: below every folder
+LAYERS = ("base", *FOLDERS)
+SHARED_BY_TASKS = ("clapcur.tasks.common", "clapcur.tasks.fan_out")
 
 STRANGERS = {"stages", "tasks"}  # stages meet in artifacts, tasks are called from flows: these never import each other
 THIRD_PARTY = {
-    "words": {"numpy"},
+    "base": {"numpy"},
+    "store": {"alembic", "filelock", "numpy", "sqlalchemy"},
+    "audio": {"fsspec", "numpy", "pyarrow", "scipy", "soundfile", "soxr"},
     "data": {"fsspec", "numpy", "pandas", "pyarrow", "scipy", "soundfile", "soxr"},
 }  # other layers may use what they need
 LAZY = {
@@ -114,8 +49,8 @@ LAZY = {
     "clapcur.progress": {"rich"},  # draws the bar, at a terminal only
 }  # may be imported inside functions
 DOORS = {  # the only ways to these two
-    "prefect": ("clapcur.cli", "clapcur.guard", "tasks", "flows"),
-    "mlflow": ("clapcur.guard", "clapcur.lineage"),
+    "prefect": ("clapcur.cli", "clapcur.servers", "clapcur.tasks", "clapcur.flows"),
+    "mlflow": ("clapcur.servers.guard", "clapcur.tracking"),
 }
 SLOW = {"faiss", "matplotlib", "mlflow", "pandas", "prefect", "scipy", "torch", "torchaudio", "transformers"}
 
@@ -123,15 +58,23 @@ MODULES = read_modules()
 
 
 def is_third_party(target: str) -> bool:
-    """Tell whether this is neither ours nor the standard library's."""
-    return target.split(".")[0] not in {"clapcur", "tasks", "flows", *sys.stdlib_module_names}
+    """Return whether this is neither ours nor the standard library's."""
+    return target.split(".")[0] not in {"clapcur", *sys.stdlib_module_names}
+
+
+def layer_of(name: str) -> str | None:
+    """Return the layer of a module, or of a name in it; None for what has no place in the list."""
+    parts = name.split(".")
+    if name == "clapcur.__version__" or (len(parts) > 1 and parts[1] in BASE):
+        return "base"
+    return parts[1] if len(parts) > 1 and parts[1] in FOLDERS else None
 
 
 def complaints(module: str, imports: list[Import]) -> list[str]:
-    """Say of each import that breaks a rule of the house which rule it is."""
-    layer = ROOMS[room] if (room := longest_prefix(module, ROOMS)) else None
+    """Return one line for each import that breaks a rule, with the rule."""
+    layer = layer_of(module)
     if layer is None:
-        return [f"{module} has no room: place it in LAYERS of {__file__} (and in the tree that the docs show)"]
+        return [f"{module} is in no layer: put it into a folder of FOLDERS in {__file__}"]
     said = []
     for item in imports:
         root, place = item.target.split(".")[0], f"{module}:{item.line} imports {item.target}"
@@ -145,15 +88,14 @@ def complaints(module: str, imports: list[Import]) -> list[str]:
             continue
         if root in sys.stdlib_module_names:
             continue
-        other_room = longest_prefix(item.target, ROOMS)
-        if other_room is None:
-            said.append(f"{place}, which has no room: import the module that defines it, or place it in LAYERS")
-            continue
-        other = ROOMS[other_room]
-        if HEIGHT[other] > HEIGHT[layer]:
-            said.append(f"{place}: {layer} stand below {other}, imports point down")
-        elif other == layer and layer in STRANGERS and item.target.split(".")[:2] != module.split(".")[:2]:
-            said.append(f"{place}: {layer} never import each other, put what they share into a layer below")
+        other = layer_of(item.target)
+        if other is None:
+            said.append(f"{place}, which is in no layer: import the module that defines it")
+        elif LAYERS.index(other) > LAYERS.index(layer):
+            said.append(f"{place}: {layer} is below {other}, imports point down")
+        elif other == layer and layer in STRANGERS and item.target.split(".")[:3] != module.split(".")[:3]:
+            if not item.target.startswith(SHARED_BY_TASKS) or module.startswith(SHARED_BY_TASKS):
+                said.append(f"{place}: {layer} never import each other, put what they share into a layer below")
     return said
 
 
@@ -181,9 +123,11 @@ def test_every_import_points_down(module):
         pytest.fail("\n".join(said))
 
 
-def test_no_room_in_the_table_is_empty():
-    """A room that names no module would guard nothing, after a rename for instance."""
-    assert [room for room in ROOMS if room != "clapcur.__version__" and room not in MODULES] == []
+def test_the_list_is_the_folders():
+    """A folder that is missing in the list has no rules; a name without a folder guards nothing."""
+    found = {path.name for path in (ROOT / "clapcur").iterdir() if path.is_dir() and not path.name.startswith("_")}
+    assert found - {"deployments"} == set(FOLDERS)
+    assert all((Path(ROOT, "clapcur", folder) / "__init__.py").exists() for folder in FOLDERS)
 
 
 def test_importing_clapcur_imports_nothing():
@@ -200,7 +144,7 @@ def test_the_command_line_imports_nothing_slow_before_a_command_runs():
 
 def test_a_deployed_flow_imports_what_draws_filters_and_tracks_only_when_it_does():
     """Every flow run is a process of its own: what it never uses costs it a second each time, on every worker."""
-    chains = imported_at_once("flows.deployed_pools")
+    chains = imported_at_once("clapcur.flows.deployed_pools")
     needless = {"faiss", "matplotlib", "mlflow", "scipy", "transformers"}
     assert {"torch", "prefect"} <= chains.keys()
     assert [" -> ".join(chain) for name, chain in chains.items() if name in needless] == []
@@ -225,50 +169,50 @@ def test_no_module_needs_itself_to_be_imported():
 def test_a_slow_import_is_seen_through_every_module_between(monkeypatch):
     """A walk that forgets that a package's own file runs first misses what is imported there."""
     text = {
-        "clapcur.cli": "from clapcur.lineage.facts import flat",
-        "clapcur.lineage": "import json\nimport mlflow",
-        "clapcur.lineage.facts": "def f():\n    import torch",
+        "clapcur.cli": "from clapcur.tracking.fields import flat",
+        "clapcur.tracking": "import json\nimport mlflow",
+        "clapcur.tracking.fields": "def f():\n    import torch",
     }
     monkeypatch.setattr(
         "test_architecture.MODULES", {name: Module(name, ast.parse(source)) for name, source in text.items()}
     )
     chains = imported_at_once("clapcur.cli")
-    assert chains["mlflow"] == ["clapcur.cli", "clapcur.lineage", "mlflow"]
+    assert chains["mlflow"] == ["clapcur.cli", "clapcur.tracking", "mlflow"]
     assert "torch" not in chains
 
 
 @pytest.mark.parametrize(
     ("module", "source", "complaint"),
     [
-        ("clapcur.artifacts", "import clapcur.manifest", "words stand below data"),
-        ("clapcur.losses", "from clapcur import train", "parts stand below stages"),
-        ("clapcur.curate", "from clapcur.stage import run", "stages stand below edges"),
-        ("clapcur.curate", "def f():\n    from clapcur import embed", "stages never import each other"),
-        ("clapcur.curate", "from .embed import STAGE", "stages never import each other"),
-        ("clapcur.curate.augmented", "from ..embed import STAGE", "stages never import each other"),
-        ("clapcur.report", "from clapcur.cli import main", "edges stand below command"),
-        ("clapcur.report", "import flows.demo", "edges stand below flows"),
-        ("tasks.train", "from tasks.embed import embed", "tasks never import each other"),
-        ("tasks.train", "import flows", "tasks stand below flows"),
-        ("tasks.common", "from tasks import train", "glue of tasks stand below tasks"),
-        ("clapcur.train", "import prefect", "only clapcur.cli, clapcur.guard, tasks, flows may"),
+        ("clapcur.store.artifacts", "import clapcur.data.manifest", "store is below data"),
+        ("clapcur.methods.losses", "from clapcur.stages import train", "methods is below stages"),
+        ("clapcur.stages.curate", "from clapcur.tracking import deliver", "stages is below tracking"),
+        ("clapcur.stages.curate", "def f():\n    from clapcur.stages import embed", "stages never import each other"),
+        ("clapcur.stages.curate", "from .embed import STAGE", "stages never import each other"),
+        ("clapcur.stages.curate.augmented", "from ..embed import STAGE", "stages never import each other"),
+        ("clapcur.stages.report", "from clapcur.cli import main", "stages is below cli"),
+        ("clapcur.stages.report", "import clapcur.flows.demo", "stages is below flows"),
+        ("clapcur.tasks.train", "from clapcur.tasks.embed import embed", "tasks never import each other"),
+        ("clapcur.tasks.train", "import clapcur.flows", "tasks is below flows"),
+        ("clapcur.tasks.common", "from clapcur.tasks import train", "tasks never import each other"),
         (
-            "clapcur.train",
-            "if TYPE_CHECKING:\n    from prefect import Task",
-            "only clapcur.cli, clapcur.guard, tasks, flows may",
+            "clapcur.stages.train",
+            "import prefect",
+            "only clapcur.cli, clapcur.servers, clapcur.tasks, clapcur.flows may",
         ),
-        ("clapcur.report", "def f():\n    import mlflow.data", "only clapcur.guard, clapcur.lineage may"),
+        ("clapcur.stages.train", "if TYPE_CHECKING:\n    from prefect import Task", "clapcur.tasks, clapcur.flows may"),
         (
-            "clapcur.report",
-            "import importlib\nimportlib.import_module('mlflow')",
-            "only clapcur.guard, clapcur.lineage may",
+            "clapcur.stages.report",
+            "def f():\n    import mlflow.data",
+            "only clapcur.servers.guard, clapcur.tracking may",
         ),
-        ("flows.demo", "from mlflow import log_metric", "only clapcur.guard, clapcur.lineage may"),
-        ("clapcur.errors", "import pandas", "words may use"),
-        ("clapcur.config", "import pydantic", "words may use"),
-        ("clapcur.manifest", "def f():\n    import torch", "data may use"),
-        ("clapcur.losses", "from clapcur import load_model", "has no room"),
-        ("clapcur.helpers", "import os", "has no room"),
+        ("clapcur.stages.report", "import importlib\nimportlib.import_module('mlflow')", "clapcur.tracking may"),
+        ("clapcur.flows.demo", "from mlflow import log_metric", "only clapcur.servers.guard, clapcur.tracking may"),
+        ("clapcur.errors", "import pandas", "base may use"),
+        ("clapcur.config", "import pydantic", "base may use"),
+        ("clapcur.data.manifest", "def f():\n    import torch", "data may use"),
+        ("clapcur.methods.losses", "from clapcur import load_model", "is in no layer"),
+        ("clapcur.helpers", "import os", "is in no layer"),
     ],
 )
 def test_the_rules_see_an_import_that_breaks_them(module, source, complaint):
@@ -280,14 +224,20 @@ def test_the_rules_see_an_import_that_breaks_them(module, source, complaint):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("clapcur.curate", "from clapcur import similarity\nfrom clapcur.artifacts import Stage\nimport faiss"),
-        ("clapcur.curate.augmented", "from .shared import ranks"),
-        ("clapcur.artifacts", "from clapcur import __version__"),
+        (
+            "clapcur.stages.curate",
+            "from clapcur.methods import similarity\nfrom clapcur.store.artifacts import Stage\nimport faiss",
+        ),
+        ("clapcur.stages.curate.augmented", "from .shared import ranks"),
+        ("clapcur.store.artifacts", "from clapcur import __version__"),
         ("clapcur.config", "def f():\n    from pydantic import TypeAdapter"),
-        ("clapcur.lineage", "import mlflow"),
-        ("clapcur.cli", "def f():\n    import prefect\n    from flows.demo import demo"),
-        ("flows.demo", "from flows.compare import compare\nfrom tasks import train\nfrom clapcur import recipes"),
-        ("tasks.train", "from tasks.common import run_stage\nfrom prefect import task"),
+        ("clapcur.tracking", "import mlflow"),
+        ("clapcur.cli", "def f():\n    import prefect\n    from clapcur.flows.demo import demo"),
+        (
+            "clapcur.flows.demo",
+            "from clapcur.flows import compare\nfrom clapcur.tasks import train\nfrom clapcur.store import home",
+        ),
+        ("clapcur.tasks.train", "from clapcur.tasks.common import run_stage\nfrom prefect import task"),
     ],
 )
 def test_the_rules_let_pass_what_points_down(module, source):

@@ -10,8 +10,10 @@ import tempfile
 
 import pytest
 
-from clapcur import artifacts
-from clapcur.artifacts import (
+from clapcur.config import frozen, machine
+from clapcur.errors import ArtifactError, DamagedArtifact
+from clapcur.store import artifacts
+from clapcur.store.artifacts import (
     Artifact,
     Key,
     Stage,
@@ -23,8 +25,6 @@ from clapcur.artifacts import (
     read_record,
     write_atomic,
 )
-from clapcur.config import frozen, machine
-from clapcur.errors import ArtifactError, DamagedArtifact
 
 KEY = Key("scores", "evaluate", "1", {"threshold": 0.5}, {"pool": "0123456789ab"})
 
@@ -330,7 +330,7 @@ def test_an_artifact_is_found_by_the_start_of_its_id(store):
 def test_the_store_lists_artifacts_in_the_order_in_which_they_were_made(store, monkeypatch):
     """A catalog rebuilt in another order would tell MLflow of scores before their checkpoints."""
     times = iter([30.0, 10.0, 20.0])
-    monkeypatch.setattr("clapcur.artifacts.time.time", lambda: next(times))
+    monkeypatch.setattr("clapcur.store.artifacts.time.time", lambda: next(times))
     made = [finish(store, dataclasses.replace(KEY, version=version)) for version in "abc"]
     assert list(store) == [made[1], made[2], made[0]]
 

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 import chain
 import pytest
 
-from clapcur import leases
-from clapcur.artifacts import Stage, write_atomic
-from clapcur.catalog import Catalog
 from clapcur.errors import DataError, LeaseLostError
-from clapcur.lineage import deliver, live, sync
-from clapcur.lineage.page import MlflowPage, connect
-from clapcur.stage import run
+from clapcur.store import leases
+from clapcur.store.artifacts import Stage, write_atomic
+from clapcur.store.catalog import Catalog
+from clapcur.store.runner import run
+from clapcur.tracking import deliver, live, sync
+from clapcur.tracking.runs import MlflowPage, connect
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),

@@ -17,14 +17,14 @@ from building import clips_table, manifest, write_tone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clapcur.artifacts import Artifact, Stage, Store, write_atomic
-from clapcur.audition import STAGE, AuditionConfig, audition_inputs
-from clapcur.audition.choosing import choose_pairs, even_shares
-from clapcur.audition.clip import HEIGHT, WIDTH, as_mp3, as_spectrogram, load_excerpt
+from clapcur.data.improvement_set import SCHEMA
+from clapcur.data.manifest import caption_id
+from clapcur.data.marks import read_marks
 from clapcur.errors import ArtifactError, DataError
-from clapcur.improvement_set import SCHEMA
-from clapcur.manifest import caption_id
-from clapcur.marks import read_marks
+from clapcur.stages.audition import STAGE, AuditionConfig, audition_inputs
+from clapcur.stages.audition.choosing import choose_pairs, even_shares
+from clapcur.stages.audition.clip import HEIGHT, WIDTH, as_mp3, as_spectrogram, load_excerpt
+from clapcur.store.artifacts import Artifact, Stage, Store, write_atomic
 
 CLASSES = {"dog": "a dog barks", "rain": "rain falls", "bell": 'a <b>bell</b> rings & "fades", far away'}
 RATE = 22_050
@@ -380,8 +380,8 @@ def test_values_without_a_meaning_are_refused(wrong, said):
 
 def test_the_command_makes_the_page_and_says_where_it_is(home, tmp_path, capsys, monkeypatch):
     """A page nobody finds is not heard."""
-    from clapcur.catalog import Catalog
     from clapcur.cli.auditioning import audition as command
+    from clapcur.store.catalog import Catalog
 
     source = improvement_set(home.store, tmp_path / "sounds", missing=1)
     Catalog.open(home).rebuild(home.store)

@@ -10,8 +10,8 @@ import pytest
 from browser import Browser, chromium
 from test_audition import CLASSES, Audition, make_audition
 
-from clapcur.artifacts import Store
-from clapcur.marks import read_marks
+from clapcur.data.marks import read_marks
+from clapcur.store.artifacts import Store
 
 CAPTIONS = "[...document.querySelectorAll('.pair')].map(row => row.querySelector('.caption').textContent)"
 SIMILARITIES = "[...document.querySelectorAll('.scores strong')].map(cell => Number(cell.textContent))"

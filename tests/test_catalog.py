@@ -15,11 +15,11 @@ import pytest
 import sqlalchemy as sa
 from postgres import running_postgres
 
-from clapcur import leases
-from clapcur.artifacts import Key, Store
-from clapcur.catalog import Catalog, Edge, payload_of
-from clapcur.database import ARTIFACT, EDGE, LEASE, OUTBOX, connect
 from clapcur.errors import ArtifactError
+from clapcur.store import leases
+from clapcur.store.artifacts import Key, Store
+from clapcur.store.catalog import Catalog, Edge, payload_of
+from clapcur.store.database import ARTIFACT, EDGE, LEASE, OUTBOX, connect
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 FORK = multiprocessing.get_context("fork")

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from clapcur.devices import pick_device
 from clapcur.errors import CheckpointError, DataError
+from clapcur.methods.devices import pick_device
 from clapcur.models.clap import Clap, load_model
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
 from clapcur.models.projections import Projection
@@ -318,7 +318,7 @@ def test_the_order_of_classes_changes_nothing_but_the_columns(model, clips):
 
 def test_transductive_probabilities_come_from_all_files_together(model, clips):
     """The option could be ignored and every answer would still look fine."""
-    metrics = pytest.importorskip("clapcur.metrics")
+    metrics = pytest.importorskip("clapcur.methods.metrics")
     names = ["dog", "rain", "siren"]
     answer = model.classify(clips, names, transductive=True)
     text_KD = model.embed_text([f"this is a sound of {name}" for name in names])

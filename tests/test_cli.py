@@ -17,14 +17,15 @@ import typer
 from building import clips_table, commit, manifest, write_tones
 from test_addresses import sound, write_tar
 
-from clapcur import cli, pools
-from clapcur.artifacts import Stage, write_atomic
+from clapcur import cli
 from clapcur.audio.addresses import readable
-from clapcur.catalog import Catalog
+from clapcur.data.improvement_set import SCHEMA
+from clapcur.data.manifest import Manifest, caption_id
 from clapcur.errors import Interrupted
-from clapcur.home import Home
-from clapcur.improvement_set import SCHEMA
-from clapcur.manifest import Manifest, caption_id
+from clapcur.lineage import pools
+from clapcur.store.artifacts import Stage, write_atomic
+from clapcur.store.catalog import Catalog
+from clapcur.store.home import Home
 
 COMMANDS = [name for name, _, _ in cli.COMMANDS]
 HEAVY = ("torch", "transformers", "mlflow", "prefect", "pandas", "pyarrow", "matplotlib", "faiss", "sqlalchemy", "rich")
@@ -242,13 +243,13 @@ def test_a_process_exits_with_the_code_and_without_a_traceback(tmp_path):
 )
 def test_every_end_has_its_exit_code(answer, lineage, monkeypatch, error, code, said):
     """A scheduler retries what was stopped, and must not retry what can never work."""
-    import clapcur.trace
+    import clapcur.lineage.queries
 
     # raised in a file of ours, as a judgement of a value is
-    program = compile("def fail(*arguments):\n    raise error\n", clapcur.trace.__file__, "exec")
+    program = compile("def fail(*arguments):\n    raise error\n", clapcur.lineage.queries.__file__, "exec")
     names = {"error": error}
     exec(program, names)
-    monkeypatch.setattr(clapcur.trace, "trace", names["fail"])
+    monkeypatch.setattr(clapcur.lineage.queries, "trace", names["fail"])
     got, out, err = answer("trace", lineage["student"])
     assert (got, out) == (code, "") and err.count("\n") == 1 and said in err
 
@@ -256,7 +257,7 @@ def test_every_end_has_its_exit_code(answer, lineage, monkeypatch, error, code, 
 @pytest.mark.parametrize(("stop", "code"), [(Interrupted("stopped at step 5 of 9"), 143), (KeyboardInterrupt(), 130)])
 def test_a_stop_is_a_stop_whatever_fails_because_of_it(answer, lineage, monkeypatch, stop, code):
     """Ctrl-C takes Prefect's server down too: what comes up to the command line is that it does not answer."""
-    import clapcur.trace
+    import clapcur.lineage.queries
 
     def fail(home, name):
         try:
@@ -267,16 +268,16 @@ def test_a_stop_is_a_stop_whatever_fails_because_of_it(answer, lineage, monkeypa
             except OSError as error:
                 raise RuntimeError("the server does not answer") from error
 
-    monkeypatch.setattr(clapcur.trace, "trace", fail)
+    monkeypatch.setattr(clapcur.lineage.queries, "trace", fail)
     got, _, err = answer("trace", lineage["student"])
     assert got == code and err.startswith("interrupted") and err.count("\n") == 1
 
 
 def test_a_bug_keeps_its_traceback(answer, lineage, monkeypatch):
     """A ValueError from a library below us is no usage error: told in one line it could not be found."""
-    import clapcur.trace
+    import clapcur.lineage.queries
 
-    monkeypatch.setattr(clapcur.trace, "trace", lambda home, name: json.loads("{"))
+    monkeypatch.setattr(clapcur.lineage.queries, "trace", lambda home, name: json.loads("{"))
     with pytest.raises(json.JSONDecodeError):
         cli.run(["trace", lineage["student"]])
 
@@ -419,7 +420,7 @@ def test_catalog_rebuild_counts_what_the_store_holds(answer, home, lineage):
 
 def test_the_file_that_init_writes_is_an_experiment(answer, tmp_path, monkeypatch):
     """A starter with a key that no longer exists fails in the newcomer's first minute."""
-    from clapcur.recipes import experiment_from_file
+    from clapcur.experiments.config import experiment_from_file
 
     monkeypatch.chdir(tmp_path)
     assert answer("init", "mine.yaml")[0] == 0
@@ -439,7 +440,7 @@ def test_the_file_that_init_writes_is_an_experiment(answer, tmp_path, monkeypatc
 def test_strategies_choose_rows_and_keep_the_bases(tmp_path):
     """A comparison without teacher or control has nothing to compare with."""
     from clapcur.cli.experiments import chosen_rows
-    from clapcur.recipes import PAPER_ROWS
+    from clapcur.experiments.config import PAPER_ROWS
 
     assert [row.name for row in chosen_rows(PAPER_ROWS, "ads")] == ["teacher", "continued", "ads", "ads+sl"]
     assert [row.name for row in chosen_rows(PAPER_ROWS, "DU, ads+sl")] == [
@@ -455,9 +456,9 @@ def test_strategies_choose_rows_and_keep_the_bases(tmp_path):
 
 def test_rows_for_programs_have_the_run_and_the_set_of_their_checkpoint(home, lineage, monkeypatch):
     """The promise of `--json`: exactly these fields, one object per row and seed."""
-    import clapcur.report
-    from clapcur.artifacts import Artifact
+    import clapcur.stages.report
     from clapcur.cli.experiments import scored_rows
+    from clapcur.store.artifacts import Artifact
 
     seed = {"seed": 3, "accuracy": 0.5, "interval": [0.4, 0.6], "transductive": 0.7, "scores": lineage["scores"]}
     table = [
@@ -466,7 +467,7 @@ def test_rows_for_programs_have_the_run_and_the_set_of_their_checkpoint(home, li
         {"strategy": "ads", "soft_labels": True,
          "by_seed": [seed | {"checkpoint": lineage["student"], "improvement_set": lineage["set"]}]},
     ]  # fmt: skip
-    monkeypatch.setattr(clapcur.report, "load_table", lambda report: table)
+    monkeypatch.setattr(clapcur.stages.report, "load_table", lambda report: table)
     assert scored_rows(Artifact("report", "x", "x"), home) == [
         {"strategy": "teacher", "soft_labels": False, "seed": 3, "accuracy": 0.5, "interval": [0.4, 0.6],
          "transductive": 0.7, "checkpoint": lineage["teacher"], "improvement_set": None, "mlflow_run_id": None},

@@ -12,17 +12,18 @@ from chain import clip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clapcur import champions, collecting, pools
-from clapcur.artifacts import RECORD
-from clapcur.catalog import Catalog
 from clapcur.cli.collecting import _size
-from clapcur.collecting import choose, collect, plan
-from clapcur.home import Home
-from clapcur.pool import STAGE as GROW
-from clapcur.stage import run
-from clapcur.tombstone import STAGE as BURY
-from clapcur.tombstone import Tombstone
-from clapcur.trace import trace
+from clapcur.data import champions
+from clapcur.lineage import collection, pools
+from clapcur.lineage.collection import choose, collect, plan
+from clapcur.lineage.queries import trace
+from clapcur.stages.pool import STAGE as GROW
+from clapcur.stages.tombstone import STAGE as BURY
+from clapcur.stages.tombstone import Tombstone
+from clapcur.store.artifacts import RECORD
+from clapcur.store.catalog import Catalog
+from clapcur.store.home import Home
+from clapcur.store.runner import run
 
 
 def record(kind, finished=1.0, inputs=None, stage="", **config):
@@ -259,7 +260,7 @@ def test_a_removal_that_is_cut_off_leaves_no_half_artifact_and_is_finished_later
 def test_what_was_made_again_after_a_cut_stays_in_the_catalog(home, made):
     """The rest of an old removal must not hide the new artifact."""
     victim = made["student_scores"]
-    rest = victim.path.with_name(f".{victim.id}{collecting.REMOVED}")
+    rest = victim.path.with_name(f".{victim.id}{collection.REMOVED}")
     shutil.copytree(victim.path, rest, ignore=shutil.ignore_patterns(RECORD))
     collect(home, plan(home))
     assert victim.path.exists() and Catalog.open(home).kinds([victim.id]) == {victim.id: "scores"}

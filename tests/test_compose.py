@@ -29,9 +29,9 @@ import yaml
 from postgres import binaries, call
 from source_tree import ROOT
 
-from clapcur.home import Home
-from clapcur.processes import Processes, Program
-from clapcur.servers import beside
+from clapcur.servers.plan import beside
+from clapcur.servers.supervisor import Processes, Program
+from clapcur.store.home import Home
 
 RAW = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 VARIABLE = re.compile(r"\$(?:\$|\{(\w+)(?::([-?])([^}]*))?\})")
@@ -545,7 +545,7 @@ class TestNatively:
 
         native.program("prefect")
         lines = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
-        assert any("mlflow.server" in line or "clapcur.guard:mlflow" in line for line in lines)
+        assert any("mlflow.server" in line or "clapcur.servers.guard:mlflow" in line for line in lines)
         for secret in GIVEN.keys() - {"SOUNDS"}:
             assert not any(GIVEN[secret] in line for line in lines), secret
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from clapcur.class_names import prompts
 from clapcur.config import LARGEST_FILE, LARGEST_SEED, check_seed, read_mapping
-from clapcur.corpora.procedural import ProceduralConfig
+from clapcur.corpora.synthetic.procedural import ProceduralConfig
+from clapcur.data.class_names import prompts
 from clapcur.errors import DataError
-from clapcur.evaluate import EvaluateConfig
-from clapcur.recipes import experiment_from_file
-from clapcur.train import TrainConfig
+from clapcur.experiments.config import experiment_from_file
+from clapcur.stages.evaluate import EvaluateConfig
+from clapcur.stages.train import TrainConfig
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)

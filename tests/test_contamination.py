@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from clapcur.artifacts import Artifact, Store
-from clapcur.class_names import prompts
-from clapcur.contamination import (
+from clapcur.data.class_names import prompts
+from clapcur.data.recordings import recording
+from clapcur.errors import EmptySetError
+from clapcur.methods.contamination import (
     LEAST_DIFFERENT,
     calibrated_threshold,
     learned_from,
@@ -26,9 +27,8 @@ from clapcur.contamination import (
     nearest_different,
     overlap,
 )
-from clapcur.errors import EmptySetError
-from clapcur.evaluate import STAGE, EvaluateConfig, evaluate
-from clapcur.recordings import recording
+from clapcur.stages.evaluate import STAGE, EvaluateConfig, evaluate
+from clapcur.store.artifacts import Artifact, Store
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

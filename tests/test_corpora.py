@@ -10,14 +10,14 @@ from building import write_tone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clapcur.class_names import CLASS_LISTS, LISTS, class_list, find_class_names, readable
 from clapcur.config import from_dict, signature
 from clapcur.corpora import CORPORA, Copy, Entry, find_corpus, read_copy
 from clapcur.corpora.fsd50k import caption as fsd50k_caption
+from clapcur.data.class_names import CLASS_LISTS, LISTS, class_list, find_class_names, readable
+from clapcur.data.recordings import recording, youtube_ids
 from clapcur.errors import DataError, ManifestError
-from clapcur.ingest import IngestConfig, scan
-from clapcur.recipes import experiment_from_file
-from clapcur.recordings import recording, youtube_ids
+from clapcur.experiments.config import experiment_from_file
+from clapcur.stages.ingest import IngestConfig, scan
 
 REFERENCE_LISTS = {
     "esc50": "esc", "urbansound8k": "us8k_ordered", "tut2017": "tut2017_ordered", "tau2019": "tauuas2019_ordered",
@@ -512,7 +512,7 @@ def test_every_list_of_class_names_is_the_one_that_its_signature_names(tmp_path:
         "esc50": 50, "tau2019": 10, "tut2017": 15, "urbansound8k": 10, "vggsound": 308,
     }  # fmt: skip
     (tmp_path / "esc50.txt").write_text("\n".join(sorted(class_list("esc50"))))
-    monkeypatch.setattr("clapcur.class_names.LISTS", tmp_path)
+    monkeypatch.setattr("clapcur.data.class_names.LISTS", tmp_path)
     with pytest.raises(DataError, match="were changed"):
         class_list("esc50")
 

@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 from building import clips_table, embeddings, manifest
 
-from clapcur import curate as module
-from clapcur.artifacts import Store
-from clapcur.contamination import LEAST_DIFFERENT
-from clapcur.curate import CurateConfig, curate
-from clapcur.embeddings import EmbeddingTable
+from clapcur.data.embeddings import EmbeddingTable
+from clapcur.data.manifest import Manifest, caption_id
 from clapcur.errors import EmptySetError
-from clapcur.manifest import Manifest, caption_id
-from clapcur.thresholds import LEAST_SUPPORT, Threshold, precision_threshold
+from clapcur.methods.contamination import LEAST_DIFFERENT
+from clapcur.methods.thresholds import LEAST_SUPPORT, Threshold, precision_threshold
+from clapcur.stages import curate as module
+from clapcur.stages.curate import CurateConfig, curate
+from clapcur.store.artifacts import Store
 
 CLASSES = ("dog", "rain", "siren")
 DIM = 8

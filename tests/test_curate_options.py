@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from test_curate import CLASSES, all_captions, as_set, run
 from test_curate import world as world  # noqa: PLC0414  # the fixture
 
-from clapcur.curate import Approximate, CurateConfig, pool_join
+from clapcur.data.improvement_set import SCHEMA, ImprovementSetWriter
 from clapcur.errors import DataError
-from clapcur.hubness import Correction, Hubness, hub_statistics
-from clapcur.improvement_set import SCHEMA, ImprovementSetWriter
-from clapcur.near_duplicates import duplicate_of
-from clapcur.thresholds import Threshold
+from clapcur.methods.hubness import Correction, Hubness, hub_statistics
+from clapcur.methods.near_duplicates import duplicate_of
+from clapcur.methods.thresholds import Threshold
+from clapcur.stages.curate import Approximate, CurateConfig, pool_join
 
 LOOSE = {"strategy": "du", "audio_threshold": Threshold(similarity=0.5)}
 
@@ -77,7 +77,7 @@ def test_a_row_goes_when_one_before_it_that_stays_is_as_near(rows, threshold):
 
 def test_clusters_of_a_large_table_find_the_same_copies(monkeypatch):
     """K-means must not tear equal rows apart."""
-    monkeypatch.setattr("clapcur.near_duplicates.CLUSTER_ROWS", 60)
+    monkeypatch.setattr("clapcur.methods.near_duplicates.CLUSTER_ROWS", 60)
     rng = np.random.default_rng(0)
     rows = unit(rng.standard_normal((150, 16)))
     copied = np.concatenate([rows, rows[rng.permutation(150)[:50]]])

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from clapcur.errors import DataError, Interrupted
-from clapcur.servers import POOLS, Plan
+from clapcur.servers.plan import POOLS, Plan
 
 FILE = Path(__file__).resolve().parents[1] / "deployments" / "prefect.yaml"
 ENTRIES = yaml.safe_load(FILE.read_text())["deployments"]
@@ -43,13 +43,13 @@ def test_every_deployment_is_a_flow_of_its_name_with_a_form_that_explains_itself
     for name, field in schema.properties.items():
         assert len(field["description"]) > 20, name
         assert field["title"] != name
-    assert entry["entrypoint"].startswith("flows.deployed_pools.") or "config" in schema.required
+    assert entry["entrypoint"].startswith("clapcur.flows.deployed_pools.") or "config" in schema.required
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=NAMES)
 def test_every_deployment_runs_in_a_pool_that_exists(entry, tmp_path):
     """A run in a pool without a worker waits for ever, and nothing says so."""
-    from clapcur.home import Home
+    from clapcur.store.home import Home
 
     plan = Plan(home=Home(tmp_path), prefect_port=1, mlflow_port=2, folder=tmp_path)
     name = entry["work_pool"]["name"].replace("{{ $CLAPCUR_MODEL_POOL }}", plan.environment()["CLAPCUR_MODEL_POOL"])
@@ -57,7 +57,7 @@ def test_every_deployment_runs_in_a_pool_that_exists(entry, tmp_path):
 
 
 def test_the_form_refuses_what_makes_no_sense():
-    from flows.deployed import improve
+    from clapcur.flows.deployed import improve
 
     with pytest.raises(Exception, match="seed"):
         improve.validate_parameters({"config": "a.yaml", "seed": -1})
@@ -67,7 +67,7 @@ def test_the_form_refuses_what_makes_no_sense():
 
 def test_relative_experiments_start_where_the_servers_were_started(monkeypatch, tmp_path):
     """A worker runs in a folder of its own, where no experiment lies."""
-    from flows.deployed import config_path
+    from clapcur.flows.deployed import config_path
 
     monkeypatch.setenv("CLAPCUR_FOLDER", str(tmp_path))
     assert config_path("mine.yaml") == tmp_path / "mine.yaml"
@@ -84,7 +84,7 @@ def test_relative_experiments_start_where_the_servers_were_started(monkeypatch, 
 )
 def test_a_run_that_ends_early_says_why_in_one_line(monkeypatch, error, cancelling, state):
     """A cancelled training that calls itself failed starts a search for an error that is none."""
-    from flows import deployed
+    from clapcur.flows import deployed
 
     @deployed.deployed("early", hours=1)
     def early(config: str):
@@ -102,8 +102,8 @@ def test_the_card_of_an_improvement_set_is_a_page(home):
     """The card as the curation writes it, not as it once was."""
     from building import commit
 
-    from clapcur.artifacts import write_atomic
-    from tasks import publish
+    from clapcur.store.artifacts import write_atomic
+    from clapcur.tasks import publish
 
     card = {
         "strategy": "ads", "thresholds": {"audio": 0.41}, "counts": {"pairs": 1200, "clips": 3},
@@ -124,8 +124,8 @@ def test_the_card_of_an_improvement_set_is_a_page(home):
 def test_a_link_leads_to_the_run_where_mlflow_has_a_page(home, monkeypatch):
     from building import commit
 
-    from clapcur.catalog import Catalog
-    from tasks.publish import mlflow_link
+    from clapcur.store.catalog import Catalog
+    from clapcur.tasks.publish import mlflow_link
 
     made = commit(home.store, "scores", "scores", lambda work: None)
     catalog = Catalog.open(home)
@@ -149,14 +149,14 @@ def test_a_link_leads_to_the_run_where_mlflow_has_a_page(home, monkeypatch):
 )
 def test_pages_have_names_that_prefect_takes(record, name):
     """Prefect refuses a key with anything but small letters, digits and dashes: the whole run would fail at its end."""
-    from tasks.publish import key
+    from clapcur.tasks.publish import key
 
     assert key(record) == name
 
 
 def test_every_schedule_has_a_slug_of_ours():
     """Without one, the next registration could not tell it from a schedule that somebody added."""
-    from flows.register import OURS
+    from clapcur.flows.register import OURS
 
     slugs = [schedule.get("slug", "") for entry in ENTRIES for schedule in entry.get("schedules", ())]
     assert len(slugs) >= 2

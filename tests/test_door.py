@@ -47,7 +47,7 @@ async (base, path, body) => {
 @pytest.fixture(scope="module")
 def up(tmp_path_factory):
     """Start the servers on a new home; gives the home."""
-    from clapcur.home import Home
+    from clapcur.store.home import Home
 
     home = Home.open(tmp_path_factory.mktemp("door") / "home")
     with running(tmp_path_factory.mktemp("folder"), home):

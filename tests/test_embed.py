@@ -17,16 +17,16 @@ from building import manifest, write_tone
 from test_train import Corpus
 
 import clapcur
-from clapcur import embed as module
-from clapcur import windows
-from clapcur.artifacts import Artifact, here
 from clapcur.audio import load_crops
 from clapcur.audio.addresses import cell_address
-from clapcur.embed import STAGE, EmbedConfig, embed, with_left_out
-from clapcur.embeddings import EmbeddingTable, are_sound, read_shards, write_shard
+from clapcur.data.embeddings import EmbeddingTable, are_sound, read_shards, write_shard
+from clapcur.data.manifest import Manifest
 from clapcur.errors import ArtifactError, DataError
-from clapcur.ingest import IngestConfig, refresh_locations, scan, stage_for
-from clapcur.manifest import Manifest
+from clapcur.models import prefetch
+from clapcur.stages import embed as module
+from clapcur.stages.embed import STAGE, EmbedConfig, embed, with_left_out
+from clapcur.stages.ingest import IngestConfig, refresh_locations, scan, stage_for
+from clapcur.store.artifacts import Artifact, here
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_cells_of_parquet_are_read_as_they_lie_and_stand_by_their_ids(corpus, tm
     cells = {clip: cell_address(str(tmp_path / "a.parquet"), row, "audio") for row, clip in enumerate(order)}
     pool = manifest(corpus.store, "packed", files.clips, paths=cells)
     read = []
-    monkeypatch.setattr(windows, "load_crops", lambda path, *of: read.append(path) or load_crops(path, *of))
+    monkeypatch.setattr(prefetch, "load_crops", lambda path, *of: read.append(path) or load_crops(path, *of))
     teacher = corpus.teacher()
     packed = EmbeddingTable.open(
         run(corpus, dataclasses.replace(AUDIO, num_workers=1), {"checkpoint": teacher, "manifest": pool})
@@ -387,7 +387,7 @@ def spread_as(setting: str, monkeypatch):
 
 
 def spread_of(setting: str, monkeypatch):
-    from tasks import fan_out
+    from clapcur.tasks import fan_out
 
     monkeypatch.setenv(fan_out.VARIABLE, setting)
     return fan_out.spread()
@@ -456,7 +456,7 @@ def die_once(marker: Path, work, parts):
 def test_a_killed_worker_costs_no_shard_that_it_had_finished(corpus, serial, prefect, monkeypatch, tmp_path):
     """A pool of processes dies whole with one of them; the marks must outlive it."""
     monkeypatch.setattr(module, "SHARD_ROWS", 5)
-    monkeypatch.setattr("tasks.fan_out.SHARES_PER_WORKER", 1)
+    monkeypatch.setattr("clapcur.tasks.fan_out.SHARES_PER_WORKER", 1)
     over_one = spread_as("processes:1", monkeypatch)
     inputs = {"checkpoint": corpus.teacher(), "manifest": corpus.pairs}
     work = corpus.store.open(dataclasses.replace(STAGE, version="killed worker").key(AUDIO, inputs))

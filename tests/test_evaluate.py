@@ -8,12 +8,12 @@ import pytest
 from building import clips_table, commit, embeddings, manifest
 from safetensors.numpy import save_file
 
-from clapcur.artifacts import Store
-from clapcur.class_names import prompts
 from clapcur.config import signature
+from clapcur.data.class_names import prompts
+from clapcur.data.manifest import caption_id
 from clapcur.errors import DataError, ManifestError
-from clapcur.evaluate import MAX_CONFUSION, STAGE, EvaluateConfig, _check_finite, _confusion, evaluate
-from clapcur.manifest import caption_id
+from clapcur.stages.evaluate import MAX_CONFUSION, STAGE, EvaluateConfig, _check_finite, _confusion, evaluate
+from clapcur.store.artifacts import Store
 
 CLASSES = ("dog_bark", "rain", "siren")
 READABLE = ("dog bark", "rain", "siren")

@@ -9,9 +9,9 @@ import time
 import numpy as np
 import pytest
 
-from clapcur import figures
-from clapcur.figures import MAX_CONFUSED, class_coverage_figure, confusion_figure, label_text, most_confused
-from clapcur.report.page import accuracy_figure, as_markdown, per_class_figure
+from clapcur.methods import plots
+from clapcur.methods.plots import MAX_CONFUSED, class_coverage_figure, confusion_figure, label_text, most_confused
+from clapcur.stages.report.html import accuracy_figure, as_markdown, per_class_figure
 
 SPAWN = multiprocessing.get_context("spawn")
 MEMORY = 2 * 2**30  # bytes of addresses: the libraries alone take most of one
@@ -110,7 +110,7 @@ def test_a_figure_says_that_it_shows_some_classes_only(tmp_path, monkeypatch):
     """Forty classes that look like all of them hide the other thousand."""
     titles = []
     monkeypatch.setattr(
-        figures,
+        plots,
         "_save",
         lambda figure, path: titles.append(figure.axes[0].get_title() + figure.axes[0].get_title("left")),
     )
@@ -130,7 +130,7 @@ def test_a_figure_that_cannot_be_drawn_is_a_warning_and_leaves_no_file(tmp_path,
         path.write_bytes(b"half a picture")
         raise MemoryError("cannot allocate")
 
-    monkeypatch.setattr(figures, "_save", fail)
+    monkeypatch.setattr(plots, "_save", fail)
     with caplog.at_level(logging.WARNING, "clapcur"):
         confusion_figure([[1]], ["rain"], tmp_path / "confusion.png")
     assert [record.getMessage() for record in caplog.records] == [

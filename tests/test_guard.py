@@ -5,7 +5,7 @@ import base64
 
 import pytest
 
-from clapcur.guard import Guard, check_login
+from clapcur.servers.guard import Guard, check_login
 
 HOSTS = ("127.0.0.1:4200", "localhost:4200", "prefect.lan:*")
 LOGIN = "clapcur:of the home"
@@ -123,7 +123,7 @@ def test_every_answer_forbids_what_comes_from_elsewhere():
 
 def test_a_guard_that_lets_everybody_in_does_not_start(monkeypatch):
     """A variable that was misspelt would leave the door open, and nothing would show it."""
-    from clapcur import guard
+    from clapcur.servers import guard
 
     for name in ("PREFECT_SERVER_API_AUTH_STRING", guard.LOGIN, guard.HOSTS):
         monkeypatch.delenv(name, raising=False)

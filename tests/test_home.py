@@ -12,14 +12,15 @@ from pathlib import Path
 import chain
 import pytest
 
-from clapcur import cli, database
-from clapcur.artifacts import Store, write_atomic
-from clapcur.catalog import Catalog
+from clapcur import cli
 from clapcur.cli.console import command_line
 from clapcur.errors import ArtifactError
-from clapcur.home import Home, sqlite_url
-from clapcur.lineage import deliver, sync
-from clapcur.trace import impact, trace
+from clapcur.lineage.queries import impact, trace
+from clapcur.store import database
+from clapcur.store.artifacts import Store, write_atomic
+from clapcur.store.catalog import Catalog
+from clapcur.store.home import Home, sqlite_url
+from clapcur.tracking import deliver, sync
 
 CLAPCUR = Path(sys.executable).with_name("clapcur")
 ODD_NAMES = ["what?", "a?b=c&d", "a#b", "50%", "50%3F", "with space", "Übung 音", "semi;colon", "quo'te\""]
@@ -198,12 +199,12 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_no_half_artifact(tmp_path, s
 
 def test_an_unknown_error_in_a_full_home_names_the_home(home, answer, monkeypatch, tmp_path):
     """A server that could not write told of a timeout."""
-    import clapcur.trace
+    import clapcur.lineage.queries
 
     def fail(where, name):
         raise RuntimeError("timed out while attempting to connect")
 
-    monkeypatch.setattr(clapcur.trace, "trace", fail)
+    monkeypatch.setattr(clapcur.lineage.queries, "trace", fail)
     with pytest.raises(RuntimeError, match="timed out"):
         cli.run(["trace", "0123456789ab"])
     write = Path.write_bytes

@@ -19,12 +19,12 @@ from building import write_tone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clapcur.artifacts import LOCATIONS, Artifact, Store
 from clapcur.audio import opening, probe
 from clapcur.config import from_dict
+from clapcur.data.manifest import Manifest, normalise_caption
 from clapcur.errors import ArtifactError, ManifestError
-from clapcur.ingest import Columns, IngestConfig, Scan, probes, refresh_locations, scan, stage_for
-from clapcur.manifest import Manifest, normalise_caption
+from clapcur.stages.ingest import Columns, IngestConfig, Scan, probes, refresh_locations, scan, stage_for
+from clapcur.store.artifacts import LOCATIONS, Artifact, Store
 
 PAYLOAD = ("clips.parquet", "captions.parquet", "pairs.parquet", "quarantine.parquet")
 

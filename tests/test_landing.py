@@ -15,19 +15,21 @@ from building import clips_table, manifest, write_tone, write_tones
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled, Completed, Crashed, Failed, Running
 
-from clapcur import champions, gate, pools
-from clapcur.artifacts import Artifact
+from clapcur.data import champions
+from clapcur.data.inbox import Watch
+from clapcur.data.manifest import Manifest
 from clapcur.errors import DataError
-from clapcur.gate import GateConfig
-from clapcur.home import Home
-from clapcur.ingest import IngestConfig
-from clapcur.manifest import Manifest
-from clapcur.pool import STAGE, PoolConfig
-from clapcur.recipes import Experiment, LandingRules, experiment_from_file
-from clapcur.stage import run
-from clapcur.tombstone import STAGE as BURY
-from clapcur.tombstone import Tombstone
-from clapcur.watching import Watch
+from clapcur.experiments.config import Experiment, LandingRules, experiment_from_file
+from clapcur.lineage import pools
+from clapcur.stages import gate
+from clapcur.stages.gate import GateConfig
+from clapcur.stages.ingest import IngestConfig
+from clapcur.stages.pool import STAGE, PoolConfig
+from clapcur.stages.tombstone import STAGE as BURY
+from clapcur.stages.tombstone import Tombstone
+from clapcur.store.artifacts import Artifact
+from clapcur.store.home import Home
+from clapcur.store.runner import run
 
 
 def grow(home: Home, name: str, landing: Artifact | None) -> Artifact:
@@ -208,7 +210,7 @@ def test_a_watcher_lands_a_file_that_is_complete_and_nothing_else(home, answer, 
 )  # fmt: skip
 def test_a_landing_is_tried_again_after_a_failure_and_not_for_ever(home, experiment, monkeypatch, ended, wanted):
     """One key for all tries, and a run that crashed is never made good; a new key each time, and it fails all night."""
-    from flows import reconcile
+    from clapcur.flows import reconcile
 
     class Server:
         def __enter__(self):
@@ -264,10 +266,10 @@ def drop(folder: Path, *seeds: int) -> IngestConfig:
 @pytest.mark.timeout(300)
 def test_one_landing_after_another(home, experiment, prefect, tmp_path):
     """Only what is new is embedded and scored, a repetition does nothing, and a forgotten clip is gone."""
-    from flows.forget import forget
-    from flows.land import land
-    from flows.plan import plan
-    from flows.recurate import recurate
+    from clapcur.flows.forget import forget
+    from clapcur.flows.land import land
+    from clapcur.flows.plan import plan
+    from clapcur.flows.recurate import recurate
 
     folder = tmp_path / "field"
     v1 = land(drop(folder, *range(100, 106)), "field")
@@ -320,7 +322,7 @@ def test_a_task_is_tried_again_where_time_may_mend_it(prefect, monkeypatch, erro
     """A database that restarts must not cost a night's run, and a wrong path must not be tried for minutes."""
     from prefect import flow
 
-    from tasks import tombstone
+    from clapcur.tasks import tombstone
 
     called = []
 
@@ -348,7 +350,7 @@ def test_every_task_is_tried_again_where_time_may_mend_it():
     """A new task without it would be the one that a night's run fails at."""
     from prefect import Task
 
-    from tasks.common import WAITS_S, may_pass
+    from clapcur.tasks.common import WAITS_S, may_pass
 
     modules = [import_module(f"tasks.{path.stem}") for path in (Path(__file__).parents[1] / "tasks").glob("*.py")]
     tasks = {one.name: one for module in modules for one in vars(module).values() if isinstance(one, Task)}
@@ -362,7 +364,7 @@ def test_every_task_is_tried_again_where_time_may_mend_it():
 def test_an_experiment_whose_pool_is_a_place_cannot_recurate(experiment):
     from dataclasses import replace
 
-    from flows.recurate import pool_name
+    from clapcur.flows.recurate import pool_name
 
     with pytest.raises(DataError, match="write `pool: pool:NAME` into the config"):
         pool_name(replace(experiment, pool=IngestConfig(source="recordings")))

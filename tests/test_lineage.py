@@ -19,14 +19,14 @@ import pyarrow.parquet as pq
 import pytest
 from chain import CAMPAIGN, FIRST_MS
 
-from clapcur import lineage
-from clapcur.artifacts import Key, Stage
-from clapcur.catalog import Campaign, Catalog
+from clapcur import tracking
 from clapcur.errors import ArtifactError
-from clapcur.home import Home
-from clapcur.lineage import deliver, facts, live, sync
-from clapcur.lineage.page import MlflowPage, connect
-from clapcur.stage import run
+from clapcur.store.artifacts import Key, Stage
+from clapcur.store.catalog import Campaign, Catalog
+from clapcur.store.home import Home
+from clapcur.store.runner import run
+from clapcur.tracking import deliver, fields, live, sync
+from clapcur.tracking.runs import MlflowPage, connect
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 FORK = multiprocessing.get_context("fork")
@@ -69,7 +69,7 @@ def empty(home, template):
 @pytest.fixture(autouse=True)
 def rested():
     """Forget that MLflow did not answer an earlier test."""
-    lineage._rests_until.clear()
+    tracking._rests_until.clear()
 
 
 def client_of(home):
@@ -180,7 +180,7 @@ def test_a_dataset_leads_back_to_its_folder_in_the_store(delivered):
     from mlflow.data import get_source
     from mlflow.data.dataset_source_registry import register_dataset_source
 
-    from clapcur.lineage.dataset_source import ArtifactSource
+    from clapcur.tracking.dataset_source import ArtifactSource
 
     register_dataset_source(ArtifactSource)
     _, made, client = delivered
@@ -192,7 +192,7 @@ def test_a_dataset_leads_back_to_its_folder_in_the_store(delivered):
 
 def test_a_dataset_that_was_edited_leads_to_no_other_folder(delivered, tmp_path):
     """Whoever may write to MLflow would choose which folder a script reads."""
-    from clapcur.lineage.dataset_source import ArtifactSource
+    from clapcur.tracking.dataset_source import ArtifactSource
 
     _, made, _ = delivered
     for folder in (made["teacher"].path, tmp_path, tmp_path / "gone"):
@@ -391,8 +391,8 @@ def test_a_large_set_is_shown_by_a_sample_and_its_address(empty, client, monkeyp
     pairs = [(f"pool-{number}", "a dog barks", 0.5) for number in range(3)]
     pool = chain.manifest(empty, "pool", clips=[name for name, _, _ in pairs])
     made = chain.improvement_set(empty, pairs, {"pool": pool})
-    monkeypatch.setattr("clapcur.lineage.page.MAX_UPLOAD", 500)
-    monkeypatch.setattr("clapcur.lineage.page.SAMPLE_ROWS", 2)
+    monkeypatch.setattr("clapcur.tracking.runs.MAX_UPLOAD", 500)
+    monkeypatch.setattr("clapcur.tracking.runs.SAMPLE_ROWS", 2)
     deliver(empty)
     run = run_of(client, made)
     names = {file.path for file in client.list_artifacts(run.info.run_id)}
@@ -452,7 +452,7 @@ def training(home, steps):
 
 def test_curves_are_seen_while_the_training_runs_and_not_twice_afterwards(empty, client, monkeypatch):
     """Live points have other times than the history's: both together would be two curves."""
-    monkeypatch.setattr("clapcur.lineage.curves.FLUSH_S", 0.05)
+    monkeypatch.setattr("clapcur.tracking.live.FLUSH_S", 0.05)
     key, begin = training(empty, 5)
     seen = []
 
@@ -484,7 +484,7 @@ def test_curves_are_seen_while_the_training_runs_and_not_twice_afterwards(empty,
 
 def test_what_the_machine_does_is_measured_while_a_training_runs(empty, client, monkeypatch):
     """A GPU that waits for the disk is seen in no curve of the loss."""
-    monkeypatch.setattr("clapcur.lineage.curves.FLUSH_S", 0.05)
+    monkeypatch.setattr("clapcur.tracking.live.FLUSH_S", 0.05)
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     key, begin = training(empty, 5)
 
@@ -559,7 +559,7 @@ def test_sending_points_never_holds_up_the_loop():
         release.wait(30)
         sent.extend(points)
 
-    with lineage.Live(slow, lambda status: None) as on_step:
+    with tracking.Live(slow, lambda status: None) as on_step:
         entered.wait(30)
         began = time.monotonic()
         for step in range(1000):
@@ -586,7 +586,7 @@ def test_a_damaged_file_of_times_costs_the_times_alone(tmp_path, kept):
     losses = "".join(json.dumps({"step": step, "loss": 1 / step}) + "\n" for step in (1, 2, 3))
     (tmp_path / "history.jsonl").write_text(losses)
     (tmp_path / "times.jsonl").write_bytes(kept)
-    found = list(facts.history(tmp_path))
+    found = list(fields.history(tmp_path))
     assert [(step, figures["loss"]) for step, _, figures in found] == [(1, 1), (2, 1 / 2), (3, 1 / 3)]
     written_ms = int(1000 * (tmp_path / "history.jsonl").stat().st_mtime)
     assert [when for _, when, _ in found] == [1000 if b"1000" in kept else written_ms, written_ms, written_ms]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr
 from torch.nn import functional as F
 
-from clapcur.losses import (
+from clapcur.methods.losses import (
     contrastive_loss,
     contrastive_loss_of_rows,
     hard_target,

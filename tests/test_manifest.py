@@ -12,9 +12,7 @@ from building import clips_table, manifest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clapcur.artifacts import LOCATIONS, Artifact, Store
-from clapcur.errors import ManifestError
-from clapcur.manifest import (
+from clapcur.data.manifest import (
     Manifest,
     caption_id,
     captions_table,
@@ -23,6 +21,8 @@ from clapcur.manifest import (
     union,
     write_locations,
 )
+from clapcur.errors import ManifestError
+from clapcur.store.artifacts import LOCATIONS, Artifact, Store
 
 NO_CAPTIONS = captions_table([])
 NO_PAIRS = pd.DataFrame({"clip_id": [], "caption_id": []}, dtype="str")

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from clapcur import metrics, similarity
-from clapcur.metrics import (
+from clapcur.methods import metrics, similarity
+from clapcur.methods.metrics import (
     accuracy,
     bootstrap_interval,
     confusion_matrix,

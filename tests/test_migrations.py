@@ -15,10 +15,10 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from test_catalog import a_record, enter, in_children, postgres, url  # noqa: F401
 
-from clapcur import database
-from clapcur.catalog import Catalog
-from clapcur.database import HEAD, MIGRATIONS, TABLES, VERSION, connect
 from clapcur.errors import ArtifactError
+from clapcur.store import database
+from clapcur.store.catalog import Catalog
+from clapcur.store.database import HEAD, MIGRATIONS, TABLES, VERSION, connect
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
@@ -90,7 +90,9 @@ def test_a_current_catalog_costs_one_query_and_no_alembic(url, queries):
 def test_the_fast_way_does_not_import_alembic(tmp_path):
     address = f"sqlite:///{tmp_path / 'catalog.db'}"
     connect(address)
-    look = f"import sys; from clapcur.database import connect; connect({address!r}); print('alembic' in sys.modules)"
+    look = (
+        f"import sys; from clapcur.store.database import connect; connect({address!r}); print('alembic' in sys.modules)"
+    )
     said = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, timeout=60)
     assert said.stdout.strip() == "False"
 

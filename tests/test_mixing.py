@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from clapcur.errors import EmptySetError
-from clapcur.mixing import Mixture, PairSource
+from clapcur.stages.train.sampling import Mixture, PairSource
 
 
 def source(name: str, num_pairs: int, **columns) -> PairSource:

@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from clapcur.errors import ArtifactError
-from clapcur.lineage import database
-from clapcur.lineage.page import connect
+from clapcur.tracking import database
+from clapcur.tracking.runs import connect
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from clapcur.class_names import read_class_names
 from clapcur.config import read_mapping
-from clapcur.contamination import overlap
+from clapcur.data.class_names import read_class_names
 from clapcur.errors import ClapcurError, DataError, ManifestError
-from clapcur.ingest import Columns, IngestConfig, Scan, scan
+from clapcur.methods.contamination import overlap
+from clapcur.stages.ingest import Columns, IngestConfig, Scan, scan
 
 pytestmark = pytest.mark.shared_data("odd_inputs")
 

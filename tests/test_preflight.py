@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from building import write_tone, write_tones
 
-from clapcur.audition import AuditionConfig
-from clapcur.curate import Approximate
 from clapcur.errors import CheckpointError, ClapcurError, EmptySetError, ManifestError
-from clapcur.home import Home
-from clapcur.ingest import IngestConfig
-from clapcur.recipes import CAPTION_THRESHOLD, Experiment, Row, experiment_from_file
-from clapcur.thresholds import Threshold
-from flows import compare
+from clapcur.experiments.config import CAPTION_THRESHOLD, Experiment, Row, experiment_from_file
+from clapcur.flows import compare
+from clapcur.methods.thresholds import Threshold
+from clapcur.stages.audition import AuditionConfig
+from clapcur.stages.curate import Approximate
+from clapcur.stages.ingest import IngestConfig
+from clapcur.store.home import Home
 
 ROWS = (Row(strategy="teacher"), Row(strategy="ads", soft_labels=True))
 

@@ -13,12 +13,12 @@ import pytest
 import soundfile
 from scipy.signal import stft
 
-from clapcur.corpora import procedural
-from clapcur.corpora.conditions import CLEAN, HARSH, microphone, record, reverberate
-from clapcur.corpora.phrases import CLASS_PHRASES, OTHER_PHRASES, phrasings
-from clapcur.corpora.plan import files_in, plan_recordings, unusable_files
-from clapcur.corpora.procedural import Corpus, ProceduralConfig, generate
-from clapcur.corpora.sounds import CLASSES, DISTRACTORS, Scene
+from clapcur.corpora.synthetic import procedural
+from clapcur.corpora.synthetic.conditions import CLEAN, HARSH, microphone, record, reverberate
+from clapcur.corpora.synthetic.phrases import CLASS_PHRASES, OTHER_PHRASES, phrasings
+from clapcur.corpora.synthetic.plan import files_in, plan_recordings, unusable_files
+from clapcur.corpora.synthetic.procedural import Corpus, ProceduralConfig, generate
+from clapcur.corpora.synthetic.sounds import CLASSES, DISTRACTORS, Scene
 from clapcur.errors import DataError
 
 TINY = ProceduralConfig(

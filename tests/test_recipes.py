@@ -2,8 +2,8 @@
 
 import pytest
 
-from clapcur.recipes import PAPER_ROWS, Experiment, Row, experiment_from_file, starter
-from clapcur.thresholds import Threshold
+from clapcur.experiments.config import PAPER_ROWS, Experiment, Row, experiment_from_file, starter
+from clapcur.methods.thresholds import Threshold
 
 FILE = """
 pairs: pairs.csv

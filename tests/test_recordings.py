@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from building import clips_table
 
-from clapcur.contamination import overlap
-from clapcur.recordings import asked_as, known_as, place_differs, recording, recording_id
-from clapcur.tables import whole_number
+from clapcur.data.recordings import asked_as, known_as, place_differs, recording, recording_id
+from clapcur.data.tables import whole_number
+from clapcur.methods.contamination import overlap
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from building import commit
 
-from clapcur.artifacts import Artifact, Stage, Store, write_atomic
 from clapcur.errors import ArtifactError, DataError
-from clapcur.report import STAGE, ReportConfig, ReportRow, load_table, render
+from clapcur.stages.report import STAGE, ReportConfig, ReportRow, load_table, render
+from clapcur.store.artifacts import Artifact, Stage, Store, write_atomic
 
 LABELS = ["dog", "dog", "rain", "rain"]
 GROUPS = ["walk", "walk", "storm", "storm"]  # two recordings of two clips each

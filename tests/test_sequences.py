@@ -9,8 +9,8 @@ import pytest
 import torch
 from building import write_tone
 
-from clapcur import losses, metrics, similarity
-from clapcur.class_names import check_class_names, prompts
+from clapcur.data.class_names import check_class_names, prompts
+from clapcur.methods import losses, metrics, similarity
 from clapcur.models.clap import Clap
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
 from clapcur.sequences import list_of, list_of_paths, list_of_texts

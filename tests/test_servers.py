@@ -12,10 +12,10 @@ import time
 
 import pytest
 
-from clapcur import servers
 from clapcur.errors import ClapcurError
-from clapcur.home import Home, is_locked
-from clapcur.processes import ProcessError, Processes, Program
+from clapcur.servers import plan as servers
+from clapcur.servers.supervisor import ProcessError, Processes, Program
+from clapcur.store.home import Home, is_locked
 
 WAITS = "import time; print('here', flush=True); time.sleep(60)"
 
@@ -72,7 +72,7 @@ def test_nothing_outlives_a_parent_that_was_killed(tmp_path):
     code = f"""
         import os, sys, time
         from pathlib import Path
-        from clapcur.processes import Processes, Program
+        from clapcur.servers.supervisor import Processes, Program
         with Processes(Path({str(tmp_path)!r})) as processes:
             command = [sys.executable, "-I", "-S", "-c", {with_child(tmp_path / "pids")!r}]
             processes.start(Program("server", command, dict(os.environ)))
@@ -188,7 +188,7 @@ def test_a_second_set_of_servers_is_refused_with_the_addresses_of_the_first(home
 
 def test_the_other_commands_use_running_servers_and_forget_dead_ones(home):
     """An address of servers that were killed would make every command wait for nobody."""
-    code = "import sys, time; from clapcur import servers; from clapcur.home import Home\n"
+    code = "import sys, time; from clapcur import servers; from clapcur.store.home import Home\n"
     code += "with servers.sole(Home.open()): print(flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert holder.stdout is not None

@@ -14,8 +14,8 @@ from test_clap import CONFIG
 
 from clapcur.audio.access import open_regular
 from clapcur.errors import DataError, printable
-from clapcur.lineage import deliver
 from clapcur.models.clap import Clap, load_model
+from clapcur.tracking import deliver
 
 CLASSES = ["low hum", "high whistle", "rain"]
 
@@ -45,7 +45,7 @@ def files(tmp_path, monkeypatch):
 
 
 def loaded(checkpoint, folder):
-    from clapcur.serving import _load_pyfunc, address
+    from clapcur.tracking.serving import _load_pyfunc, address
 
     path = folder / "checkpoint.json"
     path.write_text(address(checkpoint))

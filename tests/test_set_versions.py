@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_curate import CLASSES, World, as_set
 
-from clapcur import curate as module
-from clapcur.artifacts import Artifact, Store
-from clapcur.curate import CurateConfig, pool_join
-from clapcur.improvement_set import read_pairs
-from clapcur.set_versions import aligned, merged, pair_blocks
-from clapcur.thresholds import Threshold
+from clapcur.data.improvement_set import read_pairs
+from clapcur.data.set_diff import aligned, merged, pair_blocks
+from clapcur.methods.thresholds import Threshold
+from clapcur.stages import curate as module
+from clapcur.stages.curate import CurateConfig, pool_join
+from clapcur.store.artifacts import Artifact, Store
 
 
 def make(world: World, config: CurateConfig, clips: list[str], earlier: tuple[Artifact, Artifact] | None = None):

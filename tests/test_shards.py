@@ -16,11 +16,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 from test_addresses import sound, write_tar
 from test_ingest import make, name, pairs, quarantined, scanned, tones, write_csv
 
-from clapcur.artifacts import Store
 from clapcur.audio import addresses
+from clapcur.data.manifest import Manifest
 from clapcur.errors import DataError, ManifestError
-from clapcur.ingest import Columns, IngestConfig, probes, scan, shards
-from clapcur.manifest import Manifest
+from clapcur.stages.ingest import Columns, IngestConfig, probes, scan, shards
+from clapcur.store.artifacts import Store
 
 CAPTIONS = {"a": "a dog barks", "b": "rain", "c": "wind in trees"}
 

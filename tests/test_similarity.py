@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clapcur.similarity import (
+from clapcur.methods.similarity import (
     Clusters,
     best_class,
     caption_floor,
@@ -19,8 +19,8 @@ from clapcur.similarity import (
     threshold_for_count,
     top_k,
 )
-from clapcur.similarity.join import Join
-from clapcur.similarity.screening import PRECISIONS, Screen, fastest_precision, full_sums
+from clapcur.methods.similarity.join import Join
+from clapcur.methods.similarity.screening import PRECISIONS, Screen, fastest_precision, full_sums
 
 precisions = st.sampled_from([None, *PRECISIONS])
 

@@ -41,7 +41,7 @@ def stack(tmp_path_factory):
 
     An experiment without a pool lies where it was started, ``plain.yaml``.
     """
-    from clapcur.home import Home
+    from clapcur.store.home import Home
 
     folder = tmp_path_factory.mktemp("stack")
     home = Home.open(folder / "home")
@@ -120,7 +120,7 @@ def runs_of(prefect, name):
 
 def pairs_of(home, checkpoint):
     """Return the pairs that a checkpoint was trained on."""
-    from clapcur.trace import trace_pairs
+    from clapcur.lineage.queries import trace_pairs
 
     return list(trace_pairs(home, checkpoint))
 
@@ -131,8 +131,8 @@ def test_what_is_killed_in_the_middle_of_a_run_loses_nothing(stack):
     What was finished is never made again. The run of the worker dies with it: nobody is left to say so, and Prefect
     alone would show it as running for ever.
     """
-    from clapcur.catalog import Catalog
-    from clapcur.lineage import sync
+    from clapcur.store.catalog import Catalog
+    from clapcur.tracking import sync
 
     up, home, folder, options, database = stack
     kept = made(home)

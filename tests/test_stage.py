@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from safetensors import SafetensorError
 
-from clapcur import stage as stage_module
-from clapcur.artifacts import Artifact, Stage, Store, Workspace, write_atomic
-from clapcur.catalog import Campaign, Catalog
 from clapcur.errors import ArtifactError, DamagedArtifact
-from clapcur.stage import environment, run, summary
+from clapcur.store import runner as stage_module
+from clapcur.store.artifacts import Artifact, Stage, Store, Workspace, write_atomic
+from clapcur.store.catalog import Campaign, Catalog
+from clapcur.store.runner import environment, run, summary
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 FORK = multiprocessing.get_context("fork")
@@ -79,9 +79,9 @@ def test_a_hit_is_quick_and_imports_nothing_heavy(home, calls):
     run(two_parts(calls), {"n": 3}, {}, home)
     script = (
         "import sys, time\n"
-        "from clapcur.artifacts import Stage\n"
-        "from clapcur.home import Home\n"
-        "from clapcur.stage import run\n"
+        "from clapcur.store.artifacts import Stage\n"
+        "from clapcur.store.home import Home\n"
+        "from clapcur.store.runner import run\n"
         "stage, took = Stage('curate', '1', 'improvement_set', None), []\n"
         "for _ in range(20):\n"
         "    began = time.perf_counter()\n"
@@ -221,7 +221,7 @@ def test_who_lost_the_lease_does_not_finish_the_artifact(home, calls, monkeypatc
     stage = two_parts(calls)
 
     def take_over():
-        monkeypatch.setattr("clapcur.leases.Lease.check", refuse)
+        monkeypatch.setattr("clapcur.store.leases.Lease.check", refuse)
 
     def refuse(lease):
         raise ArtifactError("another one took over")

@@ -22,7 +22,7 @@ from source_tree import Module, longest_prefix, read_modules
 from test_architecture import LAYERS, ROOMS
 
 RECORDED = Path(__file__).with_name("stage_sources.json")
-STAGES = (*LAYERS["stages"], "clapcur.report")
+STAGES = (*LAYERS["stages"], "clapcur.stages.report")
 MODULES = read_modules()
 Entry = Mapping[str, Any]  # version, note, sources: SHA-256 by module
 
@@ -190,17 +190,19 @@ def test_a_stage_without_one_readable_version_is_an_error(source):
 def test_a_change_in_a_part_below_is_a_change_of_the_stage():
     """The loss moved into a file of its own, and from then on could change unseen."""
     text = {
-        "clapcur.train": "from clapcur.losses import loss\nfrom clapcur.errors import DataError",
-        "clapcur.losses": "def f():\n    from clapcur import metrics",
-        "clapcur.metrics": "x = 1",
+        "clapcur.stages.train": "from clapcur.methods.losses import loss\nfrom clapcur.errors import DataError",
+        "clapcur.methods.losses": "def f():\n    from clapcur import metrics",
+        "clapcur.methods.metrics": "x = 1",
         "clapcur.errors": "class DataError(Exception): ...",
     }
     modules = {name: Module(name, ast.parse(source)) for name, source in text.items()}
-    before = sources_of("clapcur.train", modules)
-    assert list(before) == ["clapcur.losses", "clapcur.metrics", "clapcur.train"]
-    modules["clapcur.metrics"] = Module("clapcur.metrics", ast.parse("x = 2"))
-    after = sources_of("clapcur.train", modules)
-    assert "clapcur.metrics changed" in complaint("clapcur.train", {"version": "1", "sources": before}, "1", after)
+    before = sources_of("clapcur.stages.train", modules)
+    assert list(before) == ["clapcur.methods.losses", "clapcur.methods.metrics", "clapcur.stages.train"]
+    modules["clapcur.methods.metrics"] = Module("clapcur.methods.metrics", ast.parse("x = 2"))
+    after = sources_of("clapcur.stages.train", modules)
+    assert "clapcur.methods.metrics changed" in complaint(
+        "clapcur.stages.train", {"version": "1", "sources": before}, "1", after
+    )
 
 
 def test_a_stage_passes_only_under_the_version_and_the_source_on_record():

@@ -23,10 +23,10 @@ from stress.comparing import catalog_differences, mlflow_differences, store_diff
 from stress.harness import Run
 from stress.mutating import MUTATIONS, mutate
 
-from clapcur.artifacts import RECORD, Artifact, _record_digest, sha256_file
-from clapcur.catalog import Catalog
-from clapcur.database import ARTIFACT, EDGE, OUTBOX
-from clapcur.home import Home
+from clapcur.store.artifacts import RECORD, Artifact, _record_digest, sha256_file
+from clapcur.store.catalog import Catalog
+from clapcur.store.database import ARTIFACT, EDGE, OUTBOX
+from clapcur.store.home import Home
 
 FINE = Ended(("ingest", "t.csv"), 0, "", "ingest pool -> manifest 0123456789ab (4 clips)\n", 1.0)
 

@@ -14,10 +14,10 @@ from building import clips_table
 from building import manifest as store_manifest
 from chain import clip
 
-from clapcur.catalog import Catalog
 from clapcur.errors import ArtifactError, DataError
-from clapcur.home import Home
-from clapcur.trace import clips_of_recording, impact, trace, trace_pairs
+from clapcur.lineage.queries import clips_of_recording, impact, trace, trace_pairs
+from clapcur.store.catalog import Catalog
+from clapcur.store.home import Home
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_a_source_that_was_given_and_never_seen_has_no_pairs_in_the_model(home, 
 
 def test_pairs_of_held_out_recordings_are_not_called_trained_on(home):
     """Held-out pairs choose the checkpoint and never enter its loss."""
-    from clapcur.manifest import Manifest
+    from clapcur.data.manifest import Manifest
 
     names = [f"clip-{number}" for number in range(40)]
     given = chain.manifest(home, "pairs", pairs=[(name, f"sound {name}") for name in names])
@@ -244,7 +244,7 @@ def test_the_start_of_several_clip_ids_is_refused(home, monkeypatch):
     chain.manifest(home, "pool", clips=[f"clip-{number}" for number in range(200)])
     starts = sorted(clip(f"clip-{number}")[:2] for number in range(200))
     double = next(one for one, other in zip(starts, starts[1:], strict=False) if one == other)
-    monkeypatch.setattr("clapcur.trace.MIN_CLIP_DIGITS", 2)
+    monkeypatch.setattr("clapcur.lineage.queries.MIN_CLIP_DIGITS", 2)
     with pytest.raises(ArtifactError, match=f"'{double}' is the start of . clip ids, give more: {double}"):
         impact(home, double)
 
@@ -302,8 +302,8 @@ def test_both_answers_come_within_two_seconds_of_work_and_without_torch_or_mlflo
         chain.improvement_set(home, pairs, {"pool": made["pool"]}, f"du{number}")
     script = (
         "import json, sys, time\n"
-        "from clapcur.home import Home\n"
-        "from clapcur.trace import impact, trace\n"
+        "from clapcur.store.home import Home\n"
+        "from clapcur.lineage.queries import impact, trace\n"
         f"answers = trace(Home.open(), {made['student'].id!r}), impact(Home.open(), {clip('pool-1')!r})\n"
         "heavy = sorted(sys.modules.keys() & {'torch', 'mlflow', 'prefect', 'pandas'})\n"
         "print(json.dumps([time.process_time(), heavy, answers[0]['id']]))\n"

@@ -9,10 +9,10 @@ from browser import chromium
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clapcur.catalog import Catalog
-from clapcur.layering import columns, crossings, layout, spread
-from clapcur.trace import trace
-from clapcur.trace_graph import Graph, as_html, write_page
+from clapcur.lineage.graph_layout import columns, crossings, layout, spread
+from clapcur.lineage.graph_page import Graph, as_html, write_page
+from clapcur.lineage.queries import trace
+from clapcur.store.catalog import Catalog
 
 RUN = "5eed" * 8
 

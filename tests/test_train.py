@@ -16,17 +16,17 @@ import torch
 from building import clips_table, commit, manifest, write_tone
 from safetensors.torch import load_file
 
-from clapcur.artifacts import Store
 from clapcur.config import canonical
+from clapcur.data.improvement_set import SCHEMA, ImprovementSetWriter
+from clapcur.data.manifest import Manifest, caption_id
 from clapcur.errors import CheckpointError, EmptySetError, Interrupted
-from clapcur.improvement_set import SCHEMA, ImprovementSetWriter
-from clapcur.manifest import Manifest, caption_id
-from clapcur.mixing import Mixture
 from clapcur.models.clap import Clap, load_model
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
-from clapcur.train import STAGE, SoftLabels, TrainConfig, gather_data, mask, train
-from clapcur.training_state import TrainingState
-from clapcur.waveforms import Waveforms
+from clapcur.stages.train import STAGE, SoftLabels, TrainConfig, gather_data, mask, train
+from clapcur.stages.train.crops import Waveforms
+from clapcur.stages.train.sampling import Mixture
+from clapcur.stages.train.saved_state import TrainingState
+from clapcur.store.artifacts import Store
 
 TONES = {"low tone": 200.0, "middle tone": 800.0, "high tone": 3200.0}
 MODEL = ClapConfig(
@@ -337,7 +337,7 @@ def test_a_frozen_text_tower_keeps_its_weights_and_its_projection_learns(corpus)
 def test_cached_text_features_give_the_gradients_of_the_tower(corpus):
     """The table of features must be what the frozen tower would give at this step."""
     from clapcur import load_model
-    from clapcur.train import TextFeatures
+    from clapcur.stages.train import TextFeatures
 
     model = load_model(corpus.teacher().path, device="cpu")
     captions = {"x": "a low tone sounds", "y": "a high tone sounds"}

@@ -24,14 +24,14 @@ from torch.nn import functional as F
 
 from clapcur.config import to_dict
 from clapcur.errors import CheckpointError
-from clapcur.losses import soft_contrastive_loss
-from clapcur.mixing import Batch
+from clapcur.methods.losses import soft_contrastive_loss
 from clapcur.models import clap
 from clapcur.models.clap import Clap
 from clapcur.models.front_end import LogMel
-from clapcur.train import SoftLabels, TrainConfig, mask, train
-from clapcur.train.ranks import HOST, PATIENCE, Ranks, first_of, joined
-from clapcur.train.step import ContrastiveStep, Loaded, Teacher, TextFeatures, draws_of
+from clapcur.stages.train import SoftLabels, TrainConfig, mask, train
+from clapcur.stages.train.ranks import HOST, PATIENCE, Ranks, first_of, joined
+from clapcur.stages.train.sampling import Batch
+from clapcur.stages.train.step import ContrastiveStep, Loaded, Teacher, TextFeatures, draws_of
 
 CAPTIONS = {
     f"c{i}": text for i, text in enumerate(["a dog barks", "rain on a tin roof", "a siren", "wind", "a low hum"])

@@ -31,8 +31,8 @@ def wait_until(happens, timeout_s, what):
 def experiment(tmp_path_factory):
     """Write a small corpus with an experiment of a few steps, and one whose teacher trains for long."""
     from clapcur.config import to_dict
-    from clapcur.corpora.procedural import ProceduralConfig, generate
-    from clapcur.recipes import demo_experiment
+    from clapcur.corpora.synthetic.procedural import ProceduralConfig, generate
+    from clapcur.experiments.config import demo_experiment
 
     folder = tmp_path_factory.mktemp("corpus")
     corpus = generate(
@@ -93,7 +93,7 @@ def outside_of_tests():
 @pytest.fixture(scope="module")
 def up(experiment, tmp_path_factory):
     """Start the command on a new home, in the folder of the experiment; gives the process and the home."""
-    from clapcur.home import Home
+    from clapcur.store.home import Home
 
     home = Home.open(tmp_path_factory.mktemp("up") / "home")
     with running(experiment, home) as process:
@@ -128,7 +128,7 @@ def test_a_deployment_goes_through_the_worker_and_leaves_its_pages(up, prefect):
     from mlflow import MlflowClient
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
-    from clapcur.catalog import Catalog
+    from clapcur.store.catalog import Catalog
 
     _, home = up
     run_id = start(prefect, "improve", config="tiny.yaml", strategy="ads", soft_labels=True, seed=1)
@@ -158,7 +158,7 @@ def test_a_deployment_goes_through_the_worker_and_leaves_its_pages(up, prefect):
 
 def label(home, name):
     """Return what an artifact was called."""
-    from clapcur.stage import label
+    from clapcur.store.runner import label
 
     return label(home.store.find(name).record)
 
@@ -216,7 +216,7 @@ def test_registering_again_keeps_what_people_switched(up, prefect):
     environment = (
         outside_of_tests() | home.servers() | {"CLAPCUR_MODEL_POOL": "cpu", "PREFECT_SERVER_ANALYTICS_ENABLED": "0"}
     )
-    again = [sys.executable, "-m", "flows.register"]
+    again = [sys.executable, "-m", "clapcur.flows.register"]
     done = subprocess.run(again, capture_output=True, text=True, timeout=90, env=environment)
     assert done.returncode == 0, done.stderr
     after = schedules()

@@ -5,15 +5,15 @@ import json
 import chain
 import pytest
 
-from clapcur import collecting
-from clapcur.artifacts import check_payload
-from clapcur.catalog import Catalog
 from clapcur.errors import DamagedArtifact
-from clapcur.stage import run
-from clapcur.tombstone import STAGE as BURY
-from clapcur.tombstone import Tombstone
-from clapcur.trace import impact, trace, trace_pairs
-from clapcur.verifying import verify
+from clapcur.lineage import collection
+from clapcur.lineage.queries import impact, trace, trace_pairs
+from clapcur.lineage.verification import verify
+from clapcur.stages.tombstone import STAGE as BURY
+from clapcur.stages.tombstone import Tombstone
+from clapcur.store.artifacts import check_payload
+from clapcur.store.catalog import Catalog
+from clapcur.store.runner import run
 
 BREAKS = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:40]),
@@ -140,7 +140,7 @@ def test_gc_keeps_what_a_damaged_record_was_made_from_and_what_was_made_from_it(
     (made["stone"].path / "record.json").write_text("{")
     if rebuilt:
         Catalog.open(home).rebuild(home.store)
-    chosen = collecting.plan(home, grace_hours=-1.0)
+    chosen = collection.plan(home, grace_hours=-1.0)
     going = {item.id for item in chosen.removed}
     assert not going & {made[name].id for name in ("set", "pool", "teacher_pairs", "student", "stone", "evaluation")}
     assert chosen.damaged == sorted((made["set"].id, made["stone"].id))
@@ -155,7 +155,7 @@ def test_gc_removes_what_was_moved_aside(home, made):
     (aside,) = damaged.path.parent.glob(".*.aside")
     assert aside.name.startswith(f".{damaged.id}")
     assert verify(home)[1] == []
-    gone = collecting.collect(home, collecting.plan(home, grace_hours=-1.0, named=[damaged.id]))
+    gone = collection.collect(home, collection.plan(home, grace_hours=-1.0, named=[damaged.id]))
     assert not aside.exists() and damaged.path.exists()
     assert "moved aside" in " ".join(item.why for item in gone)
 

@@ -11,14 +11,14 @@ import torch
 from test_corpora import audioset, clotho, esc50, fsd50k, macs, tone, tut2017, urbansound8k, write_csv
 from tiny_checkpoints import trained
 
-from clapcur import wang2023
-from clapcur.class_names import readable
+from clapcur.data.class_names import readable
+from clapcur.data.manifest import Manifest
 from clapcur.errors import DataError
-from clapcur.manifest import Manifest
+from clapcur.experiments import wang2023
+from clapcur.experiments.config import Experiment, experiment_from_file
+from clapcur.methods.thresholds import Threshold
 from clapcur.models.cnn14 import Cnn14
 from clapcur.models.config import TextConfig
-from clapcur.recipes import Experiment, experiment_from_file
-from clapcur.thresholds import Threshold
 
 ALL = [(recipe, dataset) for recipe in wang2023.RECIPES for dataset in wang2023.DOMAINS]
 
@@ -131,8 +131,8 @@ def prefect() -> Iterator[None]:
 )  # fmt: skip
 def test_the_recipes_run_from_end_to_end(home, prefect, data, recipe, dataset, selection):
     """A recipe that nobody ever ran is a guess."""
-    from clapcur.report import load_table
-    from flows.compare import compare
+    from clapcur.flows.compare import compare
+    from clapcur.stages.report import load_table
 
     experiment = tiny(wang2023.experiment(recipe, dataset, data, selection))
     rows = {row["name"].lower(): row for row in load_table(compare(experiment))}

@@ -8,11 +8,11 @@ import pytest
 import soundfile
 import torch
 
-from clapcur import windows
 from clapcur.audio import fit, load_audio, load_crops
+from clapcur.audio.throughput import Pace
 from clapcur.errors import DataError
-from clapcur.pace import Pace
-from clapcur.windows import AHEAD, Window, on_device, read_ahead, to_host
+from clapcur.models import prefetch
+from clapcur.models.prefetch import AHEAD, Window, on_device, read_ahead, to_host
 
 RATE = 8000
 WINDOW = Window(RATE, 4000, (0.0, 0.5, 1.0), "repeat")
@@ -44,7 +44,7 @@ def test_batches_come_in_order_and_hold_what_a_plain_loop_decodes(clips, num_wor
         time.sleep(0.02 * (7 - names[path]))
         return load_crops(path, *settings)
 
-    monkeypatch.setattr(windows, "load_crops", slow_at_first)
+    monkeypatch.setattr(prefetch, "load_crops", slow_at_first)
     batches = [clips[:3], clips[3:4], [], clips[4:]]
     pace = Pace()
     decoded = list(read_ahead(batches, WINDOW, num_workers=num_workers, pace=pace))

@@ -26,9 +26,9 @@ from pathlib import Path
 
 import typer
 
-from clapcur.artifacts import why_not_written
 from clapcur.cli import auditioning, checkpoints, collecting, corpora, experiments, landing, servers, stages, tracing
 from clapcur.errors import ClapcurError, Interrupted, printable
+from clapcur.store.artifacts import why_not_written
 
 DONE, FAILED, USAGE, CTRL_C, TERMINATED = 0, 1, 2, 130, 143
 PROBE_BYTES = 2**20  # less room than this and SQLite cannot work
@@ -144,14 +144,14 @@ def main() -> None:
 
 def run_by_torchrun(arguments: Sequence[str]) -> int:
     """Run one command in the first of torchrun's processes, and help with its trainings in the others."""
-    from clapcur.train import torchrun
+    from clapcur.stages.train import torchrun
 
     if not torchrun.is_launcher():
         return run(arguments)
     if torchrun.rank() == 0:
         with torchrun.leading():
             return run(arguments)
-    from clapcur.train.helper import attend
+    from clapcur.stages.train.helper import attend
 
     attend()
     return DONE

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from clapcur.artifacts import Artifact
 from clapcur.config import from_dict, read_mapping
-from clapcur.home import Home
+from clapcur.store.artifacts import Artifact
+from clapcur.store.home import Home
 
 if TYPE_CHECKING:
-    from clapcur.contamination import NearDuplicate
-    from clapcur.thresholds import Threshold
-    from clapcur.train import TrainConfig
+    from clapcur.methods.contamination import NearDuplicate
+    from clapcur.methods.thresholds import Threshold
+    from clapcur.stages.train import TrainConfig
 
 
 CLASSES_HELP = "Class names: a file with one a line, or a list that is shipped, such as esc50."
@@ -25,14 +25,14 @@ ClassFile = Annotated[str | None, typer.Option("--classes", help=CLASSES_HELP)]
 
 def find(home: Home, name: str, kind: str) -> Artifact:
     """Return the artifact that an id, its first digits or an MLflow run means; ArtifactError for another kind."""
-    from clapcur.trace import find as find_any
+    from clapcur.lineage.queries import find as find_any
 
     return find_any(home, name, kind)
 
 
 def threshold(text: str) -> "Threshold":
     """Read a threshold: a cosine, ``count:N`` or ``precision:P``."""
-    from clapcur.thresholds import Threshold
+    from clapcur.methods.thresholds import Threshold
 
     way, colon, value = text.rpartition(":")
     try:
@@ -68,8 +68,8 @@ def training_from_file(
     from dataclasses import replace
 
     values = read_mapping(path)
-    from clapcur.recipes import experiment_from_file
-    from clapcur.train import SoftLabels, TrainConfig
+    from clapcur.experiments.config import experiment_from_file
+    from clapcur.stages.train import SoftLabels, TrainConfig
 
     labels = SoftLabels()
     if values.keys() & {"pairs", "teacher", "student"}:

@@ -25,8 +25,8 @@ def audition(
     where = open_home(home, must_exist=True)
     source = find(where, improvement_set, "improvement_set")
     with working():
-        from clapcur.audition import AuditionConfig, audition_inputs
-        from tasks.audition import audition as run
+        from clapcur.stages.audition import AuditionConfig, audition_inputs
+        from clapcur.tasks.audition import audition as run
 
         config = AuditionConfig(num_pairs=num_pairs, seed=seed)
         made = run.fn(config, audition_inputs(source), source.record["config"]["strategy"])

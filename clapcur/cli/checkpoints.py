@@ -6,7 +6,16 @@ from typing import Annotated, Literal
 import typer
 
 from clapcur.cli.arguments import Checkpoint, find
-from clapcur.cli.console import HomeOption, JsonOption, facts_table, open_home, print_json, show, show_artifact, working
+from clapcur.cli.console import (
+    HomeOption,
+    JsonOption,
+    facts_table,
+    open_home,
+    print_json,
+    show,
+    show_artifact,
+    working,
+)
 from clapcur.errors import DataError
 
 FrontEnd = Literal["from_config", "from_checkpoint"]
@@ -39,11 +48,11 @@ def adopt(
     is in the file. Prints the id of the checkpoint, which the other commands take; what became of every tensor is in
     its adopted.json.
     """
-    from clapcur.adopt import AdoptConfig
+    from clapcur.stages.adopt import AdoptConfig
 
     open_home(home)
     with working():
-        from tasks.adopt import adopt as run
+        from clapcur.tasks.adopt import adopt as run
 
         place = str(Path(source).absolute()) if Path(source).exists() else source
         config = AdoptConfig(

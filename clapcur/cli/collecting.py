@@ -7,7 +7,7 @@ import typer
 from clapcur.cli.console import HomeOption, JsonOption, columns_table, open_home, print_json, show
 
 if TYPE_CHECKING:
-    from clapcur.collecting import Item, Plan
+    from clapcur.lineage.collection import Item, Plan
 
 SHOWN = 10  # of the largest ones
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
@@ -40,12 +40,12 @@ def gc(
     and whatever these were made from. Says what would go; --delete lets it go. What is wanted again is computed again.
     """
     where = open_home(home, must_exist=True)
-    from clapcur import collecting
-    from clapcur.trace import find
+    from clapcur.lineage import collection
+    from clapcur.lineage.queries import find
 
     named = [find(where, name).id for name in keep or ()]
-    chosen = collecting.plan(where, named=named, reports=reports, grace_hours=grace, with_forgotten=forgotten)
-    gone = collecting.collect(where, chosen) if delete else []
+    chosen = collection.plan(where, named=named, reports=reports, grace_hours=grace, with_forgotten=forgotten)
+    gone = collection.collect(where, chosen) if delete else []
     if as_json:
         print_json(_for_programs(chosen, gone, delete))
     else:
@@ -69,9 +69,9 @@ def verify(
     if ids and everything:
         raise typer.BadParameter("give ids or --all, not both")
     where = open_home(home, must_exist=True)
-    from clapcur import verifying
+    from clapcur.lineage import verification
 
-    count, damages = verifying.verify(where, ids or ())
+    count, damages = verification.verify(where, ids or ())
     if as_json:
         print_json(
             {
@@ -110,7 +110,7 @@ def _for_programs(chosen: "Plan", gone: "list[Item]", delete: bool) -> dict[str,
 
 
 def _show(chosen: "Plan", gone: "list[Item]", delete: bool, forgotten: bool) -> None:
-    from clapcur.collecting import by_kind
+    from clapcur.lineage.collection import by_kind
 
     removed = gone if delete else chosen.removed
     going, staying = by_kind(removed), by_kind(chosen.kept)

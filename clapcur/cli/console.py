@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clapcur.artifacts import Artifact
 from clapcur.errors import DataError
-from clapcur.home import Home
+from clapcur.store.artifacts import Artifact
+from clapcur.store.home import Home
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from clapcur.artifacts import Artifact
 from clapcur.cli.arguments import ClassFile
 from clapcur.cli.console import (
     HomeOption,
@@ -19,10 +18,11 @@ from clapcur.cli.console import (
     working,
 )
 from clapcur.errors import DataError
-from clapcur.home import Home
+from clapcur.store.artifacts import Artifact
+from clapcur.store.home import Home
 
 if TYPE_CHECKING:
-    from clapcur.recipes import Experiment, Row
+    from clapcur.experiments.config import Experiment, Row
 
 T = TypeVar("T")
 StudentStrategy = Literal["du", "ds", "ads"]
@@ -94,7 +94,7 @@ def demo(
     """
     where = open_home(home)
     with working():
-        from flows.demo import demo as flow
+        from clapcur.flows.demo import demo as flow
 
         report = run_flow(flow, seed=seed)
     if show_report(report, where, as_json):
@@ -165,7 +165,7 @@ def improve(
     for flag, path in given.items():
         if path is not None and not is_url(str(path)) and not Path(path).exists():
             raise DataError(f"{flag} {path} does not exist")
-    from clapcur import recipes
+    from clapcur.experiments import config as recipes
 
     if config is not None:
         experiment = recipes.experiment_from_file(config)
@@ -180,7 +180,7 @@ def improve(
     experiment = with_seeds(experiment, seeds)
     where = open_home(home)
     with working():
-        from flows.improve import improve as flow
+        from clapcur.flows.improve import improve as flow
 
         report = run_flow(flow, experiment, strategy=strategy, soft_labels=soft_labels)
     if show_report(report, where, as_json):
@@ -209,7 +209,8 @@ def compare(
     """
     from dataclasses import replace
 
-    from clapcur import recipes, wang2023
+    from clapcur.experiments import config as recipes
+    from clapcur.experiments import wang2023
 
     if (config is None) == (recipe is None):
         raise typer.BadParameter("give an experiment file or --recipe; one of the two")
@@ -223,11 +224,11 @@ def compare(
         experiment = replace(experiment, rows=chosen_rows(experiment.rows, strategies))
     where = open_home(home)
     with working():
-        from flows.compare import compare as flow
+        from clapcur.flows.compare import compare as flow
 
         report = run_flow(flow, experiment)
     if show_report(report, where, as_json):
-        from clapcur.report import load_table
+        from clapcur.stages.report import load_table
 
         found = {row["name"].lower(): (row["accuracy"], row["sd"]) for row in load_table(report)}
         if lines := wang2023.beside(experiment.name, found):
@@ -237,7 +238,7 @@ def compare(
 
 def paper_experiment(recipe: str, dataset: str | None, data: Path | None, selection: str) -> "Experiment":
     """Return a table of the paper on these data."""
-    from clapcur import wang2023
+    from clapcur.experiments import wang2023
 
     if dataset is None or data is None:
         raise typer.BadParameter("a recipe needs --dataset and --data, the folder of the corpora")
@@ -270,7 +271,7 @@ def chosen_rows(rows: Sequence["Row"], text: str) -> tuple["Row", ...]:
 
 def run_flow(flow: Callable[..., T], *arguments: Any, **options: Any) -> T:
     """Run a flow in this process, with a server that ends with it where no other is there."""
-    from clapcur.cli.flow_server import flows_allowed
+    from clapcur.servers.flow_server import flows_allowed
 
     with flows_allowed(Home.open()):
         return flow(*arguments, **options)
@@ -278,8 +279,8 @@ def run_flow(flow: Callable[..., T], *arguments: Any, **options: Any) -> T:
 
 def scored_rows(report: Artifact, home: Home) -> list[dict[str, Any]]:
     """Return what programs rely on: one entry per row and seed of a report."""
-    from clapcur.catalog import Catalog
-    from clapcur.report import load_table
+    from clapcur.stages.report import load_table
+    from clapcur.store.catalog import Catalog
 
     catalog = Catalog.open(home)
     return [
@@ -301,7 +302,7 @@ def scored_rows(report: Artifact, home: Home) -> list[dict[str, Any]]:
 
 def show_report(report: Artifact, home: Home, as_json: bool) -> bool:
     """Print the table, or one line of JSON; tell whether people are reading."""
-    from clapcur.report import load_table, render
+    from clapcur.stages.report import load_table, render
 
     if as_json:
         print_json({"home": str(home.root), "rows": scored_rows(report, home)})

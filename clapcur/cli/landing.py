@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clapcur.artifacts import Artifact
 from clapcur.cli.console import (
     HomeOption,
     JsonOption,
@@ -23,10 +22,11 @@ from clapcur.cli.console import (
     working,
 )
 from clapcur.errors import DataError
-from clapcur.home import Home
+from clapcur.store.artifacts import Artifact
+from clapcur.store.home import Home
 
 if TYPE_CHECKING:
-    from clapcur.ingest import IngestConfig
+    from clapcur.stages.ingest import IngestConfig
 
 PoolName = Annotated[str, typer.Option("--pool", help="Name of the pool: letters, digits and _ . -")]
 Config = Annotated[Path, typer.Argument(help="An experiment with `pool: pool:NAME`.", show_default=False)]
@@ -51,7 +51,7 @@ def land(
     if not addresses.is_url(source) and not Path(source).exists():
         raise DataError(f"{source} does not exist; give a folder of audio, a shard, or a table with the column path")
     where = open_home(home)
-    from clapcur.ingest import IngestConfig
+    from clapcur.stages.ingest import IngestConfig
 
     with working():
         config = IngestConfig(source=addresses.absolute(os.getcwd(), source), roots=tuple(root or IngestConfig.roots))
@@ -61,8 +61,8 @@ def land(
 
 def _land(source: "IngestConfig", pool: str) -> Artifact:
     """Land without a flow around it: a look at a folder must not cost the start of a server."""
-    from tasks.ingest import ingest
-    from tasks.pool import grow
+    from clapcur.tasks.ingest import ingest
+    from clapcur.tasks.pool import grow
 
     return grow.fn(pool, ingest.fn(source, "landing"))
 
@@ -87,9 +87,9 @@ def watch(
     if settle <= 0 or every <= 0:
         raise typer.BadParameter(f"--settle and --every are seconds above 0, got {settle:g} and {every:g}")
     where = open_home(home)
-    from clapcur.ingest import IngestConfig
-    from clapcur.pool import check_pool_name
-    from clapcur.watching import Watch
+    from clapcur.data.inbox import Watch
+    from clapcur.stages.ingest import IngestConfig
+    from clapcur.stages.pool import check_pool_name
 
     table = where.root / "watched" / f"{check_pool_name(pool)}.csv"
     table.parent.mkdir(exist_ok=True)
@@ -116,12 +116,12 @@ def plan(config: Config, home: HomeOption = None, as_json: JsonOption = False) -
     Which clips would be embedded and scored, which are reused, what would be trained, and how long it takes by the last
     run of its kind.
     """
-    from clapcur.recipes import experiment_from_file
+    from clapcur.experiments.config import experiment_from_file
 
     experiment = experiment_from_file(config)
     open_home(home)
     with working():
-        from flows.plan import plan as make_plan
+        from clapcur.flows.plan import plan as make_plan
 
         why, steps = make_plan(experiment)
     if as_json:
@@ -150,15 +150,15 @@ def recurate(
     which becomes champion if it beats the present one. From then on the experiment is followed: `clapcur up` looks
     after it by itself.
     """
-    from clapcur.recipes import experiment_from_file
+    from clapcur.experiments.config import experiment_from_file
 
     experiment = experiment_from_file(config)
     where = open_home(home)
-    from clapcur import pools
     from clapcur.cli.experiments import run_flow
+    from clapcur.lineage import pools
 
     with working():
-        from flows.recurate import recurate as flow
+        from clapcur.flows.recurate import recurate as flow
 
         made = run_flow(flow, experiment, force=force)
     pools.follow(where, config)
@@ -203,13 +203,13 @@ def forget(
     and a champion that they touched is replaced.
     """
     where = open_home(home, must_exist=True)
-    from clapcur import pools
     from clapcur.cli.experiments import run_flow
-    from clapcur.recipes import experiment_from_file
+    from clapcur.experiments.config import experiment_from_file
+    from clapcur.lineage import pools
 
     experiments = [experiment_from_file(path) for path in config or pools.followed(where)]
     with working():
-        from flows.forget import forget as flow
+        from clapcur.flows.forget import forget as flow
 
         touched = run_flow(flow, clips, reason=reason, experiments=experiments)
     kinds = ("manifests", "embeddings", "improvement_sets", "checkpoints", "scores", "models")

@@ -36,8 +36,8 @@ def up(
     this machine only and is stopped by Ctrl-C; what dies is started again. The other commands of this home use the
     servers while they run.
     """
-    from clapcur import servers
-    from clapcur.processes import ProcessError
+    from clapcur.servers import plan as servers
+    from clapcur.servers.supervisor import ProcessError
 
     where = open_home(home)
     plan = servers.Plan(

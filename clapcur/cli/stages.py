@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from clapcur.artifacts import Artifact
-from clapcur.class_names import PROMPT, find_class_names, prompts
 from clapcur.cli.arguments import CLASSES_HELP, Checkpoint, ClassFile, find, threshold, training_from_file
 from clapcur.cli.arguments import near_duplicate as same_sound
 from clapcur.cli.console import (
@@ -25,10 +23,12 @@ from clapcur.cli.console import (
     show_artifact,
     working,
 )
-from clapcur.home import Home
+from clapcur.data.class_names import PROMPT, find_class_names, prompts
+from clapcur.store.artifacts import Artifact
+from clapcur.store.home import Home
 
 if TYPE_CHECKING:
-    from clapcur.embed import EmbedConfig
+    from clapcur.stages.embed import EmbedConfig
 
 ManifestId = Annotated[str, typer.Argument(help="A manifest, as `ingest` named it.", show_default=False)]
 PromptOption = Annotated[str, typer.Option("--prompt", help="The text of a class; {} is the place of its name.")]
@@ -103,8 +103,8 @@ def ingest(
     durations = {"min_duration_s": min_duration, "max_duration_s": max_duration}
     with working():
         from clapcur.audio import ProbeRules, addresses
-        from clapcur.ingest import Columns, IngestConfig
-        from tasks.ingest import ingest as run
+        from clapcur.stages.ingest import Columns, IngestConfig
+        from clapcur.tasks.ingest import ingest as run
 
         config = IngestConfig(
             source=addresses.absolute(os.getcwd(), source),
@@ -143,7 +143,7 @@ def train_teacher(
     where = open_home(home)
     inputs = {"teacher_pairs": find(where, pairs, "manifest")}
     with working():
-        from tasks.train import train
+        from clapcur.tasks.train import train
 
         made = train.fn(settings, inputs, "teacher")
     show_artifact(made, as_json)
@@ -188,7 +188,7 @@ def train_student(
     if replay:
         inputs["replay"] = find(where, replay, "improvement_set")
     with working():
-        from tasks.train import train
+        from clapcur.tasks.train import train
 
         made = train.fn(settings, inputs, strategy)
     show_artifact(made, as_json)
@@ -216,8 +216,8 @@ def embed(
         inputs["manifest"] = find(where, manifest, "manifest")
     names = find_class_names(classes, Path.cwd()) if classes else None
     with working():
-        from clapcur.embed import EmbedConfig
-        from tasks.embed import embed as run
+        from clapcur.stages.embed import EmbedConfig
+        from clapcur.tasks.embed import embed as run
 
         if names:
             made = run.fn(EmbedConfig(what="prompts", prompts=prompts(names, prompt)), inputs, "prompts")
@@ -265,7 +265,7 @@ def curate(
         raise typer.BadParameter(f"{strategy} finds its pairs among sounds without captions: give --pool")
     names = find_class_names(classes, Path.cwd())
     to_caption, to_class = threshold(audio_threshold), threshold(caption_threshold)
-    from clapcur.marks import marks_from_file
+    from clapcur.data.marks import marks_from_file
 
     marks = marks_from_file(exclude_pairs) if exclude_pairs else ()
     where = open_home(home)
@@ -273,9 +273,9 @@ def curate(
     given = {"teacher_pairs": pairs, "pool": pool, "captions": captions, "evaluation": evaluation}
     inputs = {role: find(where, name, "manifest") for role, name in given.items() if name}
     with working():
-        from clapcur.curate import CurateConfig
-        from clapcur.embed import EmbedConfig
-        from tasks.curate import curate as run
+        from clapcur.stages.curate import CurateConfig
+        from clapcur.stages.embed import EmbedConfig
+        from clapcur.tasks.curate import curate as run
 
         config = CurateConfig(
             strategy=strategy, class_names=names, prompt=prompt, audio_threshold=to_caption, caption_threshold=to_class,
@@ -300,7 +300,7 @@ def embedded(
     checkpoint: Artifact, manifests: Mapping[str, Artifact], wanted: Mapping[str, tuple[str | None, "EmbedConfig"]]
 ) -> dict[str, Artifact]:
     """Return the embeddings by role, made where they are missing; a manifest that was not given is left out."""
-    from tasks.embed import embed as run
+    from clapcur.tasks.embed import embed as run
 
     made = {}
     for role, (manifest, config) in wanted.items():
@@ -340,10 +340,10 @@ def evaluate(
     manifest = find(where, evaluation, "manifest")
     inputs = {"checkpoint": scored, "evaluation": manifest}
     with working():
-        from clapcur.embed import EmbedConfig
-        from clapcur.evaluate import EvaluateConfig, label_index
-        from clapcur.manifest import Manifest
-        from tasks.evaluate import evaluate as run
+        from clapcur.data.manifest import Manifest
+        from clapcur.stages.embed import EmbedConfig
+        from clapcur.stages.evaluate import EvaluateConfig, label_index
+        from clapcur.tasks.evaluate import evaluate as run
 
         if names:  # before anything is embedded
             label_index(Manifest.open(manifest).clips, names)
@@ -390,7 +390,7 @@ def report(
     The id of a report shows that report again. Names are teacher, continued, sl, du, du+sl, ds, ds+sl, ads and ads+sl.
     """
     from clapcur.cli.experiments import scored_rows
-    from clapcur.report import load_table, render
+    from clapcur.stages.report import load_table, render
 
     if len(rows) == 1 and "=" not in rows[0]:
         where = open_home(home, must_exist=True)
@@ -406,7 +406,7 @@ def report(
 
 
 def _make_report(home: Home, rows: list[str], title: str, note: str) -> Artifact:
-    from clapcur.report import ReportConfig, ReportRow
+    from clapcur.stages.report import ReportConfig, ReportRow
 
     inputs, lines = {}, []
     for text in rows:
@@ -423,6 +423,6 @@ def _make_report(home: Home, rows: list[str], title: str, note: str) -> Artifact
         inputs[role] = find(home, scores, "scores")
         lines.append(ReportRow(strategy=strategy, soft_labels=name.endswith("sl"), seed=int(seed or 0), scores=role))
     with working():
-        from tasks.report import report as run
+        from clapcur.tasks.report import report as run
 
         return run.fn(ReportConfig(title=title, rows=tuple(lines), note=note), inputs)

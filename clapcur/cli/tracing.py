@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from clapcur.artifacts import Artifact, explain_difference
 from clapcur.cli.console import HomeOption, JsonOption, columns_table, open_home, print_json, show
 from clapcur.errors import ArtifactError, DataError
-from clapcur.home import Home
+from clapcur.store.artifacts import Artifact, explain_difference
+from clapcur.store.home import Home
 
 SUMMARY_WIDTH = 90  # characters behind a node of the tree
 SHOWN = 20  # pairs in a table, unless --limit says otherwise
@@ -46,7 +46,7 @@ def trace(
     """
     if with_pairs and html:
         raise typer.BadParameter("give --pairs or --html, not both")
-    from clapcur import trace as lineage
+    from clapcur.lineage import queries as lineage
 
     where = open_home(home, must_exist=True)
     if with_pairs:
@@ -55,7 +55,7 @@ def trace(
         return
     node = lineage.trace(where, artifact)
     if html is not None:
-        from clapcur.trace_graph import write_page
+        from clapcur.lineage.graph_page import write_page
 
         write_page(where, node, html)
         page = html.absolute().as_uri()
@@ -103,7 +103,7 @@ def impact(
     From a sound up to every Improvement-Set that holds it, every checkpoint trained on it, their scores, and the
     registered models that stand on them. For a recording, what each clip that was cut from it has touched.
     """
-    from clapcur import trace as lineage
+    from clapcur.lineage import queries as lineage
 
     where = open_home(home, must_exist=True)
     for name in lineage.clips_of_recording(where, clip) or [clip]:
@@ -144,8 +144,8 @@ def pairs(
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per pair.")] = False,
 ) -> None:
     """List the pairs of a set, or of a student."""
-    from clapcur import trace as lineage
-    from clapcur.class_names import readable
+    from clapcur.data.class_names import readable
+    from clapcur.lineage import queries as lineage
 
     if as_csv and as_json:
         raise typer.BadParameter("give --csv or --json, not both")
@@ -229,7 +229,7 @@ def why(
     Names the part of the key that differs: config, stage version or an input.
     An input that differs is followed down to what differs in it.
     """
-    from clapcur.trace import find
+    from clapcur.lineage.queries import find
 
     where = open_home(home, must_exist=True)
     ours = find(where, artifact)
@@ -292,7 +292,7 @@ def sync(
 
     Exits with 1 where something still waits.
     """
-    from clapcur import lineage
+    from clapcur import tracking as lineage
 
     where = open_home(home, must_exist=True)
     delivery = lineage.sync(where, rebuild=rebuild)
@@ -312,7 +312,7 @@ def rebuild(home: HomeOption = None, as_json: JsonOption = False) -> None:
 
     From the records of the store, which are the truth.
     """
-    from clapcur.catalog import Catalog
+    from clapcur.store.catalog import Catalog
 
     where = open_home(home, must_exist=True)
     count = Catalog.open(where).rebuild(where.store)

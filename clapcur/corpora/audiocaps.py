@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clapcur.corpora.copies import Corpus, Entry, file_of, listing
+from clapcur.data.recordings import recording
 from clapcur.errors import ManifestError
-from clapcur.recordings import recording
 
 NAME = "AudioCaps"
 COLUMNS = ("youtube_id", "start_time", "caption")

@@ -21,9 +21,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clapcur.corpora.copies import Corpus, Entry, file_of
+from clapcur.data.recordings import AUDIO_FILE, recording, youtube_ids
+from clapcur.data.tables import text_lines
 from clapcur.errors import ManifestError
-from clapcur.recordings import AUDIO_FILE, recording, youtube_ids
-from clapcur.tables import text_lines
 
 NAME = "AudioSet"
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clapcur.corpora.copies import Corpus, Entry, file_of, listing
+from clapcur.data.recordings import recording
 from clapcur.errors import ManifestError
-from clapcur.recordings import recording
 
 NAME = "Clotho"
 CAPTIONS = tuple(f"caption_{number}" for number in range(1, 6))

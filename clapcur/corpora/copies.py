@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clapcur.class_names import class_list
+from clapcur.data.class_names import class_list
+from clapcur.data.tables import read_table, whole_number
 from clapcur.errors import ManifestError
-from clapcur.tables import read_table, whole_number
 
 NUM_EXAMPLES = 3  # files that a message names
 
@@ -28,7 +28,7 @@ class Entry:
     fold: str = ""
     # of the cross-validation, or the official split
     recording_id: str = ""
-    # see `clapcur.recordings`
+    # see `clapcur.data.recordings`
 
 
 @dataclass(frozen=True)

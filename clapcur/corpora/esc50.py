@@ -2,14 +2,14 @@
 
 The archive's own layout: ``meta/esc50.csv`` (filename, fold, target, category, esc10, src_file, take) and ``audio/``.
 ``src_file`` is the Freesound id of the recording; a recording lies in one fold. Labels are as written (``sea_waves``);
-`clapcur.class_names` makes them readable, in the order of ``target``.
+`clapcur.data.class_names` makes them readable, in the order of ``target``.
 """
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clapcur.corpora.copies import Corpus, Entry, file_of, listing
-from clapcur.recordings import recording
+from clapcur.data.recordings import recording
 
 NAME = "ESC-50"
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from clapcur.corpora.copies import Corpus, Entry, file_of
+from clapcur.data.recordings import recording
 from clapcur.errors import ManifestError
-from clapcur.recordings import recording
 from clapcur.textfiles import read_text
 
 NAME = "MACS"

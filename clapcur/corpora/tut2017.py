@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clapcur.corpora.copies import Corpus, Entry, file_of
+from clapcur.data.recordings import recording
+from clapcur.data.tables import text_lines
 from clapcur.errors import ManifestError
-from clapcur.recordings import recording
-from clapcur.tables import text_lines
 
 NAME = "TUT Acoustic Scenes 2017"
 CUT = re.compile(r"(?P<recording>[a-z]\d+)_\d+_\d+\.wav")

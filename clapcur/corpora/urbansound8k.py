@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clapcur.corpora.copies import Corpus, Entry, file_of, listing
-from clapcur.recordings import recording
+from clapcur.data.recordings import recording
 
 NAME = "UrbanSound8K"
 CLIPS = (873, 888, 925, 990, 936, 823, 838, 806, 816, 837)  # of folds 1 to 10

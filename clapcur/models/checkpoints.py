@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import torch
 
-from clapcur.devices import pick_device
 from clapcur.errors import CheckpointError
+from clapcur.methods.devices import pick_device
 from clapcur.models.clap import Clap, load_model, seeded
 from clapcur.models.collapse import COLLAPSED, PROMPTS, TextSpread, text_collapse
 from clapcur.models.config import ClapConfig, TextConfig

@@ -20,19 +20,19 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from clapcur.artifacts import check_payload
-from clapcur.class_names import PROMPT, alike, prompts, readable
+from clapcur.audio.throughput import Pace
 from clapcur.config import check_seed
-from clapcur.devices import pick_device
+from clapcur.data.class_names import PROMPT, alike, prompts, readable
+from clapcur.methods.devices import pick_device
 from clapcur.models.config import MAX_SCALE, ClapConfig
 from clapcur.models.folder import load_weights, read_config, save_weights, write_config
 from clapcur.models.front_end import LogMel
+from clapcur.models.prefetch import OnBad, Window, on_device, read_ahead, to_host
 from clapcur.models.projections import build_projection
 from clapcur.models.text import TextTower, build_text_tower, load_text_tower
 from clapcur.models.towers import build_audio_tower, for_inference
-from clapcur.pace import Pace
 from clapcur.sequences import list_of_paths, list_of_texts
-from clapcur.windows import OnBad, Window, on_device, read_ahead, to_host
+from clapcur.store.artifacts import check_payload
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -182,7 +182,7 @@ class Clap(nn.Module):
             Take the form of the tower that is faster and gives rows equal to rounding; making it costs as much as
             a clip or two.
         clip_ids, on_bad
-            As in `clapcur.windows.read_ahead`; the row of a file that `on_bad` is told of means nothing.
+            As in `clapcur.models.prefetch.read_ahead`; the row of a file that `on_bad` is told of means nothing.
 
         Yields
         ------
@@ -298,7 +298,7 @@ class Clap(nn.Module):
         text_KD = self.embed_text(prompts(class_names, prompt))
         scale, similarity_NK = self.scale().item(), audio_ND @ text_KD.T
         if transductive:
-            from clapcur.metrics import transductive_posteriors
+            from clapcur.methods.metrics import transductive_posteriors
 
             probability_NK = transductive_posteriors(audio_ND, text_KD, logit_scale=scale)
         else:

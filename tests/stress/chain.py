@@ -90,8 +90,8 @@ STEPS = (
 
 def make_corpus(folder: Path) -> Path:
     """Make the sounds, the tables and ``experiment.yaml``, or find them there."""
-    from clapcur.corpora.plan import ProceduralConfig
-    from clapcur.corpora.procedural import generate
+    from clapcur.corpora.synthetic.plan import ProceduralConfig
+    from clapcur.corpora.synthetic.procedural import generate
 
     config = ProceduralConfig(
         duration_s=1.0, teacher_clips_per_class=4, pool_clips_per_class=4, distractor_clips=30,
@@ -172,6 +172,6 @@ def timed_chain(home: Path, corpus: Path) -> tuple[dict[str, str], dict[str, Tim
 
 def records_of(home: Path) -> list[dict[str, Any]]:
     """Return every record of a home, in the order in which the artifacts were finished."""
-    from clapcur.home import Home
+    from clapcur.store.home import Home
 
     return [artifact.record for artifact in Home(home).store]

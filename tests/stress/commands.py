@@ -26,8 +26,8 @@ from typing import Any
 
 CLAPCUR = Path(sys.executable).parent / "clapcur"
 PRELOADED = [
-    "tasks.ingest", "tasks.train", "tasks.embed", "tasks.curate", "tasks.evaluate", "tasks.report", "flows.plan",
-    "clapcur.cli", "clapcur.lineage.page", "clapcur.trace", "clapcur.collecting", "clapcur.catalog", "mlflow",
+    "clapcur.tasks.ingest", "clapcur.tasks.train", "clapcur.tasks.embed", "clapcur.tasks.curate", "clapcur.tasks.evaluate", "clapcur.tasks.report", "clapcur.flows.plan",
+    "clapcur.cli", "clapcur.tracking.runs", "clapcur.lineage.queries", "clapcur.lineage.collection", "clapcur.store.catalog", "mlflow",
     "transformers", "matplotlib.pyplot", "faiss", "pyarrow.parquet", "soundfile", "soxr", "yaml",
     "mlflow.tracking._tracking_service.client", "mlflow.store.tracking.sqlalchemy_store", "mlflow.data",
     "mlflow.system_metrics.system_metrics_monitor", "transformers.models.bert.modeling_bert",

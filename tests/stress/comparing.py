@@ -9,11 +9,11 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from clapcur.artifacts import ASIDE, LOCATIONS, RECORD, TIMES, checked_record, explain_difference, sha256_file
-from clapcur.catalog import Catalog
-from clapcur.database import ARTIFACT, EDGE
 from clapcur.errors import DamagedArtifact
-from clapcur.home import Home
+from clapcur.store.artifacts import ASIDE, LOCATIONS, RECORD, TIMES, checked_record, explain_difference, sha256_file
+from clapcur.store.catalog import Catalog
+from clapcur.store.database import ARTIFACT, EDGE
+from clapcur.store.home import Home
 
 MEASURED = {  # how fast it was
     "rows_per_s", "real_time_factor", "waiting_share", "samples_per_s", "memory_mib", "seconds", "duration",

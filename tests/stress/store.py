@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from clapcur.artifacts import LOCATIONS, RECORD, TIMES
+from clapcur.store.artifacts import LOCATIONS, RECORD, TIMES
 from stress.chain import STEPS, ChainError, records_of, run_chain
 from stress.commands import Ended, run
 from stress.comparing import store_differences

@@ -1,0 +1,1 @@
+"""The demo's corpus: everyday sounds and their captions, made from a seed."""

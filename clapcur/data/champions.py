@@ -1,0 +1,105 @@
+"""Who is champion of a dataset: read out of the decisions in the store, so that no pointer can be lost.
+
+A checkpoint whose lineage holds a clip that was taken down (`clapcur.data.takedowns`) has no alias, whatever was
+decided before or after the take-down. MLflow shows the same as aliases of a registered model (`clapcur.tracking`).
+"""
+
+import json
+import logging
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from clapcur.config import signature
+from clapcur.data.forgotten import forgotten_names
+from clapcur.data.takedowns import why_tainted
+from clapcur.errors import ArtifactError
+from clapcur.store.artifacts import Artifact, Store
+from clapcur.store.catalog import Catalog
+from clapcur.store.home import Home
+from clapcur.store.leases import Lease
+
+ALIASES = ("teacher", "champion", "challenger")
+
+log = logging.getLogger("clapcur")
+
+
+def turn(home: Home, dataset: str) -> AbstractContextManager[Lease]:
+    """Hold the right to decide about a dataset: two decisions at once would both be about the same champion."""
+    return Catalog.open(home).lease(f"champion:{signature(dataset)[:40]}", f"the decision about {dataset}")
+
+
+def datasets(store: Store) -> list[str]:
+    """Return the datasets about which anything was decided."""
+    return sorted({artifact.record["config"]["dataset"] for artifact in store.of_kind("decision")})
+
+
+def decisions(store: Store, dataset: str) -> list[dict[str, Any]]:
+    """Return the decisions about a dataset, the first one first, with the ``id`` of each and its ``teacher``."""
+    found = []
+    for artifact in store.of_kind("decision"):
+        record = artifact.record
+        if record["config"]["dataset"] == dataset:
+            told = json.loads((artifact.path / "decision.json").read_text())
+            found.append({"id": artifact.id, "teacher": record["inputs"]["teacher"], **told})
+    return found
+
+
+def decision_that_holds(store: Store, dataset: str, champion: Artifact, challenger: Artifact) -> Artifact | None:
+    """Return the decision that leaves nothing to decide: this challenger is champion, or did not beat this champion."""
+    for decision in reversed(decisions(store, dataset)):
+        if decision["challenger"] == challenger.id and (
+            challenger == champion or (decision["champion"] == champion.id and not decision["promoted"])
+        ):
+            return store.find(decision["id"])
+    return None
+
+
+def standing(store: Store, dataset: str) -> dict[str, Artifact]:
+    """Return the checkpoints by alias: ``teacher``, ``champion`` and ``challenger``, the last that tried.
+
+    The champion is the last that was promoted, and the teacher until a student was. What holds a forgotten clip, or is
+    lost, is passed over: the promoted one before it takes its place, then the teacher, then nobody. An alias that
+    nothing clean can have is missing; all are where nothing was decided yet.
+    """
+    made = list(reversed(decisions(store, dataset)))
+    promoted = [decision["challenger"] for decision in made if decision["promoted"]]
+    before = [decision["champion"] for decision in made]
+    teachers = [decision["teacher"] for decision in made]
+    wanted = {
+        "teacher": teachers,
+        "champion": promoted + before[-1:] + teachers if promoted else before + teachers,
+        "challenger": [decision["challenger"] for decision in made],
+    }
+    names = forgotten_names(store)
+    known: dict[str, Artifact | None] = {}
+    found = {alias: _first_clean(store, candidates, names, known) for alias, candidates in wanted.items()}
+    return {alias: artifact for alias, artifact in found.items() if artifact is not None}
+
+
+def why_outdated(store: Store, dataset: str) -> str:
+    """Return why the newest decision does not hold: it was about what holds a forgotten clip. Empty where it does."""
+    if not (made := decisions(store, dataset)) or not (names := forgotten_names(store)):
+        return ""
+    reasons = (_why_not(store, made[-1][role], names) for role in ("champion", "challenger"))
+    return next(filter(None, reasons), "")
+
+
+def _first_clean(
+    store: Store, candidates: Iterable[str], names: frozenset[str], known: dict[str, Artifact | None]
+) -> Artifact | None:
+    for name in candidates:
+        if name not in known:
+            why = _why_not(store, name, names)
+            known[name] = None if why else store.find(name)
+        if (found := known[name]) is not None:
+            return found
+    return None
+
+
+def _why_not(store: Store, checkpoint: str, names: frozenset[str]) -> str:
+    try:
+        return why_tainted(store, store.find(checkpoint), names)
+    except ArtifactError as error:
+        log.warning("the checkpoint %s of a decision cannot have an alias: %s", checkpoint, error)
+        return str(error)

@@ -1,0 +1,83 @@
+"""What was taken down, as tombstones say it: clips, their sounds, and whole recordings.
+
+A tombstone says it twice: in its record, and in the names of empty files beside it. Names of files outlive what damages
+the content of a file, so that a clip stays forgotten though the record cannot be read, or is gone. What is forgotten
+is one set of texts, its *names*: clip ids, hashes of samples, and the keys that ask for a recording
+(`clapcur.data.recordings.asked_as`).
+"""
+
+from collections.abc import Iterator, Set
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from clapcur.data.recordings import asked_as, known_as, recording_id
+from clapcur.errors import ArtifactError, DamagedArtifact
+from clapcur.store.artifacts import Store, checked_record, write_atomic
+
+KIND = "tombstone"
+FIELDS = ("clip_id", "pcm_sha256", "recording_id")
+LONGEST_MARK = 240  # bytes; a file's name has up to 255
+
+
+def marks_of(clip_id: str, pcm_sha256: str, recording_id: str) -> list[str]:
+    """Return the names of the files that a tombstone consists of."""
+    values = zip(FIELDS, (clip_id, pcm_sha256, recording_id), strict=True)
+    return [f"{name}={value.replace('%', '%25').replace('/', '%2F')}" for name, value in values if value]
+
+
+def write_marks(folder: Path, marks: list[str]) -> None:
+    """Write the files of a tombstone; from then on its clip is forgotten, whether or not the record follows."""
+    for mark in marks:
+        write_atomic(folder / mark, b"")
+
+
+def forgotten_names(store: Store) -> frozenset[str]:
+    """Return the names of everything that was taken down.
+
+    Raises
+    ------
+    DamagedArtifact
+        The record of a tombstone is damaged and nothing else says what it forgot: nothing may be taken in, trained or
+        promoted until somebody does.
+    """
+    said = (_said(folder) for folder in sorted(store.root.glob(f"{KIND}/*")) if folder.is_dir())
+    return frozenset(name for pairs in said for field, value in pairs for name in _names(field, value))
+
+
+def _said(folder: Path) -> list[tuple[str, str]]:
+    """Return fields and values of a tombstone, from its files and from its record."""
+    marks = [path.name.partition("=") for path in folder.iterdir()]
+    said = [(field, value.replace("%2F", "/").replace("%25", "%")) for field, _, value in marks if field in FIELDS]
+    try:
+        config = checked_record(folder)["config"]
+    except DamagedArtifact as damage:
+        if not said:
+            raise DamagedArtifact(
+                f"{damage}. Nobody knows which clip this tombstone forgot: run `clapcur forget` on that clip again, "
+                f"then delete {folder}"
+            ) from None
+    except ArtifactError:  # no record: somebody is writing it, or was killed, or it was deleted
+        pass
+    else:
+        said += [(field, str(config.get(field, ""))) for field in FIELDS]
+    return said
+
+
+def _names(field: str, value: str) -> Iterator[str]:
+    if value:
+        yield from asked_as(recording_id(value)) if field == "recording_id" else (value,)
+
+
+def are_forgotten(clips: pd.DataFrame, names: Set[str]) -> NDArray[np.bool_]:
+    """Return for each row of a clips table whether the clip, its sound or its recording was taken down."""
+    if not names:
+        return np.zeros(len(clips), bool)
+    of_recording = {
+        recording: bool(names & set(known_as(recording_id(recording)))) for recording in clips.recording_id.unique()
+    }
+    return (clips.clip_id.isin(names) | clips.pcm_sha256.isin(names)).to_numpy() | clips.recording_id.map(
+        of_recording
+    ).to_numpy(bool)

@@ -1,0 +1,157 @@
+"""The one question about a take-down: whether the lineage of an artifact holds a forgotten clip.
+
+It does not matter *when* the clip was forgotten: a take-down may fall between any two steps of a run. The answer is
+read out of records and tables in the store, each time anew. It follows every way in which a clip shapes a model:
+
+- the pairs of an Improvement-Set and of a replay, and the given pairs of a teacher, held-out ones too;
+- the model that embedded what a set was chosen from, and the one that a training started from or was taught by;
+- what people heard of a clip, where a threshold was calibrated on it, and a correction for hubs, measured on the pool;
+- the evaluation clips that chose the weights.
+
+Earlier versions of a pool, of its embeddings and of its sets are not followed: they saved work, and the result is the
+same without them. A part of the lineage that is lost or damaged may hold the clip, and counts as if it did.
+"""
+
+from collections.abc import Iterator, Mapping, Set
+from pathlib import Path
+from typing import Any
+
+from clapcur.data.forgotten import are_forgotten, forgotten_names
+from clapcur.errors import ArtifactError, OutdatedError
+from clapcur.store.artifacts import Artifact, Key, Store, check_payload, checked_record
+
+SHORTCUTS = {"embeddings": ("previous",), "improvement_set": ("parent", "parent_pool")}
+# roles of inputs that saved work and changed nothing: the result would be the same without them
+EXCLUDING = ("evaluation", "evaluation_embeddings")  # roles in a curation that only ever keep clips out
+
+
+def why_tainted(store: Store, artifact: Artifact | Key, names: Set[str] | None = None) -> str:
+    """Return how the lineage of an artifact holds a forgotten clip, in words; empty where it holds none.
+
+    Parameters
+    ----------
+    store : Store
+    artifact : Artifact or Key
+        Of a key, what it is made from counts.
+    names : set of str, optional
+        What is forgotten (`clapcur.data.forgotten`); by default all that has a tombstone now.
+    """
+    names = forgotten_names(store) if names is None else names
+    if not names:
+        return ""
+    lineage = _Lineage(store, names)
+    return lineage.why(artifact.kind, artifact.id, artifact if isinstance(artifact, Key) else None)
+
+
+def check_clean(store: Store, key: Key, is_written: bool) -> None:
+    """Raise OutdatedError where something that is being made holds a forgotten clip, as of now.
+
+    Parameters
+    ----------
+    store : Store
+    key : Key
+    is_written : bool
+        Whether its payload is complete, so that the pairs of a set can be read.
+    """
+    if not (names := forgotten_names(store)):
+        return
+    if why := _Lineage(store, names).why(key.kind, key.id, key, is_written):
+        raise OutdatedError(
+            f"{key.stage} was stopped, because {why}; run the same again, which leaves out what was taken down"
+        )
+
+
+class _Lineage:
+    """A walk from an artifact down to everything that shaped it; every part is looked at once."""
+
+    def __init__(self, store: Store, names: Set[str]) -> None:
+        self._store, self._names = store, names
+        self._answers: dict[str, str] = {}
+        self._listed: dict[str, Set[str]] = {}
+
+    def why(self, kind: str, name: str, key: Key | None = None, is_written: bool = True) -> str:
+        """Return how an artifact holds a forgotten clip; a key takes the place of a record that is not written yet."""
+        if name not in self._answers:
+            self._answers[name] = ""  # of a cycle, which no honest store has
+            try:
+                self._answers[name] = next(self._reasons(kind, name, key, is_written), "")
+            except (ArtifactError, OSError, ValueError, KeyError) as error:
+                said = " ".join(str(error).split())
+                self._answers[name] = f"a part of its lineage, {kind} {name}, cannot be read ({said})"
+        return self._answers[name]
+
+    def _reasons(self, kind: str, name: str, key: Key | None, is_written: bool) -> Iterator[str]:
+        folder = self._store.folder(kind, name)
+        config, inputs = (key.config, key.inputs) if key else _said(folder)
+        if kind == "improvement_set":
+            yield from self._in_set(folder, config, inputs, is_written)
+        skipped = SHORTCUTS.get(kind, ()) + (EXCLUDING if kind == "improvement_set" else ())
+        for role, below in inputs.items():
+            if role in skipped:
+                continue
+            artifact = self._store.find(below)
+            if artifact.kind != "manifest":
+                if why := self.why(artifact.kind, below):
+                    yield why
+            elif why := self._in_manifest(kind, role, config, artifact):
+                yield why
+
+    def _in_manifest(self, kind: str, role: str, config: Mapping[str, Any], manifest: Artifact) -> str:
+        """Return how a manifest in this role brings a forgotten clip in; what a pool only lists does not count."""
+        if kind == "embeddings" or role in ("pool", "captions"):
+            is_measured = role == "pool" and kind == "improvement_set" and config.get("hubness")
+            found = self._listed_in(manifest) if is_measured else set()
+        elif role == "teacher_pairs":
+            found = self._paired(manifest.path, self._listed_in(manifest))
+        else:
+            found = self._listed_in(manifest)
+        return _told(found, f"the {role} {manifest.id}".replace("_", " "))
+
+    def _in_set(
+        self, folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str], is_written: bool
+    ) -> Iterator[str]:
+        sources = [self._store.find(inputs[role]) for role in ("pool", "teacher_pairs") if role in inputs]
+        listed = set().union(*(self._listed_in(manifest) for manifest in sources))
+        heard = {mark[0] for mark in config.get("marks", ())}
+        if why := _told(heard & listed, f"what was heard for the Improvement-Set {folder.name}"):
+            yield why
+        if is_written:
+            check_payload(folder)
+            if why := _told(self._paired(folder, listed), f"the Improvement-Set {folder.name}"):
+                yield why
+
+    def _listed_in(self, manifest: Artifact) -> Set[str]:
+        """Return the forgotten clips that a manifest lists, also under another id of the same sound or recording."""
+        if manifest.id not in self._listed:
+            import pandas as pd
+
+            check_payload(manifest.path)
+            wanted = ["clip_id", "pcm_sha256", "recording_id"]
+            clips = pd.read_parquet(manifest.path / "clips.parquet", columns=wanted)
+            self._listed[manifest.id] = set(clips.clip_id[are_forgotten(clips, self._names)])
+        return self._listed[manifest.id]
+
+    def _paired(self, folder: Path, listed: Set[str]) -> Set[str]:
+        """Return the forgotten clips that are in pairs; `listed` are those known by their sound or recording."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        wanted, found = pa.array(sorted(listed | self._names), pa.string()), set[str]()
+        with pq.ParquetFile(folder / "pairs.parquet") as file:
+            for batch in file.iter_batches(columns=["clip_id"]):
+                clips = batch["clip_id"].cast(pa.string())
+                found.update(clips.filter(pc.is_in(clips, wanted)).to_pylist())
+        return found
+
+
+def _said(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+    record = checked_record(folder)
+    return record["config"], record["inputs"]
+
+
+def _told(found: Set[str], where: str) -> str:
+    if not found:
+        return ""
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return f"{where} holds the clip {min(found)[:12]}{more}, which was taken down"

@@ -1,0 +1,1 @@
+"""What a whole experiment is: its config, defaults, and the recipes of the papers."""

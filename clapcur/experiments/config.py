@@ -1,0 +1,433 @@
+"""Experiments as full configs: what is ingested, how teacher and students are trained, what is curated and compared.
+
+An `Experiment` is all that a flow needs. It is read from a YAML file (`experiment_from_file`), made from a few paths
+(`starter`), or named for what it reproduces. Every row of a comparison sees the same number of examples, and
+``continued`` (the teacher trained on for the same budget) is always there to compare with.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from clapcur.audio.addresses import absolute, is_url
+from clapcur.config import check_seed, from_dict, frozen, read_mapping
+from clapcur.data.class_names import (
+    PROMPT,
+    check_class_names,
+    check_prompt,
+    find_class_names,
+    prompts,
+    read_class_names,
+)
+from clapcur.data.marks import Mark, marks_from_file
+from clapcur.data.tables import whole_number
+from clapcur.methods.contamination import NearDuplicate
+from clapcur.methods.hubness import Hubness
+from clapcur.methods.thresholds import Threshold
+from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
+from clapcur.stages.adopt import AdoptConfig
+from clapcur.stages.curate import Approximate, CurateConfig
+from clapcur.stages.embed import EmbedConfig
+from clapcur.stages.evaluate import EvaluateConfig
+from clapcur.stages.ingest import POOL, IngestConfig
+from clapcur.stages.train import SoftLabels, TrainConfig
+
+if TYPE_CHECKING:  # it imports scipy's filters, which the demo alone needs
+    from clapcur.corpora.synthetic.procedural import Corpus
+
+# What a config starts from; of fewer captions or pairs than these, all are taken.
+AUDIO_THRESHOLD, CAPTION_THRESHOLD = Threshold(count=2000), Threshold(count=1000)
+Strategy = Literal["teacher", "continued", "sl", "du", "ds", "ads"]
+
+
+@frozen
+class Row:
+    """One row of a comparison: what the student learns from, and whether its targets are softened."""
+
+    strategy: Strategy
+    soft_labels: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse rows that contradict their name."""
+        if self.strategy in ("teacher", "continued") and self.soft_labels:
+            raise ValueError(f"the row {self.strategy!r} has no soft labels; 'sl' is the teacher continued with them")
+        if self.strategy == "sl" and not self.soft_labels:
+            raise ValueError("the row 'sl' is the teacher continued with soft labels: set soft_labels")
+
+    @property
+    def name(self) -> str:
+        """The row's short name, such as ``ads+sl``."""
+        return f"{self.strategy}+sl" if self.soft_labels and self.strategy != "sl" else self.strategy
+
+    @property
+    def improvement_set(self) -> Literal["du", "ds", "ads"] | None:
+        """Which set the student learns from; None for the teacher's own pairs."""
+        return self.strategy if self.strategy in ("du", "ds", "ads") else None
+
+
+PAPER_ROWS = (
+    Row(strategy="teacher"),
+    Row(strategy="continued"),
+    Row(strategy="sl", soft_labels=True),
+    *(Row(strategy=strategy, soft_labels=soft) for strategy in ("du", "ds", "ads") for soft in (False, True)),
+)  # fmt: skip
+
+
+@frozen
+class LandingRules:
+    """When sounds that landed in a pool make a new student, and which one."""
+
+    min_new_clips: int = 100
+    # since the last curation; fewer wait for more
+    max_wait_hours: float = 168.0
+    # after which fewer are enough too
+    min_changed: float = 0.02
+    # share of the Improvement-Set's pairs that must have changed before a student is trained
+    strategy: Literal["du", "ads"] = "ads"
+    soft_labels: bool = True
+    min_change: float = 0.0
+    # accuracy that the lower end of the interval of the change must exceed, or the champion stays
+
+    def __post_init__(self) -> None:
+        """Refuse numbers without a meaning."""
+        if self.min_new_clips < 1:
+            raise ValueError(f"min_new_clips must be at least 1, got {self.min_new_clips}")
+        if not self.max_wait_hours >= 0:
+            raise ValueError(f"max_wait_hours must be 0 or more, got {self.max_wait_hours:g}")
+        if not 0 <= self.min_changed <= 1:
+            raise ValueError(f"min_changed is a share in [0, 1], got {self.min_changed:g}; a percentage?")
+
+    @property
+    def row(self) -> Row:
+        """The student as a row of a comparison."""
+        return Row(strategy=self.strategy, soft_labels=self.soft_labels)
+
+
+@frozen
+class Experiment:
+    """A dataset, a teacher, the curation and the rows that are compared."""
+
+    name: str
+    # of the dataset; names the MLflow experiment
+    pairs: IngestConfig
+    # clips with captions: what the teacher learns from
+    more_pairs: tuple[IngestConfig, ...] = ()
+    # further tables and corpora of such clips
+    share_of_pairs: float = 1.0
+    # of their source recordings: what a teacher is worth that has learned less
+    evaluation: IngestConfig
+    # clips with labels: only ever scored
+    class_names: tuple[str, ...]
+    pool: IngestConfig | None = None
+    # unpaired audio: DU and ADS
+    captions: IngestConfig | None = None
+    # unpaired captions; None: those of the pairs
+    prompt: str = PROMPT
+    # {} is the place of the class name
+    checkpoint: AdoptConfig | None = None
+    # a model that somebody else trained: the teacher itself, or what `teacher` trains on from
+    teacher: TrainConfig | None
+    # None: the checkpoint is the teacher as it is
+    student: TrainConfig
+    # of every student; `soft_labels` below is put in where a row has them
+    soft_labels: SoftLabels = SoftLabels()
+    audio_threshold: Threshold = Threshold(similarity=0.7)
+    caption_threshold: Threshold = Threshold(similarity=0.7)
+    du_threshold: Threshold | None = None
+    # audio threshold of DU, where it is another one than that of ADS
+    even_classes: bool = False
+    # thresholds by count hold for each class apart
+    max_per_clip: int | None = None
+    max_per_caption: int | None = None
+    distinct_clips: float | None = None
+    # audio similarity from which on two clips of the pool count as one sound
+    distinct_captions: float | None = None
+    # the same of two captions
+    hubness: Hubness | None = None
+    # correct similarities for hubs
+    approximate: Approximate | None = None
+    # search in clusters of captions, where comparing with all takes too long
+    ads_replay: Literal["ds", "teacher_pairs"] = "teacher_pairs"
+    # what an ADS student replays; the paper replays DS
+    ds_replays: bool = True
+    # whether a DS student replays the teacher's pairs; the paper's learns from DS alone
+    near_duplicate: NearDuplicate = 0.9999
+    # audio similarity to an evaluation clip from which on a clip counts as the same sound; "calibrated": found on the
+    # teacher's clips of different recordings; None: do not look
+    marks: tuple[Mark, ...] = ()
+    # what people heard on an audition page: in a file the path of the table that it exports
+    num_crops: int = 1
+    # crops per clip in every embedding
+    rows: tuple[Row, ...] = PAPER_ROWS
+    seeds: tuple[int, ...] = (0,)
+    # one teacher and one set of students each
+    note: str = ""
+    # what a reader of the report must know of the sounds
+    on_landing: LandingRules = LandingRules()
+    # with `pool: pool:NAME`: when `clapcur recurate` makes a new student
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be compared."""
+        check_class_names(self.class_names)
+        check_prompt(self.prompt)
+        for seed in self.seeds:
+            check_seed(seed, "a seed")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds must be given and differ, got {list(self.seeds)}")
+        if self.pool is None and (needs := sorted({row.strategy for row in self.rows} & {"du", "ads"})):
+            raise ValueError(f"the rows {', '.join(needs)} need unpaired audio: give `pool`")
+        if self.teacher is None and self.checkpoint is None:
+            raise ValueError("there is no teacher: give `checkpoint`, or `teacher` to train one")
+        if self.teacher is not None and self.teacher.held_out != self.student.held_out:
+            raise ValueError("teacher and student must hold out the same share, or a student trains on what selects it")
+
+    def prompts(self) -> EmbedConfig:
+        """Return the embedding of the class prompts."""
+        return EmbedConfig(what="prompts", prompts=prompts(self.class_names, self.prompt))
+
+    def curate(self, strategy: Literal["du", "ds", "ads"]) -> CurateConfig:
+        """Return the curation of one strategy."""
+        audio = (self.du_threshold if strategy == "du" else None) or self.audio_threshold
+        searches = strategy != "ds"
+        return CurateConfig(
+            strategy=strategy, class_names=self.class_names, prompt=self.prompt, audio_threshold=audio,
+            caption_threshold=self.caption_threshold, even_classes=self.even_classes,
+            max_per_clip=self.max_per_clip,
+            max_per_caption=self.max_per_caption, held_out=self.student.held_out,
+            near_duplicate=self.near_duplicate, marks=self.marks, distinct_captions=self.distinct_captions,
+            distinct_clips=self.distinct_clips if searches else None, hubness=self.hubness if searches else None,
+            approximate=self.approximate if searches else None,
+        )  # fmt: skip
+
+    def adopt(self, seed: int) -> AdoptConfig | None:
+        """Return the checkpoint that the teacher is, or starts from."""
+        if self.checkpoint is None:
+            return None
+        return dataclasses.replace(self.checkpoint, partial=self.teacher is not None, seed=seed)
+
+    def train_teacher(self, seed: int) -> TrainConfig | None:
+        """Return the training of the teacher, None where the checkpoint is the teacher."""
+        return dataclasses.replace(self._selected(self.teacher), seed=seed) if self.teacher else None
+
+    def train_student(self, row: Row, seed: int) -> TrainConfig:
+        """Return the training of one row's student."""
+        labels = self.soft_labels if row.soft_labels else None
+        training = dataclasses.replace(self._selected(self.student), seed=seed, soft_labels=labels)
+        if row.strategy == "ds" and not self.ds_replays:
+            training = dataclasses.replace(training, replay_probability=0.0)
+        return training
+
+    def _selected(self, training: TrainConfig) -> TrainConfig:
+        """Return a training with what it needs where the test set chooses its weights."""
+        if training.selection != "reference":
+            return training
+        texts = prompts(self.class_names, self.prompt)
+        return dataclasses.replace(training, test_classes=self.class_names, test_prompts=texts)
+
+    def evaluate(self) -> EvaluateConfig:
+        """Return the zero-shot evaluation of every row."""
+        return EvaluateConfig(class_names=self.class_names, prompt=self.prompt)
+
+
+def experiment_from_file(path: Path | str) -> Experiment:
+    """Read an experiment from a YAML file.
+
+    Relative paths in it are relative to the file. ``class_names`` is a list, the path of a class-name file or the name
+    of a list that is shipped (``esc50``); an ingest is a path or a mapping of `IngestConfig`; what is left out of
+    ``teacher``, ``student`` and so on is taken from `starter`.
+
+    Raises
+    ------
+    DataError
+        The file is missing or no YAML mapping.
+    ValueError
+        An unknown key, or a value that makes no sense.
+    """
+    path = Path(path)
+    values = read_mapping(path)
+    folder = path.absolute().parent
+    if missing := [name for name in ("pairs", "evaluation", "class_names") if name not in values]:
+        raise ValueError(f"{path}: missing {', '.join(missing)}")
+    for name in ("pairs", "pool", "captions", "evaluation"):
+        if values.get(name) is not None:
+            values[name] = _ingest_values(values[name], folder)
+    values["more_pairs"] = [_ingest_values(value, folder) for value in _listed(values.get("more_pairs"))]
+    if isinstance(values["class_names"], str):
+        values["class_names"] = find_class_names(values["class_names"], folder)
+    if isinstance(values.get("marks"), str):
+        values["marks"] = marks_from_file(folder / values["marks"])
+    values.setdefault("name", path.stem)
+    defaults = dataclasses.asdict(_defaults())
+    if values.get("checkpoint") is not None:
+        values["checkpoint"] = _checkpoint_values(values["checkpoint"], folder)
+        defaults = dataclasses.asdict(_beside_a_checkpoint(_defaults()))
+        values.setdefault("teacher", None)
+    return from_dict(Experiment, _merge(defaults, values), where=str(path))
+
+
+def starter(
+    *,
+    name: str,
+    pairs: Path,
+    evaluation: Path,
+    class_names: Path | str,
+    pool: Path | str | None = None,
+    captions: Path | None = None,
+    checkpoint: str | None = None,
+    rows: Sequence[Row] = PAPER_ROWS,
+    seeds: Sequence[int] = (0,),
+) -> Experiment:
+    """Return the experiment of the common case: four paths and our defaults, with a teacher trained or given."""
+    experiment = _defaults()
+    if checkpoint is not None:
+        adopted = AdoptConfig(source=_place(checkpoint, Path.cwd()))
+        experiment = dataclasses.replace(_beside_a_checkpoint(experiment), checkpoint=adopted, teacher=None)
+    return dataclasses.replace(
+        experiment,
+        name=name,
+        pairs=IngestConfig(source=str(Path(pairs).absolute())),
+        evaluation=IngestConfig(source=str(Path(evaluation).absolute())),
+        pool=IngestConfig(source=absolute(os.getcwd(), str(pool))) if pool else None,
+        captions=IngestConfig(source=str(Path(captions).absolute())) if captions else None,
+        class_names=find_class_names(str(class_names), Path.cwd()),
+        rows=tuple(rows),
+        seeds=tuple(seeds),
+    )
+
+
+def demo_experiment(corpus: "Corpus", seed: int = 0) -> Experiment:
+    """Return the comparison of the demo: a corpus of synthetic sounds, towers that a laptop trains in minutes.
+
+    The teacher hears few clean pairs; the pool and the evaluation clips are harder and noisier. All keep their last
+    weights: the held-out pairs are as clean as the teacher's and would always vote for it.
+    """
+    front_end = FrontEndConfig(sample_rate=16_000, n_fft=512, hop_samples=320, num_mels=40, f_max=7800.0)
+    model = ClapConfig(
+        audio=AudioConfig(front_end=front_end, width="tiny", block_dropout=0.0, dropout=0.1),
+        text=TextConfig(pooling="mean", hidden_size=64, num_layers=1, vocab_size=800),
+        embedding_dim=128, window_s=2.0, projection_dropout=0.1,
+    )  # fmt: skip
+    training = TrainConfig(num_examples=64 * 80, learning_rate=4e-3, hard_target="identical", precision="bfloat16")
+    return Experiment(
+        name="demo-synthetic-sounds",
+        note="These sounds are synthetic, made by formulas: the table shows that the machinery works, not what it does "
+        "for yours.",
+        pairs=IngestConfig(source=str(corpus.pairs)),
+        pool=IngestConfig(
+            source=str(corpus.pool), metadata=str(corpus.pool_table), audio_folder=str(corpus.pool.parent)
+        ),
+        captions=IngestConfig(source=str(corpus.captions)),
+        evaluation=IngestConfig(source=str(corpus.evaluation)),
+        class_names=read_class_names(corpus.class_names),
+        teacher=dataclasses.replace(training, model=model, num_examples=64 * 120, selection="last"),
+        student=dataclasses.replace(training, learning_rate=2e-3, num_examples=64 * 100, selection="last"),
+        audio_threshold=Threshold(count=600),
+        caption_threshold=Threshold(count=150),
+        even_classes=True,
+        max_per_clip=3,
+        seeds=(seed,),
+    )
+
+
+def _defaults() -> Experiment:
+    """Return what a config starts from: towers that train on a CPU, thresholds that fit any teacher.
+
+    Little dropout, for the published one (0.2 after every block, 0.5 behind) keeps a tower that is trained on a few
+    hundred pairs near chance. Thresholds by count, an even share for each class: a cosine of 0.7 means another thing to
+    every teacher, and one threshold for all leaves classes without a pair (docs/demo.md). The last weights: the loss on
+    a few held-out pairs can rise while accuracy does too, and picks weights from the middle of the schedule
+    (docs/results/us8k.md).
+    """
+    front_end = FrontEndConfig(hop_samples=640)
+    model = ClapConfig(
+        audio=AudioConfig(front_end=front_end, width="tiny", block_dropout=0.0, dropout=0.1),
+        text=TextConfig(source="bert-tiny", pooling="mean"),
+        embedding_dim=256, window_s=5.0, projection_dropout=0.1,
+    )  # fmt: skip
+    training = TrainConfig(num_examples=64 * 200, learning_rate=1e-3, hard_target="identical", precision="bfloat16")
+    placeholder = IngestConfig(source="")
+    return Experiment(
+        name="my-sounds",
+        pairs=placeholder,
+        evaluation=placeholder,
+        pool=placeholder,
+        class_names=("one", "other"),
+        teacher=dataclasses.replace(training, model=model, num_examples=64 * 400, selection="last"),
+        student=dataclasses.replace(training, learning_rate=5e-4, selection="last"),
+        soft_labels=SoftLabels(form="cross_modal", beta=0.7, temperature=0.07),
+        audio_threshold=AUDIO_THRESHOLD,
+        caption_threshold=CAPTION_THRESHOLD,
+        even_classes=True,
+        max_per_clip=3,
+    )
+
+
+def _beside_a_checkpoint(experiment: Experiment) -> Experiment:
+    """Return defaults for a model that has learned much already: a tenth of the steps' size, and its own towers.
+
+    1e-4 is the rate of the reference's students (clap_curation's README), at a batch of 128.
+    """
+    assert experiment.teacher is not None
+    return dataclasses.replace(
+        experiment,
+        teacher=dataclasses.replace(experiment.teacher, model=None, learning_rate=1e-4),
+        student=dataclasses.replace(experiment.student, learning_rate=1e-4),
+    )
+
+
+def _checkpoint_values(value: Any, folder: Path) -> dict[str, Any]:
+    given = _mapping(value, "checkpoint")
+    return given | {name: _place(given[name], folder) for name in ("source", "text_source") if given.get(name)}
+
+
+def _place(source: str, folder: Path) -> str:
+    """Return a path that exists beside the file that names it, or else the name as it is: one on the Hub."""
+    path = folder / Path(source).expanduser()
+    return str(path.absolute()) if path.exists() else source
+
+
+def _listed(value: Any) -> list[Any]:
+    """Return what may be one thing or a list of them as a list."""
+    return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
+
+
+def _mapping(value: Any, what: str) -> dict[str, Any]:
+    """Return a copy of a mapping, or of one with the key `source` where it is a text."""
+    if isinstance(value, str):
+        return {"source": value}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{what} is a path or a mapping with the key `source`, got {value!r}")
+    return dict(value)
+
+
+def _ingest_values(value: Any, folder: Path) -> dict[str, Any]:
+    given = _mapping(value, "a source of clips or captions")
+    for field in ("source", "audio_folder", "metadata"):
+        if given.get(field) and not str(given[field]).startswith(POOL) and not is_url(str(given[field])):
+            given[field] = str(folder / given[field])
+    if given.get("folds") is not None:  # 1 is as good a name of a fold as "1"
+        given["folds"] = [whole_number(str(fold)) for fold in _listed(given["folds"])]
+    if given.get("exclude"):
+        given["exclude"] = [str(folder / str(item)) for item in _listed(given["exclude"])]
+    return given
+
+
+def _merge(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Put `values` over `defaults`; ingests and thresholds are replaced whole, trainings and models key by key."""
+    whole = {"pairs", "pool", "captions", "evaluation", "audio_threshold", "caption_threshold", "du_threshold"}
+    merged = dict(defaults)
+    merged["pool"] = None
+    for name, value in values.items():
+        both = isinstance(value, dict) and isinstance(defaults.get(name), dict) and name not in whole
+        merged[name] = _merge_keys(defaults[name], value) if both else value
+    return merged
+
+
+def _merge_keys(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(defaults)
+    for name, value in values.items():
+        both = isinstance(value, dict) and isinstance(defaults.get(name), dict)
+        merged[name] = _merge_keys(defaults[name], value) if both else value
+    return merged

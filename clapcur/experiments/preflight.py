@@ -1,0 +1,208 @@
+"""What can be known at once is said at once: the checks of an experiment before anything is trained.
+
+A teacher takes hours, and much that stops a curation, a student or a score can be seen in the config and in the
+manifests: a label that is no class, pairs without captions, a hold-out without a pair, a threshold that nothing can
+reach. `check_config` needs the config alone, `check_manifests` what was ingested. The stages check the same again.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Literal
+
+from clapcur.data.class_names import check_class_names
+from clapcur.data.manifest import Manifest
+from clapcur.errors import EmptySetError, ManifestError
+from clapcur.experiments.config import AUDIO_THRESHOLD, CAPTION_THRESHOLD, Experiment
+from clapcur.methods.contamination import LEAST_DIFFERENT, known_to_differ, overlap
+from clapcur.methods.thresholds import LEAST_SUPPORT, Threshold
+from clapcur.models.text import find_text_source
+from clapcur.stages.adopt import check_place
+from clapcur.stages.embed import EmbedConfig
+from clapcur.stages.evaluate import label_index
+from clapcur.stages.report import ReportConfig, ReportRow
+from clapcur.store.artifacts import Artifact
+
+log = logging.getLogger("clapcur")
+SetName = Literal["du", "ds", "ads"]
+
+
+def check_config(experiment: Experiment) -> None:
+    """Refuse an experiment of which a later stage is sure to fail; nothing is read but what it names.
+
+    Raises
+    ------
+    ValueError
+        A setting that a stage refuses.
+    CheckpointError
+        The checkpoint or a text model is not there.
+    """
+    from clapcur.methods.devices import pick_device
+
+    rows = tuple(
+        ReportRow(strategy=row.strategy, soft_labels=row.soft_labels, seed=seed, scores=f"{row.name}.{seed}")
+        for row in experiment.rows
+        for seed in experiment.seeds
+    )
+    ReportConfig(title=experiment.name, rows=rows, note=experiment.note)
+    experiment.prompts()
+    experiment.evaluate()
+    EmbedConfig(what="audio", num_crops=experiment.num_crops)
+    for name in sorted(_sets(experiment)):
+        experiment.curate(name)
+    trainings = [training for training in (experiment.teacher, experiment.student) if training is not None]
+    for training in trainings:
+        pick_device(training.device)
+    if experiment.checkpoint is not None:
+        check_place(experiment.checkpoint)
+    elif experiment.teacher is not None and experiment.teacher.model is None:
+        raise ValueError("a teacher of fresh weights needs `teacher: {model: ...}`, or give `checkpoint`")
+    for training in trainings:
+        if training.model is not None and training.model.text.source != "bert-tiny":
+            find_text_source(training.model.text.source)
+    if experiment.teacher and experiment.student.model not in (None, experiment.teacher.model):
+        raise ValueError("a student has its teacher's model: leave `student: {model: ...}` out")
+
+
+def check_manifests(experiment: Experiment, manifests: Mapping[str, Artifact]) -> None:
+    """Refuse manifests with which a later stage is sure to fail.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    manifests : mapping
+        By role: ``pairs``, ``evaluation`` and, where there are some, ``pool`` and ``captions``.
+
+    Raises
+    ------
+    ManifestError
+        A label is no class, or a manifest lacks what it is for.
+    EmptySetError
+        Nothing would be held out, chosen or trained on, or a threshold asks for more than there is.
+    """
+    opened = {role: Manifest.open(artifact) for role, artifact in manifests.items()}
+    _check_contents(experiment, opened)
+    _check_evaluation(experiment, opened["evaluation"])
+    _check_held_out(experiment, opened["pairs"])
+    if wanted := _sets(experiment):
+        _check_candidates(experiment, opened, wanted)
+        _check_thresholds(experiment, opened, wanted)
+        _check_evidence(experiment, opened, wanted)
+
+
+def _sets(experiment: Experiment) -> set[SetName]:
+    """Return which Improvement-Sets the rows need."""
+    wanted: set[SetName] = {row.improvement_set for row in experiment.rows if row.improvement_set}
+    if "ads" in wanted and experiment.ads_replay == "ds":
+        wanted.add("ds")
+    return wanted
+
+
+def _check_contents(experiment: Experiment, opened: Mapping[str, Manifest]) -> None:
+    for role, table, needs in (
+        ("pairs", "pairs", "clips with captions: columns `path` and `caption`"),
+        ("pool", "clips", "sounds: a folder, or a table with the column `path`"),
+        ("captions", "captions", "captions: a table with the column `caption`"),
+        ("evaluation", "clips", "clips with labels: columns `path` and `label`"),
+    ):
+        if role in opened and not len(getattr(opened[role], table)):
+            source = getattr(experiment, role).source
+            raise ManifestError(f"{role} ({source}) has no {table}; it needs {needs}")
+
+
+def _check_evaluation(experiment: Experiment, evaluation: Manifest) -> None:
+    label_index(evaluation.clips, check_class_names(experiment.class_names))
+    if len(set(evaluation.groups.values())) < 2:
+        raise ManifestError(
+            f"all {len(evaluation.clips)} evaluation clips are cut from one recording, so that no score has an "
+            "interval; give clips of several recordings, or mend the column recording_id"
+        )
+
+
+def _check_held_out(experiment: Experiment, pairs: Manifest) -> None:
+    share = experiment.student.held_out
+    is_held_out = pairs.pairs.clip_id.isin(pairs.held_out(share))
+    num_held_out, num_kept = int(is_held_out.sum()), int((~is_held_out).sum())
+    num_recordings = len({pairs.groups[clip] for clip in pairs.pairs.clip_id})
+    of = f"of {len(pairs.pairs)} pairs of {num_recordings} recordings"
+    trainings = [training for training in (experiment.teacher, experiment.student) if training is not None]
+    if any(training.selection == "held_out" for training in trainings) and num_held_out < 2:
+        raise EmptySetError(
+            f"held_out {share:g} {of} holds out {num_held_out}, and weights are selected on at least 2; raise "
+            "held_out, give more recordings, or take selection: last"
+        )
+    if not num_kept:
+        raise EmptySetError(f"held_out {share:g} {of} leaves none to train on; lower held_out, or give more recordings")
+
+
+def _check_candidates(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[SetName]) -> None:
+    """Refuse where no clip may enter: all are held out, or known from the evaluation."""
+    held_out = opened["pairs"].held_out(experiment.student.held_out)
+    for role, strategies in (("pool", wanted & {"du", "ads"}), ("pairs", wanted & {"ds"})):
+        if not strategies:
+            continue
+        clips = opened[role].clips
+        known = set(overlap(clips, opened["evaluation"].clips).reason_of())
+        if not set(clips.clip_id) - known - held_out:
+            raise EmptySetError(
+                f"none of the {len(clips)} clips of {role} may enter a set: {len(known)} are evaluation clips or cut "
+                f"from their recordings, {len(set(clips.clip_id) & held_out - known)} are held out; give other sounds"
+            )
+
+
+def _check_thresholds(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[SetName]) -> None:
+    """Refuse a count that is larger than what there is; the defaults take what there is."""
+    texts = set(opened["pairs"].captions.caption_id)
+    if "captions" in opened and wanted & {"du", "ads"}:
+        texts |= set(opened["captions"].captions.caption_id)
+    if wanted & {"ds", "ads"}:
+        _check_count("caption_threshold", experiment.caption_threshold, CAPTION_THRESHOLD, len(texts), "captions")
+    for strategy in sorted(wanted & {"du", "ads"}):
+        most = len(opened["pool"].clips) * min(len(texts), experiment.max_per_clip or len(texts))
+        threshold = experiment.curate(strategy).audio_threshold
+        name = "du_threshold" if strategy == "du" and experiment.du_threshold else "audio_threshold"
+        _check_count(name, threshold, AUDIO_THRESHOLD, most, "pairs of a clip of the pool and a caption")
+    if experiment.approximate is not None and experiment.approximate.num_clusters > len(texts):
+        raise EmptySetError(
+            f"approximate asks for {experiment.approximate.num_clusters} clusters of {len(texts)} captions; ask for "
+            "fewer, or leave it out: so few are searched exactly"
+        )
+
+
+def _check_count(name: str, threshold: Threshold, default: Threshold, most: int, what: str) -> None:
+    if threshold.count is None or threshold.count <= most:
+        return
+    if threshold != default:
+        raise EmptySetError(
+            f"{name} asks for a count of {threshold.count:,}, and there are at most {most:,} {what}: all would be "
+            "taken and nothing chosen; ask for fewer"
+        )
+    log.warning("%s: by default %s, but there are at most %s %s, and all are taken", name, threshold.count, most, what)
+
+
+def _check_evidence(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[SetName]) -> None:
+    """Refuse where a threshold could not be found: too few pairs for a precision, too few clips for near duplicates."""
+    pairs = opened["pairs"]
+    searched = wanted & {"du", "ads"}
+    if any(experiment.curate(strategy).audio_threshold.precision is not None for strategy in searched):
+        texts = set(pairs.captions.caption_id).union(
+            *(opened[role].captions.caption_id for role in ("captions",) if role in opened)
+        )
+        if experiment.marks:
+            clips = set(opened["pool"].clips.clip_id)
+            support = sum(clip in clips and caption in texts for clip, caption, _ in experiment.marks)
+            what = "marked pairs of this pool and these captions"
+        else:
+            held_out = set(pairs.pairs.clip_id) & pairs.held_out(experiment.student.held_out)
+            support, what = len(held_out) * len(texts), "held-out clips times captions"
+        if support < LEAST_SUPPORT:
+            raise EmptySetError(
+                f"a threshold by precision needs {LEAST_SUPPORT} judged pairs, there are {support} ({what}); raise "
+                "held_out, or give the threshold by similarity or count"
+            )
+    if experiment.near_duplicate == "calibrated":
+        chosen, recordings = known_to_differ(pairs.clips)
+        if len(chosen) < LEAST_DIFFERENT or len(set(recordings)) < 2:
+            raise EmptySetError(
+                f"near_duplicate: calibrated needs {LEAST_DIFFERENT} clips of several known recordings among the "
+                f"pairs, there are {len(chosen)} of {len(set(recordings))}; give near_duplicate as a similarity"
+            )

@@ -1,0 +1,230 @@
+"""Which versions a pool has, what has been taken down, and what was made of an earlier version.
+
+All of it is read out of records: a pool is the chain of the manifests that `clapcur.stages.pool` made under its name.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clapcur.config import canonical
+from clapcur.data.forgotten import are_forgotten, forgotten_names
+from clapcur.data.manifest import Manifest
+from clapcur.errors import DataError
+from clapcur.stages.pool import STAGE, PoolConfig, check_pool_name
+from clapcur.store.artifacts import Artifact, Stage, write_atomic
+from clapcur.store.catalog import Catalog
+from clapcur.store.home import Home
+from clapcur.store.leases import Lease
+
+FOLLOWED = "followed.json"  # in the home: the experiments that are kept up to date
+
+# roles that differ between what is made of one version and of the next, by stage
+OF_A_VERSION = {
+    "embed": ("manifest", "previous"),
+    "curate": ("pool", "pool_embeddings", "parent", "parent_pool"),
+}
+
+
+def turn(home: Home, name: str) -> AbstractContextManager[Lease]:
+    """Hold the right to make the next version of a pool: versions are a chain, never a tree."""
+    return Catalog.open(home).lease(f"pool:{check_pool_name(name)}", f"the pool {name}")
+
+
+def versions(home: Home, name: str) -> list[Artifact]:
+    """Return the versions of a pool, the first one first; none where nothing has landed."""
+    check_pool_name(name)
+    return [artifact for artifact in _versions(home) if artifact.record["config"]["name"] == name]
+
+
+def names(home: Home) -> list[str]:
+    """Return the names of all pools."""
+    return sorted({artifact.record["config"]["name"] for artifact in _versions(home)})
+
+
+def head(home: Home, name: str) -> Artifact:
+    """Return the newest version of a pool.
+
+    Raises
+    ------
+    DataError
+        Nothing has landed in a pool of this name.
+    """
+    if found := versions(home, name):
+        return found[-1]
+    known = ", ".join(names(home)) or "none"
+    raise DataError(
+        f"there is no pool {name!r} in {home.root} (pools: {known}); `clapcur land FOLDER --pool {name}` begins one"
+    )
+
+
+def ancestors(home: Home, version: Artifact) -> list[Artifact]:
+    """Return the versions that one was made from, the nearest first; none for a manifest that is no pool's."""
+    found = []
+    while parent := version.record["inputs"].get("parent"):
+        version = home.store.find(parent)
+        found.append(version)
+    return found
+
+
+def forgotten(home: Home) -> frozenset[str]:
+    """Return the names of everything that was taken down; see `clapcur.data.forgotten`."""
+    return forgotten_names(home.store)
+
+
+def next_version(home: Home, name: str, landing: Artifact | None) -> tuple[PoolConfig, dict[str, Artifact]] | None:
+    """Return config and inputs of the version that comes next, or None where nothing changes. Call it in your `turn`.
+
+    Parameters
+    ----------
+    home : Home
+    name : str
+        Of the pool.
+    landing : Artifact or None
+        Manifest of what is new; None where only forgotten clips leave.
+    """
+    before = versions(home, name)
+    inputs = ({"parent": before[-1]} if before else {}) | ({"landing": landing} if landing else {})
+    if not inputs:
+        return None
+    refused = forgotten(home)
+    known: set[str] = set()
+    gone: set[str] = set()
+    is_new = not before
+    for role, artifact in inputs.items():
+        clips = Manifest.open(artifact).clips
+        is_refused = are_forgotten(clips, refused)
+        gone |= set(clips.clip_id[is_refused])
+        fresh = clips[~is_refused & ~clips.clip_id.isin(known) & ~clips.pcm_sha256.isin(known)]
+        is_new |= bool(len(fresh)) if role == "landing" else bool(is_refused.any())
+        known |= set(clips.clip_id) | set(clips.pcm_sha256)
+    if not is_new:
+        return None
+    return PoolConfig(name=name, version=len(before) + 1, forgotten=tuple(sorted(gone))), inputs
+
+
+def with_earlier(home: Home, stage: Stage, config: Any, inputs: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """Add what the same stage made of an earlier version of the pool, so that only what is new is worked on.
+
+    The nearest version counts. What was made of this very version before is found again with the inputs that it had
+    then, so that versions which are worked on later do not rename it.
+    """
+    role, *added = OF_A_VERSION[stage.name]
+    if role not in inputs:
+        return dict(inputs)
+    before = ancestors(home, inputs[role])
+    if not before:
+        return dict(inputs)
+    for version in (inputs[role], *before):
+        for made in _made_of(home, stage, config, inputs, role, version):
+            if version.id == inputs[role].id:
+                of_then = made.record["inputs"]
+                return {**inputs, **{name: _of_then(home, made, name) for name in added if name in of_then}}
+            if stage.name == "embed":
+                return {**inputs, "previous": made}
+            return {**inputs, "parent": made, "parent_pool": version}
+    return dict(inputs)
+
+
+def _of_then(home: Home, made: Artifact, name: str) -> Artifact:
+    """Return an input that an artifact had; of one that only saved work, and may be gone since, its name is enough."""
+    known = made.record["inputs"][name]
+    if name in ("previous", "parent"):
+        return Artifact(made.kind, known, str(home.store.folder(made.kind, known)))
+    return home.store.find(known)
+
+
+def _made_of(
+    home: Home, stage: Stage, config: Any, inputs: Mapping[str, Artifact], role: str, version: Artifact
+) -> list[Artifact]:
+    """Return what the stage made of this version with the same config and the same other inputs, the newest first."""
+    changing = OF_A_VERSION[stage.name]
+    wanted = {name: artifact.id for name, artifact in inputs.items() if name not in changing}
+    found = []
+    for edge in Catalog.open(home).downstream(version.id, roles=[role]):
+        artifact = home.store.find(edge.artifact_id)
+        record = artifact.record
+        same = {name: value for name, value in record["inputs"].items() if name not in changing} == wanted
+        if (record["stage"], record["version"]) == (stage.name, stage.version) and same:
+            if record["config"] == canonical(config):
+                found.append(artifact)
+    return sorted(found, key=lambda artifact: -artifact.record["finished"])
+
+
+def _versions(home: Home) -> list[Artifact]:
+    """Return the versions of all pools, in the order of their numbers."""
+    found = [artifact for artifact in home.store.of_kind("manifest") if artifact.record["stage"] == STAGE.name]
+    return sorted(found, key=lambda artifact: artifact.record["config"]["version"])
+
+
+@dataclass(frozen=True)
+class News:
+    """What happened to a pool since its last curation."""
+
+    version: Artifact
+    # the newest
+    curated: Artifact | None
+    # the version that was curated last, the newest itself if nothing happened
+    new_clips: int
+    gone_clips: int
+    hours: float
+    # since the first landing that was not curated yet
+
+    def due(self, min_new_clips: int, max_wait_hours: float) -> str:
+        """Return why it is time to curate again, or an empty text where it is not."""
+        if self.curated is None:
+            return "it was never curated"
+        if self.gone_clips:
+            return f"{self.gone_clips:,} clips were taken down"
+        if self.new_clips >= min_new_clips:
+            return f"{self.new_clips:,} new clips, {min_new_clips:,} are enough"
+        if self.new_clips and self.hours >= max_wait_hours:
+            return f"{self.new_clips:,} new clips wait for {self.hours:.1f} h, {max_wait_hours:g} h are enough"
+        return ""
+
+
+def news(home: Home, version: Artifact, curation: Any) -> News:
+    """Return what happened to a pool since it was last curated in this way.
+
+    Parameters
+    ----------
+    home : Home
+    version : Artifact
+        The newest version.
+    curation : CurateConfig
+        Of the Improvement-Sets that count.
+    """
+    since: list[Artifact] = []
+    curated = None
+    for one in (version, *ancestors(home, version)):
+        if _sets_of(home, one, curation):
+            curated = one
+            break
+        since.append(one)
+    now = set(Manifest.open(version).clips.clip_id)
+    before = set(Manifest.open(curated).clips.clip_id) if curated else set()
+    hours = (time.time() - since[-1].record["finished"]) / 3600 if since else 0.0
+    return News(version, curated, len(now - before), len(before - now), hours)
+
+
+def _sets_of(home: Home, version: Artifact, curation: Any) -> list[Artifact]:
+    edges = Catalog.open(home).downstream(version.id, roles=["pool"])
+    found = [home.store.find(edge.artifact_id) for edge in edges]
+    return [one for one in found if one.kind == "improvement_set" and one.record["config"] == canonical(curation)]
+
+
+def follow(home: Home, config: Path) -> None:
+    """Remember the file of an experiment whose student is kept up to date with its pool."""
+    paths = sorted({*followed(home), config.absolute()})
+    write_atomic(home.root / FOLLOWED, json.dumps([str(path) for path in paths], indent=1))
+
+
+def followed(home: Home) -> list[Path]:
+    """Return the files of the experiments that are kept up to date; those that are gone are left out."""
+    path = home.root / FOLLOWED
+    found = [Path(text) for text in json.loads(path.read_text())] if path.exists() else []
+    return [path for path in found if path.is_file()]

@@ -1,0 +1,447 @@
+"""The two questions of lineage: what made this model, and what did this clip touch.
+
+Answers come from records and Parquet files alone; neither torch nor MLflow is imported. Pairs are
+sorted by clip id, so that row groups without the clip are never read.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Set
+from pathlib import Path
+from typing import Any
+
+from clapcur.data import champions
+from clapcur.data.forgotten import are_forgotten
+from clapcur.data.recordings import asked_as, known_as, recording_id, without_place
+from clapcur.errors import ArtifactError, DamagedArtifact, DataError
+from clapcur.store.artifacts import LOCATIONS, Artifact, check_payload, read_record, sha256_file
+from clapcur.store.catalog import Catalog, Edge
+from clapcur.store.home import Home
+from clapcur.store.runner import label
+from clapcur.tracking import fields, registered_version
+
+MIN_CLIP_DIGITS = 6
+TRAINED_ON = ("improvement_set", "replay", "teacher_pairs")  # roles whose pairs a training reads
+INHERITED = (  # roles through which one model shapes the next: as its start, or by what it embedded
+    "init", "teacher", "checkpoint", "prompt_embeddings", "pool_embeddings", "caption_embeddings",
+    "teacher_clip_embeddings", "teacher_caption_embeddings", "improvement_set", "replay",
+)  # fmt: skip
+
+
+def find(home: Home, name: str, kind: str | None = None) -> Artifact:
+    """Return the artifact that an id, the start of one, an MLflow run id or a registered model means.
+
+    A model is named with an alias, such as ``clapcur-esc50@champion``, or with a version, such as ``clapcur-esc50/3``.
+
+    Raises
+    ------
+    ArtifactError
+        None, more than one, or one of another kind than `kind`.
+    """
+    found = _find(home, name)
+    if kind is not None and found.kind != kind:
+        raise ArtifactError(f"expected a {kind}, got the {found.kind} {found.id}".replace("_", " "))
+    return found
+
+
+def _find(home: Home, name: str) -> Artifact:
+    if model := re.fullmatch(r"(?P<name>.+)(@(?P<alias>\w+)|/(?P<version>\d+))", name):
+        return _registered(home, **model.groupdict())
+    try:
+        return home.store.find(Catalog.open(home).resolve(name))
+    except ArtifactError as unknown:
+        if isinstance(unknown, DamagedArtifact):
+            raise
+        try:
+            return home.store.find(name)  # finished, but a crash came before the catalog
+        except DamagedArtifact:
+            raise
+        except ArtifactError:
+            raise unknown from None
+
+
+def _registered(home: Home, name: str, alias: str | None, version: str | None) -> Artifact:
+    """Return the checkpoint of a registered model; aliases are known here, version numbers only to MLflow."""
+    if version:
+        return home.store.find(registered_version(home, name, version))
+    standing = _models(home)
+    if name not in standing:
+        raise ArtifactError(f"no model {name!r} was ever judged; there are {', '.join(sorted(standing)) or 'none'}")
+    if alias not in standing[name]:
+        raise ArtifactError(f"{name} has no alias {alias!r}; it has {', '.join(standing[name])}")
+    return standing[name][alias]
+
+
+def _models(home: Home) -> dict[str, dict[str, Artifact]]:
+    """Return the checkpoints of every registered model by alias."""
+    return {
+        fields.model_name(dataset): champions.standing(home.store, dataset)
+        for dataset in champions.datasets(home.store)
+    }
+
+
+def trace(home: Home, name: str) -> dict[str, Any]:
+    """Return the tree of everything that an artifact was made from.
+
+    Returns
+    -------
+    dict
+        ``id``, ``kind``, ``role`` (in the node above), ``label``, ``uri``, ``summary`` (one line),
+        ``counts``, ``metrics``, ``thresholds`` and ``inputs``, a list of such nodes. A node that
+        stands elsewhere in the tree with its inputs has ``repeated`` true and none here; one
+        whose record is gone has ``lost`` true.
+    """
+    artifact = find(home, name)
+    return _node(home, artifact.id, "", set())
+
+
+def _node(home: Home, name: str, role: str, seen: set[str]) -> dict[str, Any]:
+    try:
+        artifact = home.store.find(name)
+    except ArtifactError as error:
+        known = Catalog.open(home).kinds([name])
+        is_damaged = isinstance(error, DamagedArtifact)
+        return {
+            "id": name, "kind": known.get(name, "unknown"), "role": role, "lost": True,
+            "summary": "its record is damaged" if is_damaged else "its record is not in the store", "inputs": [],
+        }  # fmt: skip
+    record = artifact.record
+    node = {
+        "id": name,
+        "kind": artifact.kind,
+        "role": role,
+        "label": label(record),
+        "uri": artifact.uri,
+        "summary": _summary(record),
+        "counts": record.get("counts", {}),
+        "metrics": record.get("metrics", {}),
+        "thresholds": fields.thresholds(record),
+        "inputs": [],
+    }
+    if name in seen:
+        return node | {"repeated": True}
+    seen.add(name)
+    inputs = sorted(record["inputs"].items())
+    return node | {"inputs": [_node(home, below, role, seen) for role, below in inputs]}
+
+
+def _summary(record: Mapping[str, Any]) -> str:
+    counts = [f"{value:,} {name}" for name, value in list(record.get("counts", {}).items())[:3]]
+    numbers = fields.thresholds(record) | {
+        name: value
+        for name, value in fields.metrics(record).items()
+        if not name.startswith("count.") and "threshold" not in name
+    }
+    said = [f"{name} {value:.4g}" for name, value in numbers.items() if isinstance(value, float)]
+    return ", ".join(counts + said)
+
+
+def trace_pairs(home: Home, name: str) -> Iterator[dict[str, Any]]:
+    """Yield every pair that a checkpoint was trained on, or that an Improvement-Set holds.
+
+    Yields
+    ------
+    dict
+        ``clip_id``, ``caption_id``, ``caption``, ``path`` (None where not known on this machine),
+        ``similarity``, ``class`` and ``class_similarity`` (None for given pairs, which nobody
+        scored), ``source`` (artifact id) and ``role``.
+
+    Raises
+    ------
+    ArtifactError
+        Unknown, or of a kind that has no pairs.
+    """
+    artifact = find(home, name)
+    if artifact.kind in ("improvement_set", "manifest"):
+        return _pairs_of(home, artifact, artifact.kind, frozenset())
+    if artifact.kind == "checkpoint":
+        return _pairs_behind(home, artifact)
+    raise ArtifactError(
+        f"pairs are in checkpoints, Improvement-Sets and manifests; {artifact.id} is of the kind {artifact.kind}"
+    )
+
+
+def _pairs_behind(home: Home, checkpoint: Artifact) -> Iterator[dict[str, Any]]:
+    record = checkpoint.record
+    inputs = {role: home.store.find(name) for role, name in record["inputs"].items()}
+    held_out = _held_out(inputs, record["config"])
+    for role in _roles_read(record):
+        yield from _pairs_of(home, inputs[role], role, held_out)
+
+
+def _roles_read(record: Mapping[str, Any]) -> list[str]:
+    """Return the roles whose pairs came up in the training, by the count of examples seen."""
+    given = [role for role in TRAINED_ON if role in record["inputs"]]
+    counts = record.get("counts", {})
+    if any(f"seen.{role}" in counts for role in given):
+        return [role for role in given if counts.get(f"seen.{role}", 0)]
+    return [role for role in given if role != "teacher_pairs"] or given
+
+
+def _held_out(inputs: Mapping[str, Artifact], config: Mapping[str, Any]) -> frozenset[str]:
+    """Return the clips that the training kept away from its losses."""
+    fraction = config.get("held_out", 0)
+    if not fraction or "teacher_pairs" not in inputs:
+        return frozenset()
+    from clapcur.data.manifest import Manifest
+
+    return frozenset(Manifest.open(inputs["teacher_pairs"]).held_out(fraction))
+
+
+def _pairs_of(home: Home, source: Artifact, role: str, held_out: frozenset[str]) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    from clapcur.data.manifest import read_locations
+
+    if source.kind == "manifest":
+        manifests = [source]
+    else:
+        below = (home.store.find(name) for name in set(source.record["inputs"].values()))
+        manifests = [artifact for artifact in below if artifact.kind == "manifest"]
+    for artifact in {source, *manifests}:
+        check_payload(artifact.path)
+    captions = _lookup(manifests, "captions.parquet", "caption_id", "caption")
+    paths: dict[str, str] = {}
+    for manifest in manifests:
+        if (manifest.path / LOCATIONS).exists():
+            places = read_locations(manifest.path)
+            paths |= zip(places.clip_id, places.path, strict=True)
+    with pq.ParquetFile(source.path / "pairs.parquet") as file:
+        for batch in file.iter_batches(8192):
+            for pair in batch.to_pylist():
+                if pair["clip_id"] not in held_out:
+                    yield {
+                        "clip_id": pair["clip_id"],
+                        "caption_id": pair["caption_id"],
+                        "caption": captions.get(pair["caption_id"]),
+                        "path": paths.get(pair["clip_id"]),
+                        "similarity": pair.get("similarity"),
+                        "class": pair.get("class"),
+                        "class_similarity": pair.get("class_similarity"),
+                        "source": source.id,
+                        "role": role,
+                    }
+
+
+def _lookup(manifests: Iterable[Artifact], name: str, key: str, value: str) -> dict[str, str]:
+    import pyarrow.parquet as pq
+
+    found: dict[str, str] = {}
+    for manifest in manifests:
+        if (manifest.path / name).exists():
+            with pq.ParquetFile(manifest.path / name) as file:
+                table = file.read(columns=[key, value])
+            found |= zip(table[key].to_pylist(), table[value].to_pylist(), strict=True)
+    return found
+
+
+def impact(home: Home, clip: str) -> dict[str, Any]:
+    """Return everything that one clip touched.
+
+    Parameters
+    ----------
+    home : Home
+    clip : str
+        A clip id, the start of one (6 digits), or the path or address of an audio file; `clips_of_recording` finds
+        those that were cut from one recording.
+
+    Returns
+    -------
+    dict
+        ``clip_id``, then lists of ``{"id", "label", "uri", "because"}``: ``manifests`` that list
+        it, ``embeddings`` of those, ``improvement_sets`` that hold it or were measured on it,
+        ``checkpoints`` trained on such a set or on given pairs with it, or selected on it; what was
+        started from, taught by or curated with one of those; ``scores`` of these checkpoints and
+        scores measured on it, and the registered
+        ``models`` whose alias stands on such a checkpoint, by names such as ``clapcur-esc50@champion``;
+        ``unread`` lists what could not be looked into because its table is lost.
+
+    Raises
+    ------
+    ArtifactError
+        The start of several clip ids.
+    DataError
+        Neither a file nor the id of a known clip.
+    """
+    catalog = Catalog.open(home)
+    catalog.catch_up(home.store)
+    listing = _tables(home, catalog, "manifest", "clips.parquet")
+    pairing = _tables(home, catalog, "manifest", "pairs.parquet")
+    choosing = _tables(home, catalog, "improvement_set", "pairs.parquet")
+    start = _start_of_id(clip)
+    holds = {file: _clips_from(file, start) for file in (*listing, *pairing, *choosing)}
+    clip_id = _clip_id(clip, start, set().union(*(holds[file] for file in (*listing, *choosing))))
+    manifests, paired, sets = (
+        [file.parent.name for file in files if clip_id in holds[file]] for files in (listing, pairing, choosing)
+    )
+    edges = catalog.downstream(*manifests, *sets)
+    kinds = catalog.kinds({edge.artifact_id for edge in edges})
+    held = dict.fromkeys(sets, "holds it") | _measured_on(home, edges, kinds, manifests, clip_id)
+    trained = {
+        edge.artifact_id: f"{'selected' if edge.role == 'evaluation' else 'trained'} on {edge.role} {edge.input_id}"
+        for edge in edges
+        if kinds.get(edge.artifact_id) == "checkpoint"
+        and (
+            edge.input_id in held
+            or (edge.input_id in paired and edge.role == "teacher_pairs")
+            or (edge.input_id in manifests and edge.role == "evaluation")
+        )
+    }
+    further = _inheriting(catalog.downstream(*trained, roles=INHERITED), trained | held)
+    kinds |= catalog.kinds(further)
+    checkpoints = {name: why for name, why in further.items() if kinds.get(name) == "checkpoint"} | trained
+    held = {name: why for name, why in further.items() if kinds.get(name) == "improvement_set"} | held
+    measured = {
+        edge.artifact_id: f"measured on {edge.input_id}"
+        for edge in edges
+        if edge.role == "evaluation" and edge.input_id in manifests
+    }
+    scored = {
+        edge.artifact_id: f"scores of {edge.input_id}"
+        for edge in catalog.downstream(*checkpoints, roles=["checkpoint"])
+        if edge.input_id in checkpoints
+    }
+    embedded = {
+        edge.artifact_id: f"embeds {edge.input_id}"
+        for edge in edges
+        if edge.role == "manifest" and edge.input_id in manifests
+    }
+    below = measured | scored | embedded
+    kinds |= catalog.kinds([*checkpoints, *below])
+
+    def listed(kind: str, reasons: Mapping[str, str]) -> list[dict[str, str]]:
+        wanted = {name: why for name, why in reasons.items() if kinds.get(name, kind) == kind}
+        return [_entry(home, kind, name, why) for name, why in sorted(wanted.items())]
+
+    return {
+        "clip_id": clip_id,
+        "manifests": listed("manifest", dict.fromkeys(manifests, "lists it")),
+        "embeddings": listed("embeddings", embedded),
+        "improvement_sets": listed("improvement_set", held),
+        "checkpoints": listed("checkpoint", checkpoints),
+        "scores": listed("scores", measured | scored),
+        "models": [
+            {"id": f"{name}@{alias}", "label": "in MLflow", "uri": standing.uri, "because": f"is {standing.id}"}
+            for name, aliases in _models(home).items()
+            for alias, standing in aliases.items()
+            if standing.id in checkpoints
+        ],
+        "unread": sorted({file.parent.name for file in listing + choosing if not file.exists()}),
+    }
+
+
+def _measured_on(
+    home: Home, edges: Iterable[Edge], kinds: Mapping[str, str], manifests: Iterable[str], clip_id: str
+) -> dict[str, str]:
+    """Return the Improvement-Sets for which it mattered what a clip of the pool was like, though it is in no pair."""
+    found = {}
+    for edge in edges:
+        if kinds.get(edge.artifact_id) == "improvement_set" and edge.role == "pool" and edge.input_id in manifests:
+            try:
+                config = home.store.find(edge.artifact_id).record["config"]
+            except ArtifactError:
+                continue
+            if config.get("hubness"):
+                found[edge.artifact_id] = "corrects for hubs as they are in a pool that lists it"
+            elif clip_id in {mark[0] for mark in config.get("marks", ())}:
+                found[edge.artifact_id] = "was calibrated on what was heard of it"
+    return found
+
+
+def clips_named(home: Home, names: Set[str]) -> list[str]:
+    """Return the ids of all clips that a manifest lists and that these names mean (see `clapcur.data.forgotten`)."""
+    import pandas as pd
+
+    found: set[str] = set()
+    for manifest in home.store.of_kind("manifest"):
+        path = manifest.path / "clips.parquet"
+        if path.exists():
+            clips = pd.read_parquet(path, columns=["clip_id", "pcm_sha256", "recording_id"])
+            found.update(clips.clip_id[are_forgotten(clips, names)])
+    return sorted(found)
+
+
+def clips_of_recording(home: Home, name: str) -> list[str]:
+    """Return the ids of all clips that a manifest says were cut from this recording; none for an unknown one.
+
+    An id without a place (``100032``) means that recording of every place.
+    """
+    import pyarrow.compute as pc
+    import pyarrow.dataset as ds
+
+    wanted = recording_id(name)
+    if not wanted:
+        return []
+    keys, bare, column = set(asked_as(wanted)), without_place(wanted), ds.field("recording_id")
+    nearly = pc.ends_with(column, bare) | pc.match_substring(column, f"{bare}.0")  # as a manifest of before has it
+    found: set[str] = set()
+    for manifest in home.store.of_kind("manifest"):
+        clips = ds.dataset(manifest.path / "clips.parquet").to_table(columns=["clip_id", "recording_id"], filter=nearly)
+        pairs = zip(clips["clip_id"].to_pylist(), clips["recording_id"].to_pylist(), strict=True)
+        found.update(clip for clip, recording in pairs if keys & set(known_as(recording_id(recording))))
+    return sorted(found)
+
+
+def _inheriting(edges: Iterable[Edge], trained: Mapping[str, str]) -> dict[str, str]:
+    return {edge.artifact_id: f"{edge.role} is {edge.input_id}" for edge in edges if edge.artifact_id not in trained}
+
+
+def _entry(home: Home, kind: str, name: str, because: str) -> dict[str, str]:
+    folder = home.store.folder(kind, name)
+    try:
+        said = label(read_record(folder))
+    except ArtifactError:
+        said = f"{kind} that is lost"
+    return {"id": name, "label": said, "uri": str(folder), "because": because}
+
+
+def _tables(home: Home, catalog: Catalog, kind: str, file: str) -> list[Path]:
+    return [home.store.folder(kind, name) / file for name in catalog.of_kind(kind)]
+
+
+def _start_of_id(clip: str) -> str:
+    """Return the id of an audio file, or the start of an id as it was given."""
+    if Path(clip).is_file():
+        return sha256_file(Path(clip))
+    if "://" in clip or "#" in clip:  # no id has these; what reads sound is imported where it is needed
+        from clapcur.audio.decoding import open_audio
+
+        with open_audio(clip) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    clip = clip.strip()
+    if re.fullmatch(r"[0-9A-Fa-f]+", clip):
+        clip = clip.lower()
+    if not re.fullmatch(rf"[0-9a-f]{{{MIN_CLIP_DIGITS},64}}", clip):
+        raise DataError(
+            f"expected an audio file, a clip id or its first {MIN_CLIP_DIGITS} digits or more, "
+            f"got {clip!r}, which is none of these"
+        )
+    return clip
+
+
+def _clip_id(clip: str, start: str, found: set[str]) -> str:
+    """Return the one id that was found; the file of a clip that nothing holds is known by its bytes all the same."""
+    if len(found) > 1:
+        names = ", ".join(name[:16] for name in sorted(found)[:5])
+        raise ArtifactError(f"{clip!r} is the start of {len(found)} clip ids, give more: {names}")
+    if not found and start == clip:
+        raise DataError(f"no manifest and no Improvement-Set has a clip whose id starts with {clip}")
+    return next(iter(found), start)
+
+
+def _clips_from(file: Path, start: str) -> set[str]:
+    """Return the ids of a sorted file that start so, out of the row groups that can have some."""
+    import pyarrow.parquet as pq
+
+    found: set[str] = set()
+    if not file.exists():
+        return found
+    with pq.ParquetFile(file) as table:
+        place = table.schema_arrow.get_field_index("clip_id")
+        for index in range(table.num_row_groups):
+            bounds = table.metadata.row_group(index).column(place).statistics
+            if bounds is not None and bounds.has_min_max and (bounds.max < start or bounds.min > f"{start}g"):
+                continue  # g comes behind every digit of an id
+            names = table.read_row_group(index, columns=["clip_id"])["clip_id"].to_pylist()
+            found.update(name for name in names if name.startswith(start))
+    return found

@@ -1,0 +1,372 @@
+"""Contamination: evaluation clips that a model may have learned from, or is about to.
+
+A clip counts as known when it
+
+- is the same: its bytes (clip id) or its samples (in another container) are those of the other clip;
+- was cut from the same recording (`clapcur.data.recordings`): ESC-50 and UrbanSound8K share 94 of Freesound;
+- sounds the same: its embedding is as near to the other's as no two clips are that are known to differ.
+
+Only the first two are certain. The third depends on the model; `calibrated_threshold` finds from which similarity on.
+Ingest keeps out what a list names, curation keeps evaluation clips out of every Improvement-Set, and evaluation says
+of each score whether its clips were in what the checkpoint learned from.
+"""
+
+import logging
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from clapcur.data.embeddings import EmbeddingTable
+from clapcur.data.recordings import asked_as, known_as, place_differs, recording_id, without_place
+from clapcur.errors import ArtifactError, EmptySetError
+from clapcur.store.artifacts import Artifact, Store
+
+log = logging.getLogger("clapcur")
+
+REASONS = ("clip", "recording", "near_duplicate")  # in this order; a clip counts for the first that applies
+NUM_EXAMPLES = 5
+IDENTITY = ["clip_id", "pcm_sha256", "recording_id"]
+LEAST_DIFFERENT = 100  # clips below which the tail of their similarities says nothing; ours
+MOST_DIFFERENT = 5000  # clips that are compared with each other to find the threshold; ours
+PASSED_ON = ("init", "teacher")  # roles through which one checkpoint hands on what it learned
+LEARNED_FROM = ("teacher_pairs", "improvement_set", "replay")
+
+
+def recording_ids(clips: pd.DataFrame) -> NDArray[np.object_]:
+    """Return the recording of each clip as `clapcur.data.recordings.recording_id` writes it; "" where it is not known."""
+    row_N, values = pd.factorize(clips.recording_id, use_na_sentinel=False)
+    return np.array([recording_id(value) for value in values], object)[row_N]
+
+
+def names_of(clips: pd.DataFrame, keys_of: Callable[[str], tuple[str, ...]] = known_as) -> pd.DataFrame:
+    """Return what the clips of a manifest are known by: columns clip_id, reason, name and key, a row a key.
+
+    Parameters
+    ----------
+    clips : DataFrame
+    keys_of : callable
+        `clapcur.data.recordings.known_as`, or `asked_as` on the other side of a comparison.
+    """
+    recordings = recording_ids(clips)
+    parts = [("clip", clips.clip_id, clips.clip_id), ("clip", clips.clip_id, clips.pcm_sha256)]
+    is_known = recordings != ""
+    by_recording = pd.DataFrame({"clip_id": clips.clip_id[is_known], "name": recordings[is_known]}, dtype="str")
+    by_recording["key"] = by_recording.name.map({name: keys_of(name) for name in by_recording.name.unique()})
+    tables = [
+        pd.DataFrame({"clip_id": clip, "reason": reason, "name": name, "key": name}, dtype="str")
+        for reason, clip, name in parts
+    ]
+    tables.append(by_recording.explode("key").assign(reason="recording")[tables[0].columns].astype("str"))
+    return pd.concat(tables, ignore_index=True).dropna()
+
+
+def known_by(names: pd.DataFrame, others: Set[str]) -> pd.DataFrame:
+    """Return the rows of `names` that bear one of the other names; what stands for no name never does."""
+    return names[names.name.isin(set(others) - {""})]
+
+
+def with_twins(clip_ids: Set[str], clips: pd.DataFrame) -> set[str]:
+    """Return the clips and all that have the same samples as one of them: the same sound in another container."""
+    samples = set(clips.pcm_sha256[clips.clip_id.isin(clip_ids)].dropna())
+    return set(clip_ids) | set(clips.clip_id[clips.pcm_sha256.isin(samples)])
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Which clips of one table are known from another."""
+
+    matches: pd.DataFrame
+    # clip_id, other_clip_id, reason, name (hash, recording id or similarity), other_place (whether the recordings agree
+    # in all but the place, which one of the two does not name); a row a clip and reason, the first match
+    checked: tuple[str, ...] = REASONS[:2]
+    # reasons that were looked for
+    threshold: float | None = None
+    # similarity from which on a clip counts as a near duplicate
+    nearest_N: NDArray[np.float32] | None = None
+    # similarity of each clip to the nearest other, where it was looked for
+
+    def reason_of(self) -> dict[str, str]:
+        """Return the first reason that applies to each clip."""
+        found: dict[str, str] = {}
+        for reason in REASONS:
+            for clip in self.clips(reason):
+                found.setdefault(clip, reason)
+        return found
+
+    def clips(self, reason: str) -> set[str]:
+        """Return the clips to which a reason applies, whether another does too or not."""
+        return set(self.matches.clip_id[self.matches.reason == reason])
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of clips by the first reason that applies."""
+        reasons = list(self.reason_of().values())
+        return {reason: reasons.count(reason) for reason in self.checked}
+
+    def examples(self) -> dict[str, list[dict[Hashable, Any]]]:
+        """Return the first few matches of each reason."""
+        columns = ["clip_id", "other_clip_id", "name"]
+        return {
+            reason: self.matches.loc[self.matches.reason == reason, columns].head(NUM_EXAMPLES).to_dict("records")
+            for reason in self.checked
+        }
+
+    def with_near_duplicates(self, of: "Overlap") -> "Overlap":
+        """Return this overlap with the near duplicates that were found among other clips."""
+        near = of.matches[of.matches.reason == "near_duplicate"]
+        both = pd.concat([self.matches, near]).drop_duplicates(["clip_id", "reason"], ignore_index=True)
+        return Overlap(both, of.checked, of.threshold, of.nearest_N)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what a card or a score keeps of it."""
+        said = {"num_clips": sum(self.counts().values()), "by_reason": self.counts(), "examples": self.examples()}
+        if without := int(self.matches.other_place.sum()):
+            said["recordings_compared_without_place"] = without
+        return said | ({"near_duplicate_threshold": self.threshold} if self.threshold is not None else {})
+
+
+def overlap(
+    clips: pd.DataFrame,
+    others: pd.DataFrame,
+    rows_ND: NDArray[np.float32] | None = None,
+    other_rows_MD: NDArray[np.float32] | None = None,
+    near_duplicate: float | None = None,
+) -> Overlap:
+    """Find the clips that are known from other clips.
+
+    Parameters
+    ----------
+    clips, others : DataFrame
+        Clips tables of manifests.
+    rows_ND, other_rows_MD : array, shapes (N, D) and (M, D), optional
+        Their unit rows by one checkpoint, in the order of the tables.
+    near_duplicate : float in [-1, 1], optional
+        Similarity from which on two clips count as the same sound. Without it, or without rows, it is not looked.
+
+    Notes
+    -----
+    A clip whose samples are those of a clip that shares a recording goes with it, whatever its own table says of it.
+    """
+    own, foreign = names_of(clips), names_of(others, asked_as).drop_duplicates(["reason", "key"])
+    matches = own.merge(
+        foreign.rename(columns={"clip_id": "other_clip_id", "name": "other_name"}), on=["reason", "key"]
+    )
+    matches["other_place"] = (matches.reason == "recording") & (matches.name != matches.other_name)
+    matches = matches.drop(columns=["key", "other_name"])
+    if place_differs(own.name[own.reason == "recording"], foreign.name[foreign.reason == "recording"]):
+        log.warning(
+            "one side names the place of its recordings (freesound:100032) and the other does not (100032): they are "
+            "compared without it; write both alike"
+        )
+    by_recording = matches[matches.reason == "recording"]
+    twins = with_twins(set(by_recording.clip_id), clips) - set(by_recording.clip_id)
+    matches = pd.concat([matches, *_as_their_twins(twins, clips, by_recording)], ignore_index=True)
+    nearest_N, threshold = None, None
+    if near_duplicate is not None and rows_ND is not None and other_rows_MD is not None:
+        threshold = near_duplicate
+        if len(rows_ND) and len(other_rows_MD):
+            from clapcur.methods.similarity import top_k  # an ingest needs the names alone, and not torch
+
+            similarity_N1, index_N1 = top_k(rows_ND, other_rows_MD, 1)
+            nearest_N, near = similarity_N1[:, 0], similarity_N1[:, 0] >= near_duplicate
+            found = {
+                "clip_id": clips.clip_id.to_numpy()[near],
+                "other_clip_id": others.clip_id.to_numpy()[index_N1[near, 0]],
+                "reason": "near_duplicate",
+                "name": [f"{value:.4f}" for value in nearest_N[near]],
+            }
+            matches = pd.concat([matches, pd.DataFrame(found, dtype="str")], ignore_index=True)
+    matches["other_place"] = matches.other_place.astype("boolean").fillna(False).astype(bool)
+    matches = matches.sort_values(["clip_id", "reason", "other_place", "other_clip_id", "name"])
+    first = matches.drop_duplicates(["clip_id", "reason"], ignore_index=True)
+    checked = REASONS if threshold is not None else REASONS[:2]
+    columns = ["clip_id", "other_clip_id", "reason", "name", "other_place"]
+    return Overlap(first[columns], checked, threshold, nearest_N)
+
+
+def _as_their_twins(twins: Set[str], clips: pd.DataFrame, matches: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Yield the matches of clips as those of their twins, where there are any."""
+    if twins:
+        sound = dict(zip(clips.clip_id, clips.pcm_sha256, strict=True))
+        matched = matches.assign(sound=matches.clip_id.map(sound)).drop_duplicates("sound")
+        of_twins = pd.DataFrame({"clip_id": sorted(twins)})
+        of_twins["sound"] = of_twins.clip_id.map(sound)
+        yield of_twins.merge(matched.drop(columns="clip_id"), on="sound").drop(columns="sound")
+
+
+# --- near duplicates -------------------------------------------------------------------------------------------------
+
+NearDuplicate = float | Literal["calibrated"] | None
+# audio similarity from which on two clips count as the same sound; "calibrated": found on clips that are known to
+# differ; None: it is not looked
+
+
+def check_near_duplicate(value: NearDuplicate) -> None:
+    """Refuse what is no similarity; 2, which none reaches, means never on the command line."""
+    if isinstance(value, (int, float)) and not -1 <= value <= 2:
+        raise ValueError(f"near_duplicate must be a cosine in [-1, 1], 'calibrated' or null, got {value:g}")
+
+
+def near_duplicate_threshold(
+    value: NearDuplicate, clips: pd.DataFrame, rows_ND: NDArray[np.float32]
+) -> tuple[float | None, NDArray[np.float32] | None]:
+    """Return the threshold that a setting means, and the similarities that it was found on.
+
+    Parameters
+    ----------
+    value : NearDuplicate
+    clips : DataFrame
+        Clips of which those with a recording id are known to differ where it does.
+    rows_ND : array, shape (N, D)
+        Their unit rows, in the order of the table.
+    """
+    if value != "calibrated":
+        return value, None
+    chosen, recordings = known_to_differ(clips)
+    similarity_N = nearest_different(rows_ND[chosen], recordings)
+    return calibrated_threshold(similarity_N), similarity_N
+
+
+def known_to_differ(clips: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
+    """Return the rows of up to `MOST_DIFFERENT` clips of known recordings, one a sound, and these recordings."""
+    recordings = np.array([without_place(name) for name in recording_ids(clips)], str)
+    is_known = (recordings != "") & ~clips.pcm_sha256.duplicated().to_numpy()
+    chosen = np.flatnonzero(is_known)[:MOST_DIFFERENT]  # clip ids are hashes: in their order, these are a random sample
+    return chosen, recordings[chosen]
+
+
+def nearest_different(
+    rows_ND: NDArray[np.float32], groups_N: NDArray[np.str_], block: int = 1024
+) -> NDArray[np.float32]:
+    """Return the similarity of each clip to the nearest clip of another group, shape (N,).
+
+    Parameters
+    ----------
+    rows_ND : array, shape (N, D)
+        Unit rows.
+    groups_N : array, shape (N,)
+        The recording that a clip was cut from, or its sound where that is not known: within a group clips may be alike.
+    """
+    _, group_N = np.unique(groups_N, return_inverse=True)
+    if len(np.unique(group_N)) < 2:
+        return np.empty(0, np.float32)
+    found = []
+    for start in range(0, len(rows_ND), block):
+        similarity = rows_ND[start : start + block] @ rows_ND.T
+        similarity[group_N[start : start + block, None] == group_N[None, :]] = -1
+        found.append(similarity.max(axis=1))
+    return np.concatenate(found).astype(np.float32)
+
+
+def calibrated_threshold(similarity_N: NDArray[np.float32], false_alarms: float = 0.001) -> float:
+    """Return the similarity from which on hardly any two clips that are known to differ would pass for the same.
+
+    Parameters
+    ----------
+    similarity_N : array, shape (N,)
+        Of each clip to the nearest that is known to differ (`nearest_different`).
+    false_alarms : float in [0, 1)
+        Share of the clips that may lie at the threshold or above.
+
+    Raises
+    ------
+    EmptySetError
+        Too few clips to say.
+    """
+    if not 0 <= false_alarms < 1:
+        raise ValueError(f"false_alarms is a share in [0, 1), got {false_alarms:g}; a percentage?")
+    if len(similarity_N) < LEAST_DIFFERENT:
+        raise EmptySetError(
+            f"a threshold for near duplicates needs {LEAST_DIFFERENT} clips that are known to differ (of several "
+            f"recordings), got {len(similarity_N)}; give near_duplicate as a similarity"
+        )
+    falling = np.sort(similarity_N)[::-1]
+    first_that_must_pass = falling[int(false_alarms * len(falling))]
+    return float(min(np.nextafter(first_that_must_pass, np.float32(2)), np.float32(1)))
+
+
+# --- what a checkpoint learned from ----------------------------------------------------------------------------------
+
+
+@dataclass
+class LearnedFrom:
+    """Every clip that shaped a checkpoint, its teacher's and its ancestors' among them."""
+
+    clips: pd.DataFrame
+    # clip_id, pcm_sha256, recording_id
+    unknown: list[str] = field(default_factory=list)
+    # checkpoints of which it is not on record, and manifests that are lost
+    sets: list[Artifact] = field(default_factory=list)
+    # the Improvement-Sets among what it learned from
+
+
+def learned_from(checkpoint: Artifact) -> LearnedFrom:
+    """Return the clips that a checkpoint learned from, by the records in its store.
+
+    Clips of pairs that were held out count too: they chose its weights. Of a pool only the clips that stand in the
+    Improvement-Set count.
+    """
+    store, seen, waiting = Store(checkpoint.path.parents[1]), set(), [checkpoint.id]
+    learned = LearnedFrom(pd.DataFrame(columns=IDENTITY, dtype="str"))
+    tables: dict[str, pd.DataFrame] = {}
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            inputs: Mapping[str, str] = store.find(name).record["inputs"]
+        except ArtifactError:
+            learned.unknown.append(f"checkpoint {name}")
+            continue
+        if not any(role in inputs for role in (*LEARNED_FROM, *PASSED_ON)):
+            learned.unknown.append(f"checkpoint {name}")  # from elsewhere: nobody wrote down what it heard
+        waiting += [inputs[role] for role in PASSED_ON if role in inputs]
+        for role in LEARNED_FROM:
+            if role in inputs and inputs[role] not in tables:
+                try:
+                    made = store.find(inputs[role])
+                    tables[made.id] = _clips_of(store, made)
+                except (ArtifactError, FileNotFoundError):
+                    learned.unknown.append(f"{role} {inputs[role]}")
+                else:
+                    learned.sets += [made] if made.kind == "improvement_set" else []
+    learned.clips = pd.concat([learned.clips, *tables.values()]).drop_duplicates(ignore_index=True)
+    learned.unknown = sorted(set(learned.unknown))
+    return learned
+
+
+def near_duplicates_by(sets: Iterable[Artifact], evaluation_id: str, clips: pd.DataFrame) -> Iterator[Overlap]:
+    """Yield the near duplicates of teacher clips among evaluation clips, by sets that were curated against these.
+
+    Such a set was made from the teacher's embeddings of both, and its config says what counts as the same sound.
+    """
+    for made in sets:
+        inputs, value = made.record["inputs"], made.record["config"].get("near_duplicate")
+        roles = ("teacher_pairs", "teacher_clip_embeddings", "evaluation_embeddings")
+        if value is None or inputs.get("evaluation") != evaluation_id or not set(roles) <= set(inputs):
+            continue
+        store = Store(made.path.parents[1])
+        try:
+            pairs, own, foreign = (store.find(inputs[role]) for role in roles)
+            known = pd.read_parquet(pairs.path / "clips.parquet", columns=IDENTITY)
+            rows_ND = EmbeddingTable.open(own).select(known.clip_id.tolist())
+            rows_MD = EmbeddingTable.open(foreign).select(clips.clip_id.tolist())
+        except (ArtifactError, FileNotFoundError):  # collected since: what was looked for stands in what was checked
+            continue
+        threshold, _ = near_duplicate_threshold(value, known, rows_ND)
+        yield overlap(clips, known, rows_MD, rows_ND, threshold)
+
+
+def _clips_of(store: Store, made: Artifact) -> pd.DataFrame:
+    """Return the clips of a manifest's pairs, or those that stand in an Improvement-Set."""
+    if made.kind == "manifest":
+        return pd.read_parquet(made.path / "clips.parquet", columns=IDENTITY)
+    chosen = set(pd.read_parquet(made.path / "pairs.parquet", columns=["clip_id"]).clip_id)
+    inputs = made.record["inputs"]
+    manifests = [store.find(inputs[role]) for role in ("pool", "teacher_pairs") if role in inputs]
+    clips = pd.concat([_clips_of(store, manifest) for manifest in manifests]).drop_duplicates("clip_id")
+    return clips[clips.clip_id.isin(chosen)]

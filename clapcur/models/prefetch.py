@@ -1,0 +1,165 @@
+"""Windows of clips as batches on the device, decoded ahead of the tower that hears them.
+
+Threads decode: libsndfile and soxr leave the interpreter's lock, and a waveform goes from the thread straight into its
+place in the batch, which on a GPU machine is page-locked. Processes decode no faster (`benchmarks/embedding.py`) and
+would hand over every sample through a pipe.
+
+Shapes: N clips, C crops of a clip, T samples.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from clapcur.audio import UnusableAudio, load_crops
+from clapcur.audio.throughput import Pace
+
+AHEAD = 3  # batches being decoded while one is computed: one may wait for a long file, and memory stays small
+
+OnBad = Callable[[Any, UnusableAudio], None]
+
+
+@dataclass(frozen=True)
+class Window:
+    """What is cut out of every clip: `offsets` are the places of its crops, as in `clapcur.audio.fit`."""
+
+    sample_rate: int
+    num_samples: int
+    offsets: Sequence[float]
+    short: Literal["repeat", "repeatpad", "pad", "zeros"]
+
+
+def read_ahead(
+    batches: Iterable[Sequence[Any]], window: Window, *, num_workers: int = 0, pin: bool = False,
+    pace: Pace | None = None, clip_ids: Mapping[Any, str] | None = None, on_bad: OnBad | None = None,
+) -> Generator[Tensor]:  # fmt: skip
+    """Decode batches of files in threads, a few batches ahead of the caller.
+
+    Parameters
+    ----------
+    batches : iterable of sequences of paths
+        Taken one by one, as they are needed.
+    window : Window
+    num_workers : int
+        Threads that decode; 0 is one per CPU.
+    pin : bool
+        Put the batches into page-locked memory, out of which a GPU copies by itself.
+    pace : Pace, optional
+        Is told the seconds of audio, and the time for which the caller had to wait here.
+    clip_ids : mapping, optional
+        path -> the SHA-256 that the bytes of the file must have.
+    on_bad : callable, optional
+        Is told path and error of a file that cannot be used, before its batch comes with silence in the place of its
+        crops. Without, such a file is an error.
+
+    Yields
+    ------
+    Tensor, shape (N, C, T), float32
+        The crops of a batch, in the order of its files.
+
+    Raises
+    ------
+    clapcur.errors.DataError
+        A file cannot be used, and there is no `on_bad`; the batches before it have been yielded.
+    """
+    pace = pace if pace is not None else Pace()
+    decoding: deque[tuple[Sequence[Any], Tensor, list[Future[int]]]] = deque()
+
+    def first() -> Tensor:
+        paths, crops_NCT, futures = decoding.popleft()
+        started, num_samples = time.monotonic(), 0
+        for path, crops_CT, future in zip(paths, crops_NCT, futures, strict=True):
+            try:
+                num_samples += future.result()
+            except UnusableAudio as error:
+                if on_bad is None:
+                    raise
+                crops_CT.zero_()
+                on_bad(path, error)
+        pace.waiting_s += time.monotonic() - started
+        pace.audio_s += num_samples / window.sample_rate
+        return crops_NCT
+
+    pool = ThreadPoolExecutor(num_workers or os.cpu_count(), thread_name_prefix="decode")
+    try:
+        for paths in batches:
+            crops_NCT = torch.empty((len(paths), len(window.offsets), window.num_samples), pin_memory=pin)
+            futures = [
+                pool.submit(_decode, path, window, crops_CT, (clip_ids or {}).get(path))
+                for path, crops_CT in zip(paths, crops_NCT, strict=True)
+            ]
+            decoding.append((paths, crops_NCT, futures))
+            if len(decoding) > AHEAD:
+                yield first()
+        while decoding:
+            yield first()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _decode(path: Any, window: Window, crops_CT: Tensor, clip_id: str | None) -> int:
+    """Fill in the crops of one file; return its samples at the window's rate."""
+    crops_CT.numpy()[:], num_samples = load_crops(
+        path, window.sample_rate, window.num_samples, window.offsets, window.short, clip_id
+    )
+    return num_samples
+
+
+def on_device(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """Yield the batches on a device; a GPU copies the next one while it computes with this one.
+
+    Page-locked batches are needed for that (`read_ahead` with ``pin``); from others the copy is only not faster.
+    """
+    if device.type != "cuda":
+        for batch in batches:
+            yield batch.to(device)
+        return
+    copying, computing = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    ready: Tensor | None = None
+    for batch in batches:
+        with torch.cuda.stream(copying):
+            coming = batch.to(device, non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record(copying)
+        if ready is not None:
+            yield ready
+        computing.wait_event(copied)
+        coming.record_stream(computing)
+        ready = coming
+    if ready is not None:
+        yield ready
+
+
+def to_host(rows: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield rows on the CPU; a GPU is given the next batch before this one's rows are waited for.
+
+    Never more than two batches are under way: a GPU that is slower than the decoding would pile them up.
+    """
+    under_way: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
+
+    def first() -> Tensor:
+        host_ND, done = under_way.popleft()
+        if done is not None:
+            done.synchronize()
+        return host_ND
+
+    for rows_ND in rows:
+        if not rows_ND.is_cuda:
+            yield rows_ND.cpu()
+            continue
+        done = torch.cuda.Event()
+        host_ND = torch.empty(rows_ND.shape, dtype=rows_ND.dtype, pin_memory=True)
+        host_ND.copy_(rows_ND, non_blocking=True)
+        done.record(torch.cuda.current_stream(rows_ND.device))
+        under_way.append((host_ND, done))
+        if len(under_way) > 1:
+            yield first()
+    while under_way:
+        yield first()

@@ -1,0 +1,342 @@
+"""The servers of one machine: Prefect, MLflow and the workers that run the deployments, for one home.
+
+On loopback and, unless a PostgreSQL is named, on files in the home, which are those that the commands use without
+servers: what was made before is seen here, and what is made here is seen afterwards. With ``postgresql://.../NAME`` the
+catalog is the database NAME, MLflow and Prefect have NAME_mlflow and NAME_prefect beside it (both bring migrations of
+their own, in tables of one name), which are made where they are missing.
+"""
+
+import base64
+import fcntl
+import functools
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clapcur.errors import ClapcurError
+from clapcur.servers import guard, heartbeat
+from clapcur.servers.supervisor import Processes, Program
+from clapcur.store.artifacts import write_atomic
+from clapcur.store.home import Home
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+HOST = "127.0.0.1"
+OUR_NAMES = (HOST, "localhost")  # under which the pages may be opened
+PREFECT_PORT, MLFLOW_PORT = 4200, 5000
+READY_S = 180.0  # the first start makes databases
+CPU_LIMIT = 2  # flow runs at a time on a machine without a GPU
+POOLS = ("cpu", "gpu")
+
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know our loopback
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What ``clapcur up`` runs.
+
+    Attributes
+    ----------
+    home : Home
+    prefect_port, mlflow_port : int
+    folder : Path
+        What relative paths of experiments are relative to.
+    has_gpu : bool
+        Flows that use a model go to the pool ``gpu``, one at a time, instead of the pool ``cpu``.
+    database_url : str, optional
+        A PostgreSQL; None: files in the home.
+    artifact_root : str, optional
+        Where MLflow keeps files, such as ``s3://bucket/mlflow``; None: a folder of the home.
+    """
+
+    home: Home
+    prefect_port: int
+    mlflow_port: int
+    folder: Path
+    has_gpu: bool = False
+    database_url: str | None = None
+    artifact_root: str | None = None
+
+    @property
+    def prefect(self) -> str:
+        """Address of Prefect's pages."""
+        return f"http://{HOST}:{self.prefect_port}"
+
+    @property
+    def mlflow(self) -> str:
+        """Address of MLflow's pages."""
+        return f"http://{HOST}:{self.mlflow_port}"
+
+    def addresses(self) -> dict[str, str]:
+        """Return what other commands of this home should use: addresses, and the login."""
+        user, _, password = self.home.login.partition(":")
+        known = {
+            "PREFECT_API_URL": f"{self.prefect}/api",
+            "PREFECT_API_AUTH_STRING": self.home.login,
+            "MLFLOW_TRACKING_URI": self.mlflow,
+            "MLFLOW_TRACKING_USERNAME": user,
+            "MLFLOW_TRACKING_PASSWORD": password,
+        }
+        return known | ({"CLAPCUR_DATABASE_URL": self.database_url} if self.database_url else {})
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of every process: what they write can be read, and reaches nobody else."""
+        kept = {name: value for name, value in os.environ.items() if name != "PREFECT_PROFILE"}
+        programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        no_proxy = ",".join(filter(None, (os.environ.get("NO_PROXY"), HOST)))
+        return kept | self.home.environment() | self.addresses() | {
+            "PATH": programs,  # the deployments call `python`
+            "NO_PROXY": no_proxy,
+            "PYTHONUNBUFFERED": "1",
+            "PREFECT_LOGGING_LEVEL": "INFO",
+            "PREFECT_LOGGING_INTERNAL_LEVEL": "WARNING",
+            "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+            "PREFECT_LOGGING_COLORS": "false",
+            "PREFECT_CLI_COLORS": "false",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes that we have no use for
+            heartbeat.VARIABLE: str(heartbeat.EVERY_S),
+            "CLAPCUR_FOLDER": str(self.folder),
+            "CLAPCUR_MODEL_POOL": "gpu" if self.has_gpu else "cpu",
+        }  # fmt: skip
+
+    def guarded(self, port: int) -> dict[str, str]:
+        """Return the environment of a server behind `clapcur.servers.guard`, at a port of this machine."""
+        hosts = [f"{name}:{port}" for name in OUR_NAMES]
+        origins = ",".join(f"http://{host}" for host in hosts)
+        return self.environment() | {
+            guard.HOSTS: ",".join(hosts),
+            guard.LOGIN: self.home.login,
+            "PREFECT_SERVER_API_AUTH_STRING": self.home.login,
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins,
+            "PREFECT_SERVER_UI_API_URL": "/api",  # that of the page's own origin, whichever of our names it has
+            "PREFECT_SERVER_UI_V2_ENABLED": "false",  # that page asks an analytics host
+            "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(hosts),
+            "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": origins,
+        }
+
+    def prefect_server(self) -> Program:
+        """Return Prefect's API, pages and scheduler."""
+        environment = self.guarded(self.prefect_port)
+        if self.database_url:
+            url = beside(self.database_url, "prefect", "postgresql+asyncpg")
+            environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = url
+        command = [
+            "uvicorn",
+            "--factory",
+            "clapcur.servers.guard:prefect",
+            "--host",
+            HOST,
+            "--port",
+            str(self.prefect_port),
+        ]
+        command += ["--log-level", "warning", "--timeout-keep-alive", "5"]
+        return Program("prefect server", _module(command), environment, lambda: answers(f"{self.prefect}/api/health"))
+
+    def mlflow_server(self) -> Program:
+        """Return MLflow; its clients write files to where they belong without it, so that both ways see them."""
+        database = self.home.mlflow_database
+        if self.database_url:
+            database = beside(self.database_url, "mlflow", "postgresql+psycopg")
+        root = self.artifact_root or self.home.mlflow_artifacts.as_uri()
+        command = ["mlflow", "server", "--host", HOST, "--port", str(self.mlflow_port), "--workers", "1"]
+        command += ["--app-name", "clapcur", "--default-artifact-root", root, "--no-serve-artifacts"]
+        # the address of a database may hold a password, which every user would read in a command line
+        environment = self.guarded(self.mlflow_port) | {"MLFLOW_BACKEND_STORE_URI": database}
+        url = f"{self.mlflow}/api/2.0/mlflow/experiments/search?max_results=1"
+        return Program("mlflow server", _module(command), environment, lambda: answers(url, self.home.login))
+
+    def mlflow_database(self) -> Program:
+        """Return the program that makes MLflow's file in the home, or mends it."""
+        return Program("mlflow database", _module(["clapcur.tracking.database"]), self.environment())
+
+    def worker(self, pool: str) -> Program:
+        """Return the worker of a pool; what its flow runs log is seen on Prefect's pages."""
+        environment = self.environment() | {
+            "PREFECT_LOGGING_TO_API_ENABLED": "true",
+            "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+            "PREFECT_LOGGING_EXTRA_LOGGERS": "clapcur",
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
+            "PREFECT_CLIENT_MAX_RETRIES": "5",
+        }
+        limit = 1 if pool == "gpu" else CPU_LIMIT
+        name = f"{pool}-{os.getpid()}"
+        command = ["prefect", "worker", "start", "--pool", pool, "--type", "process"]
+        command += ["--name", name, "--limit", str(limit)]
+        return Program(f"worker {pool}", _module(command), environment, lambda: self._is_online(pool, name))
+
+    def _is_online(self, pool: str, name: str) -> bool:
+        workers = call(f"{self.prefect}/api/work_pools/{pool}/workers/filter", {}, self.home.login)
+        return any(worker["name"] == name and worker["status"] == "ONLINE" for worker in workers or ())
+
+    def registration(self) -> Program:
+        """Return the program that registers pools, deployments and automations, and ends runs that were killed."""
+        return Program(
+            "deployments", _module(["clapcur.flows.register", "--ends-runs-left-behind"]), self.environment()
+        )
+
+
+@contextmanager
+def running(plan: Plan) -> Iterator[Processes]:
+    """Run all servers of a plan; inside the block they are healthy and the other commands of the home use them."""
+    from filelock import FileLock
+
+    if plan.database_url:
+        make_databases(plan.database_url)
+    with sole(plan.home), Processes(plan.home.root / "logs") as processes:
+        prefect = plan.prefect_server()
+        with FileLock(plan.home.prefect_lock):  # a command without servers may be making Prefect's tables just now
+            processes.start(prefect)
+            if not plan.database_url:
+                processes.run(plan.mlflow_database(), READY_S)
+            processes.start(plan.mlflow_server())
+            processes.wait_ready(READY_S, prefect)
+        processes.run(plan.registration(), READY_S)
+        for pool in POOLS if plan.has_gpu else ("cpu",):
+            processes.start(plan.worker(pool))
+        processes.wait_ready(READY_S)
+        write_atomic(plan.home.servers_file, json.dumps(plan.addresses()))
+        plan.home.servers_file.chmod(0o600)  # the address of a database may hold a password
+        try:
+            yield processes
+        finally:
+            plan.home.servers_file.unlink(missing_ok=True)
+
+
+@contextmanager
+def sole(home: Home) -> Iterator[None]:
+    """Hold the home's servers' lock; ClapcurError, with their addresses, where they run already."""
+    with open(home.servers_lock, "a") as lock:
+        for attempt in range(10):  # a reader, which tests it, holds it for a moment
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.05 * attempt)
+        else:
+            known = home.servers()
+            where = "its servers are about to be ready"
+            if known:
+                prefect = known["PREFECT_API_URL"].removesuffix("/api")
+                where = f"Prefect is at {prefect}, MLflow at {known['MLFLOW_TRACKING_URI']}"
+            raise ClapcurError(f"`clapcur up` runs already for {home.root}: {where}")
+        home.servers_file.unlink(missing_ok=True)  # of one that was killed
+        yield
+
+
+def choose_port(wanted: int | None, default: int, flag: str) -> int:
+    """Return the wanted port, or a free one; ClapcurError where the wanted one is taken."""
+    if wanted is not None:
+        if not is_free(wanted):
+            raise ClapcurError(f"port {wanted} is taken; name another one with {flag}, or leave it out")
+        return wanted
+    if is_free(default):
+        return default
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def is_free(port: int) -> bool:
+    """Tell whether a server could listen on this port of loopback."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: the last one's rests do not count
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+@functools.cache
+def has_gpu() -> bool:
+    """Tell whether NVIDIA's driver shows a GPU."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return False
+    try:
+        return "GPU" in subprocess.run([program, "-L"], capture_output=True, text=True, timeout=30).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def beside(url: str, name: str, driver: str) -> str:
+    """Return the address of the database that stands beside the catalog's, such as ``clapcur_mlflow``."""
+    import sqlalchemy as sa
+
+    catalog = sa.make_url(url)
+    made = catalog.set(drivername=driver, database=f"{catalog.database}_{name}")
+    return made.render_as_string(hide_password=False)
+
+
+def make_databases(url: str) -> None:
+    """Make the databases of catalog, MLflow and Prefect where they are missing."""
+    import sqlalchemy as sa
+
+    catalog = sa.make_url(url)
+    if catalog.get_backend_name() != "postgresql" or not catalog.database:
+        raise ValueError(f"expected postgresql://USER:PASSWORD@HOST/NAME, got {catalog.render_as_string()}")
+    engine = sa.create_engine(
+        catalog.set(drivername="postgresql+psycopg", database="postgres"), isolation_level="AUTOCOMMIT"
+    )
+    wanted = [catalog.database, *(f"{catalog.database}_{name}" for name in ("mlflow", "prefect"))]
+    try:
+        with engine.connect() as db:
+            for name in wanted:
+                _make_database(db, name)
+    except sa.exc.SQLAlchemyError as error:
+        said = " ".join(str(getattr(error, "orig", error)).split())
+        raise ClapcurError(
+            f"the databases {', '.join(wanted)} could not be made: {said}; check --database-url, or make them yourself"
+        ) from None
+    finally:
+        engine.dispose()
+
+
+def _make_database(db: "sa.Connection", name: str) -> None:
+    """Make a database unless it is there, or another one makes it at the same moment."""
+    import sqlalchemy as sa
+
+    known = sa.text("SELECT 1 FROM pg_database WHERE datname = :name").bindparams(name=name)
+    if db.scalar(known):
+        return
+    try:
+        db.execute(sa.text(f"CREATE DATABASE {db.dialect.identifier_preparer.quote(name)}"))
+    except sa.exc.DBAPIError:
+        if not db.scalar(known):
+            raise
+
+
+def answers(url: str, login: str | None = None) -> bool:
+    """Return whether an address answers with success."""
+    return call(url, login=login) is not None
+
+
+def call(url: str, body: Mapping[str, Any] | None = None, login: str | None = None) -> Any:
+    """Return the JSON that an address answers, None where it does not or refuses."""
+    headers = {"Content-Type": "application/json"}
+    if login is not None:
+        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+    request = urllib.request.Request(url, headers=headers)
+    if body is not None:
+        request.data = json.dumps(body).encode()
+    try:
+        with _direct.open(request, timeout=10) as answer:
+            return json.loads(answer.read())
+    except (urllib.error.URLError, OSError, ValueError):
+        return None
+
+
+def _module(command: list[str]) -> list[str]:
+    return [sys.executable, "-m", *command]

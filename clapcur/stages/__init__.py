@@ -1,0 +1,1 @@
+"""The stages: each makes one artifact out of others, and none imports another."""

@@ -1,0 +1,149 @@
+"""Adopt: a checkpoint that somebody else trained -> a checkpoint of ours, which is a teacher like any other.
+
+The identity is the content of the files, the mel filters that were chosen and where the text encoder's config and
+tokenizer came from; not the place of the files, nor their name.
+
+Payload: the model folder (see `clapcur.models.clap`) and ``adopted.json``, what became of every tensor (see
+`clapcur.models.checkpoints.LoadReport`).
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from clapcur.config import canonical, check_seed, frozen
+from clapcur.data.manifest import Manifest
+from clapcur.errors import CheckpointError
+from clapcur.models.config import ClapConfig
+from clapcur.models.hub import check_source
+from clapcur.store.artifacts import Artifact, Stage, Workspace, sha256_file
+
+VERSION = "1"
+READ = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.json", "*.txt", "*.model")
+"""What of a folder makes a model; the rest (pictures, read-mes, events) may change."""
+
+
+@frozen
+class AdoptConfig:
+    """Which checkpoint, and how it is read; `clapcur.models.checkpoints.load_checkpoint` tells more."""
+
+    source: str
+    # a file of weights, a folder, or the name of a ClapModel on the Hub
+    front_end: Literal["from_config", "from_checkpoint"] | None = None
+    # which mel filters to hear with, where the file stores others than its family's config computes
+    text_source: str | None = None
+    # folder, or name on the Hub, of the text encoder's config and tokenizer; None: what the family started from
+    model: ClapConfig | None = None
+    # for PANNs, an audio tower alone: all but its weights and width
+    pickled: bool = False
+    # read a file that may run code: only from people you trust
+    collapsed: bool = False
+    # take a model whose text tower tells nothing apart
+    partial: bool = False
+    # take a checkpoint that lacks a tower, to be trained on from
+    seed: int = 0
+    # of the weights that a partial checkpoint lacks
+
+    def __post_init__(self) -> None:
+        """Refuse a seed that is none."""
+        check_seed(self.seed)
+
+    @property
+    def needs_captions(self) -> bool:
+        """Whether a fresh text tower learns its vocabulary from the teacher's captions."""
+        return self.model is not None and self.model.text.source == "bert-tiny"
+
+
+def stage_for(config: AdoptConfig) -> tuple[Stage, dict[str, Any]]:
+    """Return the stage that reads this checkpoint and the config that names its artifact.
+
+    Raises
+    ------
+    CheckpointError
+        There is nothing at the source.
+    """
+    identity: dict[str, Any] = {
+        "source": fingerprint(config.source),
+        "front_end": config.front_end,
+        "text_source": fingerprint(config.text_source) if config.text_source else None,
+        "model": canonical(config.model) if config.model else None,
+        "seed": config.seed if config.partial else None,
+    }
+
+    def compute(inputs: Mapping[str, Artifact], _: Any, work: Workspace) -> dict[str, Any]:
+        return adopt(inputs, config, work)
+
+    return Stage("adopt", VERSION, "checkpoint", compute), identity
+
+
+def adopt(inputs: Mapping[str, Artifact], config: AdoptConfig, work: Workspace) -> dict[str, Any]:
+    """Read the checkpoint and write it as ours.
+
+    Inputs by role: ``teacher_pairs`` (manifest) where a small text tower with fresh weights learns its vocabulary.
+
+    Raises
+    ------
+    CheckpointError
+        As `load_checkpoint`; or the checkpoint lacks a tower and `partial` is not set.
+    """
+    from clapcur.models.checkpoints import load_checkpoint
+
+    captions = sorted(Manifest.open(inputs["teacher_pairs"]).captions.caption) if config.needs_captions else None
+    model, report = load_checkpoint(
+        config.source, front_end=config.front_end, text_source=config.text_source, config=config.model,
+        captions=captions, pickled=config.pickled, collapsed=config.collapsed, seed=config.seed,
+    )  # fmt: skip
+    if report.fresh and not config.partial:
+        raise CheckpointError(
+            f"{config.source} ({report.format}) lacks {len(report.fresh)} weights of a whole model, from "
+            f"{report.fresh[0]} on, and would answer from noise: train it on captioned clips first (give `teacher` a "
+            "training beside `checkpoint`)"
+        )
+    if Path(model.config.text.source).is_dir():  # the place of a folder says nothing, all of it is saved with the model
+        text = dataclasses.replace(model.config.text, source="text")
+        model.config = dataclasses.replace(model.config, text=text)
+    model.save(work.path)
+    told = {name: value for name, value in report.to_dict().items() if name != "source"}  # a place says nothing
+    (work.path / "adopted.json").write_text(json.dumps(told, indent=1))
+    kinds = {"taken": report.mapped, "ignored": report.ignored, "fresh": report.fresh}
+    metrics = {"logit_scale": model.scale().item()}
+    if report.text is not None:
+        metrics["text_cosine"] = report.text.mean
+    return {
+        "counts": {f"{name}_tensors": len(tensors) for name, tensors in kinds.items()},
+        "metrics": metrics,
+        "format": report.format,
+    }
+
+
+def check_place(config: AdoptConfig) -> None:
+    """CheckpointError where the checkpoint, or the text model that it names, is not there; neither is read."""
+    for source, what in ((config.source, "checkpoint"), (config.text_source, "text model")):
+        if source is not None and not Path(source).exists():
+            check_source(source, what)
+
+
+def fingerprint(source: str) -> dict[str, Any]:
+    """Return what a source is, wherever it lies: hashes of its files, or its name on the Hub and the commit."""
+    path = Path(source)
+    if path.is_file():
+        return {"sha256": sha256_file(path)}
+    if path.is_dir():
+        found = sorted({file for pattern in READ for file in path.glob(f"**/{pattern}") if file.is_file()})
+        if not found:
+            raise CheckpointError(f"{source} holds no checkpoint: none of {', '.join(READ)}")
+        return {"files": {str(file.relative_to(path)): sha256_file(file) for file in found}}
+    check_source(source, "checkpoint")
+    from transformers.utils import cached_file
+    from transformers.utils.hub import extract_commit_hash
+
+    try:
+        config = cached_file(source, "config.json")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"no checkpoint {source}: it is no file, no folder, and no name on the Hub that is in the local cache or "
+            f"could be fetched (is HF_HUB_OFFLINE set?): {' '.join(str(error).split())}"
+        ) from error
+    return {"hub": source, "commit": extract_commit_hash(config, None)}

@@ -1,0 +1,250 @@
+"""Audition: Improvement-Set -> a page on which people hear its pairs, and say which are wrong.
+
+A few hundred pairs, spread evenly over classes, from the borders of the thresholds, from the top and at random (see
+`clapcur.stages.audition.choosing`), each with its sound, spectrogram, caption, scores, class and source. The page is
+one HTML file without a server, on disk or in MLflow; it exports what was marked for `clapcur.data.marks`. Pairs that
+fell just below a threshold would be worth hearing too, but an Improvement-Set does not hold them.
+
+Sounds are embedded while the page stays within its size, a clip of several pairs once. A clip whose file is not at its
+place, or cannot be decoded, has a line with the reason in place of its sound. What was at its place is no part of the
+artifact's identity: after files are put back, another seed makes a page with them.
+
+Payload: ``audition.html`` and ``pairs.csv`` (which pairs, why, and how many pairs each stands for). Inputs:
+``improvement_set``, and the manifests by the roles that it was curated from, see `audition_inputs`.
+"""
+
+import base64
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pyarrow import parquet
+
+from clapcur.audio import UnusableAudio
+from clapcur.config import check_seed, frozen
+from clapcur.data.improvement_set import PAIRS
+from clapcur.data.manifest import Manifest
+from clapcur.errors import ArtifactError
+from clapcur.progress import progress
+from clapcur.stages.audition.choosing import choose_pairs
+from clapcur.stages.audition.clip import MP3_RATES, as_mp3, as_spectrogram, load_excerpt
+from clapcur.stages.audition.html import as_html, as_json, cut_by
+from clapcur.store.artifacts import Artifact, Stage, Store, Workspace, write_atomic
+
+PAGE_FULL = "the page is full: the file is at its place, but has no room here"
+HEAD_ROOM = 1024  # bytes for the line of the page that counts what has no sound
+ID_COLUMNS = ["clip_id", "caption_id"]
+TABLE_COLUMNS = (
+    "clip_id", "caption_id", "similarity", "class", "class_similarity", "rank", "threshold", "margin", "reason",
+    "weight", "caption", "path", "sound",
+)  # fmt: skip
+
+
+@frozen
+class AuditionConfig:
+    """Which pairs are heard, and how much of their sounds the page holds."""
+
+    num_pairs: int = 200
+    # in all, spread evenly over the classes
+    seed: int = 0
+    # of the draw
+    border: float = 0.3
+    # share of a class's pairs that are its lowest scores
+    top: float = 0.2
+    # share that are its highest; the rest is drawn at random
+    sample_rate: int = 22_050
+    # Hz, of the embedded sound: half of it is the highest frequency that is heard
+    max_seconds: float = 10.0
+    # of a longer clip the middle
+    max_bytes: int = 18 * 2**20
+    # of the page; MLflow gets files up to 20 MiB
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        check_seed(self.seed)
+        if self.num_pairs < 1:
+            raise ValueError(f"an audition needs at least one pair, got num_pairs {self.num_pairs}")
+        if not (self.border >= 0 and self.top >= 0 and self.border + self.top < 1):
+            raise ValueError(
+                f"border and top are shares with a sum below 1, got {self.border:g} and {self.top:g}; without pairs "
+                "drawn at random nothing is learned of the rest of the set"
+            )
+        if self.sample_rate not in MP3_RATES:
+            raise ValueError(f"sample_rate must be one that MP3 knows ({MP3_RATES} Hz), got {self.sample_rate}")
+        if not self.max_seconds > 0:
+            raise ValueError(f"max_seconds must be above 0, got {self.max_seconds:g}")
+
+
+def audition_inputs(improvement_set: Artifact) -> dict[str, Artifact]:
+    """Return the inputs of an audition by role: the set, and the manifests that its record names for its pairs.
+
+    Raises
+    ------
+    ArtifactError
+        Another kind of artifact, or a manifest that is not in the store of the set.
+    """
+    if improvement_set.kind != "improvement_set":
+        raise ArtifactError(f"expected an improvement_set, got the {improvement_set.kind} {improvement_set.id}")
+    record, store = improvement_set.record, Store(improvement_set.path.parents[1])
+    roles = ("teacher_pairs",) if record["config"]["strategy"] == "ds" else ("teacher_pairs", "captions", "pool")
+    manifests = {role: store.find(record["inputs"][role]) for role in roles if role in record["inputs"]}
+    return {"improvement_set": improvement_set, **manifests}
+
+
+def audition(inputs: Mapping[str, Artifact], config: AuditionConfig, work: Workspace) -> dict[str, Any]:
+    """Choose the pairs, embed their sounds and write the page.
+
+    Raises
+    ------
+    ManifestError
+        A manifest contradicts itself.
+    ArtifactError
+        A pair names a clip or a caption that none of the manifests has.
+    ValueError
+        The pairs alone, without any sound, are larger than the page may be.
+    """
+    source = inputs["improvement_set"]
+    card = json.loads((source.path / "card.json").read_text())
+    manifests = [Manifest.open(artifact) for role, artifact in inputs.items() if role != "improvement_set"]
+    scored = parquet.read_table(source.path / PAIRS, columns=["similarity", "class", "class_similarity", "rank"])
+    scored = scored.to_pandas()
+    scored["score"] = scored["class_similarity" if cut_by(card["strategy"]) == "caption" else "similarity"]
+    thresholds = _class_thresholds(source, card, scored)
+    pairs = _with_texts(_chosen_pairs(source, scored, thresholds, config), manifests, source)
+    facts = _facts(source, card, thresholds, pairs, config)
+    shown = pairs[[name for name in TABLE_COLUMNS if name in pairs and name not in ("rank", "weight", "path")]]
+    records = json.loads(shown.to_json(orient="records", double_precision=6))
+    clips = _silent_clips(pairs, manifests, config)
+    room = config.max_bytes - HEAD_ROOM - len(as_html(facts, records, clips).encode())
+    if room < 0:
+        raise ValueError(
+            f"a page of {config.num_pairs} pairs needs {config.max_bytes - room:,} bytes without any sound, max_bytes "
+            f"is {config.max_bytes:,}; raise it, or lower num_pairs"
+        )
+    _embed_sounds(clips, room, config)
+    write_atomic(work.path / "audition.html", as_html(facts, records, clips))
+    kinds = {clip: entry.get("kind", "embedded") for clip, entry in clips.items()}
+    table = pairs.assign(sound=pairs["clip_id"].map(kinds))[list(TABLE_COLUMNS)]
+    write_atomic(work.path / "pairs.csv", table.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+    of_kind = pd.Series(kinds).value_counts().to_dict()
+    counts = {"pairs": len(pairs), "clips": len(clips), "embedded": 0}
+    return {"counts": counts | {str(kind).replace(" ", "_"): int(count) for kind, count in of_kind.items()}}
+
+
+def _class_thresholds(source: Artifact, card: Mapping[str, Any], scored: pd.DataFrame) -> dict[str, float]:
+    """Return the threshold that cut the pairs of each class.
+
+    DS with a count that its classes share has one for each class, which its card does not tell: the lowest score that
+    was kept stands for it.
+    """
+    cut, config = cut_by(card["strategy"]), source.record["config"]
+    thresholds = dict.fromkeys(card["class_coverage"], card["thresholds"][cut])
+    if cut == "caption" and config["even_classes"] and config["caption_threshold"]["count"] is not None:
+        lowest = scored.groupby("class")["score"].min()
+        return {**thresholds, **{str(name): float(low) for name, low in lowest.items()}}
+    return {**thresholds, **card.get("class_thresholds", {})}
+
+
+def _chosen_pairs(
+    source: Artifact, scored: pd.DataFrame, thresholds: Mapping[str, float], config: AuditionConfig
+) -> pd.DataFrame:
+    """Return the chosen pairs of the set, in turns, with threshold and margin; ids are read of these alone."""
+    chosen = choose_pairs(
+        scored["score"].to_numpy(), scored["class"].to_numpy(object), config.num_pairs,
+        border=config.border, top=config.top, seed=config.seed,
+    )  # fmt: skip
+    wanted = np.sort(chosen["row"].to_numpy())
+    found, start = [], 0
+    with parquet.ParquetFile(source.path / PAIRS) as file:
+        for batch in file.iter_batches(columns=ID_COLUMNS):
+            here = wanted[(wanted >= start) & (wanted < start + batch.num_rows)]
+            if len(here):
+                found.append(batch.take(here - start).to_pandas().set_index(here))
+            start += batch.num_rows
+    pairs = chosen[["row", "reason", "weight"]].join(pd.concat(found), on="row").join(scored, on="row")
+    threshold = pairs["class"].map(thresholds)
+    return pairs.assign(threshold=threshold, margin=pairs["score"] - threshold).drop(columns=["row", "score"])
+
+
+def _with_texts(pairs: pd.DataFrame, manifests: Iterable[Manifest], source: Artifact) -> pd.DataFrame:
+    """Return the pairs with the text of each caption and the place of each clip."""
+    captions: dict[str, str] = {}
+    paths: dict[str, str] = {}
+    for manifest in manifests:
+        captions |= dict(zip(manifest.captions.caption_id, manifest.captions.caption, strict=True))
+        paths |= {clip: str(path) for clip, path in manifest.paths.items()}
+    for what, known in (("clip_id", paths), ("caption_id", captions)):
+        if unknown := sorted(set(pairs[what]) - set(known)):
+            raise ArtifactError(
+                f"{len(unknown)} chosen pairs of {source.id} have a {what} that none of its manifests knows, such as "
+                f"{unknown[0]}; give the manifests that it was curated from"
+            )
+    return pairs.assign(caption=pairs["caption_id"].map(captions), path=pairs["clip_id"].map(paths))
+
+
+def _facts(
+    source: Artifact, card: Mapping[str, Any], thresholds: Mapping[str, float], pairs: pd.DataFrame,
+    config: AuditionConfig,
+) -> dict[str, Any]:  # fmt: skip
+    """Return what the head of the page says of the set."""
+    here = pairs["class"].value_counts().to_dict()
+    classes = [
+        {"name": name, "threshold": thresholds[name], "here": here.get(name, 0), **coverage}
+        for name, coverage in card["class_coverage"].items()
+    ]
+    return {
+        "set": source.id, "strategy": card["strategy"], "thresholds": card["thresholds"], "classes": classes,
+        "num_pairs": card["counts"]["pairs"], "num_clips": card["counts"]["clips"],
+        "num_captions": card["counts"]["captions"], "seed": config.seed,
+    }  # fmt: skip
+
+
+def _silent_clips(
+    pairs: pd.DataFrame, manifests: Iterable[Manifest], config: AuditionConfig
+) -> dict[str, dict[str, str]]:
+    """Return what the page says of each clip, in the order of the pairs, before any sound is embedded."""
+    paths = dict(zip(pairs["clip_id"], pairs["path"], strict=True))
+    table = pd.concat([manifest.clips for manifest in manifests])
+    durations = dict(zip(table["clip_id"], table["duration_s"], strict=True))
+    recordings = dict(zip(table["clip_id"], table["recording_id"], strict=True))
+    clips = {}
+    for clip, path in paths.items():
+        duration_s = durations[clip]
+        is_cut = duration_s > config.max_seconds
+        clips[clip] = {
+            "path": path,
+            "recording_id": recordings[clip],
+            "excerpt": f"{'middle ' + format(config.max_seconds, 'g') + ' of ' if is_cut else ''}{duration_s:.1f} s",
+            "kind": "left out",
+            "note": PAGE_FULL,
+        }
+    return clips
+
+
+def _embed_sounds(clips: dict[str, dict[str, str]], room: int, config: AuditionConfig) -> None:
+    """Put sound and spectrogram into the clips, one by one, until the page has no room for the next."""
+    with progress("audition", len(clips), "clips") as advance:
+        for name, silent in clips.items():
+            try:
+                waveform = load_excerpt(silent["path"], config.sample_rate, config.max_seconds, clip_id=name)
+            except UnusableAudio as problem:
+                is_missing = problem.reason == "missing"
+                note = "the file is not at its place" if is_missing else f"{problem.reason}: {problem.detail}"
+                entry = silent | {"kind": problem.reason.replace("_", " "), "note": note}
+            else:
+                media = {
+                    "audio": as_mp3(waveform, config.sample_rate),
+                    "image": as_spectrogram(waveform, config.sample_rate),
+                }
+                entry = {part: text for part, text in silent.items() if part not in ("kind", "note")}
+                entry |= {part: base64.b64encode(content).decode() for part, content in media.items()}
+            room -= len(as_json(entry)) - len(as_json(silent))
+            if room < 0:
+                return
+            clips[name] = entry
+            advance()
+
+
+STAGE = Stage("audition", "1", "audition", audition)

@@ -1,0 +1,199 @@
+"""Curate: embeddings -> Improvement-Set. Three strategies over one exact similarity join.
+
+==== =========================== ===========================================================================
+DU   domain-unspecific           every (pool clip, caption) whose similarity reaches the audio threshold
+DS   domain-specific             the training pairs whose caption reaches the caption threshold to a class prompt
+ADS  augmented domain-specific   DU's rule with only the captions that reach the caption threshold
+==== =========================== ===========================================================================
+
+Source: Wang et al. 2023 (arXiv 2305.01864), section 2.3, as its code does it. Departures: the class that won and
+every similarity are kept with each pair (the reference drops them); similarities are float32, not float16 (whose
+spacing at 0.7 is 4.9e-4); evaluation clips, their source recordings and their near-duplicates are excluded and
+counted; thresholds can be set by count or by precision, for a cosine of 0.7 means another thing to every teacher.
+Options that are ours: caps, doubles in the pool, a correction for hubs, clusters where an exact search is out of reach.
+
+When a pool has grown, the set of its earlier version is taken over: only clips that are new are scored, and the
+result is the set that scoring all of them would give. What changed is counted in the card.
+
+Payload: ``pairs.parquet`` (see `clapcur.data.improvement_set`), ``card.json`` and the card's figures;
+``changes.parquet`` against the earlier set, where there is one::
+
+    config           what can be said about a curation
+    candidates       which captions and clips may enter
+    taken_over       what an earlier version of the set gives
+    calibration      a threshold by precision
+    pool_join        clips of the pool against captions (DU, ADS)
+    training_pairs   the training pairs (DS)
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clapcur.data.class_names import check_class_names
+from clapcur.data.improvement_set import ImprovementSetWriter
+from clapcur.data.manifest import Manifest
+from clapcur.data.set_diff import write_changes
+from clapcur.errors import EmptySetError
+from clapcur.methods.devices import pick_device
+from clapcur.methods.hubness import Correction, hub_statistics
+from clapcur.methods.plots import class_coverage_figure, near_duplicate_figure, similarity_figure
+from clapcur.stages.curate.calibration import calibrate, calibrate_on_marks
+from clapcur.stages.curate.candidates import Captions, candidate_captions, candidate_clips, caption_thresholds
+from clapcur.stages.curate.config import Approximate, CurateConfig
+from clapcur.stages.curate.pool_join import PoolJoin, Thresholds, sample_histogram
+from clapcur.stages.curate.taken_over import TakenOver
+from clapcur.stages.curate.training_pairs import write_training_pairs
+from clapcur.store.artifacts import Artifact, Stage, Workspace, write_atomic
+
+VERSION = "7"
+
+__all__ = ["STAGE", "Approximate", "CurateConfig", "curate"]
+
+
+def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace) -> dict[str, Any]:
+    """Write an Improvement-Set.
+
+    Inputs by role: ``teacher_pairs`` with ``teacher_clip_embeddings`` and ``teacher_caption_embeddings``;
+    ``prompt_embeddings``; for DU and ADS ``pool`` with ``pool_embeddings`` and, where there are unpaired captions,
+    ``captions`` with ``caption_embeddings``; ``evaluation`` with ``evaluation_embeddings`` only ever exclude;
+    ``parent`` with ``parent_pool``, the set of an earlier version of the pool and that version.
+
+    Raises
+    ------
+    EmptySetError
+        No pair is left; the message names thresholds that would give some.
+    """
+    teacher_pairs = Manifest.open(inputs["teacher_pairs"])
+    captions = candidate_captions(inputs, config)
+    num_captions = len(captions.ids)
+    thresholds: dict[str, float] = {}
+    evidence: dict[str, Any] = {}
+    if config.strategy in ("ds", "ads"):
+        least_M = caption_thresholds(captions, config)
+        thresholds["caption"] = float(least_M.min())
+        captions = captions.where(captions.class_similarity_M >= least_M)
+    clip_ids, rows_ND, exclusions, guard = candidate_clips(inputs, config, teacher_pairs)
+    with ImprovementSetWriter(work.path) as writer:
+        if config.strategy == "ds":
+            write_training_pairs(writer, teacher_pairs, clip_ids, rows_ND, captions, wrong_pairs(config))
+        else:
+            _write_pool_pairs(writer, inputs, config, teacher_pairs, captions, clip_ids, rows_ND, thresholds, evidence)
+        if writer.num_pairs == 0:
+            raise EmptySetError(_how_to_fill(config, thresholds, captions, evidence, num_captions, exclusions))
+    text_of = dict(zip(captions.ids, captions.texts, strict=True))
+    counts = writer.counts() | {
+        "candidate_clips": len(clip_ids), "candidate_captions": len(captions.ids), "all_captions": num_captions,
+    }  # fmt: skip
+    if "parent" in inputs:
+        changes = write_changes(inputs["parent"].path, work.path, work.path / "changes.parquet")
+        evidence["changes"] = {"parent": inputs["parent"].id, **changes}
+        counts |= {name: changes[name] for name in ("added", "removed")}
+    card = {
+        "strategy": config.strategy,
+        "thresholds": thresholds,
+        "counts": counts,
+        "exclusions": exclusions,
+        "contamination": guard.as_json(),
+        "marked_wrong": len(wrong_pairs(config)),
+        "similarity": writer.similarity_summary(),
+        "class_coverage": writer.class_coverage(check_class_names(config.class_names)),
+        "top_captions": [{"caption": text_of[i], "pairs": n} for i, n in writer.per_caption.most_common(20)],
+        **evidence,
+    }
+    write_atomic(work.path / "card.json", json.dumps(card, indent=1))
+    class_coverage_figure(card, work.path / "class_coverage.png")
+    if "histogram" in card:
+        similarity_figure(card, work.path / "similarity.png")
+    if guard.candidates is not None and guard.candidates.nearest_N is not None:
+        near_duplicate_figure(
+            guard.candidates.nearest_N, guard.different_N, guard.candidates.threshold, work.path / "near_duplicates.png"
+        )
+    return {
+        "counts": counts | {f"excluded.{name}": count for name, count in exclusions.items()},
+        "metrics": {f"threshold.{name}": value for name, value in thresholds.items()},
+    }
+
+
+def _write_pool_pairs(
+    writer: ImprovementSetWriter, inputs: Mapping[str, Artifact], config: CurateConfig, teacher_pairs: Manifest,
+    captions: Captions, clip_ids: NDArray[np.object_], rows_ND: NDArray[np.float32], thresholds: dict[str, float],
+    evidence: dict[str, Any],
+) -> None:  # fmt: skip
+    """Write the pairs of the pool (DU, ADS); note the threshold and what it rests on."""
+    correction = None
+    if config.hubness is not None and len(clip_ids) and len(captions.ids):
+        sample_SD = rows_ND[: config.hubness.reference_clips]  # ids are hashes: a random sample
+        correction = Correction.measure(config.hubness, sample_SD, captions.rows_MD, pick_device(config.device))
+        evidence["hubness"] = hub_statistics(sample_SD, captions.rows_MD, correction)
+    taken_over = TakenOver.open(inputs, config, VERSION, clip_ids)
+    is_new_N = taken_over.is_new(clip_ids)
+    some = slice(None) if is_new_N.all() else is_new_N
+    wrong = wrong_pairs(config)
+    join = PoolJoin(clip_ids[some], rows_ND[some], captions, config, taken_over, wrong, correction)
+    histogram, num_counted = sample_histogram(rows_ND, captions.rows_MD, join.offsets, join.device)
+    evidence["histogram"] = {"clips": num_counted, "of_clips": len(clip_ids), **_coarse(histogram)}
+    evidence["scored"] = {"new_clips": int(is_new_N.sum()), "clips_taken_over": int((~is_new_N).sum())}
+    if config.audio_threshold.precision is not None:
+        evidence["calibration"] = (
+            calibrate_on_marks(config, clip_ids, rows_ND, captions, correction)
+            if config.marks
+            else calibrate(inputs, config, captions, teacher_pairs, correction)
+        )
+        least: Thresholds = evidence["calibration"]["similarity"]
+    else:
+        least = join.thresholds()
+    if isinstance(least, dict):
+        evidence["class_thresholds"] = least
+    thresholds["audio"] = min(least.values()) if isinstance(least, dict) else least
+    join.write(writer, least)
+    if config.approximate is not None and not join.is_empty:
+        evidence["approximate"] = join.recall(least, config.approximate.num_checked)
+
+
+def wrong_pairs(config: CurateConfig) -> set[tuple[str, str]]:
+    """Return the pairs (clip, caption) that people heard to be wrong."""
+    return {(clip, caption) for clip, caption, mark in config.marks if mark == "wrong"}
+
+
+def _coarse(histogram: NDArray[np.int64], num_bins: int = 200) -> dict[str, Any]:
+    """Return a histogram for the card: bin edges over [-1, 1] and counts."""
+    return {
+        "edges": np.linspace(-1, 1, num_bins + 1).round(4).tolist(),
+        "counts": histogram.reshape(num_bins, -1).sum(axis=1).tolist(),
+    }
+
+
+def _how_to_fill(
+    config: CurateConfig, thresholds: Mapping[str, float], captions: Captions, evidence: Mapping[str, Any],
+    num_captions: int, exclusions: Mapping[str, int],
+) -> str:  # fmt: skip
+    """Say why the set is empty and which threshold would give pairs."""
+    name = config.strategy.upper()
+    if not len(captions.ids):
+        return (
+            f"{name} kept none of {num_captions} captions at a caption threshold of {thresholds['caption']:.3f}; "
+            "give the caption threshold by count (such as count: 100), or lower it"
+        )
+    left_out = ", ".join(f"{count} as {reason.replace('_', ' ')}" for reason, count in exclusions.items() if count)
+    if "histogram" not in evidence:
+        return (
+            f"{name} found no training pair, outside the held-out recordings, with one of {len(captions.ids)} captions"
+            + (f"; left out: {left_out}" if left_out else "")
+        )
+    counts = np.array(evidence["histogram"]["counts"][::-1])
+    edges = np.array(evidence["histogram"]["edges"][:-1][::-1])
+    of_sample = evidence["histogram"]["of_clips"] / max(1, evidence["histogram"]["clips"])
+    would = [
+        f"{edges[index]:.2f} would give {round(total * of_sample)}"
+        for index, total in enumerate(np.cumsum(counts))
+        if total > 0 and counts[index] > 0
+    ][:3]
+    hint = f"; an audio threshold of {', '.join(would)} pairs" if would else f"; no clip is eligible: {left_out}"
+    return f"{name} kept no pair at an audio threshold of {thresholds['audio']:.3f}{hint}"
+
+
+STAGE = Stage("curate", VERSION, "improvement_set", curate)

@@ -1,0 +1,207 @@
+"""Clips of a pool against captions: the thresholds, and the pairs that reach them and that the caps leave.
+
+The order is: the cap per caption, the cap per clip, the thresholds. A threshold by count is found on what the caps
+leave; were the thresholds of the classes applied before the caps, a pair that falls out would free a place for the next
+caption of its clip, and more pairs than asked for would be kept.
+
+Pairs come and go as Arrow tables of at most `BLOCK_PAIRS` rows; nothing here holds all of them but their similarities,
+where a threshold is found by count.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Set
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+
+from clapcur.data.improvement_set import SCHEMA, ImprovementSetWriter
+from clapcur.data.set_diff import merged
+from clapcur.methods.devices import pick_device
+from clapcur.methods.hubness import Correction
+from clapcur.methods.similarity import (
+    Clusters,
+    caption_floor,
+    similar_pairs,
+    similarity_histogram,
+    threshold_for_count,
+)
+from clapcur.methods.thresholds import nth_largest
+from clapcur.progress import progress
+from clapcur.stages.curate.candidates import Captions, share_of_class
+from clapcur.stages.curate.config import CurateConfig
+from clapcur.stages.curate.taken_over import TakenOver
+
+COUNTED_PAIRS = 2**26  # of a sample of the clips, for the histogram and the first guess of a threshold; ours, a second
+BLOCK_PAIRS = 2**18  # in memory at once, with their ids 50 MiB; ours
+HISTOGRAM_BINS = 20_000  # over [-1, 1]
+SPARE = 1.5  # how many more pairs than asked for a guessed threshold is to let through; ours
+
+Thresholds = dict[str, float] | float  # one for each class, or one for all
+
+
+class PoolJoin:
+    """The pairs of some clips with the candidate captions, and those taken over from an earlier set."""
+
+    def __init__(
+        self, clip_ids: NDArray[np.object_], rows_ND: NDArray[np.float32], captions: Captions, config: CurateConfig,
+        taken_over: TakenOver, wrong: Set[tuple[str, str]], correction: Correction | None = None,
+    ) -> None:  # fmt: skip
+        self.rows_ND, self.captions, self.config, self.taken_over = rows_ND, captions, config, taken_over
+        self.device = pick_device(config.device)
+        self.wrong = pa.array([f"{clip} {caption}" for clip, caption in sorted(wrong)], pa.string())
+        self.clip_ids = pa.array(clip_ids, pa.string())
+        self.caption_ids = pa.array(captions.ids, pa.string())
+        self.classes = pa.array(captions.classes, pa.string())
+        self.by_class = config.even_classes and config.audio_threshold.count is not None
+        self.is_empty = not len(captions.ids) or not len(clip_ids)
+        self.offsets = None if correction is None or self.is_empty else correction.offsets(rows_ND)
+        self.clusters = None
+        if config.approximate is not None and not self.is_empty:
+            num_clusters = min(config.approximate.num_clusters, len(captions.ids))
+            num_probes = min(config.approximate.num_probes, num_clusters)
+            self.clusters = Clusters.of(captions.rows_MD, num_clusters, num_probes)
+        self.floor_M: NDArray[np.float32] | None = None
+        if config.max_per_caption and not self.is_empty:
+            self.floor_M = caption_floor(
+                rows_ND, captions.rows_MD, config.max_per_caption, offsets=self.offsets, device=self.device
+            )
+
+    def thresholds(self) -> Thresholds:
+        """Return the given similarity, or what keeps the given number of pairs: one for all, or one for each class."""
+        threshold = self.config.audio_threshold
+        if threshold.similarity is not None:
+            return threshold.similarity
+        assert threshold.count is not None
+        if not len(self.captions.ids):
+            return 1.0
+        for least in (self._guess(), -1.0):
+            found = self._similarities(least)
+            enough = all(len(values) >= self._count for values in found.values())
+            if enough or least == -1.0:
+                break
+        by_class = {name: nth_largest(values, self._count) for name, values in found.items()}
+        return by_class if self.by_class else by_class[""]
+
+    @property
+    def _count(self) -> int:
+        count = self.config.audio_threshold.count
+        assert count is not None
+        return share_of_class(count, self.config) if self.by_class else count
+
+    def _groups(self) -> dict[str, NDArray[np.bool_]]:
+        """Return which captions share a threshold by count: those of a class, or all."""
+        if not self.by_class:
+            return {"": np.ones(len(self.captions.ids), bool)}
+        return {str(name): self.captions.classes == name for name in np.unique(self.captions.classes)}
+
+    def _guess(self) -> Thresholds:
+        """Return thresholds that are surely, or probably, not above those that are looked for.
+
+        Of a set that is taken over its own: with more clips the n-th best pair is only better. Else what a sample of
+        the clips tells, unless caps leave less of the pairs than the sample can know.
+        """
+        if (before := self.taken_over.thresholds()) is not None:
+            return before
+        if self.is_empty or self.config.max_per_clip is not None or self.config.max_per_caption is not None:
+            return -1.0
+        guess = {}
+        for name, of_group in self._groups().items():
+            offsets = None if self.offsets is None else (self.offsets[0], self.offsets[1][of_group])
+            counts, num_clips = sample_histogram(self.rows_ND, self.captions.rows_MD[of_group], offsets, self.device)
+            wanted = self._count * num_clips / len(self.clip_ids)
+            spare = wanted if num_clips == len(self.clip_ids) else SPARE * wanted + 5 * np.sqrt(wanted) + 5
+            bin_width = 2 / HISTOGRAM_BINS  # a pair may be counted in the bin above its own
+            guess[name] = max(-1.0, threshold_for_count(counts, int(np.ceil(spare))) - bin_width)
+        return guess if self.by_class else guess[""]
+
+    def _similarities(self, least: Thresholds) -> dict[str, NDArray[np.float32]]:
+        """Return the similarities of all pairs from these thresholds on, by what shares a threshold."""
+        found: dict[str, list[NDArray[np.float32]]] = {name: [np.empty(0, np.float32)] for name in self._groups()}
+        for blocks in (self.blocks(least), self.taken_over.blocks()):
+            for block in blocks:
+                similarity = block["similarity"].to_numpy()
+                if not self.by_class:
+                    found[""].append(similarity)
+                    continue
+                classes = block["class"].combine_chunks().dictionary_encode()
+                codes = classes.indices.to_numpy()
+                for code, name in enumerate(classes.dictionary.to_pylist()):
+                    found[name].append(similarity[codes == code])
+        return {name: np.concatenate(parts) for name, parts in found.items()}
+
+    def blocks(
+        self, least: Thresholds, on_clips: Callable[[int], None] | None = None, some: slice = slice(None),
+        exact: bool = False,
+    ) -> Iterator[pa.Table]:  # fmt: skip
+        """Yield the pairs of the clips that are scored, sorted by clip: at least those that reach their threshold."""
+        if self.is_empty:
+            return
+        cap, floor_M, done = self.config.max_per_clip, self.floor_M, 0
+        lowest = min(least.values()) if isinstance(least, dict) else least
+        if isinstance(least, dict) and cap is None:
+            of_class_M = np.array([least[name] for name in self.captions.classes], np.float32)
+            floor_M = of_class_M if floor_M is None else np.maximum(floor_M, of_class_M)
+        found = similar_pairs(
+            self.rows_ND[some], self.captions.rows_MD, max(-1.0, min(1.0, lowest)), cap_per_clip=cap,
+            caption_floor_M=floor_M, offsets=self.offsets and (self.offsets[0][some], self.offsets[1]),
+            clusters=None if exact else self.clusters, max_pairs_per_block=BLOCK_PAIRS, device=self.device,
+        )  # fmt: skip
+        for block in found:
+            clip, text = pa.array(block.audio_index), pa.array(block.text_index)
+            columns: list[Any] = [
+                self.clip_ids.take(clip), self.caption_ids.take(text), pa.array(block.similarity),
+                self.classes.take(text), pa.array(self.captions.class_similarity_M[block.text_index]),
+                pa.array(block.rank),
+            ]  # fmt: skip
+            pairs = pa.Table.from_arrays(columns, schema=SCHEMA)
+            if len(self.wrong):
+                names = pc.binary_join_element_wise(pairs["clip_id"], pairs["caption_id"], " ")
+                pairs = pairs.filter(pc.invert(pc.is_in(names, value_set=self.wrong)))
+            yield pairs
+            if on_clips is not None:
+                on_clips(int(block.audio_index[-1]) + 1 - done)
+                done = int(block.audio_index[-1]) + 1
+
+    def write(self, writer: ImprovementSetWriter, least: Thresholds) -> None:
+        """Write the pairs that reach their threshold, those taken over among them."""
+        with progress(f"curate {self.config.strategy}", len(self.clip_ids), "clips") as advance:
+            new = self.blocks(least, advance)
+            for pairs in merged(self.taken_over.blocks(), new) if self.taken_over.folder else new:
+                writer.add(pairs.filter(_reaches(pairs, least)))
+
+    def recall(self, least: Thresholds, num_checked: int) -> dict[str, float]:
+        """Search some clips exactly, and tell which share of their pairs the approximate search found."""
+        some = slice(0, num_checked)
+        found, pairs = (
+            sum(
+                int(pc.sum(_reaches(block, least)).as_py() or 0) for block in self.blocks(least, some=some, exact=exact)
+            )
+            for exact in (False, True)
+        )
+        return {"clips": min(num_checked, len(self.clip_ids)), "pairs": pairs, "recall": found / max(1, pairs)}
+
+
+def sample_histogram(
+    rows_ND: NDArray[np.float32], text_MD: NDArray[np.float32],
+    offsets: tuple[NDArray[np.float32], NDArray[np.float32]] | None, device: torch.device,
+) -> tuple[NDArray[np.int64], int]:  # fmt: skip
+    """Count the pairs by similarity in `HISTOGRAM_BINS` over [-1, 1], and say of how many clips.
+
+    Where there are more than `COUNTED_PAIRS`, of the first clips: ids are hashes, which makes them a random sample.
+    """
+    num_clips = min(len(rows_ND), max(256, COUNTED_PAIRS // max(1, len(text_MD))))
+    offsets = offsets and (offsets[0][:num_clips], offsets[1])
+    counts = similarity_histogram(rows_ND[:num_clips], text_MD, num_bins=HISTOGRAM_BINS, offsets=offsets, device=device)
+    return counts, num_clips
+
+
+def _reaches(pairs: pa.Table, least: Thresholds) -> Any:
+    """Tell for each pair whether it reaches its threshold."""
+    if not isinstance(least, Mapping):
+        return pc.greater_equal(pairs["similarity"], pa.scalar(np.float32(least), pa.float32()))
+    classes = pairs["class"].combine_chunks().dictionary_encode()
+    own = np.array([least[name] for name in classes.dictionary.to_pylist()], np.float32)
+    return pa.array(pairs["similarity"].to_numpy() >= own[classes.indices.to_numpy()])

@@ -1,0 +1,74 @@
+"""What the set of an earlier version of the pool gives to this one."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from clapcur.config import canonical
+from clapcur.data.embeddings import read_left_out
+from clapcur.data.manifest import Manifest
+from clapcur.data.set_diff import pair_blocks
+from clapcur.stages.curate.config import CurateConfig
+from clapcur.store.artifacts import Artifact
+
+
+@dataclass(frozen=True)
+class TakenOver:
+    """What the set of an earlier version of the pool gives to this one (DU and ADS)."""
+
+    folder: Path | None
+    # of the earlier set; None: nothing is taken over
+    scored: frozenset[str] = frozenset()
+    # clips that were candidates then
+
+    @classmethod
+    def open(
+        cls, inputs: Mapping[str, Artifact], config: CurateConfig, version: str, clip_ids: NDArray[np.object_]
+    ) -> "TakenOver":
+        """Return what can be taken over, which may be nothing.
+
+        The earlier set must have been made by this version of the stage from the same config and the same other
+        inputs. A clip that left makes room for pairs which the earlier set did not keep; with a cap per caption, or
+        where doubles are looked for, a new clip takes the place of another; and hubs are measured on the whole pool.
+        Then all clips are scored again; so they are where
+        clips had no embedding, then or now.
+        """
+        of_whole_pool = config.max_per_caption, config.distinct_clips, config.hubness
+        if "parent" not in inputs or any(setting is not None for setting in of_whole_pool):
+            return cls(None)
+        parent, changing = inputs["parent"], ("pool", "pool_embeddings", "parent", "parent_pool")
+        record = parent.record
+        others = {role: artifact.id for role, artifact in inputs.items() if role not in changing}
+        same = {role: name for role, name in record["inputs"].items() if role not in changing} == others
+        before = set(Manifest.open(inputs["parent_pool"]).clips.clip_id)
+        left = before - set(Manifest.open(inputs["pool"]).clips.clip_id)
+        had_all = not record["counts"].get("excluded.not_embedded")
+        has_all = not len(read_left_out(inputs["pool_embeddings"].path))
+        if (
+            not (same and had_all and has_all)
+            or left
+            or (record["version"], record["config"]) != (version, canonical(config))
+        ):
+            return cls(None)
+        return cls(parent.path, frozenset(before & set(clip_ids)))
+
+    def is_new(self, clip_ids: NDArray[np.object_]) -> NDArray[np.bool_]:
+        """Tell for each clip whether it must be scored."""
+        return np.array([name not in self.scored for name in clip_ids], bool)
+
+    def thresholds(self) -> dict[str, float] | float | None:
+        """Return the threshold that held then, or one for each class; None where nothing is taken over."""
+        if self.folder is None:
+            return None
+        card = json.loads((self.folder / "card.json").read_text())
+        found: dict[str, float] | float = card.get("class_thresholds", card["thresholds"]["audio"])
+        return found
+
+    def blocks(self) -> Iterator[pa.Table]:
+        """Yield the pairs of then."""
+        return pair_blocks(self.folder) if self.folder else iter(())

@@ -1,0 +1,101 @@
+"""Gate: may a new student take the champion's place? Two scores on the same clips -> a decision.
+
+The challenger must be better by more than chance: the lower end of the interval of the change, clip by clip and over
+source recordings, must lie above ``min_change``. The decision and its figures are kept either way. Labelled clips that
+decide so again and again are used up as evidence, little by little: give the gate clips that no table is printed from,
+where you can.
+
+Payload: ``decision.json``.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from clapcur.config import check_seed, frozen
+from clapcur.errors import DataError
+from clapcur.methods.metrics import paired_change
+from clapcur.store.artifacts import Artifact, Stage, Workspace, write_atomic
+
+
+@frozen
+class GateConfig:
+    """What is decided, and how sure one must be."""
+
+    dataset: str
+    # whose champion it is
+    min_change: float = 0.0
+    # accuracy in [-1, 1] that the lower end of the interval of the change must exceed
+    level: float = 0.95
+    # of the interval
+    seed: int = 0
+    # of its bootstrap
+
+    def __post_init__(self) -> None:
+        """Refuse a level that is none."""
+        check_seed(self.seed)
+        if not 0 < self.level < 1:
+            raise ValueError(f"the level of an interval lies in (0, 1), got {self.level:g}; a percentage?")
+
+
+def decide(inputs: Mapping[str, Artifact], config: GateConfig, work: Workspace) -> dict[str, Any]:
+    """Write the decision.
+
+    Inputs by role: ``champion`` and ``challenger``, two checkpoints, ``champion_scores`` and ``challenger_scores`` of
+    them on the same evaluation, and ``teacher``, for the record.
+
+    Raises
+    ------
+    DataError
+        The scores are of other clips.
+    """
+    scored = {role: _predictions(inputs[f"{role}_scores"]) for role in ("champion", "challenger")}
+    before, after = scored["champion"], scored["challenger"]
+    if before.clip_id.tolist() != after.clip_id.tolist():
+        raise DataError(
+            f"champion and challenger must be scored on the same clips, got {len(before)} and {len(after)}, of which "
+            f"{len(set(before.clip_id) & set(after.clip_id))} are the same; evaluate both on one manifest"
+        )
+    correct = {role: (table.predicted == table.label).to_numpy() for role, table in scored.items()}
+    change, low, high = paired_change(
+        correct["champion"], correct["challenger"], after.group.to_numpy(str), level=config.level, seed=config.seed
+    )
+    is_better = low > config.min_change
+    accuracy = {role: float(values.mean()) for role, values in correct.items()}
+    decision = {
+        "dataset": config.dataset,
+        "champion": inputs["champion"].id,
+        "challenger": inputs["challenger"].id,
+        "promoted": bool(is_better),
+        "why": _why(accuracy, (change, low, high), config),
+        "accuracy": accuracy,
+        "change": change,
+        "interval": [low, high],
+        "num_clips": len(after),
+        "num_recordings": int(after.group.nunique()),
+    }
+    write_atomic(work.path / "decision.json", json.dumps(decision, indent=1))
+    metrics = {f"accuracy_{role}": value for role, value in accuracy.items()}
+    return {
+        "counts": {"clips": len(after)},
+        "metrics": metrics | {"change": change, "change_low": low, "change_high": high, "promoted": float(is_better)},
+    }
+
+
+def _predictions(scores: Artifact) -> pd.DataFrame:
+    return pd.read_parquet(scores.path / "predictions.parquet").sort_values("clip_id", ignore_index=True)
+
+
+def _why(accuracy: Mapping[str, float], change: tuple[float, float, float], config: GateConfig) -> str:
+    mean, low, high = (100 * value for value in change)
+    said = (
+        f"{100 * accuracy['challenger']:.1f} % against {100 * accuracy['champion']:.1f} %, a change of {mean:+.1f} "
+        f"[{low:+.1f}, {high:+.1f}]"
+    )
+    is_better = low > 100 * config.min_change
+    return f"{said}: the interval {'lies' if is_better else 'does not lie'} above {100 * config.min_change:+.1f}"
+
+
+STAGE = Stage("gate", "1", "decision", decide)

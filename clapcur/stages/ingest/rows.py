@@ -1,0 +1,168 @@
+"""A record of whatever form -> a row: which file, which captions, which label."""
+
+import ast
+import difflib
+import re
+import shlex
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from clapcur.audio import Problem
+from clapcur.data.manifest import normalise_caption
+from clapcur.data.recordings import recording_id
+from clapcur.data.tables import cell_text, whole_number
+from clapcur.errors import ManifestError
+from clapcur.stages.ingest.config import Columns
+
+# What libsndfile reads, and behind the bar what it does not: listed, so that such files are seen in the quarantine.
+AUDIO_SUFFIXES = frozenset(
+    ".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc"
+    " .m4a .mp4 .aac .wma .webm .amr".split()
+)
+PATH_LIKE = frozenset({"file", "filename", "filepath", "fname", "audio", "audiopath", "audiofile", "wav", "wavpath"})
+NUMBERED_CAPTION = re.compile(r".*captions?[ _.-]?\d+", re.IGNORECASE)
+NO_CAPTION = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>"})  # how tools write a missing text
+QUOTED = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\"""")
+LIST = re.compile(rf"\[\s*(?:{QUOTED.pattern})(?:(?:\s*,\s*|\s+)(?:{QUOTED.pattern}))*\s*,?\s*\]")
+BEGINS_A_LIST = re.compile(r"""\[\s*['"].*(['"]\s*,?\s*\]|\.\.\.)$""", re.DOTALL)
+NO_NAME = frozenset({"", "nan", "<na>", "nat", "null"})  # NA, none and unknown may be labels
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a source: a file, captions, or both."""
+
+    path: str = ""
+    # as it was written; "" where there are captions only
+    captions: tuple[str, ...] = ()
+    # normalised
+    label: str = ""
+    fold: str = ""
+    recording_id: str = ""
+    problem: Problem | None = None
+    # of the row itself: no path, an empty caption
+    line: int = 0
+
+
+def placed(row: Row, path: str) -> Row:
+    """Return a row with another path."""
+    return replace(row, path=path)
+
+
+def row_of(record: Mapping[str, Any], columns: Columns, where: str, line: int) -> Row:
+    """Return the row of a record; `where` is for people.
+
+    Where a value that should be one is a list or an object, nothing but the path is taken.
+    """
+
+    def text(column: str | None, strip: bool = True) -> str:
+        return cell_text(record.get(column), f"{where}, column {column!r}", strip) if column else ""
+
+    path = ""
+    try:
+        path = text(columns.path, strip=False)  # the name of a file may begin with a space
+        captions, problem = captions_of(record, columns.caption, where)
+        if columns.path and not path.strip():
+            path, captions, problem = "", (), Problem("missing", "the row names no file")
+        label, fold = name_of(text(columns.label)), name_of(text(columns.fold))
+        return Row(path, captions, label, fold, recording_id(text(columns.recording_id)), problem, line)
+    except ManifestError as error:
+        return Row(path, problem=Problem("wrong_type", str(error)), line=line)
+
+
+def name_of(text: str) -> str:
+    """Return a label or a fold: ``1`` for ``1.0``, "" for what pandas writes for a missing value."""
+    return "" if text.casefold() in NO_NAME else whole_number(text)
+
+
+def captions_of(
+    record: Mapping[str, Any], column: str | tuple[str, ...] | None, where: str
+) -> tuple[tuple[str, ...], Problem | None]:
+    """Return the captions of a record, normalised, and what is wrong with them.
+
+    A list is several captions, also one that was written into a cell of a CSV. An empty caption beside others is a gap.
+    """
+    names = (column,) if isinstance(column, str) else column or ()
+    captions, num_empty, unread = [], 0, ""
+    for name in names:
+        cell = record.get(name)
+        for value in cell if isinstance(cell, (list, tuple)) else [cell]:
+            text = cell_text(value, f"{where}, column {name!r}")
+            found = listed_texts(text)
+            unread = unread or (text if found is None else "")
+            for caption in map(normalise_caption, found or ()):
+                if caption.casefold() in NO_CAPTION:
+                    num_empty += 1
+                else:
+                    captions.append(caption)
+    if unread:
+        return (), Problem("unreadable_captions", f"a list that is cut or broken: {unread[:80]}")
+    if num_empty and not captions:
+        return (), Problem("empty_caption", f"{num_empty} of its captions")
+    return tuple(captions), None
+
+
+def listed_texts(text: str) -> list[str] | None:
+    """Return the texts of a list that Python or numpy wrote into a cell, ``['a', 'b']``, or else the text itself.
+
+    None where it looks like such a list and is none: cut, or with other things than texts.
+    """
+    if not BEGINS_A_LIST.match(text):
+        return [text]
+    if not LIST.fullmatch(text):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # a backslash before a letter is a backslash
+        return [ast.literal_eval(item) for item in QUOTED.findall(text)]
+
+
+def caption_row(line: str, number: int) -> Row:
+    """Return the row of a line that is a caption."""
+    captions, problem = captions_of({"caption": line}, "caption", "")
+    return Row(captions=captions, problem=problem, line=number)
+
+
+def resolve(columns: Columns, header: Sequence[str], table: Path | str) -> Columns:
+    """Return the columns with None for the defaults that the table does not have."""
+    claimed = {name for item in fields(columns) for name in _names(getattr(columns, item.name))}
+    found: dict[str, Any] = {}
+    for item in fields(columns):
+        wanted = getattr(columns, item.name)
+        missing = [name for name in _names(wanted) if name not in header]
+        found[item.name] = None if missing else wanted
+        if not missing:
+            continue
+        if wanted != item.default:
+            names = ", ".join(map(repr, missing))
+            raise ManifestError(f"{table} has no column {names}, it has {list(header)}" + hint(missing, header))
+        if item.name == "caption" and (numbered := [name for name in header if NUMBERED_CAPTION.fullmatch(name)]):
+            options = " ".join(f"--caption-column {shlex.quote(name)}" for name in numbered)
+            raise ManifestError(
+                f"{table} has no column {wanted!r} but {', '.join(numbered)}; say `columns: {{caption: "
+                f"[{', '.join(numbered)}]}}`, or {options}, to use them, or `caption: null` to leave them"
+            )
+        means_it = {_plain(wanted)} | (PATH_LIKE if item.name == "path" else set())
+        same = [name for name in header if _plain(name) in means_it and name not in claimed]
+        if same:  # 'Labels' would be dropped without a word, and 'filename' with all the audio
+            raise ManifestError(
+                f"{table} has no column {wanted!r} but {same[0]!r}; say `columns: {{{item.name}: {same[0]}}}` to use "
+                f"it or `{item.name}: null` to leave it"
+            )
+    return Columns(**found)
+
+
+def _names(wanted: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (wanted,) if isinstance(wanted, str) else wanted or ()
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", "").replace(" ", "").rstrip("s")
+
+
+def hint(names: Sequence[str], header: Sequence[str]) -> str:
+    """Return a question after names that are nearly those that were looked for; "" where none is."""
+    near = dict.fromkeys(near for name in names for near in difflib.get_close_matches(name, header, n=1))
+    return f"; did you mean {' and '.join(map(repr, near))}?" if near else ""

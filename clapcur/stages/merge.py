@@ -1,0 +1,55 @@
+"""Merge: several manifests -> one, or a share of it. What a teacher learns from is seldom one corpus.
+
+Payload: that of a manifest (see `clapcur.data.manifest`). A clip that stands in several inputs counts once, as the
+first of them describes it; its pairs are those of all.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from clapcur.config import frozen
+from clapcur.data.manifest import Manifest, union, write_locations
+from clapcur.errors import EmptySetError
+from clapcur.store.artifacts import Artifact, Stage, Workspace
+
+
+@frozen
+class MergeConfig:
+    """How much is taken."""
+
+    share: float = 1.0
+    # of the source recordings, all clips of one or none; the same ones whatever else is in the inputs
+
+    def __post_init__(self) -> None:
+        """Refuse what is no share."""
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share must lie in (0, 1], got {self.share:g}; a percentage?")
+
+
+def merge(inputs: Mapping[str, Artifact], config: MergeConfig, work: Workspace) -> dict[str, Any]:
+    """Write one manifest of all inputs, in the order of their roles.
+
+    Raises
+    ------
+    EmptySetError
+        The share is so small that no clip is left.
+    """
+    whole = union([Manifest.open(inputs[role]) for role in sorted(inputs)])
+    taken = whole.sample(config.share)
+    if len(whole.clips) and not len(taken.clips):
+        raise EmptySetError(f"no recording is left of {len(whole.clips)} clips at a share of {config.share:g}")
+    taken.write(work.path)
+    tables = {"clips": taken.clips, "captions": taken.captions, "pairs": taken.pairs}
+    return {"counts": {name: len(table) for name, table in tables.items()} | {"of_clips": len(whole.clips)}}
+
+
+def refresh_locations(artifact: Artifact, manifests: Sequence[Artifact]) -> None:
+    """Write where the clips lie now into a manifest that was merged before its inputs moved."""
+    places = union([Manifest.open(manifest) for manifest in manifests]).locations
+    clips = pd.read_parquet(artifact.path / "clips.parquet", columns=["clip_id"]).clip_id
+    write_locations(places[places.clip_id.isin(clips)].reset_index(drop=True), artifact.path)
+
+
+STAGE = Stage("merge", "1", "manifest", merge)

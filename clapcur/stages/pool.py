@@ -1,0 +1,82 @@
+"""Pool: the versions of a growing heap of sounds. An earlier version and a landing -> the next version.
+
+The audio that lands is ingested like any other and then joined to what was there. A version names its parent, so that
+what was embedded and curated before is looked up and not made again. A clip that was taken down leaves with the next
+version.
+
+Payload: that of a manifest (see `clapcur.data.manifest`). Where a clip lies is taken from the newest place that knows
+it.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from clapcur.config import frozen
+from clapcur.data.manifest import Manifest
+from clapcur.store.artifacts import Artifact, Stage, Workspace
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
+
+
+@frozen
+class PoolConfig:
+    """Which version of which pool."""
+
+    name: str
+    version: int
+    # 1 is the first
+    forgotten: tuple[str, ...] = ()
+    # clip ids of parent or landing that were taken down: they are not in this version
+
+    def __post_init__(self) -> None:
+        """Refuse a name that would not do in a path, and a version before the first."""
+        check_pool_name(self.name)
+        if self.version < 1:
+            raise ValueError(f"the versions of a pool begin with 1, got {self.version}")
+
+
+def check_pool_name(name: str) -> str:
+    """Return the name of a pool; ValueError where it cannot be one."""
+    if not NAME.fullmatch(name):
+        raise ValueError(f"a pool is named with up to 40 letters, digits and _ . -, such as field-2026; got {name!r}")
+    return name
+
+
+def grow(inputs: Mapping[str, Artifact], config: PoolConfig, work: Workspace) -> dict[str, Any]:
+    """Write the next version.
+
+    Inputs by role, one at least: ``parent``, the version before; ``landing``, the manifest of what is new. A clip of
+    the landing that the parent has already, under this id or as the same samples in another container, counts once.
+    """
+    given = [Manifest.open(inputs[role]) for role in ("parent", "landing") if role in inputs]
+    known_sounds = set(given[0].clips.pcm_sha256) if "parent" in inputs else set()
+    clips = given[0].clips
+    counts = {"known": 0, "same_sound": 0}
+    if len(given) == 2:
+        landed = given[1].clips
+        is_known = landed.clip_id.isin(clips.clip_id)
+        is_same_sound = landed.pcm_sha256.isin(known_sounds) & ~is_known
+        counts = {"known": int(is_known.sum()), "same_sound": int(is_same_sound.sum())}
+        clips = pd.concat([clips, landed[~is_known & ~is_same_sound]])
+    before = set(given[0].clips.clip_id) if "parent" in inputs else set()
+    clips = clips[~clips.clip_id.isin(config.forgotten)].sort_values("clip_id", ignore_index=True)
+    pairs = _union([one.pairs for one in given], ["clip_id", "caption_id"])
+    places = pd.concat([one.locations for one in reversed(given)]).drop_duplicates("clip_id")
+    Manifest(
+        clips=clips,
+        captions=_union([one.captions for one in given], ["caption_id"]),
+        pairs=pairs[pairs.clip_id.isin(clips.clip_id)].reset_index(drop=True),
+        locations=places[places.clip_id.isin(clips.clip_id)].sort_values("clip_id", ignore_index=True),
+    ).write(work.path)
+    now = set(clips.clip_id)
+    return {"counts": {"clips": len(now), "added": len(now - before), "forgotten": len(before - now), **counts}}
+
+
+def _union(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    return pd.concat(tables).drop_duplicates(columns).sort_values(columns, ignore_index=True)
+
+
+STAGE = Stage("pool", "1", "manifest", grow)

@@ -1,0 +1,401 @@
+"""How a report looks: CSV, Markdown, two plots and one HTML page that loads nothing from elsewhere."""
+
+import base64
+import csv
+import html
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clapcur.methods.plots import (
+    ACCENT,
+    INK,
+    MAX_BARS,
+    MUTED,
+    NO_METADATA,
+    label_text,
+    label_texts,
+    new_figure,
+    side_picture,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+LOSS = "#b04a2f"
+MEANING = {
+    "teacher": "trained on the pairs",
+    "continued": "control: the teacher trained on with its own pairs, for the students' budget",
+    "SL": "the same, with soft labels from the teacher",
+    "DU": "student of every pool clip and caption that the teacher finds similar (domain-unspecific)",
+    "DS": "student of the training pairs whose caption is near one of the classes (domain-specific)",
+    "ADS": "student of pool clips with captions near one of the classes (augmented domain-specific)",
+    "+SL": "the same set, with soft labels",
+}
+MARK = "†"  # behind the name of a row whose clips its checkpoint has learned from
+KNOWN_BY = {
+    "clip": "the clip itself",
+    "recording": "another clip of its recording",
+    "near_duplicate": "a near duplicate",
+}
+CHANGES = ("vs_teacher", "vs_continued", "transductive_vs_teacher")
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table as CSV: shares from 0 to 1, one column per number, empty where there is none."""
+    columns = ["name", "strategy", "soft_labels", "num_seeds", "accuracy", "sd", "interval_low", "interval_high"]
+    columns += ["transductive", "transductive_interval_low", "transductive_interval_high"]
+    columns += [f"{name}{part}" for name in CHANGES for part in ("", "_low", "_high")]
+    columns += ["contamination", "contaminated_clips"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        flat = dict(row)
+        flat["contamination"] = row["contamination"]["status"]
+        flat["contaminated_clips"] = row["contamination"]["num_clips"]
+        for name in ("interval", "transductive_interval"):
+            flat[f"{name}_low"], flat[f"{name}_high"] = row[name]
+        for name in CHANGES:
+            change = row[name] or {"change": None, "interval": (None, None)}
+            flat[name], (flat[f"{name}_low"], flat[f"{name}_high"]) = change["change"], change["interval"]
+        writer.writerow(flat)
+    return text.getvalue()
+
+
+def as_markdown(table: Mapping[str, Any]) -> str:
+    """Return the table as Markdown to paste, in per cent; a change whose interval leaves out zero is bold."""
+    head = "| | accuracy | 95 % interval | vs teacher | vs continued | transductive | vs teacher |"
+    lines = [head, "|---|--:|:-:|--:|--:|--:|--:|"]
+    for row in table["rows"]:
+        changes = [f"**{text}**" if is_clear else text for text, is_clear in (change_text(row[n]) for n in CHANGES)]
+        cells = [cell_text(name_text(row)), accuracy_text(row), interval_text(row["interval"]), *changes[:2]]
+        cells += [f"{100 * row['transductive']:.1f}", changes[2]]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines + ["", *(f"- {' '.join(line.split())}" for line in protocol_lines(table))]) + "\n"
+
+
+def cell_text(text: str) -> str:
+    """Return a text as it may stand in a cell of a Markdown table."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
+
+
+def name_text(row: Mapping[str, Any]) -> str:
+    """Return the name of a row, marked where its checkpoint has learned from clips that it is scored on."""
+    return f"{row['name']} {MARK}" if row["contamination"]["status"] == "contaminated" else str(row["name"])
+
+
+def contamination_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say of which rows the scored clips are new to the checkpoint, of which not, and of which nobody knows."""
+    by_status: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_status.setdefault(row["contamination"]["status"], []).append(row)
+    lines = []
+    for row in by_status.get("contaminated", []):
+        num_clips = row["contamination"]["num_clips"]
+        known = [f"{n} by {KNOWN_BY[reason]}" for reason, n in row["contamination"]["by_reason"].items() if n]
+        lines.append(
+            f"{MARK} CONTAMINATED: {row['name']} has learned from {num_clips} of the clips that it is scored on "
+            f"({', '.join(known)})"
+        )
+    if clean := by_status.get("clean"):
+        whose = "every row" if len(clean) == len(rows) else ", ".join(row["name"] for row in clean)
+        lines.append(f"the clips, and the recordings that they were cut from, are new to the checkpoint of {whose}")
+    if unknown := by_status.get("unknown"):
+        whose = "the rows" if len(unknown) == len(rows) else ", ".join(row["name"] for row in unknown)
+        lines.append(f"whether the checkpoints of {whose} have learned from these clips is not on record")
+    return lines
+
+
+def accuracy_text(row: Mapping[str, Any]) -> str:
+    """Return the accuracy in per cent, with the standard deviation over seeds where there are several."""
+    return f"{100 * row['accuracy']:.1f}" + (f" ± {100 * row['sd']:.1f}" if row["sd"] is not None else "")
+
+
+def interval_text(interval: Sequence[float], sign: str = "") -> str:
+    """Return an interval in per cent."""
+    return " to ".join(f"{100 * limit:{sign}.1f}" for limit in interval)
+
+
+def change_text(change: Mapping[str, Any] | None) -> tuple[str, bool]:
+    """Return a change in points with its interval, and whether the interval leaves out zero."""
+    if change is None:
+        return "-", False
+    low, high = change["interval"]
+    return f"{100 * change['change']:+.1f} ({interval_text((low, high), '+')})", low > 0 or high < 0
+
+
+def protocol_lines(table: Mapping[str, Any]) -> list[str]:
+    """Return what a reader must know to read, or to repeat, the numbers."""
+    facts, rows = table["protocol"], table["rows"]
+    seeds = sorted({seed["seed"] for row in rows for seed in row["by_seed"]})
+    budget = facts["budget"]
+    lines = [
+        f"{facts['num_clips']:,} clips of {facts['num_recordings']:,} recordings, {facts['num_classes']} classes "
+        f"(names {facts['class_names_sha256'][:12]}), prompt “{facts['prompt']}”, {facts['crops']} "
+        f"crop{'s' if facts['crops'] > 1 else ''} a clip",
+        f"interval: {facts['interval']}, clips of one recording drawn together; changes are paired clip by clip and "
+        "seed by seed",
+        f"seeds {', '.join(map(str, seeds))}; ± is the standard deviation over seeds"
+        if len(seeds) > 1
+        else f"seed {seeds[0]}; one seed says nothing of the spread over seeds",
+    ]
+    if len(budget) == 1:
+        lines.append(f"one sample budget: every row but the teacher saw {budget[0]:,} more pairs, replay included")
+    elif budget:
+        sizes = ", ".join(f"{size:,}" for size in budget)
+        lines.append(f"UNEQUAL sample budgets ({sizes} pairs): the rows are no fair comparison")
+    if facts["selection"] == ["held_out"]:
+        lines.append("checkpoints were chosen by their loss on held-out training pairs, not by these clips")
+    elif facts["selection"] == ["last"]:
+        lines.append("every student is the last step of its training: no clip chose a checkpoint")
+    lines += contamination_lines(rows)
+    return [*lines, "transductive: all clips classified at once (text-anchored EM, arXiv 2606.17160), without labels"]
+
+
+@side_picture
+def accuracy_figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw accuracy and interval of every row: seeds small, transductive accuracy hollow, the teacher as a line."""
+    from matplotlib.lines import Line2D
+
+    rows = rows[:MAX_BARS]
+    figure = new_figure(7.2, 1.5 + 0.36 * len(rows))
+    axes = figure.subplots()
+    has_seeds = any(row["num_seeds"] > 1 for row in rows)
+    for place, row in enumerate(rows):
+        low, high = (100 * limit for limit in row["interval"])
+        colour = INK if row["strategy"] in ("teacher", "continued") else ACCENT
+        axes.plot([low, high], [place, place], color=colour, linewidth=2.2, solid_capstyle="round", zorder=2)
+        axes.plot(100 * row["accuracy"], place, "o", color=colour, markersize=7, zorder=4)
+        (hollow,) = axes.plot(100 * row["transductive"], place, "o", markeredgecolor=colour, markersize=6, zorder=3)
+        hollow.set_markerfacecolor("white")
+        if has_seeds:
+            single = [100 * seed["accuracy"] for seed in row["by_seed"]]
+            axes.plot(single, [place + 0.27] * len(single), ".", color=colour, markersize=5, alpha=0.6, zorder=3)
+    teacher = next((100 * row["accuracy"] for row in rows if row["strategy"] == "teacher"), None)
+    if teacher is not None:
+        axes.axvline(teacher, color=MUTED, linewidth=1.2, zorder=1)
+    axes.set_yticks(range(len(rows)), label_texts(row["name"] for row in rows), parse_math=False)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#eeeeee", zorder=0)
+    axes.set_xlabel("zero-shot accuracy, %")
+    legend = [
+        Line2D([], [], color=ACCENT, marker="o", markersize=7, linewidth=2.2, label="accuracy, 95 % interval"),
+        Line2D([], [], color=ACCENT, marker="o", markerfacecolor="white", linestyle="", label="transductive"),
+    ]
+    if has_seeds:
+        legend.append(Line2D([], [], color=ACCENT, marker=".", linestyle="", alpha=0.6, label="one seed"))
+    if teacher is not None:
+        legend.append(Line2D([], [], color=MUTED, linewidth=1.2, label="teacher"))
+    _legend_above(axes, legend)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    _save(figure, path)
+
+
+@side_picture
+def per_class_figure(name: str, classes: Mapping[str, tuple[float, float]], path: Path) -> None:
+    """Draw what each class won or lost: from the teacher's accuracy to the row's, sorted by the change.
+
+    Where there are too many classes, those that lost and those that won the most.
+    """
+    from matplotlib.lines import Line2D
+
+    name = label_text(name)
+    order = sorted(classes, key=lambda label: classes[label][1] - classes[label][0])
+    if len(order) > MAX_BARS:
+        order = order[: MAX_BARS // 2] + order[-MAX_BARS // 2 :]
+    figure = new_figure(7.2, 1.2 + 0.27 * len(order))
+    axes = figure.subplots()
+    for place, label in enumerate(order):
+        teacher, student = (100 * value for value in classes[label])
+        colour = ACCENT if student >= teacher else LOSS
+        axes.plot([teacher, student], [place, place], color=colour, linewidth=3, alpha=0.35, solid_capstyle="butt")
+        axes.plot(teacher, place, "|", color=INK, markersize=9)
+        axes.plot(student, place, "o", color=colour, markersize=6)
+        axes.text(103, place, f"{student - teacher:+.0f}", va="center", ha="left", fontsize=8.5, color=colour)
+    axes.set_yticks(range(len(order)), label_texts(order), fontsize=8.5, parse_math=False)
+    axes.set_ylim(-0.6, len(order) - 0.4)
+    axes.set_xlim(-2, 102)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#eeeeee", zorder=0)
+    axes.set_xlabel("accuracy in the class, %")
+    if len(order) < len(classes):
+        axes.set_xlabel(f"accuracy in the class, %: the {len(order)} of {len(classes):,} that changed the most")
+    legend = [
+        Line2D([], [], color=INK, marker="|", linestyle="", markersize=9, label="teacher"),
+        Line2D([], [], color=ACCENT, marker="o", linestyle="", label=f"{name}, better"),
+        Line2D([], [], color=LOSS, marker="o", linestyle="", label=f"{name}, worse"),
+    ]
+    _legend_above(axes, legend)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    _save(figure, path)
+
+
+def _legend_above(axes: "Axes", handles: "list[Line2D]") -> None:
+    legend = axes.legend(
+        handles=handles, loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=len(handles), frameon=False, fontsize=8.5,
+        handlelength=1.6, columnspacing=1.4,
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    figure.savefig(path, dpi=160, bbox_inches="tight", metadata=NO_METADATA)
+
+
+def as_html(table: Mapping[str, Any], folder: Path) -> str:
+    """Return the page; the plots in `folder` become part of it."""
+    title = html.escape(table["title"])
+    note = f'<p class="note">{html.escape(table["note"])}</p>' if table["note"] else ""
+    legend = "".join(f"<dt>{name}</dt><dd>{meaning}</dd>" for name, meaning in MEANING.items())
+    protocol = "".join(f"<li>{html.escape(line)}</li>" for line in protocol_lines(table))
+    figures = "".join(
+        f'<figure><img src="{_data_uri(folder / name)}" alt="{alt}"><figcaption>{caption}</figcaption></figure>'
+        for name, alt, caption in (
+            ("accuracy.png", "accuracy of every row", "Every row beside the teacher's line."),
+            ("per_class.png", "accuracy by class", f"Where it changed: {_best_name(table)} and the teacher, by class."),
+        )
+        if (folder / name).exists()
+    )
+    return PAGE.format(
+        title=title, note=note, table=_results(table["rows"]), legend=legend, figures=figures, protocol=protocol,
+        lineage=_lineage(table["rows"]), style=STYLE,
+    )  # fmt: skip
+
+
+def _best_name(table: Mapping[str, Any]) -> str:
+    students = [row for row in table["rows"] if row["strategy"] not in ("teacher", "continued")]
+    return html.escape(max(students, key=lambda row: row["accuracy"])["name"]) if students else ""
+
+
+def _results(rows: Sequence[Mapping[str, Any]]) -> str:
+    best = max(row["accuracy"] for row in rows)
+    lines = []
+    for row in rows:
+        spread = f"<small> ± {100 * row['sd']:.1f}</small>" if row["sd"] is not None else ""
+        cells = [
+            f"<td>{100 * row['accuracy']:.1f}{spread}</td>",
+            f"<td class=range>{interval_text(row['interval'])}</td>",
+            *(_change_cell(row[name]) for name in ("vs_teacher", "vs_continued")),
+            f"<td>{100 * row['transductive']:.1f}</td>",
+            _change_cell(row["transductive_vs_teacher"]),
+        ]
+        mark = ' class="best"' if row["accuracy"] == best else ""
+        lines.append(f"<tr{mark}><th scope=row>{html.escape(name_text(row))}</th>{''.join(cells)}</tr>")
+    return "".join(lines)
+
+
+def _change_cell(change: Mapping[str, Any] | None) -> str:
+    if change is None:
+        return '<td class="none">–</td>'
+    low, high = change["interval"]
+    kind = "up" if low > 0 else "down" if high < 0 else "even"
+    return f'<td class="{kind}">{100 * change["change"]:+.1f}<small>{100 * low:+.1f} to {100 * high:+.1f}</small></td>'
+
+
+def _lineage(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(
+        f"<tr><th scope=row>{html.escape(row['name'])}</th><td>{seed['seed']}</td>"
+        f"<td>{100 * seed['accuracy']:.1f}</td><td><code>{seed['checkpoint']}</code></td>"
+        f"<td>{'<code>' + seed['improvement_set'] + '</code>' if seed['improvement_set'] else '–'}</td>"
+        f"<td><code>{seed['scores']}</code></td></tr>"
+        for row in rows
+        for seed in row["by_seed"]
+    )
+
+
+def _data_uri(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+STYLE = """
+:root { --ink: #1d2429; --soft: #5d6a73; --line: #dfe5e9; --accent: #2a6f97; --loss: #b04a2f; --paper: #fff; }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+main { max-width: 60rem; margin: 0 auto; padding: 3rem 1.5rem 5rem; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .6rem; letter-spacing: -.01em; }
+h2 { font-size: 1.1rem; margin: 2.8rem 0 .8rem; }
+p { margin: 0 0 .8rem; max-width: 46rem; }
+.lead { color: var(--soft); }
+.below { margin-top: .8rem; }
+.note { border-left: 3px solid var(--accent); padding: .1rem 0 .1rem .9rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: .42rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap;
+  vertical-align: top; }
+thead th { font-weight: 600; font-size: .82rem; color: var(--soft); border-bottom: 1.5px solid var(--ink);
+  vertical-align: bottom; }
+tbody th, thead th:first-child { text-align: left; }
+tbody th { font-weight: 600; }
+td small { color: var(--soft); font-size: .8rem; }
+td.up small, td.down small, td.even small { display: block; line-height: 1.2; }
+td.range { color: var(--soft); }
+td.up { color: var(--accent); font-weight: 600; }
+td.down { color: var(--loss); font-weight: 600; }
+td small { font-weight: 400; }
+td.none { color: var(--soft); }
+tr.best { background: #f2f7fa; }
+.lineage td, .lineage th { text-align: left; }
+figure { margin: 1.6rem 0; }
+img { max-width: 100%; width: 46rem; display: block; }
+figcaption { color: var(--soft); font-size: .9rem; margin-top: .3rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: 1rem 0; font-size: .92rem; }
+dt { font-weight: 600; } dd { margin: 0; color: var(--soft); }
+ul { padding-left: 1.1rem; margin: 0; } li { margin: .2rem 0; }
+code { font: .88em ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
+pre { background: #f5f7f8; padding: .8rem 1rem; overflow-x: auto; border-radius: 4px; margin: .6rem 0; }
+"""
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}: clapcur report</title>
+<style>{style}</style>
+</head>
+<body>
+<main>
+<h1>{title}</h1>
+<p class="lead">How often a model that hears and reads finds the class of a sound without having been trained on classes
+(zero-shot). The teacher learned from captioned clips; each student went on from it, with pairs that the teacher found
+by itself.</p>
+{note}
+<h2>Results</h2>
+<div class="scroll">
+<table>
+<thead><tr><th></th><th>accuracy, %</th><th>95 % interval</th><th>vs teacher</th><th>vs continued</th>
+<th>transductive, %</th><th>vs teacher</th></tr></thead>
+<tbody>{table}</tbody>
+</table>
+</div>
+<p class="lead below">Changes are in points with their paired 95 % interval; coloured where it leaves out zero.
+The shaded row is the most accurate of those shown here, and
+being the best of several flatters it.</p>
+<dl>{legend}</dl>
+{figures}
+<h2>Protocol</h2>
+<ul>{protocol}</ul>
+<h2>Where each number comes from</h2>
+<p>Every id below names exactly what made it. With the same <code>CLAPCUR_HOME</code>:</p>
+<pre>clapcur trace CHECKPOINT            the way down: set, teacher, manifests
+clapcur trace CHECKPOINT --pairs    every pair that it learned from, with its similarity
+clapcur pairs IMPROVEMENT_SET       the pairs, by class, clip or similarity
+clapcur impact CLIP                 the way up: what one sound has touched</pre>
+<div class="scroll">
+<table class="lineage">
+<thead><tr><th></th><th>seed</th><th>accuracy, %</th><th>checkpoint</th><th>Improvement-Set</th><th>scores</th></tr>
+</thead>
+<tbody>{lineage}</tbody>
+</table>
+</div>
+</main>
+</body>
+</html>
+"""

@@ -1,0 +1,48 @@
+"""Tombstone: a clip was taken down. It never enters again, and what it touched can be named.
+
+One artifact for each clip. Its payload is empty files whose names say what was taken down (`clapcur.data.forgotten`),
+so that damage to the record does not bring a clip back. `clapcur.stages.ingest` and `clapcur.stages.pool` leave out
+what has one; what was made before stays in the store, as evidence, until it is collected.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from clapcur.config import frozen
+from clapcur.data import forgotten
+from clapcur.store.artifacts import Artifact, Stage, Workspace
+
+
+@frozen
+class Tombstone:
+    """Which clip, and why."""
+
+    clip_id: str
+    pcm_sha256: str
+    # of its samples: the same sound in another container is refused too; empty where no manifest knows them
+    recording_id: str = ""
+    # where a whole recording was taken down: every clip of it is refused, also one that nobody has seen yet
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse an id that the name of a file cannot hold."""
+        for mark in self.marks:
+            if len(mark.encode()) > forgotten.LONGEST_MARK or "\0" in mark:
+                raise ValueError(
+                    f"an id of up to {forgotten.LONGEST_MARK} bytes can be forgotten, got {mark!r:.80}; forget the "
+                    "clips by their own ids"
+                )
+
+    @property
+    def marks(self) -> list[str]:
+        """The names of the files that say it."""
+        return forgotten.marks_of(self.clip_id, self.pcm_sha256, self.recording_id)
+
+
+def bury(inputs: Mapping[str, Artifact], config: Tombstone, work: Workspace) -> dict[str, Any]:
+    """Write what was taken down."""
+    forgotten.write_marks(work.path, config.marks)
+    return {"counts": {"clips": 1}}
+
+
+STAGE = Stage("forget", "2", "tombstone", bury)

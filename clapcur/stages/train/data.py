@@ -1,0 +1,77 @@
+"""What a training reads: sources of pairs without the held-out recordings, texts, and where the clips lie."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from clapcur.data.manifest import Manifest
+from clapcur.errors import DataError, EmptySetError
+from clapcur.stages.train.config import TrainConfig
+from clapcur.stages.train.sampling import PairSource
+from clapcur.store.artifacts import Artifact
+
+
+@dataclass
+class TrainingData:
+    """Everything a step reads: sources of pairs, texts, and where the clips lie."""
+
+    main: PairSource
+    replay: PairSource | None
+    held_out: pd.DataFrame  # clip_id, caption_id
+    test: pd.DataFrame  # clip_id, label; empty unless the test set chooses
+    captions: dict[str, str]  # caption_id -> text
+    paths: dict[str, str]  # clip_id -> address
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def gather_data(inputs: Mapping[str, Artifact], config: TrainConfig) -> TrainingData:
+    """Open the manifests and Improvement-Sets, and keep the held-out recordings out of all of them."""
+    roles = ("teacher_pairs", "pool", "captions", "evaluation")
+    manifests = [Manifest.open(inputs[role]) for role in roles if role in inputs]
+    teacher_pairs = manifests[0]
+    held_out_clips = teacher_pairs.held_out(config.held_out)
+    held_out_captions = teacher_pairs.pairs[teacher_pairs.pairs.clip_id.isin(held_out_clips)]
+
+    def source(role: str) -> PairSource:
+        pairs = teacher_pairs.pairs if role == "teacher_pairs" else pd.read_parquet(inputs[role].path / "pairs.parquet")
+        kept = pairs[~pairs.clip_id.isin(held_out_clips)]
+        balance = config.balance if role == "improvement_set" else None
+        return PairSource(kept, name=role, seed=config.seed, balance=balance)
+
+    main = source("improvement_set" if "improvement_set" in inputs else "teacher_pairs")
+    replay = None
+    if "improvement_set" in inputs and config.replay_probability > 0:
+        replay = source("replay" if "replay" in inputs else "teacher_pairs")
+    if config.selection == "held_out" and len(held_out_captions) < 2:
+        raise EmptySetError(
+            f"only {len(held_out_captions)} held-out pairs to select a checkpoint with; raise held_out (now "
+            f"{config.held_out}) or take selection='last'"
+        )
+    data = TrainingData(
+        main,
+        replay,
+        held_out_captions.reset_index(drop=True),
+        _test_clips(inputs, config),
+        {key: text for m in manifests for key, text in zip(m.captions.caption_id, m.captions.caption, strict=True)},
+        {clip: path for m in manifests for clip, path in m.paths.items()},
+        {f"{s.name}_pairs": len(s.pairs) for s in (main, replay) if s} | {"held_out_pairs": len(held_out_captions)},
+    )
+    for used in (main, replay):
+        if used is None:
+            continue
+        if missing := set(used.pairs.clip_id) - set(data.paths) | set(used.pairs.caption_id) - set(data.captions):
+            raise DataError(
+                f"{len(missing)} clips or captions of {used.name!r} are in none of the given manifests, the first is "
+                f"{min(missing)}; give the pool and the captions that the set was curated from"
+            )
+    return data
+
+
+def _test_clips(inputs: Mapping[str, Artifact], config: TrainConfig) -> pd.DataFrame:
+    """Return the labelled clips that choose the weights; none unless the test set does."""
+    if config.selection != "reference":
+        return pd.DataFrame()
+    if "evaluation" not in inputs or not config.test_classes:
+        raise ValueError("selection='reference' needs the input `evaluation`, and test_classes with test_prompts")
+    return Manifest.open(inputs["evaluation"]).clips[["clip_id", "label"]]

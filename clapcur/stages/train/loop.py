@@ -1,0 +1,286 @@
+"""The loop: batches in, steps, evaluations, saved states; the best weights out."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from clapcur.errors import CheckpointError
+from clapcur.models.clap import Clap, load_model
+from clapcur.progress import progress
+from clapcur.stages.train.config import TrainConfig
+from clapcur.stages.train.crops import Waveforms
+from clapcur.stages.train.data import TrainingData, gather_data
+from clapcur.stages.train.ranks import Ranks, first_of
+from clapcur.stages.train.sampling import Batch, Mixture
+from clapcur.stages.train.saved_state import StopRequest, TrainingState
+from clapcur.stages.train.selection import held_out_batches, held_out_loss, test_accuracy
+from clapcur.stages.train.step import (
+    ContrastiveStep,
+    Loaded,
+    NotFinite,
+    Teacher,
+    TextFeatures,
+    is_sound,
+    not_finite_clips,
+    told_clips,
+)
+from clapcur.store.artifacts import Artifact, Stage, Workspace
+
+MEASURE_EVERY = 10  # steps from one figure of speed and memory to the next
+
+
+class Training:
+    """What every process of a training has, in the state that was saved last.
+
+    Parameters
+    ----------
+    inputs : mapping
+        Artifacts by role.
+    config : TrainConfig
+    state : Path
+        Where the state is saved, without suffix.
+    ranks : Ranks
+    """
+
+    def __init__(self, inputs: Mapping[str, Artifact], config: TrainConfig, state: Path, ranks: Ranks):
+        torch.manual_seed(config.seed)
+        self.config, self.ranks = config, ranks
+        self.data = gather_data(inputs, config)
+        self.model = _initial_model(inputs, config, self.data, ranks.device)
+        for tower in config.frozen_towers:
+            getattr(self.model, tower).requires_grad_(False)
+        teacher = None
+        if config.soft_labels is not None:
+            role = "teacher" if "teacher" in inputs else "init"
+            if role not in inputs:
+                raise CheckpointError("soft labels come from a teacher: give the checkpoint `teacher` or `init`")
+            frozen = load_model(inputs[role].path, str(ranks.device))
+            teacher = Teacher(frozen, self.data.captions, config.soft_labels)
+        optimiser = make_optimiser(self.model, config)
+        self.mixture = Mixture(
+            self.data.main, self.data.replay, replay_probability=config.replay_probability,
+            batch_size=config.batch_size, num_steps=config.num_steps, seed=config.seed,
+        )  # fmt: skip
+        self.waveforms = Waveforms(
+            self.data.paths, sample_rate=self.model.config.audio.front_end.sample_rate,
+            num_samples=self.model.config.num_samples, cache_mib=config.cache_mib, num_workers=config.num_workers,
+            short=self.model.config.short,
+        )  # fmt: skip
+        self.text = TextFeatures(self.model, self.data.captions, "text" in config.frozen_towers)
+        self.state = TrainingState(self.model, optimiser, state)
+        self.state.load()
+        self.step = ContrastiveStep(self.model, teacher, self.text, optimiser, config, ranks)
+        self.step.micro_batch = self.state.micro_batch or self.step.micro_batch
+        self.evaluates_first = "init" in inputs and config.selection != "reference"
+        self._remember()
+
+    def _remember(self) -> None:
+        """Compute again what the steps before the saved state kept of captions, group by group as they did.
+
+        Computed in other groups, the rows would differ in their last bits, and the resumed training from an unbroken
+        one.
+        """
+        if self.step.teacher is None and not self.text.is_frozen:
+            return
+        for step in range(self.state.step):
+            if step == 0 and self.evaluates_first:
+                self._remember_held_out()
+            self.step.remember(self.mixture.batch(step))
+            if step + 1 in self.config.evaluated_steps:
+                self._remember_held_out()
+
+    def _remember_held_out(self) -> None:
+        if self.ranks.rank == 0 and len(self.data.held_out) >= 2:  # the first rank alone evaluates
+            for chosen in held_out_batches(self.data.held_out):
+                self.text.remember(chosen.caption_id.tolist())
+
+    def batches(self) -> Iterator[tuple[Batch, Loaded]]:
+        """Yield the batches that are left, and of each what is this process's."""
+        left = range(self.state.step, self.config.num_steps)
+        return self.waveforms.ahead((self.mixture.batch(step) for step in left), self._load)
+
+    def take(self, batch: Batch, loaded: Loaded) -> dict[str, float]:
+        """Take the step of a batch; every rank meets the same loss, and stops where it is not finite.
+
+        Raises
+        ------
+        NotFinite
+            Loss or gradient are not finite: no weight was changed, and none will be.
+        """
+        metrics = self.step(batch, loaded)
+        if is_sound(metrics):
+            return metrics
+        own = self.ranks.share(self.config.batch_size)
+        suspects = not_finite_clips(self.model, batch.clip_ids[own], loaded.waveform_BT)
+        what = "loss" if not math.isfinite(metrics["loss"]) else "gradient"
+        raise NotFinite(
+            f"the {what} of step {batch.step} is not finite, so the training stops before it changes a weight; "
+            + told_clips(batch.clip_ids, suspects, self.data.paths)
+            + "; without a clip to blame, lower the learning rate or look at the soft targets"
+        )
+
+    def _load(self, batch: Batch) -> Loaded:
+        own = self.ranks.share(self.config.batch_size)
+        waveform_BT = self.waveforms.load(batch.clip_ids[own], batch.offsets_B[own])
+        loaded = Loaded(waveform_BT, self.text.prepare(batch.caption_ids[own]))
+        return loaded.pinned() if self.ranks.device.type == "cuda" else loaded
+
+
+def train(inputs: Mapping[str, Artifact], config: TrainConfig, work: Workspace) -> dict[str, Any]:
+    """Train a teacher or a student; the payload is the model folder and ``history.jsonl``.
+
+    Times, speed and memory are in ``times.jsonl`` beside it, which is no payload: equal trainings have equal digests.
+
+    Raises
+    ------
+    EmptySetError
+        Nothing to train on, or nothing held out to select with.
+    CheckpointError
+        The config's model and the one of the `init` checkpoint differ, a loss or a weight is not finite, one pair does
+        not fit the memory, or another process of the training died.
+    Interrupted
+        The process was told to stop; the state is saved and the next run goes on from it.
+    """
+    state = work.scratch / "state"
+    job = {
+        "config": dataclasses.asdict(config), "state": str(state),
+        "inputs": {role: dataclasses.asdict(artifact) for role, artifact in inputs.items()},
+    }  # fmt: skip
+    with first_of(config.processes, config.device, job) as ranks:
+        return _lead(Training(inputs, config, state, ranks), work)
+
+
+def assist(inputs: Mapping[str, Artifact], config: TrainConfig, state: Path, ranks: Ranks) -> None:
+    """Compute this rank's share of a training that another process leads."""
+    training = Training(inputs, config, state, ranks)
+    with training.waveforms:
+        for batch, loaded in training.batches():
+            training.take(batch, loaded)
+
+
+def _lead(training: Training, work: Workspace) -> dict[str, Any]:
+    """Take the steps that are left, evaluate, save, report; return what the record says."""
+    config, data, model, state = training.config, training.data, training.model, training.state
+    device = training.ranks.device
+
+    def check() -> None:
+        """Measure what selects, and keep the weights where it is the best so far."""
+        loss = math.inf
+        if len(data.held_out) >= 2:
+            loss = held_out_loss(model, data.held_out, training.text, training.waveforms, device)
+            state.note(state.step, {"held_out_loss": loss}, work.on_step)
+        if config.selection == "reference":
+            accuracy = test_accuracy(model, data.test, config, training.text, training.waveforms, device)
+            state.note(state.step, {"test_accuracy": accuracy}, work.on_step)
+            loss = -accuracy
+        if loss < state.best_loss:
+            state.keep_best(loss)
+
+    if state.step == 0 and training.evaluates_first:
+        check()  # a student may be no better than what it started from
+    saved = time.monotonic()
+    with (
+        StopRequest() as stop,
+        training.waveforms,
+        progress("train", config.num_steps, "steps", done=state.step) as advance,
+    ):
+        meter = Meter(config.batch_size, device)
+        for batch, loaded in training.batches():
+            metrics = training.take(batch, loaded)
+            state.step = batch.step + 1
+            state.micro_batch = training.step.micro_batch
+            state.note(state.step, metrics, work.on_step, meter.read(state.step, config.num_steps))
+            if state.step in config.evaluated_steps:
+                check()
+                meter.restart()
+            advance(1, f"loss {metrics['loss']:.3f}")
+            if time.monotonic() - saved > config.save_every_s or stop.is_set:
+                state.save()
+                saved = time.monotonic()
+            if stop.is_set:
+                stop.leave(
+                    f"stopped at step {state.step} of {config.num_steps}; the state is saved, run again to go on"
+                )
+    if config.selection != "last":
+        if not state.has_best:
+            raise CheckpointError("the loss on held-out pairs was finite at no evaluation; lower the learning rate")
+        state.restore_best()
+    model.eval().save(work.path)
+    state.write_history(work.path)
+    work.environment |= {"device": str(device), "micro_batch": training.step.micro_batch}
+    return {
+        "counts": data.counts
+        | {f"seen.{name}": seen for name, seen in training.mixture.examples_seen(config.num_steps).items()},
+        "metrics": state.summary() | {"logit_scale": model.scale().item()},
+    }
+
+
+class Meter:
+    """Speed and memory, every few steps.
+
+    Parameters
+    ----------
+    batch_size : int
+        Pairs a step, of all processes.
+    device : torch.device
+        Whose memory: the most that torch held of a GPU, or the resident memory of this process.
+    """
+
+    def __init__(self, batch_size: int, device: torch.device):
+        self._batch_size, self._device = batch_size, device
+        self.restart()
+
+    def restart(self) -> None:
+        """Leave out what happened since the last figure."""
+        self._since, self._steps = time.monotonic(), 0
+
+    def read(self, step: int, num_steps: int) -> dict[str, float]:
+        """Count a step; return the figures where they are due, else nothing."""
+        self._steps += 1
+        if step % MEASURE_EVERY and step != num_steps:
+            return {}
+        speed = self._steps * self._batch_size / (time.monotonic() - self._since)
+        self.restart()
+        if self._device.type == "cuda":
+            memory = torch.cuda.max_memory_allocated(self._device)
+        else:
+            memory = psutil.Process().memory_info().rss
+        return {"samples_per_s": speed, "memory_mib": memory / 2**20}
+
+
+def _initial_model(
+    inputs: Mapping[str, Artifact], config: TrainConfig, data: TrainingData, device: torch.device
+) -> Clap:
+    if "init" in inputs:
+        model = load_model(inputs["init"].path, str(device))
+        if config.model is not None and config.model != model.config:
+            raise CheckpointError(
+                f"the config describes another model than the checkpoint {inputs['init'].id} it should start from; "
+                "leave `model` out to take the checkpoint's"
+            )
+        return model
+    if config.model is None:
+        raise ValueError("a training without an `init` checkpoint needs a `model` config")
+    return Clap.create(config.model, captions=sorted(data.captions.values()), seed=config.seed).to(device)
+
+
+def make_optimiser(model: Clap, config: TrainConfig) -> torch.optim.Optimizer:
+    """Return the config's optimiser of all weights that learn."""
+    learning = [p for p in model.parameters() if p.requires_grad]
+    is_fused = model.logit_scale.device.type == "cuda"  # one launch for all weights; on a CPU it gains 1 % at most
+    if config.optimiser == "adam":
+        return torch.optim.Adam(learning, lr=config.learning_rate, fused=is_fused)
+    groups = [
+        {"params": [p for p in learning if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=is_fused)
+
+
+STAGE = Stage("train", "2", "checkpoint", train)

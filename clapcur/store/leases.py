@@ -1,0 +1,190 @@
+"""Leases: one maker for one thing, on one machine or on many.
+
+A lease is a row with an owner and an end. Its owner renews it while it works; when the owner dies
+the row runs out, at once where the waiting process can see that the owner's process is gone.
+"""
+
+import logging
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from clapcur.errors import LeaseLostError
+from clapcur.store.database import LEASE, insert
+
+LEASE_S = 60.0  # a silent owner on another machine is dead after this time
+POLL_S = (0.05, 1.0)  # the first and the longest pause between two looks at a taken lease
+
+log = logging.getLogger("clapcur")
+
+
+def _clock() -> float:
+    """Return seconds of a clock that runs on while the process, or the whole machine, is asleep."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.time()
+
+
+@dataclass
+class Lease:
+    """The right to make something, as long as `check` does not raise."""
+
+    engine: sa.Engine
+    name: str
+    owner: str
+    waited: bool
+    what: str = ""
+    lost: bool = False
+    _renewed: float = field(default_factory=_clock)
+
+    def renew(self) -> bool:
+        """Put off the end of the lease; return whether it is still ours."""
+        mine = sa.and_(LEASE.c.name == self.name, LEASE.c.owner == self.owner)
+        asked = _clock()
+        with self.engine.begin() as db:
+            renewed = sa.update(LEASE).where(mine).values(until=_now(db) + LEASE_S)
+            self.lost = self.lost or db.execute(renewed).rowcount == 0
+        self._renewed = asked
+        return not self.lost
+
+    def check(self) -> None:
+        """Raise LeaseLostError where another process took over, as after a long sleep of this one.
+
+        Costs nothing while the lease is renewed in time; a process that has just woken up asks the database.
+        """
+        if not self.lost and _clock() - self._renewed > LEASE_S:
+            self.renew()
+        if self.lost:
+            raise LeaseLostError(
+                f"{self.what or self.name}: another process took over while this one was asleep for more than "
+                f"{LEASE_S:.0f} s; run the command again, it continues"
+            )
+
+
+@contextmanager
+def hold(engine: sa.Engine, name: str, what: str = "") -> Iterator[Lease]:
+    """Wait for the lease of this name, hold it inside the block and give it back.
+
+    Parameters
+    ----------
+    engine : Engine
+        Its transactions must lock at their beginning (SQLite: BEGIN IMMEDIATE).
+    name : str
+        What only one may make.
+    what : str
+        The same for people, for the line that says what is waited for.
+    """
+    owner = _this_owner()
+    lease = Lease(engine, name, owner, _acquire(engine, name, owner, what or name), what)
+    ended = threading.Event()
+    heart = threading.Thread(target=_keep, args=(lease, ended), daemon=True)
+    heart.start()
+    try:
+        yield lease
+    finally:
+        ended.set()
+        heart.join()
+        mine = sa.and_(LEASE.c.name == name, LEASE.c.owner == owner)
+        with engine.begin() as db:
+            db.execute(sa.delete(LEASE).where(mine))
+
+
+def _acquire(engine: sa.Engine, name: str, owner: str, what: str) -> bool:
+    """Take the lease, tell whether somebody else had it first."""
+    waited, pause = False, POLL_S[0]
+    while True:
+        with engine.begin() as db:
+            holder = _take(db, name, owner)
+        if holder == owner:
+            return waited
+        if holder and not waited:
+            log.info("waiting for %s, which %s makes", what, _for_people(holder))
+            waited = True
+        time.sleep(pause)
+        pause = min(2 * pause, POLL_S[1])
+
+
+def _take(db: sa.Connection, name: str, owner: str) -> str | None:
+    """Take a free, expired or orphaned lease; return who holds it then."""
+    now = _now(db)
+    row = {"name": name, "owner": owner, "until": now + LEASE_S}
+    is_over = LEASE.c.until < now
+    db.execute(insert(db, LEASE, row).on_conflict_do_update(index_elements=["name"], set_=row, where=is_over))
+    holder = db.scalar(sa.select(LEASE.c.owner).where(LEASE.c.name == name))
+    if holder is not None and _is_gone(holder):
+        orphan = sa.and_(LEASE.c.name == name, LEASE.c.owner == holder)
+        if db.execute(sa.update(LEASE).where(orphan).values(row)).rowcount:
+            return owner
+    return holder
+
+
+def _keep(lease: Lease, ended: threading.Event) -> None:
+    while not ended.wait(LEASE_S / 4):
+        try:
+            if not lease.renew():
+                return
+        except sa.exc.OperationalError as error:  # the database restarts: the next beat may do
+            log.warning("the lease of %s was not renewed: %s", lease.name, error.orig)
+
+
+def is_held(engine: sa.Engine, name: str) -> bool:
+    """Return whether somebody holds the lease of this name, as far as can be seen from here."""
+    with engine.begin() as db:
+        held = sa.select(LEASE.c.owner).where(LEASE.c.name == name, LEASE.c.until >= _now(db))
+        owner = db.scalar(held)
+    return owner is not None and not _is_gone(owner)
+
+
+def _now(db: sa.Connection) -> float:
+    """Return the time of the database where several machines share it."""
+    if db.dialect.name == "postgresql":
+        return float(db.execute(sa.select(sa.extract("epoch", sa.func.clock_timestamp()))).scalar_one())
+    return time.time()
+
+
+def _this_owner() -> str:
+    return f"{_machine()} {os.getpid()} {_birth(os.getpid())} {uuid.uuid4().hex[:8]}"
+
+
+def _for_people(owner: str) -> str:
+    machine, pid, _, _ = owner.split()
+    return f"process {pid} on {machine.split('/')[0]}"
+
+
+def _machine() -> str:
+    """Name the machine and its process numbers: containers may share a name but not those."""
+    namespace = Path("/proc/self/ns/pid")
+    numbers = os.readlink(namespace) if namespace.is_symlink() else ""
+    return f"{platform.node() or 'localhost'}/{numbers}".replace(" ", "_")
+
+
+def _is_gone(owner: str) -> bool:
+    """Tell whether an owner on this machine is dead; False where it cannot be known."""
+    machine, pid, birth, _ = owner.split()
+    return machine == _machine() and _birth(int(pid)) != birth
+
+
+def _birth(pid: int) -> str:
+    """Return when a process began, in ticks since boot (a number is used again); "" if dead."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "" if Path("/proc/self/stat").exists() or not _answers(pid) else "alive"
+    state, ticks = fields[0], fields[19]
+    return "" if state in "ZX" else ticks  # a zombie does no more work
+
+
+def _answers(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

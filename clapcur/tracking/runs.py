@@ -1,0 +1,397 @@
+"""Artifacts as runs of MLflow: the only module that imports mlflow, inside its functions.
+
+An artifact is one run, found again by its tag, under the run of its campaign; a checkpoint is a
+logged model as well, manifests and Improvement-Sets are datasets; what a gate has judged is
+registered, with aliases. Saying a thing again changes nothing.
+"""
+
+import json
+import logging
+import os
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clapcur.data import champions
+from clapcur.errors import ArtifactError
+from clapcur.store.artifacts import Artifact
+from clapcur.store.catalog import Campaign, Catalog, Message
+from clapcur.store.home import Home
+from clapcur.tracking import fields
+from clapcur.tracking.database import prepared
+from clapcur.tracking.dataset_source import ArtifactSource
+from clapcur.tracking.models import write_model
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput, Run
+
+EXPERIMENT = "clapcur"  # of what was made outside any campaign
+DATASETS = ("manifest", "improvement_set")
+UPLOADED = (".png", ".html", ".csv", ".md")
+UPLOADED_NAMES = ("card.json", "scores.json", "config.json", "decision.json")
+MAX_UPLOAD = 20 * 2**20  # bytes; larger tables stay in the store, MLflow gets a sample
+SAMPLE_ROWS = 10_000
+
+log = logging.getLogger("clapcur")
+
+
+class MlflowPage:
+    """Writes artifacts into one MLflow; every method may be repeated and says the same again.
+
+    What looks for a run and makes it where there is none needs the lease of `clapcur.tracking`.
+    """
+
+    def __init__(self, home: Home, catalog: Catalog) -> None:
+        self._home, self._catalog, self._store = home, catalog, home.store
+        self.client = connect(home)
+        self._known: dict[tuple[str, str], set[tuple[int, float]]] = {}
+        self._parents: dict[Campaign, Run] = {}
+        self._ends: dict[str, int] = {}
+
+    def tell(self, message: Message) -> bool:
+        """Tell one message, and whether it arrived; raises only where MLflow is down."""
+        try:
+            artifact = self._store.find(message.artifact_id)
+            if message.topic == "record":
+                self._tell_record(artifact)
+            else:
+                self._tell_use(artifact, Campaign(**message.payload["campaign"]))
+        except Exception as error:  # one message that MLflow refuses must not hold up the others
+            self.client.search_experiments(max_results=1)  # raises where all would fail
+            log.warning("MLflow does not take %s: %s", message.artifact_id, one_line(error))
+            return False
+        return True
+
+    def open_run(self, record: Mapping[str, Any]) -> "Run":
+        """Return the run of an artifact, made where there is none, under its campaign's run."""
+        known = self._catalog.run_of(record["id"])
+        if known and (run := self._live_run(known)):
+            return run
+        run = self._find(fields.ARTIFACT_TAG, record["id"])
+        if run is None:
+            parent = self._parent(Campaign(**record["campaign"]), record) if record.get("campaign") else None
+            run = self.client.create_run(
+                parent.info.experiment_id if parent else self._experiment(EXPERIMENT),
+                start_time=_ms(record["started"]),
+                run_name=fields.run_name(record),
+                tags={fields.ARTIFACT_TAG: record["id"]}
+                | ({"mlflow.parentRunId": parent.info.run_id} if parent else {}),
+            )
+        self._catalog.set_run(record["id"], run.info.run_id)
+        return run
+
+    def describe(self, run: "Run", record: Mapping[str, Any]) -> None:
+        """Write params and tags of a record."""
+        from mlflow.entities import Param, RunTag
+
+        uri = str(self._store.folder(record["kind"], record["id"]))
+        new = [Param(*item) for item in fields.params(record).items() if item[0] not in run.data.params]
+        tags = [RunTag(*item) for item in fields.tags(record, uri).items()]
+        for start in range(0, max(len(new), len(tags)), 100):
+            part = slice(start, start + 100)
+            self.client.log_batch(run.info.run_id, params=new[part], tags=tags[part])
+
+    def mend_statuses(self) -> None:
+        """End the runs of artifacts that are finished, and those that nobody makes any more."""
+        where = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        for run in self._search(where, "attributes.status != 'FINISHED'"):
+            name = run.data.tags.get(fields.ARTIFACT_TAG)
+            if name is None or self._catalog.run_of(name) not in (None, run.info.run_id):
+                continue
+            if record := self._record_of(name):
+                self._end(run, _ms(record["finished"]))
+            elif run.info.status == "RUNNING" and not self._catalog.is_being_made(name):
+                self.client.set_terminated(run.info.run_id, "KILLED")
+
+    def add_points(self, run: "Run", points: Iterable[tuple[int, int, Mapping[str, float]]], **of: str | None) -> None:
+        """Add (step, time in ms, metrics); a value that a step has already is left out.
+
+        `of` may name the model and the dataset that the metrics are about (``model_id``,
+        ``dataset_name``, ``dataset_digest``).
+        """
+        from mlflow.entities import Metric
+
+        new = []
+        for step, time_ms, metrics in points:
+            for name, value in metrics.items():
+                known = self._points(run, name)
+                if of or (step, value) not in known:
+                    new.append(Metric(name, value, time_ms, step, **of))
+                    known.add((step, value))
+        for start in range(0, len(new), 1000):
+            self.client.log_batch(run.info.run_id, metrics=new[start : start + 1000])
+
+    def _tell_record(self, artifact: Artifact) -> None:
+        record = artifact.record
+        run = self.open_run(record)
+        run_id = run.info.run_id
+        self.describe(run, record)
+        self.add_points(run, fields.history(artifact.path))
+        finished = _ms(record["finished"])
+        last_step = fields.last_step(artifact.path)
+        self.add_points(run, [(last_step, finished, fields.metrics(record))])
+        if datasets := self._inputs(artifact):
+            self.client.log_inputs(run_id, datasets)
+        if artifact.kind == "checkpoint":
+            self._model(artifact, run)
+        if artifact.kind == "scores":
+            self._tell_scores(record)
+        if artifact.kind == "decision":
+            self._tell_standing(record["config"]["dataset"])
+        if artifact.kind == "tombstone":
+            self.tell_standings()
+        self._upload(artifact, run_id)
+        self._end(run, finished)
+        if record.get("campaign"):
+            self._end(self._parent(Campaign(**record["campaign"]), record), finished)
+
+    def _tell_use(self, artifact: Artifact, campaign: Campaign) -> None:
+        """Mark what a later campaign reused; its run stays with the one that made it."""
+        run = self.open_run(artifact.record)
+        self._end(self._parent(campaign, {"started": time.time()}), _ms(time.time()))
+        self.client.set_tag(run.info.run_id, f"clapcur.used_by.{campaign.key[:12]}", campaign.name)
+
+    def _tell_scores(self, record: Mapping[str, Any]) -> None:
+        """Write scores on the run of the checkpoint and on its model, so that runs sort by them."""
+        if "checkpoint" not in record["inputs"]:
+            return
+        checkpoint = self._store.find(record["inputs"]["checkpoint"])
+        run = self.open_run(checkpoint.record)
+        about: dict[str, str | None] = {"model_id": self._model(checkpoint, run)}
+        if "evaluation" in record["inputs"]:
+            evaluation = self._store.find(record["inputs"]["evaluation"]).record
+            about["dataset_name"] = fields.dataset_name(evaluation)
+            about["dataset_digest"] = fields.digest(evaluation)
+            self.client.log_inputs(run.info.run_id, [self._dataset(evaluation, "evaluation")])
+        numbers = {name: value for name, value in fields.metrics(record).items() if not name.startswith("count.")}
+        if dataset := record.get("tags", {}).get("dataset"):
+            numbers |= fields.flat({f"{dataset}/{name}": value for name, value in numbers.items()})
+        step = fields.last_step(checkpoint.path)
+        self.add_points(run, [(step, _ms(record["finished"]), numbers)], **about)
+
+    def tell_standings(self) -> None:
+        """Point all aliases at the checkpoints that have them now: a take-down moves them without a decision."""
+        for dataset in champions.datasets(self._store):
+            self._tell_standing(dataset)
+
+    def _tell_standing(self, dataset: str) -> None:
+        """Point the aliases of a dataset's registered model at teacher, champion and challenger as they stand now."""
+        from mlflow.exceptions import MlflowException
+
+        name = fields.model_name(dataset)
+        try:
+            model = self.client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            told = f"Students of {dataset}. `clapcur trace ID` shows what made one; the decisions stand in their runs."
+            model = self.client.create_registered_model(name, {"clapcur.dataset": dataset}, told)
+        standing = champions.standing(self._store, dataset)
+        for alias in champions.ALIASES:
+            if alias in model.aliases and alias not in standing:
+                self.client.delete_registered_model_alias(name, alias)
+        for alias, checkpoint in standing.items():
+            version = self._version(name, checkpoint)
+            if model.aliases.get(alias) != version:
+                self.client.set_registered_model_alias(name, alias, version)
+
+    def _version(self, name: str, checkpoint: Artifact) -> str:
+        """Return the version under which a checkpoint is registered, made where there is none."""
+        for version in self.client.search_model_versions(f"name = '{name}'"):
+            if version.tags.get(fields.ARTIFACT_TAG) == checkpoint.id:
+                return str(version.version)
+        run = self.open_run(checkpoint.record)
+        model = self.client.get_logged_model(self._model(checkpoint, run))
+        tags = fields.tags(checkpoint.record, checkpoint.uri)
+        made = self.client.create_model_version(
+            name, model.artifact_location, run.info.run_id, tags, model_id=model.model_id
+        )
+        return str(made.version)
+
+    def _model(self, checkpoint: Artifact, run: "Run") -> str:
+        """Return the id of the checkpoint's logged model; its weights stay in the store."""
+        from mlflow.entities import LoggedModelOutput
+
+        record, run_id = checkpoint.record, run.info.run_id
+        ours = f"tags.`{fields.ARTIFACT_TAG}` = '{checkpoint.id}'"
+        found = self.client.search_logged_models([run.info.experiment_id], ours, max_results=1)
+        model = found[0] if found else self.client.create_logged_model(
+            run.info.experiment_id,
+            name=f"{fields.run_name(record)} {checkpoint.id}".translate(str.maketrans("/:.%\"'", "______")),
+            source_run_id=run_id,
+            params=fields.params(record),
+            tags=fields.tags(record, checkpoint.uri),
+            model_type="clap",
+        )  # fmt: skip
+        if str(model.status) != "READY":
+            with tempfile.TemporaryDirectory() as folder:
+                write_model(checkpoint, model, Path(folder, "model"))
+                self.client.log_model_artifacts(model.model_id, f"{folder}/model")
+            self.client.finalize_logged_model(model.model_id, "READY")
+        outputs = self.client.get_run(run_id).outputs
+        named = {output.model_id for output in outputs.model_outputs} if outputs else set()
+        if model.model_id not in named:
+            step = fields.last_step(checkpoint.path)
+            self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+        return str(model.model_id)
+
+    def _inputs(self, artifact: Artifact) -> list["DatasetInput"]:
+        """Return the manifests and Improvement-Sets that went in, and the one that came out."""
+        record = artifact.record
+        roles = defaultdict(list)
+        for role, name in record["inputs"].items():
+            roles[name].append(role)
+        datasets = [self._dataset(record, "output")] if artifact.kind in DATASETS else []
+        for name, kind in self._catalog.kinds(roles).items():
+            if kind in DATASETS:
+                source = self._store.find(name).record
+                datasets.append(self._dataset(source, ", ".join(sorted(roles[name]))))
+        return datasets
+
+    def _dataset(self, record: Mapping[str, Any], context: str) -> "DatasetInput":
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+        uri = str(self._store.folder(record["kind"], record["id"]))
+        dataset = Dataset(
+            name=fields.dataset_name(record),
+            digest=fields.digest(record),
+            source_type=ArtifactSource.TYPE,
+            source=ArtifactSource(uri, record["key_sha256"]).to_json(),
+            profile=json.dumps(record.get("counts", {})),
+        )
+        return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, context)])
+
+    def _upload(self, artifact: Artifact, run_id: str) -> None:
+        """Copy figures, cards and small tables; what MLflow has in this size is left alone."""
+        sizes = {name: entry["bytes"] for name, entry in artifact.record["files"].items()}
+        pairs = "pairs.parquet" if artifact.kind == "improvement_set" else ""
+        if sizes.get(pairs, 0) > MAX_UPLOAD:
+            self._upload_sample(artifact.path / pairs, run_id)
+        shown = [name for name in sizes if Path(name).suffix in UPLOADED or name in (*UPLOADED_NAMES, pairs)]
+        there = {file.path: file.file_size for file in self.client.list_artifacts(run_id)} if shown else {}
+        for name in shown:
+            if there.get(name) != sizes[name] <= MAX_UPLOAD:
+                folder = str(Path(name).parent) if "/" in name else None
+                self.client.log_artifact(run_id, str(artifact.path / name), folder)
+
+    def _upload_sample(self, path: Path, run_id: str) -> None:
+        """Send the first pairs; ids are hashes, so the first clips are a fair draw."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(path) as pairs, tempfile.TemporaryDirectory() as folder:
+            sample = pa.Table.from_batches([next(pairs.iter_batches(SAMPLE_ROWS))])
+            pq.write_table(sample, f"{folder}/pairs_sample.parquet")
+            self.client.log_artifact(run_id, f"{folder}/pairs_sample.parquet")
+            told = f"{sample.num_rows:,} of {pairs.metadata.num_rows:,} pairs; all are in {path}"
+        self.client.set_tag(run_id, "clapcur.pairs", told)
+
+    def _experiment(self, name: str) -> str:
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
+            here = None  # a server knows where its files go; without one they lie at home
+            if not self._home.mlflow_uri.startswith("http"):
+                here = (self._home.mlflow_artifacts / fields.folder_name(name)).as_uri()
+            kind = {"mlflow.experimentKind": "custom_model_development"}  # opens on runs, not on traces of chats
+            return str(self.client.create_experiment(name, artifact_location=here, tags=kind))
+        if experiment.lifecycle_stage != "active":
+            self.client.restore_experiment(experiment.experiment_id)
+        return str(experiment.experiment_id)
+
+    def _parent(self, campaign: Campaign, record: Mapping[str, Any]) -> "Run":
+        """Return the run of a campaign; it begins with the first of its artifacts."""
+        if campaign not in self._parents:
+            experiment = self._experiment(campaign.experiment)
+            found = self._find(fields.CAMPAIGN_TAG, campaign.key, experiment)
+            self._parents[campaign] = found or self.client.create_run(
+                experiment,
+                start_time=_ms(record["started"]),
+                run_name=campaign.name,
+                tags={fields.CAMPAIGN_TAG: campaign.key},
+            )
+        return self._parents[campaign]
+
+    def _end(self, run: "Run", end_ms: int) -> None:
+        """End a run, a campaign's with the last of its artifacts."""
+        run_id = run.info.run_id
+        self._ends[run_id] = max(self._ends.get(run_id, 0), run.info.end_time or 0, end_ms)
+        if (run.info.status, run.info.end_time) != ("FINISHED", self._ends[run_id]):
+            self.client.set_terminated(run_id, "FINISHED", self._ends[run_id])
+
+    def _find(self, tag: str, value: str, experiment: str | None = None) -> "Run | None":
+        everywhere = (e.experiment_id for e in self.client.search_experiments())
+        where = [experiment] if experiment else list(everywhere)
+        found = self.client.search_runs(where, f"tags.`{tag}` = '{value}'", max_results=1)
+        return found[0] if found else None
+
+    def _search(self, where: list[str], wanted: str) -> "Iterator[Run]":
+        """Yield all runs of some experiments, page by page."""
+        token = None
+        while where:
+            found = self.client.search_runs(where, wanted, page_token=token)
+            yield from found
+            if not (token := found.token):
+                return
+
+    def _record_of(self, name: str) -> Mapping[str, Any] | None:
+        """Return the record of an artifact, None where it is not finished."""
+        try:
+            return self._store.find(name).record
+        except ArtifactError:
+            return None
+
+    def _live_run(self, run_id: str) -> "Run | None":
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        return run if run.info.lifecycle_stage == "active" else None
+
+    def _points(self, run: "Run", name: str) -> set[tuple[int, float]]:
+        """Return the (step, value) that a run has of a metric; read once, then kept up here."""
+        key = (run.info.run_id, name)
+        if key not in self._known:
+            has_some = name in run.data.metrics
+            history = self.client.get_metric_history(*key) if has_some else []
+            self._known[key] = {(point.step, point.value) for point in history}
+        return self._known[key]
+
+
+def connect(home: Home) -> "MlflowClient":
+    """Return a client of the home's MLflow: quiet, without telemetry, its database made whole and by one."""
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+        **home.login_of_mlflow(),
+    }.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    uri = home.mlflow_uri
+    with prepared(home, uri):
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of a foreign error, short enough for a log."""
+    return " ".join(str(error).split())[:300]

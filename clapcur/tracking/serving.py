@@ -1,0 +1,127 @@
+"""A checkpoint as MLflow serves it: a table of audio files in, the class that each sounds like out.
+
+    export CLAPCUR_AUDIO_FOLDERS=/pool/incoming
+    mlflow models predict -m models:/clapcur-esc50@champion -i clips.csv -t csv --env-manager local
+
+Whoever may ask a served model names files on the server. So it reads only regular files in the folders of
+`CLAPCUR_AUDIO_FOLDERS`, and nothing where that is not set: no URL, and nothing that a symbolic link reaches outside.
+What may not be read is answered like what does not exist. `clapcur.audio.access.open_regular` checks this where files
+are opened, so that a link that changes in between does not lead out.
+
+The model in MLflow is an address: the weights stay in the store, which must be within reach. `clapcur.tracking.models`
+writes what MLflow keeps, `_load_pyfunc` is what it calls.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clapcur.audio.access import VARIABLE, confined_to
+from clapcur.data.class_names import PROMPT
+from clapcur.data.takedowns import why_tainted
+from clapcur.errors import DataError
+from clapcur.sequences import list_of_texts
+from clapcur.store.artifacts import Artifact, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from clapcur.models.clap import Clap
+
+ADDRESS = "checkpoint.json"
+SEPARATOR = ";"
+COLUMNS = {"path": "string", "class": "string", "similarity": "float", "probability": "float"}
+
+
+def address(checkpoint: Artifact) -> str:
+    """Return the file that a model in MLflow keeps of a checkpoint, as JSON."""
+    return json.dumps({"store": str(checkpoint.path.parents[1]), "id": checkpoint.id})
+
+
+class ZeroShotClassifier:
+    """Says which class each file sounds like, among classes given by name alone.
+
+    Parameters
+    ----------
+    model : Clap
+    class_names : sequence of str
+        Where the caller names none: those that the checkpoint was last scored on.
+    prompt : str
+        Of these classes; ``{}`` is the place of the name.
+    """
+
+    def __init__(self, model: "Clap", class_names: Sequence[str] = (), prompt: str = PROMPT) -> None:
+        self._model, self._class_names, self._prompt = model, list(class_names), prompt
+
+    def predict(self, frame: "pd.DataFrame", params: Mapping[str, Any] | None = None) -> "pd.DataFrame":
+        """Classify files.
+
+        Parameters
+        ----------
+        frame : DataFrame
+            ``path`` of audio files and, optionally, ``class_names``: the classes of that row, separated by ``;``.
+        params : mapping, optional
+            ``class_names`` and ``prompt``, for rows that have none of their own; ``num_crops``, as in
+            `clapcur.models.clap.Clap.embed_audio`.
+
+        Returns
+        -------
+        DataFrame, rows as in `frame`
+            ``path``, ``class``, its cosine ``similarity`` and its ``probability`` among the classes.
+
+        Raises
+        ------
+        DataError
+            No column ``path``, no classes, `CLAPCUR_AUDIO_FOLDERS` is not set, or a file cannot be used.
+        """
+        import pandas as pd
+
+        if confined_to() is None:
+            raise DataError(
+                f"set {VARIABLE} where the model is served: it reads files in these folders alone, such as "
+                f"{VARIABLE}=/pool/incoming:/pool/field"
+            )
+        if "path" not in frame:
+            raise DataError(f"expected a column 'path' of audio files, got the columns {', '.join(map(str, frame))}")
+        options = {name: value for name, value in (params or {}).items() if value is not None and len(str(value))}
+        named = options.get("class_names", ())
+        given = _split(named) if isinstance(named, str) else list_of_texts("class_names", named)
+        given = given or list(self._class_names)
+        own = frame["class_names"] if "class_names" in frame else pd.Series(None, index=frame.index, dtype=object)
+        answers = []
+        for classes, rows in frame.groupby(own.fillna(""), sort=False):
+            names = _split(str(classes)) or given
+            if not names:
+                raise DataError(
+                    "this checkpoint was not scored yet, so that it has no classes of its own: name them in a column "
+                    "'class_names', separated by ';', or as the parameter class_names"
+                )
+            told = self._model.classify(
+                rows["path"].tolist(), names, str(options.get("prompt", self._prompt)),
+                num_crops=int(options.get("num_crops", 1)),
+            )  # fmt: skip
+            answers.append(told[list(COLUMNS)].set_index(rows.index))
+        return pd.concat(answers).loc[frame.index] if answers else pd.DataFrame(columns=list(COLUMNS))
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(SEPARATOR) if name.strip()]
+
+
+def _load_pyfunc(path: str) -> ZeroShotClassifier:
+    """Return the model behind the address in a file; MLflow calls this by its name."""
+    from clapcur.models.clap import load_model
+
+    told = json.loads(Path(path).read_text())
+    store = Store(Path(told["store"]))
+    checkpoint = store.find(told["id"])
+    if why := why_tainted(store, checkpoint):
+        raise DataError(f"the checkpoint {checkpoint.id} is not served: {why}; serve the champion that took its place")
+    protocol: Mapping[str, Any] = {}
+    for scores in store.of_kind("scores"):  # the last one counts
+        if scores.record["inputs"].get("checkpoint") == checkpoint.id:
+            protocol = scores.record["config"]
+    return ZeroShotClassifier(
+        load_model(checkpoint.path), protocol.get("class_names", ()), protocol.get("prompt", PROMPT)
+    )
