@@ -15,7 +15,7 @@ from clapcur.stages.report.html import cell_text
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Catalog
 from clapcur.store.home import Home
-from clapcur.store.runner import label
+from clapcur.store.records import label
 from clapcur.tasks.common import TRIED_AGAIN
 
 

@@ -21,11 +21,12 @@ from chain import CAMPAIGN, FIRST_MS
 
 from clapcur import tracking
 from clapcur.errors import ArtifactError
+from clapcur.store import records
 from clapcur.store.artifacts import Key, Stage
 from clapcur.store.catalog import Campaign, Catalog
 from clapcur.store.home import Home
 from clapcur.store.runner import run
-from clapcur.tracking import deliver, fields, live, sync
+from clapcur.tracking import deliver, live, sync
 from clapcur.tracking.runs import MlflowPage, connect
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -586,7 +587,7 @@ def test_a_damaged_file_of_times_costs_the_times_alone(tmp_path, kept):
     losses = "".join(json.dumps({"step": step, "loss": 1 / step}) + "\n" for step in (1, 2, 3))
     (tmp_path / "history.jsonl").write_text(losses)
     (tmp_path / "times.jsonl").write_bytes(kept)
-    found = list(fields.history(tmp_path))
+    found = list(records.history(tmp_path))
     assert [(step, figures["loss"]) for step, _, figures in found] == [(1, 1), (2, 1 / 2), (3, 1 / 3)]
     written_ms = int(1000 * (tmp_path / "history.jsonl").stat().st_mtime)
     assert [when for _, when, _ in found] == [1000 if b"1000" in kept else written_ms, written_ms, written_ms]

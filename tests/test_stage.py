@@ -18,7 +18,8 @@ from clapcur.errors import ArtifactError, DamagedArtifact
 from clapcur.store import runner as stage_module
 from clapcur.store.artifacts import Artifact, Stage, Store, Workspace, write_atomic
 from clapcur.store.catalog import Campaign, Catalog
-from clapcur.store.runner import environment, run, summary
+from clapcur.store.records import summary
+from clapcur.store.runner import environment, run
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 FORK = multiprocessing.get_context("fork")

@@ -31,8 +31,7 @@ from clapcur.lineage.pools import OF_A_VERSION, forgotten
 from clapcur.store.artifacts import ASIDE, RECORD, Store, read_record, sync_folder
 from clapcur.store.catalog import Catalog
 from clapcur.store.home import Home
-from clapcur.store.runner import label
-from clapcur.tracking import fields
+from clapcur.store.records import label, model_name
 
 ALWAYS_KEPT = ("decision", "tombstone", "report")  # small, and what they say is said nowhere else
 REMOVED = ".removed"  # end of the name of a folder that is on its way out
@@ -249,7 +248,7 @@ def _below_damaged(home: Home, damaged: Collection[str]) -> dict[str, str]:
 
 def _standing(home: Home) -> dict[str, str]:
     return {
-        f"{fields.model_name(dataset)}@{alias}": artifact.id
+        f"{model_name(dataset)}@{alias}": artifact.id
         for dataset in champions.datasets(home.store)
         for alias, artifact in champions.standing(home.store, dataset).items()
     }

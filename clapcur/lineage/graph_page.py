@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from clapcur.lineage.graph_layout import Edge, Layout, layout
+from clapcur.store import records
 from clapcur.store.artifacts import write_atomic
 from clapcur.store.catalog import Catalog
 from clapcur.store.home import Home
-from clapcur.tracking import fields
 
 NODE = (214, 70)  # px, width and height of a closed node
 GAP = (92, 18)  # px, between columns and between nodes
@@ -138,11 +138,11 @@ def _details(graph: Graph, node: Mapping[str, Any], run: str | None) -> Iterator
     if node.get("lost"):
         yield "<p>Its record is not in the store; run what made it again.</p>"
     thresholds = node.get("thresholds", {})
-    metrics = fields.flat(node.get("metrics", {}))
+    metrics = records.flat(node.get("metrics", {}))
     figures = {
         "thresholds": thresholds,
         "metrics": {name: value for name, value in metrics.items() if name not in thresholds},
-        "counts": fields.flat(node.get("counts", {})),
+        "counts": records.flat(node.get("counts", {})),
     }
     for title, values in figures.items():
         if values:

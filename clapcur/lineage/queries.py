@@ -14,11 +14,12 @@ from clapcur.data import champions
 from clapcur.data.forgotten import are_forgotten
 from clapcur.data.recordings import asked_as, known_as, recording_id, without_place
 from clapcur.errors import ArtifactError, DamagedArtifact, DataError
+from clapcur.store import records
 from clapcur.store.artifacts import LOCATIONS, Artifact, check_payload, read_record, sha256_file
 from clapcur.store.catalog import Catalog, Edge
 from clapcur.store.home import Home
-from clapcur.store.runner import label
-from clapcur.tracking import fields, registered_version
+from clapcur.store.records import label
+from clapcur.tracking import registered_version
 
 MIN_CLIP_DIGITS = 6
 TRAINED_ON = ("improvement_set", "replay", "teacher_pairs")  # roles whose pairs a training reads
@@ -75,7 +76,7 @@ def _registered(home: Home, name: str, alias: str | None, version: str | None) -
 def _models(home: Home) -> dict[str, dict[str, Artifact]]:
     """Return the checkpoints of every registered model by alias."""
     return {
-        fields.model_name(dataset): champions.standing(home.store, dataset)
+        records.model_name(dataset): champions.standing(home.store, dataset)
         for dataset in champions.datasets(home.store)
     }
 
@@ -115,7 +116,7 @@ def _node(home: Home, name: str, role: str, seen: set[str]) -> dict[str, Any]:
         "summary": _summary(record),
         "counts": record.get("counts", {}),
         "metrics": record.get("metrics", {}),
-        "thresholds": fields.thresholds(record),
+        "thresholds": records.thresholds(record),
         "inputs": [],
     }
     if name in seen:
@@ -127,9 +128,9 @@ def _node(home: Home, name: str, role: str, seen: set[str]) -> dict[str, Any]:
 
 def _summary(record: Mapping[str, Any]) -> str:
     counts = [f"{value:,} {name}" for name, value in list(record.get("counts", {}).items())[:3]]
-    numbers = fields.thresholds(record) | {
+    numbers = records.thresholds(record) | {
         name: value
-        for name, value in fields.metrics(record).items()
+        for name, value in records.metrics(record).items()
         if not name.startswith("count.") and "threshold" not in name
     }
     said = [f"{name} {value:.4g}" for name, value in numbers.items() if isinstance(value, float)]

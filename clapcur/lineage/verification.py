@@ -16,7 +16,7 @@ from clapcur.progress import progress
 from clapcur.store.artifacts import ASIDE, RECORD, Artifact, Store, checked_record, damaged_files
 from clapcur.store.catalog import Catalog
 from clapcur.store.home import Home
-from clapcur.store.runner import label
+from clapcur.store.records import label
 
 SOURCES = {  # what a stage took in from outside the store, by stage, and by kind where the stage is not known
     "ingest": "whoever has the files that it lists: run `clapcur ingest`, or the experiment, on them again",

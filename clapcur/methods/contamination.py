@@ -37,7 +37,7 @@ LEARNED_FROM = ("teacher_pairs", "improvement_set", "replay")
 
 
 def recording_ids(clips: pd.DataFrame) -> NDArray[np.object_]:
-    """Return the recording of each clip as `clapcur.data.recordings.recording_id` writes it; "" where it is not known."""
+    """Return the recording of each clip, as `recording_id` writes it; "" where it is not known."""
     row_N, values = pd.factorize(clips.recording_id, use_na_sentinel=False)
     return np.array([recording_id(value) for value in values], object)[row_N]
 

@@ -25,6 +25,7 @@ from clapcur.store.artifacts import Artifact, Key, Spread, Stage, check_payload,
 from clapcur.store.catalog import Campaign, Catalog, payload_of
 from clapcur.store.home import Home
 from clapcur.store.leases import Lease
+from clapcur.store.records import summary
 
 LIBRARIES = (
     "faiss-cpu", "mlflow", "numpy", "pandas", "prefect", "pyarrow", "torch", "torchaudio",
@@ -98,24 +99,6 @@ def run(
                 catalog.index(record, payload_of(record))
                 log.info(summary(record))
     return artifact
-
-
-def label(record: Mapping[str, Any]) -> str:
-    """Name an artifact by what made it, in two words: ``curate ads``, ``train ads+sl``."""
-    tags = record.get("tags", {})
-    named = next((str(tags[name]) for name in ("name", "row", "strategy", "role") if name in tags), "")
-    return f"{record['stage']} {named}".rstrip()
-
-
-def summary(record: Mapping[str, Any], reused: bool = False) -> str:
-    """Say in one line what was made: the first of the record's counts, and its time."""
-    said = ["reused"] if reused else []
-    if "accuracy" in record.get("metrics", {}):
-        said.append(f"accuracy {record['metrics']['accuracy']:.3f}")
-    said += [f"{count:,} {name}" for name, count in list(record.get("counts", {}).items())[:1]]
-    if not reused:
-        said.append(f"{record['finished'] - record['started']:.1f} s")
-    return f"{label(record)} -> {record['kind']} {record['id']} ({', '.join(said)})"
 
 
 def _reuse(

@@ -1,4 +1,4 @@
-"""A checkpoint as a model of MLflow: its description, signature and example; `clapcur.tracking.serving` answers for it."""
+"""A checkpoint as a model of MLflow: its description, signature and example; `serving` answers for it."""
 
 import warnings
 from pathlib import Path

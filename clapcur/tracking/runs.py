@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from clapcur.data import champions
 from clapcur.errors import ArtifactError
+from clapcur.store import records
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign, Catalog, Message
 from clapcur.store.home import Home
@@ -77,7 +78,7 @@ class MlflowPage:
             run = self.client.create_run(
                 parent.info.experiment_id if parent else self._experiment(EXPERIMENT),
                 start_time=_ms(record["started"]),
-                run_name=fields.run_name(record),
+                run_name=records.run_name(record),
                 tags={fields.ARTIFACT_TAG: record["id"]}
                 | ({"mlflow.parentRunId": parent.info.run_id} if parent else {}),
             )
@@ -130,10 +131,10 @@ class MlflowPage:
         run = self.open_run(record)
         run_id = run.info.run_id
         self.describe(run, record)
-        self.add_points(run, fields.history(artifact.path))
+        self.add_points(run, records.history(artifact.path))
         finished = _ms(record["finished"])
-        last_step = fields.last_step(artifact.path)
-        self.add_points(run, [(last_step, finished, fields.metrics(record))])
+        last_step = records.last_step(artifact.path)
+        self.add_points(run, [(last_step, finished, records.metrics(record))])
         if datasets := self._inputs(artifact):
             self.client.log_inputs(run_id, datasets)
         if artifact.kind == "checkpoint":
@@ -164,13 +165,13 @@ class MlflowPage:
         about: dict[str, str | None] = {"model_id": self._model(checkpoint, run)}
         if "evaluation" in record["inputs"]:
             evaluation = self._store.find(record["inputs"]["evaluation"]).record
-            about["dataset_name"] = fields.dataset_name(evaluation)
-            about["dataset_digest"] = fields.digest(evaluation)
+            about["dataset_name"] = records.dataset_name(evaluation)
+            about["dataset_digest"] = records.digest(evaluation)
             self.client.log_inputs(run.info.run_id, [self._dataset(evaluation, "evaluation")])
-        numbers = {name: value for name, value in fields.metrics(record).items() if not name.startswith("count.")}
+        numbers = {name: value for name, value in records.metrics(record).items() if not name.startswith("count.")}
         if dataset := record.get("tags", {}).get("dataset"):
-            numbers |= fields.flat({f"{dataset}/{name}": value for name, value in numbers.items()})
-        step = fields.last_step(checkpoint.path)
+            numbers |= records.flat({f"{dataset}/{name}": value for name, value in numbers.items()})
+        step = records.last_step(checkpoint.path)
         self.add_points(run, [(step, _ms(record["finished"]), numbers)], **about)
 
     def tell_standings(self) -> None:
@@ -182,7 +183,7 @@ class MlflowPage:
         """Point the aliases of a dataset's registered model at teacher, champion and challenger as they stand now."""
         from mlflow.exceptions import MlflowException
 
-        name = fields.model_name(dataset)
+        name = records.model_name(dataset)
         try:
             model = self.client.get_registered_model(name)
         except MlflowException as error:
@@ -221,7 +222,7 @@ class MlflowPage:
         found = self.client.search_logged_models([run.info.experiment_id], ours, max_results=1)
         model = found[0] if found else self.client.create_logged_model(
             run.info.experiment_id,
-            name=f"{fields.run_name(record)} {checkpoint.id}".translate(str.maketrans("/:.%\"'", "______")),
+            name=f"{records.run_name(record)} {checkpoint.id}".translate(str.maketrans("/:.%\"'", "______")),
             source_run_id=run_id,
             params=fields.params(record),
             tags=fields.tags(record, checkpoint.uri),
@@ -235,7 +236,7 @@ class MlflowPage:
         outputs = self.client.get_run(run_id).outputs
         named = {output.model_id for output in outputs.model_outputs} if outputs else set()
         if model.model_id not in named:
-            step = fields.last_step(checkpoint.path)
+            step = records.last_step(checkpoint.path)
             self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
         return str(model.model_id)
 
@@ -258,8 +259,8 @@ class MlflowPage:
 
         uri = str(self._store.folder(record["kind"], record["id"]))
         dataset = Dataset(
-            name=fields.dataset_name(record),
-            digest=fields.digest(record),
+            name=records.dataset_name(record),
+            digest=records.digest(record),
             source_type=ArtifactSource.TYPE,
             source=ArtifactSource(uri, record["key_sha256"]).to_json(),
             profile=json.dumps(record.get("counts", {})),
@@ -296,7 +297,7 @@ class MlflowPage:
         if experiment is None:
             here = None  # a server knows where its files go; without one they lie at home
             if not self._home.mlflow_uri.startswith("http"):
-                here = (self._home.mlflow_artifacts / fields.folder_name(name)).as_uri()
+                here = (self._home.mlflow_artifacts / records.folder_name(name)).as_uri()
             kind = {"mlflow.experimentKind": "custom_model_development"}  # opens on runs, not on traces of chats
             return str(self.client.create_experiment(name, artifact_location=here, tags=kind))
         if experiment.lifecycle_stage != "active":

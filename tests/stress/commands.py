@@ -26,12 +26,32 @@ from typing import Any
 
 CLAPCUR = Path(sys.executable).parent / "clapcur"
 PRELOADED = [
-    "clapcur.tasks.ingest", "clapcur.tasks.train", "clapcur.tasks.embed", "clapcur.tasks.curate", "clapcur.tasks.evaluate", "clapcur.tasks.report", "clapcur.flows.plan",
-    "clapcur.cli", "clapcur.tracking.runs", "clapcur.lineage.queries", "clapcur.lineage.collection", "clapcur.store.catalog", "mlflow",
-    "transformers", "matplotlib.pyplot", "faiss", "pyarrow.parquet", "soundfile", "soxr", "yaml",
-    "mlflow.tracking._tracking_service.client", "mlflow.store.tracking.sqlalchemy_store", "mlflow.data",
-    "mlflow.system_metrics.system_metrics_monitor", "transformers.models.bert.modeling_bert",
-]  # fmt: skip
+    "clapcur.tasks.ingest",
+    "clapcur.tasks.train",
+    "clapcur.tasks.embed",
+    "clapcur.tasks.curate",
+    "clapcur.tasks.evaluate",
+    "clapcur.tasks.report",
+    "clapcur.flows.plan",
+    "clapcur.cli",
+    "clapcur.tracking.runs",
+    "clapcur.lineage.queries",
+    "clapcur.lineage.collection",
+    "clapcur.store.catalog",
+    "mlflow",
+    "transformers",
+    "matplotlib.pyplot",
+    "faiss",
+    "pyarrow.parquet",
+    "soundfile",
+    "soxr",
+    "yaml",
+    "mlflow.tracking._tracking_service.client",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.data",
+    "mlflow.system_metrics.system_metrics_monitor",
+    "transformers.models.bert.modeling_bert",
+]
 QUIET = {
     "OMP_NUM_THREADS": "1",  # sums come out the same, and two commands share two cores
     "MKL_NUM_THREADS": "1",

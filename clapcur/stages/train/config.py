@@ -10,7 +10,7 @@ from clapcur.models.config import ClapConfig
 
 @frozen
 class SoftLabels:
-    """Soft targets from the teacher's similarities (Eqs. 3-4); `clapcur.methods.losses.soft_targets` explains the forms."""
+    """Soft targets from the teacher's similarities (Eqs. 3-4); the forms are those of `losses.soft_targets`."""
 
     form: SoftForm = "cross_modal"
     # paper | row | softmax | cross_modal

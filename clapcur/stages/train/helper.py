@@ -1,8 +1,8 @@
-"""One more process of a training: ``python -m clapcur.stages.train.helper``, started by
-`clapcur.stages.train.ranks.first_of`.
+"""One more process of a training: ``python -m clapcur.stages.train.helper``.
 
-Its standard input says in one line of JSON what to do; when it ends, the first process is gone and so are we. A process
-that torchrun started (`attend`) is told by the first one through torchrun's store.
+`clapcur.stages.train.ranks.first_of` starts it. Its standard input says in one line of JSON what to do; when it ends,
+the first process is gone and so are we. A process that torchrun started (`attend`) is told by the first one through
+torchrun's store.
 """
 
 import json

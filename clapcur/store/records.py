@@ -1,0 +1,137 @@
+"""What a record says, as flat names and numbers for people, tables and MLflow.
+
+Pure functions of a record. Names are spelled in the alphabet that MLflow accepts: letters, digits and ``_-./: ``.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Any
+
+from clapcur.store.artifacts import HISTORY, TIMES
+
+MAX_NAME = 250
+
+
+def label(record: Mapping[str, Any]) -> str:
+    """Name an artifact by what made it, in two words: ``curate ads``, ``train ads+sl``."""
+    tags = record.get("tags", {})
+    named = next((str(tags[name]) for name in ("name", "row", "strategy", "role") if name in tags), "")
+    return f"{record['stage']} {named}".rstrip()
+
+
+def summary(record: Mapping[str, Any], reused: bool = False) -> str:
+    """Say in one line what was made: the first of the record's counts, and its time."""
+    said = ["reused"] if reused else []
+    if "accuracy" in record.get("metrics", {}):
+        said.append(f"accuracy {record['metrics']['accuracy']:.3f}")
+    said += [f"{count:,} {name}" for name, count in list(record.get("counts", {}).items())[:1]]
+    if not reused:
+        said.append(f"{record['finished'] - record['started']:.1f} s")
+    return f"{label(record)} -> {record['kind']} {record['id']} ({', '.join(said)})"
+
+
+def run_name(record: Mapping[str, Any]) -> str:
+    """Name a run for people: what made it and, where it has one, with which seed."""
+    seed = record.get("tags", {}).get("seed")
+    return label(record) if seed is None else f"{label(record)} seed {seed}"
+
+
+def dataset_name(record: Mapping[str, Any]) -> str:
+    """Name a manifest or an Improvement-Set for people, such as ``esc50 pool`` or ``esc50 ads``."""
+    tags = record.get("tags", {})
+    said = [str(tags[name]) for name in ("dataset", "name", "strategy") if name in tags]
+    if len(said) < 2 and "role" in tags:
+        said.append(str(tags["role"]))
+    return " ".join(said) or record["kind"].replace("_", " ")
+
+
+def model_name(dataset: str) -> str:
+    """Return the name under which the models of a dataset are registered."""
+    return f"clapcur-{folder_name(dataset)}"
+
+
+def folder_name(name: str) -> str:
+    """Return a name that is safe in a path and an address."""
+    return re.sub(r"[^\w.\-]", "_", name).lstrip(".") or "_"
+
+
+def digest(record: Mapping[str, Any]) -> str:
+    """Return MLflow's digest of a dataset: the first 32 digits of the artifact's key."""
+    return str(record["key_sha256"])[:32]
+
+
+def metrics(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of the result: metrics by their own name, counts as ``count.<name>``."""
+    counts = {f"count.{name}": value for name, value in flat(record.get("counts", {})).items()}
+    return _numbers(flat(record.get("metrics", {})) | counts)
+
+
+def thresholds(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every threshold of config and result."""
+    known = flat(record["config"]) | flat(record.get("metrics", {}))
+    return {name: value for name, value in known.items() if "threshold" in name and value is not None}
+
+
+def history(folder: Path) -> Iterator[tuple[int, int, dict[str, float]]]:
+    """Yield step, time (ms since 1970) and metrics from a checkpoint's history and the times beside it.
+
+    The lines of both files belong together one by one. In checkpoints of older versions one file has it all. A step
+    whose time is lost or cannot be read has that of the file.
+    """
+    path = folder / HISTORY
+    if not path.exists():
+        return
+    last_ms = int(1000 * path.stat().st_mtime)
+    for row, measured in zip(_lines(path), chain(_times(folder / TIMES), repeat({})), strict=False):
+        said = {"time_ms": last_ms} | measured | row
+        yield int(said.pop("step")), int(said.pop("time_ms")), _numbers(flat(said))
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with open(path) as lines:
+        yield from map(json.loads, lines)
+
+
+def _times(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield what each line of the times says; nothing where it is damaged, which no digest tells."""
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            said = json.loads(line)
+            is_time = isinstance(said, dict) and isinstance(said.get("time_ms"), int)
+        except ValueError:
+            is_time = False
+        yield said if is_time else {}
+
+
+def last_step(folder: Path) -> int:
+    """Return the last step of a training, 0 where nothing was trained."""
+    return max((step for step, _, _ in history(folder)), default=0)
+
+
+def flat(nested: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Return the leaves of nested mappings by their dotted path, in MLflow's alphabet."""
+    leaves: dict[str, Any] = {}
+    for key, value in nested.items():
+        name = f"{path}.{key}" if path else str(key)
+        leaves |= flat(value, name) if isinstance(value, Mapping) else {spelled(name): value}
+    return leaves
+
+
+def _numbers(leaves: Mapping[str, Any]) -> dict[str, float]:
+    kinds = (int, float)
+    return {
+        name: float(value)
+        for name, value in leaves.items()
+        if isinstance(value, kinds) and not isinstance(value, bool) and not math.isinf(value)
+    }
+
+
+def spelled(text: str) -> str:
+    """Spell a name as MLflow allows; what looks like a path must be one that goes down."""
+    name = re.sub(r"[^\w.\- :/]", "_", text)[:MAX_NAME]
+    parts = (part for part in name.split("/") if part.strip(".") or len(part) > 2)
+    return "/".join(parts) or "_"
