@@ -28,9 +28,8 @@ FOLDERS = (
     "flows",  # one Prefect flow for each experiment
     "cli",  # the command line
 )
-BASE = tuple(
-    sorted(path.stem for path in (ROOT / "clapcur").glob("[!_]*.py"))
-)  # errors, config, ...: below every folder
+SHIMS = ("serving",)  # old names that outlive a release: what was saved with them finds what has moved
+BASE = tuple(sorted({path.stem for path in (ROOT / "clapcur").glob("[!_]*.py")} - {*SHIMS}))  # below every folder
 LAYERS = ("base", *FOLDERS)
 SHARED_BY_TASKS = ("clapcur.tasks.common", "clapcur.tasks.fan_out")
 
@@ -64,9 +63,11 @@ def is_third_party(target: str) -> bool:
 def layer_of(name: str) -> str | None:
     """Return the layer of a module, or of a name in it; None for what has no place in the list."""
     parts = name.split(".")
-    if name == "clapcur.__version__" or (len(parts) > 1 and parts[1] in BASE):
+    if name == "clapcur.__version__" or (parts[1:] and parts[1] in BASE):
         return "base"
-    return parts[1] if len(parts) > 1 and parts[1] in FOLDERS else None
+    if parts[1:] and parts[1] in SHIMS:
+        return LAYERS[-1]
+    return parts[1] if parts[1:] and parts[1] in FOLDERS else None
 
 
 def complaints(module: str, imports: list[Import]) -> list[str]:

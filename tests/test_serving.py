@@ -71,6 +71,15 @@ def test_a_row_gets_its_own_classes_or_those_of_the_last_score(checkpoint, files
     pd.testing.assert_frame_equal(one_text, asked)
 
 
+def test_a_model_that_was_registered_before_the_module_moved_is_loaded():
+    """The name of the loader is written into every registered model: without the old one, none of them loads."""
+    import importlib
+
+    from clapcur.tracking import serving
+
+    assert importlib.import_module("clapcur.serving")._load_pyfunc is serving._load_pyfunc
+
+
 def test_what_cannot_be_answered_is_said(checkpoint, files, home, tmp_path):
     """A server that answers a KeyError sends people to its source."""
     with pytest.raises(DataError, match="expected a column 'path' of audio files, got the columns file"):
