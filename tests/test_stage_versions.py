@@ -2,7 +2,7 @@
 
 The version is part of an artifact's identity. A changed stage under the old version would hand out old artifacts as new
 ones, and no later check could tell. `stage_sources.json` remembers the source that each version stands for: the stage's
-own module and the data and parts modules that it reaches. After a change, one of these::
+own module and what it reaches in the layers below. After a change, one of these::
 
     python tests/test_stage_versions.py                              # the version in STAGE was raised
     python tests/test_stage_versions.py --results-unchanged "why"    # the results are the same, and why
@@ -19,11 +19,12 @@ from typing import Any
 
 import pytest
 from source_tree import Module, longest_prefix, read_modules
-from test_architecture import LAYERS, ROOMS
+from test_architecture import layer_of
 
 RECORDED = Path(__file__).with_name("stage_sources.json")
-STAGES = (*LAYERS["stages"], "clapcur.stages.report")
 MODULES = read_modules()
+STAGES = tuple(name for name in MODULES if name.startswith("clapcur.stages.") and name.count(".") == 2)
+REACHED = ("audio", "data", "corpora", "methods", "models")  # layers whose source is part of what a stage does
 Entry = Mapping[str, Any]  # version, note, sources: SHA-256 by module
 
 
@@ -70,15 +71,14 @@ def versions_in(tree: ast.Module) -> Iterator[Any]:
 
 
 def sources_of(stage: str, modules: Mapping[str, Module]) -> dict[str, str]:
-    """Return the fingerprints of the modules behind a stage: its own modules, and the data and parts they reach."""
+    """Return the fingerprints of the modules behind a stage: its own modules, and what they reach in lower layers."""
     reached, waiting = set(), [module.name for module in modules_of(stage, modules)]
     while waiting:
         name = waiting.pop()
         reached.add(name)
         for item in modules[name].imports:
             target = longest_prefix(item.target, modules)
-            layer = ROOMS.get(longest_prefix(item.target, ROOMS) or "")
-            if target and target not in reached and layer in ("data", "parts"):
+            if target and target not in reached and layer_of(item.target) in REACHED:
                 waiting.append(target)
     return {name: fingerprint(modules[name].tree) for name in sorted(reached)}
 
