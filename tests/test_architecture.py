@@ -44,6 +44,7 @@ LAZY = {
     "clapcur.audio.stores": {"aiohttp"},  # sets how long a web server is waited for
     "clapcur.config": {"pydantic", "yaml"},  # read a config file and check its values, as Prefect checks its forms
     "clapcur.strict_yaml": {"yaml"},
+    "clapcur.pages": {"jinja2"},
     "clapcur.progress": {"rich"},  # draws the bar, at a terminal only
 }  # may be imported inside functions
 DOORS = {  # the only ways to these two

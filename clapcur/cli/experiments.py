@@ -1,6 +1,7 @@
 """The commands that do the whole job: demo, init, improve and compare. They start the flows."""
 
 from collections.abc import Callable, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -41,45 +42,6 @@ SelectionOption = Annotated[
     typer.Option(help="With --recipe: held-out pairs choose the weights, or, as in the reference, the test set."),
 ]
 
-STARTER = """\
-# An experiment for `clapcur improve` and `clapcur compare`. Paths are relative to this file.
-name: my-sounds
-
-# Clips with captions, what the teacher learns from: a table (CSV, TSV, JSONL, Parquet) with path and caption.
-pairs: pairs.csv
-# Sounds without captions: where a student finds new pairs. A folder, or a table with the column path.
-pool: recordings/
-# Clips with labels, only ever scored: a table with the columns path and label.
-evaluation: labelled.csv
-# What to tell apart, one class name a line. The labels above are among them.
-class_names: classes.txt
-# More captions without sounds, if there are some: a table with the column caption.
-# captions: captions.csv
-
-# A pair enters where clip and caption are similar enough to the teacher, and (ADS, DS) the caption to a class.
-# By similarity (a cosine), by count, or (audio only) by the precision wanted on held-out pairs.
-audio_threshold: {count: 2000}
-caption_threshold: {count: 1000}
-# Every class gets its share of a count, so that the classes on which the teacher is unsure are not left out.
-even_classes: true
-# At most so many captions a clip: keeps a few clips from filling the set.
-max_per_clip: 3
-# One clip of those that sound alike, one caption of those that say the same: from which similarity on.
-# distinct_clips: 0.98
-# distinct_captions: 0.98
-# Correct similarities for captions that are near to everything; the card says what it did.
-# hubness: {method: csls}
-
-# One teacher and one set of students per seed; three show how much is luck.
-seeds: [0]
-# What is left out is taken from clapcur's defaults. To change a training, for instance:
-# A CLAP that you have instead of a teacher of your own: a file, a folder or a name on the Hub.
-# checkpoint: laion/clap-htsat-unfused
-# teacher: {num_examples: 25600}
-# student: {num_examples: 12800, learning_rate: 0.0005}
-# soft_labels: {form: cross_modal, beta: 0.7}
-"""
-
 
 def demo(
     seed: Annotated[int, typer.Option(help="Of the sounds and of the trainings.")] = 0,
@@ -116,7 +78,7 @@ def init(
     if path.exists():
         raise DataError(f"{path} exists already; name another file, or edit this one")
     if recipe is None:
-        path.write_text(STARTER)
+        path.write_text((files("clapcur") / "templates/starter.yaml").read_text())
     else:
         import yaml
 

@@ -27,10 +27,11 @@ from clapcur.config import check_seed, frozen
 from clapcur.data.improvement_set import PAIRS
 from clapcur.data.manifest import Manifest
 from clapcur.errors import ArtifactError
+from clapcur.pages import size_of
 from clapcur.progress import progress
 from clapcur.stages.audition.choosing import choose_pairs
 from clapcur.stages.audition.clip import MP3_RATES, as_mp3, as_spectrogram, load_excerpt
-from clapcur.stages.audition.html import as_html, as_json, cut_by
+from clapcur.stages.audition.html import as_html, cut_by
 from clapcur.store.artifacts import Artifact, Stage, Store, Workspace, write_atomic
 
 PAGE_FULL = "the page is full: the file is at its place, but has no room here"
@@ -240,7 +241,7 @@ def _embed_sounds(clips: dict[str, dict[str, str]], room: int, config: AuditionC
                 }
                 entry = {part: text for part, text in silent.items() if part not in ("kind", "note")}
                 entry |= {part: base64.b64encode(content).decode() for part, content in media.items()}
-            room -= len(as_json(entry)) - len(as_json(silent))
+            room -= size_of(entry) - size_of(silent)
             if room < 0:
                 return
             clips[name] = entry

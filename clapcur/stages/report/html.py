@@ -2,7 +2,6 @@
 
 import base64
 import csv
-import html
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from clapcur.methods.plots import (
     new_figure,
     side_picture,
 )
+from clapcur.pages import render
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -250,152 +250,60 @@ def _save(figure: "Figure", path: Path) -> None:
 
 def as_html(table: Mapping[str, Any], folder: Path) -> str:
     """Return the page; the plots in `folder` become part of it."""
-    title = html.escape(table["title"])
-    note = f'<p class="note">{html.escape(table["note"])}</p>' if table["note"] else ""
-    legend = "".join(f"<dt>{name}</dt><dd>{meaning}</dd>" for name, meaning in MEANING.items())
-    protocol = "".join(f"<li>{html.escape(line)}</li>" for line in protocol_lines(table))
-    figures = "".join(
-        f'<figure><img src="{_data_uri(folder / name)}" alt="{alt}"><figcaption>{caption}</figcaption></figure>'
-        for name, alt, caption in (
-            ("accuracy.png", "accuracy of every row", "Every row beside the teacher's line."),
-            ("per_class.png", "accuracy by class", f"Where it changed: {_best_name(table)} and the teacher, by class."),
-        )
-        if (folder / name).exists()
-    )
-    return PAGE.format(
-        title=title, note=note, table=_results(table["rows"]), legend=legend, figures=figures, protocol=protocol,
-        lineage=_lineage(table["rows"]), style=STYLE,
-    )  # fmt: skip
-
-
-def _best_name(table: Mapping[str, Any]) -> str:
-    students = [row for row in table["rows"] if row["strategy"] not in ("teacher", "continued")]
-    return html.escape(max(students, key=lambda row: row["accuracy"])["name"]) if students else ""
-
-
-def _results(rows: Sequence[Mapping[str, Any]]) -> str:
+    rows = table["rows"]
     best = max(row["accuracy"] for row in rows)
-    lines = []
-    for row in rows:
-        spread = f"<small> ± {100 * row['sd']:.1f}</small>" if row["sd"] is not None else ""
-        cells = [
-            f"<td>{100 * row['accuracy']:.1f}{spread}</td>",
-            f"<td class=range>{interval_text(row['interval'])}</td>",
-            *(_change_cell(row[name]) for name in ("vs_teacher", "vs_continued")),
-            f"<td>{100 * row['transductive']:.1f}</td>",
-            _change_cell(row["transductive_vs_teacher"]),
-        ]
-        mark = ' class="best"' if row["accuracy"] == best else ""
-        lines.append(f"<tr{mark}><th scope=row>{html.escape(name_text(row))}</th>{''.join(cells)}</tr>")
-    return "".join(lines)
-
-
-def _change_cell(change: Mapping[str, Any] | None) -> str:
-    if change is None:
-        return '<td class="none">–</td>'
-    low, high = change["interval"]
-    kind = "up" if low > 0 else "down" if high < 0 else "even"
-    return f'<td class="{kind}">{100 * change["change"]:+.1f}<small>{100 * low:+.1f} to {100 * high:+.1f}</small></td>'
-
-
-def _lineage(rows: Sequence[Mapping[str, Any]]) -> str:
-    return "".join(
-        f"<tr><th scope=row>{html.escape(row['name'])}</th><td>{seed['seed']}</td>"
-        f"<td>{100 * seed['accuracy']:.1f}</td><td><code>{seed['checkpoint']}</code></td>"
-        f"<td>{'<code>' + seed['improvement_set'] + '</code>' if seed['improvement_set'] else '–'}</td>"
-        f"<td><code>{seed['scores']}</code></td></tr>"
-        for row in rows
-        for seed in row["by_seed"]
+    figures = (
+        ("accuracy.png", "accuracy of every row", "Every row beside the teacher's line."),
+        ("per_class.png", "accuracy by class", f"Where it changed: {_best_name(rows)} and the teacher, by class."),
     )
+    return render(
+        "report.html",
+        title=table["title"],
+        note=table["note"],
+        rows=[_shown(row, row["accuracy"] == best) for row in rows],
+        meanings=MEANING,
+        figures=[
+            {"uri": _data_uri(folder / name), "alt": alt, "caption": caption}
+            for name, alt, caption in figures
+            if (folder / name).exists()
+        ],
+        protocol=protocol_lines(table),
+        lineage=[
+            seed | {"name": row["name"], "accuracy": f"{100 * seed['accuracy']:.1f}"}
+            for row in rows
+            for seed in row["by_seed"]
+        ],
+    )
+
+
+def _best_name(rows: Sequence[Mapping[str, Any]]) -> str:
+    students = [row for row in rows if row["strategy"] not in ("teacher", "continued")]
+    return str(max(students, key=lambda row: row["accuracy"])["name"]) if students else ""
+
+
+def _shown(row: Mapping[str, Any], is_best: bool) -> dict[str, Any]:
+    """Return a row of the results as texts."""
+    return {
+        "name": name_text(row),
+        "is_best": is_best,
+        "accuracy": f"{100 * row['accuracy']:.1f}",
+        "spread": f"{100 * row['sd']:.1f}" if row["sd"] is not None else "",
+        "interval": interval_text(row["interval"]),
+        "transductive": f"{100 * row['transductive']:.1f}",
+        **{name: _shown_change(row[name]) for name in CHANGES},
+    }
+
+
+def _shown_change(change: Mapping[str, Any] | None) -> dict[str, str] | None:
+    if change is None:
+        return None
+    low, high = change["interval"]
+    return {
+        "kind": "up" if low > 0 else "down" if high < 0 else "even",
+        "change": f"{100 * change['change']:+.1f}",
+        "interval": interval_text((low, high), "+"),
+    }
 
 
 def _data_uri(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-
-
-STYLE = """
-:root { --ink: #1d2429; --soft: #5d6a73; --line: #dfe5e9; --accent: #2a6f97; --loss: #b04a2f; --paper: #fff; }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 60rem; margin: 0 auto; padding: 3rem 1.5rem 5rem; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .6rem; letter-spacing: -.01em; }
-h2 { font-size: 1.1rem; margin: 2.8rem 0 .8rem; }
-p { margin: 0 0 .8rem; max-width: 46rem; }
-.lead { color: var(--soft); }
-.below { margin-top: .8rem; }
-.note { border-left: 3px solid var(--accent); padding: .1rem 0 .1rem .9rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .42rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap;
-  vertical-align: top; }
-thead th { font-weight: 600; font-size: .82rem; color: var(--soft); border-bottom: 1.5px solid var(--ink);
-  vertical-align: bottom; }
-tbody th, thead th:first-child { text-align: left; }
-tbody th { font-weight: 600; }
-td small { color: var(--soft); font-size: .8rem; }
-td.up small, td.down small, td.even small { display: block; line-height: 1.2; }
-td.range { color: var(--soft); }
-td.up { color: var(--accent); font-weight: 600; }
-td.down { color: var(--loss); font-weight: 600; }
-td small { font-weight: 400; }
-td.none { color: var(--soft); }
-tr.best { background: #f2f7fa; }
-.lineage td, .lineage th { text-align: left; }
-figure { margin: 1.6rem 0; }
-img { max-width: 100%; width: 46rem; display: block; }
-figcaption { color: var(--soft); font-size: .9rem; margin-top: .3rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: 1rem 0; font-size: .92rem; }
-dt { font-weight: 600; } dd { margin: 0; color: var(--soft); }
-ul { padding-left: 1.1rem; margin: 0; } li { margin: .2rem 0; }
-code { font: .88em ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
-pre { background: #f5f7f8; padding: .8rem 1rem; overflow-x: auto; border-radius: 4px; margin: .6rem 0; }
-"""
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}: clapcur report</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-<h1>{title}</h1>
-<p class="lead">How often a model that hears and reads finds the class of a sound without having been trained on classes
-(zero-shot). The teacher learned from captioned clips; each student went on from it, with pairs that the teacher found
-by itself.</p>
-{note}
-<h2>Results</h2>
-<div class="scroll">
-<table>
-<thead><tr><th></th><th>accuracy, %</th><th>95 % interval</th><th>vs teacher</th><th>vs continued</th>
-<th>transductive, %</th><th>vs teacher</th></tr></thead>
-<tbody>{table}</tbody>
-</table>
-</div>
-<p class="lead below">Changes are in points with their paired 95 % interval; coloured where it leaves out zero.
-The shaded row is the most accurate of those shown here, and
-being the best of several flatters it.</p>
-<dl>{legend}</dl>
-{figures}
-<h2>Protocol</h2>
-<ul>{protocol}</ul>
-<h2>Where each number comes from</h2>
-<p>Every id below names exactly what made it. With the same <code>CLAPCUR_HOME</code>:</p>
-<pre>clapcur trace CHECKPOINT            the way down: set, teacher, manifests
-clapcur trace CHECKPOINT --pairs    every pair that it learned from, with its similarity
-clapcur pairs IMPROVEMENT_SET       the pairs, by class, clip or similarity
-clapcur impact CLIP                 the way up: what one sound has touched</pre>
-<div class="scroll">
-<table class="lineage">
-<thead><tr><th></th><th>seed</th><th>accuracy, %</th><th>checkpoint</th><th>Improvement-Set</th><th>scores</th></tr>
-</thead>
-<tbody>{lineage}</tbody>
-</table>
-</div>
-</main>
-</body>
-</html>
-"""

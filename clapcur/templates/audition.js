@@ -1,10 +1,8 @@
-"""What the audition page does: play, seek, filter, sort, mark, export.
-
-It must run inside MLflow's artifact view, an iframe that allows scripts and nothing else: there localStorage throws and
-downloads are dropped without a word. Marks then live as long as the page, and the export is shown as text to copy.
-"""
-
-SCRIPT = r"""
+// Play, seek, filter, sort, mark, export.
+//
+// It must run inside MLflow's artifact view, an iframe that allows scripts and nothing else: there localStorage throws
+// and downloads are dropped without a word. Marks then live as long as the page, and the export is shown as text to
+// copy.
 "use strict";
 (() => {
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -260,4 +258,3 @@ showMarks();
 showPlaying();
 arrange();
 })();
-"""
