@@ -159,7 +159,7 @@ def test_what_is_killed_in_the_middle_of_a_run_loses_nothing(stack):
         kill_part(up, "prefect worker start")
         for seed, kill in (
             (2, lambda: kill_part(up, "mlflow server")),
-            (3, lambda: kill_part(up, "prefect server")),
+            (3, lambda: kill_part(up, "clapcur.servers.guard:prefect")),
             (4, lambda: restart(database)),
         ):
             run_id = begin(prefect, seed)

@@ -105,7 +105,8 @@ def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[s
     and never holds up the training. What the machine does meanwhile (CPU, memory, disk, network,
     GPU) is measured from the first points on, every 10 s unless MLflow's own variable says otherwise.
     """
-    if (home.store.folder(key.kind, key.id) / RECORD).exists():
+    made = home.store.folder(key.kind, key.id) / RECORD
+    if made.exists():
         return Live(lambda points: None, lambda status: None)
     record = {
         "kind": key.kind, "id": key.id, "key_sha256": key.sha256, "stage": key.stage,
@@ -115,6 +116,7 @@ def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[s
     }  # fmt: skip
     opened: list[tuple[MlflowPage, Run]] = []
     measuring: list[SystemMetricsMonitor] = []
+    revived: list[str] = []  # how the run had ended before
 
     def send(points: list[Point]) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -127,7 +129,10 @@ def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[s
             page.describe(run, record)
             opened.append((page, run))
         page, run = opened[0]
+        if made.exists():  # another process finished it while this one slept: its record has all points
+            return
         if points and run.info.status != "RUNNING":  # goes on from where an earlier try ended
+            revived.append(run.info.status)
             page.client.update_run(run.info.run_id, "RUNNING")
             opened[0] = page, page.client.get_run(run.info.run_id)
         page.add_points(run, points)
@@ -138,10 +143,12 @@ def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[s
     def close(status: str | None) -> None:
         for monitor in measuring:
             monitor.finish()
-        if (home.store.folder(key.kind, key.id) / RECORD).exists():
-            return  # another process finished it: how ours ended says nothing of the result
-        for page, run in opened if status else ():
-            page.client.set_terminated(run.info.run_id, status)
+        for page, run in opened:
+            if made.exists():  # how our try ended says nothing of the result
+                if "FINISHED" in revived:  # it was finished between the look and the word
+                    page.client.set_terminated(run.info.run_id, "FINISHED")
+            elif status:
+                page.client.set_terminated(run.info.run_id, status)
 
     return Live(send, close)
 

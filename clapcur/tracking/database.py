@@ -23,6 +23,7 @@ from clapcur.store.home import Home, sqlite_url
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+MAGIC = b"SQLite format 3\0"
 COMPANIONS = ("", "-journal", "-wal", "-shm")  # left beside another file, each would be replayed into that one
 USED = {  # a row means that somebody has used the file; MLflow itself makes the experiment 0
     "runs": "SELECT 1 FROM runs LIMIT 1",
@@ -96,6 +97,9 @@ def _holds_runs(path: Path) -> bool:
 
 def _rows(path: Path, table: str, query: str) -> list[tuple[Any, ...]]:
     """Return the answer to a query; nothing where its table is missing, or where the file is no database."""
+    with open(path, "rb") as file:  # SQLite may delete the journal beside a file that it cannot read
+        if file.read(len(MAGIC)) != MAGIC:
+            return []
     try:
         with closing(sqlite3.connect(path)) as db:  # SQLite itself takes back what was half written
             is_there = db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone()

@@ -206,6 +206,7 @@ def first_of(processes: int, device: str, job: Mapping[str, Any]) -> Iterator[Ra
         torch.set_num_threads(threads)
         for helper in helpers:
             helper.kill()
+        for helper in helpers:
             helper.communicate()
 
 
