@@ -600,10 +600,14 @@ def test_odd_names_are_all_in_but_the_one_that_is_not_utf8(tmp_path: Path, share
     make(Store(tmp_path / "store"), found)
 
 
-def test_parquet_that_names_files_and_holds_none_says_what_to_do(tmp_path: Path) -> None:
+def test_parquet_that_names_files_and_holds_none_reads_the_files(tmp_path: Path) -> None:
     """The state of a Hugging Face data set before `embed_external_files`; `make_parquet.py` of the odd inputs."""
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    rows = pa.array([{"bytes": None, "path": file} for file in tones(tmp_path, 2)], kind)
-    parquet.write_table(pa.table({"audio": rows, "caption": ["a", "b"]}), tmp_path / "a.parquet")
-    with pytest.raises(ManifestError, match="2 of the 2 rows .* no bytes; .*embed_external_files"):
-        scanned(tmp_path / "a.parquet")
+    here = [Path(file).name for file in tones(tmp_path, 10)]
+    rows = pa.array([{"bytes": None, "path": file} for file in (*here, "gone.wav")], kind)
+    captions = [f"sound {number}" for number in range(11)]
+    parquet.write_table(pa.table({"audio": rows, "caption": captions}), tmp_path / "a.parquet")
+    found = scanned(tmp_path / "a.parquet")
+    assert sorted(Path(path).name for path in found.manifest.clips.path) == sorted(here)
+    assert [Path(path).name for path in quarantined(found)] == ["gone.wav"]
+    assert sorted(found.manifest.captions.text) == sorted(captions[:10])

@@ -453,7 +453,7 @@ def training(home, steps):
 
 def test_curves_are_seen_while_the_training_runs_and_not_twice_afterwards(empty, client, monkeypatch):
     """Live points have other times than the history's: both together would be two curves."""
-    monkeypatch.setattr("clapcur.tracking.live.FLUSH_S", 0.05)
+    monkeypatch.setattr("clapcur.tracking.curves.FLUSH_S", 0.05)
     key, begin = training(empty, 5)
     seen = []
 
@@ -485,7 +485,7 @@ def test_curves_are_seen_while_the_training_runs_and_not_twice_afterwards(empty,
 
 def test_what_the_machine_does_is_measured_while_a_training_runs(empty, client, monkeypatch):
     """A GPU that waits for the disk is seen in no curve of the loss."""
-    monkeypatch.setattr("clapcur.tracking.live.FLUSH_S", 0.05)
+    monkeypatch.setattr("clapcur.tracking.curves.FLUSH_S", 0.05)
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     key, begin = training(empty, 5)
 

@@ -188,7 +188,7 @@ def test_a_second_set_of_servers_is_refused_with_the_addresses_of_the_first(home
 
 def test_the_other_commands_use_running_servers_and_forget_dead_ones(home):
     """An address of servers that were killed would make every command wait for nobody."""
-    code = "import sys, time; from clapcur import servers; from clapcur.store.home import Home\n"
+    code = "import sys, time; from clapcur.servers import plan as servers; from clapcur.store.home import Home\n"
     code += "with servers.sole(Home.open()): print(flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert holder.stdout is not None

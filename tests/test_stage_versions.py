@@ -191,7 +191,7 @@ def test_a_change_in_a_part_below_is_a_change_of_the_stage():
     """The loss moved into a file of its own, and from then on could change unseen."""
     text = {
         "clapcur.stages.train": "from clapcur.methods.losses import loss\nfrom clapcur.errors import DataError",
-        "clapcur.methods.losses": "def f():\n    from clapcur import metrics",
+        "clapcur.methods.losses": "def f():\n    from clapcur.methods import metrics",
         "clapcur.methods.metrics": "x = 1",
         "clapcur.errors": "class DataError(Exception): ...",
     }

@@ -292,10 +292,10 @@ def sync(
 
     Exits with 1 where something still waits.
     """
-    from clapcur import tracking as lineage
+    from clapcur import tracking
 
     where = open_home(home, must_exist=True)
-    delivery = lineage.sync(where, rebuild=rebuild)
+    delivery = tracking.sync(where, rebuild=rebuild)
     if as_json:
         print_json({"delivered": delivery.delivered, "waiting": delivery.waiting})
     else:

@@ -8,14 +8,17 @@ is one set of texts, its *names*: clip ids, hashes of samples, and the keys that
 
 from collections.abc import Iterator, Set
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from clapcur.data.recordings import asked_as, known_as, recording_id
 from clapcur.errors import ArtifactError, DamagedArtifact
 from clapcur.store.artifacts import Store, checked_record, write_atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KIND = "tombstone"
 FIELDS = ("clip_id", "pcm_sha256", "recording_id")
@@ -71,7 +74,7 @@ def _names(field: str, value: str) -> Iterator[str]:
         yield from asked_as(recording_id(value)) if field == "recording_id" else (value,)
 
 
-def are_forgotten(clips: pd.DataFrame, names: Set[str]) -> NDArray[np.bool_]:
+def are_forgotten(clips: "pd.DataFrame", names: Set[str]) -> NDArray[np.bool_]:
     """Return for each row of a clips table whether the clip, its sound or its recording was taken down."""
     if not names:
         return np.zeros(len(clips), bool)

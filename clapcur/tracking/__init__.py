@@ -14,8 +14,8 @@ from clapcur.errors import ArtifactError
 from clapcur.store.artifacts import RECORD, Key
 from clapcur.store.catalog import Campaign, Catalog
 from clapcur.store.home import Home
+from clapcur.tracking.curves import Live, Point
 from clapcur.tracking.fields import ARTIFACT_TAG
-from clapcur.tracking.live import Live, Point
 from clapcur.tracking.runs import MlflowPage, one_line
 
 if TYPE_CHECKING:
