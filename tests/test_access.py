@@ -610,4 +610,4 @@ def test_parquet_that_names_files_and_holds_none_reads_the_files(tmp_path: Path)
     found = scanned(tmp_path / "a.parquet")
     assert sorted(Path(path).name for path in found.manifest.clips.path) == sorted(here)
     assert [Path(path).name for path in quarantined(found)] == ["gone.wav"]
-    assert sorted(found.manifest.captions.text) == sorted(captions[:10])
+    assert sorted(found.manifest.captions.caption) == sorted(captions[:10])

@@ -129,7 +129,7 @@ def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[s
             page.describe(run, record)
             opened.append((page, run))
         page, run = opened[0]
-        if made.exists():  # another process finished it while this one slept: its record has all points
+        if run.info.status == "FINISHED" and made.exists():  # by another process, while this one slept
             return
         if points and run.info.status != "RUNNING":  # goes on from where an earlier try ended
             revived.append(run.info.status)
