@@ -3,12 +3,19 @@
 The signature covers the *resolved* values, never a difference from defaults: a changed default must not hand out an
 old artifact under a new meaning. Fields made with `machine` (workers, device, batch of an inference) say how a result
 is computed and not what it is; they stay out of the signature.
+
+The string below a field says what it is. It is the only place: docs/config.md and the file that `clapcur init` writes
+are made from it.
 """
 
+import ast
 import dataclasses
 import hashlib
+import inspect
+import itertools
 import json
 import math
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform, get_args
@@ -32,6 +39,26 @@ def frozen(cls: type[T]) -> type[T]:
 def machine(default: Any) -> Any:
     """Declare a field that says how the work is done and not what comes out: it is not signed."""
     return dataclasses.field(default=default, metadata={"machine": True})
+
+
+def describe(cls: type) -> dict[str, str]:
+    """Return the text below each field of a config class, by name, with those of the classes it inherits from."""
+    texts: dict[str, str] = {}
+    for owner in reversed(cls.__mro__):
+        if dataclasses.is_dataclass(owner):
+            texts |= _texts_below(owner)
+    return texts
+
+
+def _texts_below(cls: type) -> dict[str, str]:
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(tree, ast.ClassDef)
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in itertools.pairwise(tree.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }  # fmt: skip
 
 
 def canonical(value: Any) -> Any:

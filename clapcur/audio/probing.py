@@ -19,14 +19,16 @@ class ProbeRules:
     """Which readable files are still of no use."""
 
     min_duration_s: float = 0.05
-    # ours; shorter than the window of a few mel frames
+    """Shortest clip that is accepted, in seconds; ours: a few mel frames."""
     max_duration_s: float | None = None
-    # None takes clips of up to 24 hours (`LONGEST_S`); memory does not grow with them
+    """Longest clip that is accepted, in seconds; None: 24 hours. Memory does not grow with the length."""
     silence_peak: float = 1e-5
-    # ours: -100 dB of full scale; a clip whose every sample (after the mean over channels) is below is silent
+    """A clip whose every sample (after the mean over channels) is below this magnitude is silent; ours: -100 dB of full
+    scale."""
     max_peak: float = machine(100.0)
-    # of any channel, full scale 1 (ours: +40 dB). Float files may exceed full scale by what a mix adds; integers that
-    # were stored as floats reach 128 and more. Not signed: what it leaves out is, by its reason
+    """Largest magnitude that is accepted in any channel, with full scale 1 (ours: +40 dB). A mix may exceed full scale
+    a little; integers that were stored as floats reach 128 and more. Not signed: what it leaves out is, by its
+    reason."""
 
     def __post_init__(self) -> None:
         """Refuse limits that no clip could meet."""

@@ -47,7 +47,9 @@ class Row:
     """One row of a comparison: what the student learns from, and whether its targets are softened."""
 
     strategy: Strategy
+    """What the student learns from."""
     soft_labels: bool = False
+    """Whether its targets are softened."""
 
     def __post_init__(self) -> None:
         """Refuse rows that contradict their name."""
@@ -80,15 +82,17 @@ class LandingRules:
     """When sounds that landed in a pool make a new student, and which one."""
 
     min_new_clips: int = 100
-    # since the last curation; fewer wait for more
+    """New clips since the last curation that start the next one."""
     max_wait_hours: float = 168.0
-    # after which fewer are enough too
+    """Hours after which fewer new clips start one too."""
     min_changed: float = 0.02
-    # share of the Improvement-Set's pairs that must have changed before a student is trained
+    """Share of the Improvement-Set's pairs that must have changed before a student is trained."""
     strategy: Literal["du", "ads"] = "ads"
+    """Improvement-Set of the new student."""
     soft_labels: bool = True
+    """Whether its targets are softened."""
     min_change: float = 0.0
-    # accuracy that the lower end of the interval of the change must exceed, or the champion stays
+    """The student becomes champion where the lower end of the interval of its change in accuracy exceeds this."""
 
     def __post_init__(self) -> None:
         """Refuse numbers without a meaning."""
@@ -110,63 +114,71 @@ class Experiment:
     """A dataset, a teacher, the curation and the rows that are compared."""
 
     name: str
-    # of the dataset; names the MLflow experiment
+    """Name of the dataset, and of the MLflow experiment."""
     pairs: IngestConfig
-    # clips with captions: what the teacher learns from
+    """Captioned clips: what the teacher learns from."""
     more_pairs: tuple[IngestConfig, ...] = ()
-    # further tables and corpora of such clips
+    """Further tables and corpora of captioned clips."""
     share_of_pairs: float = 1.0
-    # of their source recordings: what a teacher is worth that has learned less
+    """Share of the source recordings of the pairs that the teacher learns from; less than 1 makes a weaker teacher."""
     evaluation: IngestConfig
-    # clips with labels: only ever scored
+    """Labelled clips, which are only ever scored."""
     class_names: tuple[str, ...]
+    """Names of the classes: a list, a file with one a line, or a list that is shipped, such as esc50."""
     pool: IngestConfig | None = None
-    # unpaired audio: DU and ADS
+    """Unpaired audio, in which DU and ADS find new pairs."""
     captions: IngestConfig | None = None
-    # unpaired captions; None: those of the pairs
+    """Unpaired captions; None: the captions of the pairs."""
     prompt: str = PROMPT
-    # {} is the place of the class name
+    """Class prompt; {} is replaced by the class name."""
     checkpoint: AdoptConfig | None = None
-    # a model that somebody else trained: the teacher itself, or what `teacher` trains on from
+    """A pretrained model: the teacher itself, or what the training of the teacher starts from."""
     teacher: TrainConfig | None
-    # None: the checkpoint is the teacher as it is
+    """Training of the teacher; None: the checkpoint is the teacher as it is."""
     student: TrainConfig
-    # of every student; `soft_labels` below is put in where a row has them
+    """Training of every student; `soft_labels` is added for the rows that have soft labels."""
     soft_labels: SoftLabels = SoftLabels()
+    """Soft targets of the rows that have them."""
     audio_threshold: Threshold = Threshold(similarity=0.7)
+    """Least similarity of clip and caption (DU and ADS): a cosine, a count, or a precision."""
     caption_threshold: Threshold = Threshold(similarity=0.7)
+    """Least similarity of caption and class prompt (DS and ADS): a cosine or a count."""
     du_threshold: Threshold | None = None
-    # audio threshold of DU, where it is another one than that of ADS
+    """Audio threshold of DU, if it differs from that of ADS."""
     even_classes: bool = False
-    # thresholds by count hold for each class apart
+    """Split a threshold by count evenly over the classes, so that no class is left out."""
     max_per_clip: int | None = None
+    """Most captions per clip, the best ones; None: no limit."""
     max_per_caption: int | None = None
+    """Most clips per caption, the best ones, which keeps hubs from filling the set; None: no limit."""
     distinct_clips: float | None = None
-    # audio similarity from which on two clips of the pool count as one sound
+    """Audio similarity (a cosine) at which two pool clips count as one sound, of which one may enter; None: no such
+    rule."""
     distinct_captions: float | None = None
-    # the same of two captions
+    """Similarity at which two captions count as one, of which one may enter; None: no such rule."""
     hubness: Hubness | None = None
-    # correct similarities for hubs
+    """Correct similarities for clips and captions that are near to everything (hubs)."""
     approximate: Approximate | None = None
-    # search in clusters of captions, where comparing with all takes too long
+    """Compare a clip only with the nearest clusters of captions; for pools where comparing with all takes too long."""
     ads_replay: Literal["ds", "teacher_pairs"] = "teacher_pairs"
-    # what an ADS student replays; the paper replays DS
+    """What an ADS student replays: the DS set (the paper) or the teacher's pairs."""
     ds_replays: bool = True
-    # whether a DS student replays the teacher's pairs; the paper's learns from DS alone
+    """Whether a DS student replays the teacher's pairs; in the paper it learns from DS alone."""
     near_duplicate: NearDuplicate = 0.9999
-    # audio similarity to an evaluation clip from which on a clip counts as the same sound; "calibrated": found on the
-    # teacher's clips of different recordings; None: do not look
+    """A clip with this audio similarity to an evaluation clip counts as the same sound and is kept out. "calibrated":
+    the value is measured on the teacher's clips of different recordings. None: no such check."""
     marks: tuple[Mark, ...] = ()
-    # what people heard on an audition page: in a file the path of the table that it exports
+    """Marks from audition pages; in a file, the path of the table that the page exports."""
     num_crops: int = 1
-    # crops per clip in every embedding
+    """Crops per clip in every embedding; they are spread over the clip and averaged."""
     rows: tuple[Row, ...] = PAPER_ROWS
+    """The rows that are compared."""
     seeds: tuple[int, ...] = (0,)
-    # one teacher and one set of students each
+    """Seeds; each makes one teacher and one set of students."""
     note: str = ""
-    # what a reader of the report must know of the sounds
+    """A note for readers of the report."""
     on_landing: LandingRules = LandingRules()
-    # with `pool: pool:NAME`: when `clapcur recurate` makes a new student
+    """When new clips in a pool (`pool: pool:NAME`) make a new student."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be compared."""
@@ -259,12 +271,12 @@ def experiment_from_file(path: Path | str) -> Experiment:
     if isinstance(values.get("marks"), str):
         values["marks"] = marks_from_file(folder / values["marks"])
     values.setdefault("name", path.stem)
-    defaults = dataclasses.asdict(_defaults())
+    start = defaults()
     if values.get("checkpoint") is not None:
         values["checkpoint"] = _checkpoint_values(values["checkpoint"], folder)
-        defaults = dataclasses.asdict(_beside_a_checkpoint(_defaults()))
+        start = _beside_a_checkpoint(start)
         values.setdefault("teacher", None)
-    return from_dict(Experiment, _merge(defaults, values), where=str(path))
+    return from_dict(Experiment, _merge(dataclasses.asdict(start), values), where=str(path))
 
 
 def starter(
@@ -280,7 +292,7 @@ def starter(
     seeds: Sequence[int] = (0,),
 ) -> Experiment:
     """Return the experiment of the common case: four paths and our defaults, with a teacher trained or given."""
-    experiment = _defaults()
+    experiment = defaults()
     if checkpoint is not None:
         adopted = AdoptConfig(source=_place(checkpoint, Path.cwd()))
         experiment = dataclasses.replace(_beside_a_checkpoint(experiment), checkpoint=adopted, teacher=None)
@@ -331,7 +343,7 @@ def demo_experiment(corpus: "Corpus", seed: int = 0) -> Experiment:
     )
 
 
-def _defaults() -> Experiment:
+def defaults() -> Experiment:
     """Return what a config starts from: towers that train on a CPU, thresholds that fit any teacher.
 
     Little dropout, for the published one (0.2 after every block, 0.5 behind) keeps a tower that is trained on a few

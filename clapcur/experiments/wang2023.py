@@ -35,12 +35,13 @@ class Domain:
     """What the reference sets for one evaluation set."""
 
     corpus: str
-    # of `clapcur.corpora`, and its class list
+    """Of `clapcur.corpora`, and its class list."""
     folder: str
+    """Name of the folder below the folder of the corpora."""
     ds_threshold: float
-    # caption against class prompts
+    """Least similarity of caption and class prompt."""
     ads_threshold: float
-    # clip against caption
+    """Least similarity of clip and caption."""
 
 
 DOMAINS: Mapping[Dataset, Domain] = {

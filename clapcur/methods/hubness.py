@@ -35,13 +35,13 @@ class Hubness:
     """How similarities are corrected for hubs."""
 
     method: Literal["csls", "inverted_softmax"] = "csls"
-    # see `clapcur.methods.hubness`
+    """The correction; see `clapcur.methods.hubness`."""
     neighbours: int = 10
-    # csls: k, as published
+    """CSLS: the number of neighbours k, as published."""
     temperature: float = 0.05
-    # inverted_softmax: tau, in units of a cosine
+    """Inverted softmax: the temperature tau, in units of a cosine."""
     reference_clips: int = 5000
-    # of the pool, at random, over which hubs are measured
+    """Pool clips, drawn at random, on which hubs are measured."""
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""

@@ -18,11 +18,12 @@ class Threshold:
     """
 
     similarity: float | None = None
-    # cosine in [-1, 1], inclusive
+    """Least cosine, in [-1, 1], inclusive."""
     count: int | None = None
-    # the lowest threshold that keeps this many pairs (captions) and no more but ties; caps count
+    """Take the best so many pairs (audio) or captions (caption); ties at the end are kept, and caps are applied before
+    counting."""
     precision: float | None = None
-    # audio only: the lowest threshold at which this share of held-out pairs agrees in class
+    """Audio only: the lowest threshold at which this share of held-out pairs has the right class."""
 
     def __post_init__(self) -> None:
         """Refuse none or several, and values without a meaning."""

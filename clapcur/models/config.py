@@ -33,28 +33,28 @@ class FrontEndConfig:
     """What a log-mel frame is; the defaults are PANNs' (Kong et al. 2020)."""
 
     sample_rate: int = 32000
-    # Hz; waveforms must come at this rate, nothing here can notice when they do not.
+    """Hz; waveforms must come at this rate, nothing here can notice when they do not."""
     n_fft: int = 1024
-    # Samples in a frame and its periodic Hann window.
+    """Samples in a frame and its periodic Hann window."""
     hop_samples: int = 320
-    # Samples from frame to frame; 10 ms at 32 kHz.
+    """Samples from frame to frame; 10 ms at 32 kHz."""
     num_mels: int = 64
-    # Mel bands.
+    """Mel bands."""
     f_min: float = 50.0
-    # Hz; lower edge of the lowest band.
+    """Hz; lower edge of the lowest band."""
     f_max: float = 14000.0
-    # Hz; upper edge of the highest band, at most half the sample rate.
+    """Hz; upper edge of the highest band, at most half the sample rate."""
     mel_norm: Literal["slaney"] | None = "slaney"
-    # "slaney": triangles of equal area, as librosa; None: of equal height.
+    """"slaney": triangles of equal area, as librosa; None: of equal height."""
     mel_scale: Literal["slaney", "htk"] = "slaney"
-    # The formula from Hz to mel; librosa's default is "slaney".
+    """The formula from Hz to mel; librosa's default is "slaney"."""
     amin: float = 1e-10
-    # Least power, so that digital silence is -100 dB and not -inf.
+    """Least power, so that digital silence is -100 dB and not -inf."""
     filter_rate: int | None = None
-    # Hz; the sample rate that the mel filters are computed for, None: `sample_rate`. Another one moves every band:
-    # PANNs' filters of 32 kHz at 44.1 kHz hear 69-19 294 Hz, and MS-CLAP 2023 was trained so.
+    """Hz; the sample rate that the mel filters are computed for, None: `sample_rate`. Another one moves every band:
+    PANNs' filters of 32 kHz at 44.1 kHz hear 69-19 294 Hz, and MS-CLAP 2023 was trained so."""
     int16: bool = False
-    # Round the waveform to 16 bits first, as LAION-CLAP does; the steps show in quiet bands.
+    """Round the waveform to 16 bits first, as LAION-CLAP does; the steps show in quiet bands."""
 
     def __post_init__(self) -> None:
         """Refuse a front end whose bands would be empty or lie above what the waveform can hold."""
@@ -95,25 +95,25 @@ class HtsatConfig:
     """
 
     channels: int = 96
-    # Of a patch in the first stage; each stage doubles them.
+    """Channels of a patch in the first stage; each stage doubles them."""
     depths: tuple[int, ...] = (2, 2, 6, 2)
-    # Blocks of each stage; between two stages the picture's sides are halved.
+    """Blocks of each stage; between two stages the picture's sides are halved."""
     num_heads: tuple[int, ...] = (4, 8, 16, 32)
-    # Attention heads of each stage.
+    """Attention heads of each stage."""
     window: int = 8
-    # Patches on a side of the square that attends to itself.
+    """Patches on a side of the square that attends to itself."""
     patch: int = 4
-    # Frames and mel bands on a side of a patch.
+    """Frames and mel bands on a side of a patch."""
     picture: int = 256
-    # Side of the picture; of 64 mel bands it holds four rows of 256 frames.
+    """Side of the picture; of 64 mel bands it holds four rows of 256 frames."""
     mlp_ratio: float = 4.0
-    # Of the blocks' inner width to their channels.
+    """Ratio of the blocks' inner width to their channels."""
     dropout: float = 0.0
-    # Probability, behind every block's inner layer.
+    """Dropout probability after every block's inner layer."""
     attention_dropout: float = 0.0
-    # Probability, in the attention.
+    """Dropout probability in the attention."""
     drop_path: float = 0.1
-    # Probability that a clip skips the last block's attention, rising from 0 at the first; HTSAT's release.
+    """Probability that a clip skips the last block's attention, rising from 0 at the first; HTSAT's release."""
 
     def __post_init__(self) -> None:
         """Refuse a tower that could not be built."""
@@ -147,14 +147,15 @@ class AudioConfig:
     """The audio tower: front end, and Cnn14 or HTSAT behind it."""
 
     front_end: FrontEndConfig = FrontEndConfig()
+    """From waveform to log-mel spectrogram."""
     htsat: HtsatConfig | None = None
-    # None: Cnn14.
+    """HTSAT in place of Cnn14; None: Cnn14."""
     width: Literal["full", "small", "tiny"] = "full"
-    # Of Cnn14 alone, as the fields below: of every layer, see FIRST_CHANNELS.
+    """Of Cnn14 alone, as the fields below: of every layer, see FIRST_CHANNELS."""
     block_dropout: float = 0.2
-    # Probability, after every convolution block; PANNs.
+    """Dropout probability after every convolution block; as PANNs."""
     dropout: float = 0.5
-    # Probability, before and after the last layer; PANNs.
+    """Dropout probability before and after the last layer; as PANNs."""
 
     def __post_init__(self) -> None:
         """Refuse a tower that could not be built."""
@@ -183,21 +184,23 @@ class TextConfig:
     """The text tower: any encoder that Hugging Face's AutoModel loads, or our own."""
 
     source: str = "bert-tiny"
-    # "bert-tiny": a small BERT with fresh weights and a vocabulary of the training captions;
-    # "minilm": all-MiniLM-L6-v2 from an installed package; else a folder or a name on the Hub.
+    """"bert-tiny": a small BERT with fresh weights and a vocabulary of the training captions; "minilm":
+    all-MiniLM-L6-v2 from an installed package; else a folder or a name on the Hub."""
     pooling: Literal["cls", "mean", "pooler", "last"] = "cls"
-    # Features of a caption: the last hidden state at [CLS] (the paper), its mean over the tokens, what the encoder's
-    # own pooler makes of [CLS] (LAION-CLAP), or the state at the last token, of a model that reads left to right.
+    """Features of a caption: the last hidden state at [CLS] (the paper), its mean over the tokens, what the encoder's
+    own pooler makes of [CLS] (LAION-CLAP), or the state at the last token, of a model that reads left to right."""
     suffix: str = ""
-    # Stands behind every caption; MS-CLAP 2023 closes them with " <|endoftext|>" and pools there.
+    """Text that is added at the end of every caption; MS-CLAP 2023 adds " <|endoftext|>" and pools there."""
     max_tokens: int = 100
-    # Longer captions are cut, [CLS] and [SEP] included; the paper's.
+    """Longer captions are cut, [CLS] and [SEP] included; the paper's."""
     hidden_size: int = 128
-    # Of "bert-tiny" alone, as the fields below.
+    """Width; of "bert-tiny" alone, as the fields below."""
     num_layers: int = 2
+    """Transformer layers."""
     num_heads: int = 2
+    """Attention heads."""
     vocab_size: int = 4096
-    # Word pieces at most.
+    """Most word pieces in the vocabulary."""
 
     def __post_init__(self) -> None:
         """Refuse a tower that could not be built, or whose features would be poor unnoticed."""
@@ -221,21 +224,23 @@ class ClapConfig:
     """Both towers and the space where they meet."""
 
     audio: AudioConfig = AudioConfig()
+    """Audio tower."""
     text: TextConfig = TextConfig()
+    """Text tower."""
     embedding_dim: int = 1024
-    # Of the shared space; the paper's.
+    """Dimension of the shared space; the paper uses 1,024."""
     window_s: float = 5.0
-    # Seconds of a clip that the model hears at a time; the paper's.
+    """Window of the model, in seconds; the paper uses 5."""
     short: Literal["repeat", "repeatpad", "pad"] = "repeat"
-    # How a shorter clip fills it: repeated and cut (MS-CLAP), repeated whole and then silence (LAION-CLAP), or once
-    # and then silence.
+    """How a shorter clip fills it: repeated and cut (MS-CLAP), repeated whole and then silence (LAION-CLAP), or once
+    and then silence."""
     projection: Literal["residual", "mlp", "linear"] = "residual"
-    # From features to the shared space: MS-CLAP's, the two layers with a ReLU of LAION-CLAP, or one layer (BLAT).
+    """From features to the shared space: MS-CLAP's, the two layers with a ReLU of LAION-CLAP, or one layer (BLAT)."""
     projection_dropout: float = 0.5
-    # Of "residual" alone: probability, in both projections; the paper's.
+    """Dropout probability in both projections, of "residual" alone; the paper's."""
     initial_temperature: float = 0.07
-    # Similarities are divided by it before the softmax; learned from there on. The reference code
-    # starts from 0.07, the paper says 0.007.
+    """Similarities are divided by it before the softmax; learned from there on. The reference code starts from 0.07,
+    the paper says 0.007."""
 
     def __post_init__(self) -> None:
         """Refuse a window that Cnn14 would pool away, and a temperature that would not last."""

@@ -30,21 +30,21 @@ class AdoptConfig:
     """Which checkpoint, and how it is read; `clapcur.models.checkpoints.load_checkpoint` tells more."""
 
     source: str
-    # a file of weights, a folder, or the name of a ClapModel on the Hub
+    """File of weights, folder, or name of a ClapModel on the Hugging Face Hub."""
     front_end: Literal["from_config", "from_checkpoint"] | None = None
-    # which mel filters to hear with, where the file stores others than its family's config computes
+    """Which mel filters to use where the file stores others than its family's config computes."""
     text_source: str | None = None
-    # folder, or name on the Hub, of the text encoder's config and tokenizer; None: what the family started from
+    """Folder, or name on the Hub, of the text encoder's config and tokenizer; None: what the family started from."""
     model: ClapConfig | None = None
-    # for PANNs, an audio tower alone: all but its weights and width
+    """For PANNs weights, which are an audio tower alone: the rest of the model."""
     pickled: bool = False
-    # read a file that may run code: only from people you trust
+    """Read a pickle file that may run code; only for files from people you trust."""
     collapsed: bool = False
-    # take a model whose text tower tells nothing apart
+    """Accept a model whose text tower gives all texts the same embedding."""
     partial: bool = False
-    # take a checkpoint that lacks a tower, to be trained on from
+    """Accept a checkpoint that lacks a tower, as the start of a training."""
     seed: int = 0
-    # of the weights that a partial checkpoint lacks
+    """Seed of the weights that a partial checkpoint lacks."""
 
     def __post_init__(self) -> None:
         """Refuse a seed that is none."""

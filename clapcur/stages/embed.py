@@ -61,22 +61,22 @@ class EmbedConfig:
     """What is embedded, and how."""
 
     what: Literal["audio", "captions", "prompts"]
-    # clips or captions of the manifest, or the prompts below
+    """What is embedded: clips or captions of the manifest, or `prompts`."""
     prompts: tuple[str, ...] = ()
-    # class prompts, in the order of the class names; only with what="prompts"
+    """Class prompts, in the order of the class names; only with what="prompts"."""
     num_crops: int = 1
-    # audio: 1 is the centre crop; more are spread evenly over the clip, averaged and made unit again
+    """Crops per clip: 1 is the centre crop; more are spread evenly over the clip, averaged and normalised again."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    # of the towers; the front end and the written rows are float32 always
+    """Precision of the towers; front end and written rows are always float32."""
     batch_size: int = machine(64)
-    # clips or captions at a time
+    """Clips or captions per batch."""
     device: str = machine("auto")
-    # auto takes the first GPU if there is one
+    """Auto takes the first GPU if there is one."""
     num_workers: int = machine(0)
-    # threads that decode; 0 is one per CPU
+    """Threads that decode; 0 is one per CPU."""
     max_bad_fraction: float = machine(0.01)
-    # of the clips of the table; more of them that have vanished, changed or cannot be used are an error (ours). It is
-    # not signed: which clips have no row is said in the table
+    """Of the clips of the table; more of them that have vanished, changed or cannot be used are an error (ours). It is
+    not signed: which clips have no row is said in the table."""
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""

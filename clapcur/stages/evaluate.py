@@ -55,12 +55,13 @@ class EvaluateConfig:
     """What is scored, and under which protocol."""
 
     task: Literal["zero_shot", "retrieval"] = "zero_shot"
+    """What is scored: zero-shot classification or retrieval."""
     class_names: tuple[str, ...] = ()
-    # every label of the evaluation manifest must be one of them
+    """Every label of the evaluation manifest must be one of them."""
     prompt: str = PROMPT
-    # {} is the place of the class name
+    """Class prompt; {} is replaced by the class name."""
     seed: int = 0
-    # of the bootstrap over source recordings
+    """Of the bootstrap over source recordings."""
 
     def __post_init__(self) -> None:
         """Refuse a zero-shot evaluation without classes."""

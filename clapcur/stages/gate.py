@@ -25,13 +25,13 @@ class GateConfig:
     """What is decided, and how sure one must be."""
 
     dataset: str
-    # whose champion it is
+    """Whose champion it is."""
     min_change: float = 0.0
-    # accuracy in [-1, 1] that the lower end of the interval of the change must exceed
+    """Accuracy in [-1, 1] that the lower end of the interval of the change must exceed."""
     level: float = 0.95
-    # of the interval
+    """Of the interval."""
     seed: int = 0
-    # of its bootstrap
+    """Of its bootstrap."""
 
     def __post_init__(self) -> None:
         """Refuse a level that is none."""

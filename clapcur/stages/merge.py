@@ -20,7 +20,7 @@ class MergeConfig:
     """How much is taken."""
 
     share: float = 1.0
-    # of the source recordings, all clips of one or none; the same ones whatever else is in the inputs
+    """Of the source recordings, all clips of one or none; the same ones whatever else is in the inputs."""
 
     def __post_init__(self) -> None:
         """Refuse what is no share."""

@@ -26,10 +26,11 @@ class PoolConfig:
     """Which version of which pool."""
 
     name: str
+    """Name of the pool."""
     version: int
-    # 1 is the first
+    """1 is the first."""
     forgotten: tuple[str, ...] = ()
-    # clip ids of parent or landing that were taken down: they are not in this version
+    """Clip ids of parent or landing that were taken down: they are not in this version."""
 
     def __post_init__(self) -> None:
         """Refuse a name that would not do in a path, and a version before the first."""

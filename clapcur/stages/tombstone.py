@@ -18,11 +18,13 @@ class Tombstone:
     """Which clip, and why."""
 
     clip_id: str
+    """Id of the clip that is taken down."""
     pcm_sha256: str
-    # of its samples: the same sound in another container is refused too; empty where no manifest knows them
+    """Of its samples: the same sound in another container is refused too; empty where no manifest knows them."""
     recording_id: str = ""
-    # where a whole recording was taken down: every clip of it is refused, also one that nobody has seen yet
+    """Where a whole recording was taken down: every clip of it is refused, also one that nobody has seen yet."""
     reason: str = ""
+    """Why, in the words of who asked."""
 
     def __post_init__(self) -> None:
         """Refuse an id that the name of a file cannot hold."""

@@ -15,17 +15,17 @@ class Condition:
     """The ranges that a kind of recording draws its parameters from, uniformly."""
 
     spread: float
-    # Share of the range of every parameter of a sound that occurs, in (0, 1].
+    """Share of the range of every parameter of a sound that occurs, in (0, 1]."""
     snr_db: Range
-    # Power of the sound over that of the background, over the whole recording.
+    """Power of the sound over that of the background, over the whole recording."""
     reverb_s: Range
-    # Time in which the reverberation falls by 60 dB, in s.
+    """Time in which the reverberation falls by 60 dB, in s."""
     reverb_db: Range
-    # Power of the reverberation over that of the direct sound.
+    """Power of the reverberation over that of the direct sound."""
     colour_db: float
-    # Standard deviation of the gain of the microphone along frequency, in dB.
+    """Standard deviation of the gain of the microphone along frequency, in dB."""
     peak_db: Range
-    # Largest sample of a recording, in dB of full scale.
+    """Largest sample of a recording, in dB of full scale."""
 
     def __post_init__(self) -> None:
         """Refuse ranges that are upside down or impossible."""

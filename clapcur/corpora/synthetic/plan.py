@@ -22,37 +22,37 @@ class ProceduralConfig:
     """How large the corpus is, and how far its pool and evaluation set lie from the teacher's pairs."""
 
     seed: int = 0
-    # Of every random number.
+    """Seed of every random number."""
     sample_rate: int = 16_000
-    # Of all files, in Hz.
+    """Sample rate of all files, in Hz."""
     duration_s: float = 2.0
-    # Of every clip, in s.
+    """Length of every clip, in seconds."""
     teacher_clips_per_class: int = 10
-    # Clips of a class that have captions.
+    """Captioned clips per class."""
     captions_per_teacher_clip: int = 2
-    # Captions, hence pairs, of each of them.
+    """Captions of each of these clips."""
     pool_clips_per_class: int = 50
-    # Clips of a class in the pool, beside the leaked ones.
+    """Pool clips per class, without the leaked ones."""
     distractor_clips: int = 150
-    # Clips in the pool that belong to no class.
+    """Pool clips that belong to no class."""
     evaluation_clips_per_class: int = 24
-    # Labelled clips of a class.
+    """Labelled clips per class."""
     clips_per_recording: int = 2
-    # Clips cut from one recording, in every set.
+    """Clips cut from one recording, in every set."""
     num_folds: int = 4
-    # Folds of the evaluation set; a recording lies in one of them.
+    """Folds of the evaluation set; each recording is in one of them."""
     leaked_clips: int = 6
-    # Clips in the pool that share a recording with the evaluation set.
+    """Pool clips that share a recording with the evaluation set."""
     duplicate_clips: int = 2
-    # Files in the pool that repeat the bytes of another one.
+    """Pool files that repeat the bytes of another one."""
     captions_per_class: int = 12
-    # Unpaired captions of a class.
+    """Unpaired captions per class."""
     other_captions: int = 160
-    # Unpaired captions of sounds of no class.
+    """Unpaired captions of sounds of no class."""
     clean: Condition = CLEAN
-    # How the teacher's clips were recorded.
+    """How the teacher's clips were recorded."""
     harsh: Condition = HARSH
-    # How the pool and the evaluation set were recorded.
+    """How the pool and the evaluation set were recorded."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that no corpus can have."""

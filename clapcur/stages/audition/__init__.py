@@ -48,19 +48,19 @@ class AuditionConfig:
     """Which pairs are heard, and how much of their sounds the page holds."""
 
     num_pairs: int = 200
-    # in all, spread evenly over the classes
+    """Number of pairs in all, spread evenly over the classes."""
     seed: int = 0
-    # of the draw
+    """Seed of the draw."""
     border: float = 0.3
-    # share of a class's pairs that are its lowest scores
+    """Share of a class's pairs that are taken from its lowest scores."""
     top: float = 0.2
-    # share that are its highest; the rest is drawn at random
+    """Share that is taken from its highest scores; the rest is drawn at random."""
     sample_rate: int = 22_050
-    # Hz, of the embedded sound: half of it is the highest frequency that is heard
+    """Sample rate of the sounds in the page, in Hz; half of it is the highest audible frequency."""
     max_seconds: float = 10.0
-    # of a longer clip the middle
+    """Longest excerpt, in seconds; of a longer clip the middle is taken."""
     max_bytes: int = 18 * 2**20
-    # of the page; MLflow gets files up to 20 MiB
+    """Largest page, in MiB; MLflow gets files up to 20 MiB."""
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""

@@ -15,11 +15,11 @@ class Approximate:
     """Clusters of captions, and how many of them a clip looks into; the card says what was missed."""
 
     num_clusters: int
-    # by k-means; the root of the number of captions is usual
+    """Clusters of captions (k-means); the square root of the number of captions is usual."""
     num_probes: int
-    # nearest clusters of a clip that are looked into
+    """Nearest clusters of a clip that are searched."""
     num_checked: int = 1000
-    # clips that are also searched exactly, for the recall in the card
+    """Clips that are also searched exactly, to measure the recall in the card."""
 
     def __post_init__(self) -> None:
         """Refuse numbers without a meaning."""
@@ -35,39 +35,42 @@ class CurateConfig:
     """Which pairs become the Improvement-Set."""
 
     strategy: Literal["du", "ds", "ads"]
+    """Which pairs are searched: du, ds or ads."""
     class_names: tuple[str, ...]
-    # the classes of the domain
+    """Names of the classes of the domain."""
     prompt: str = PROMPT
-    # {} is the place of the class name
+    """Class prompt; {} is replaced by the class name."""
     audio_threshold: Threshold = Threshold(similarity=0.7)
-    # clip against caption: DU and ADS
+    """Least similarity of clip and caption (DU and ADS)."""
     caption_threshold: Threshold = Threshold(similarity=0.7)
-    # caption against class prompts: DS and ADS
+    """Least similarity of caption and class prompt (DS and ADS)."""
     even_classes: bool = False
-    # thresholds by count hold for each class apart, with an even share of the count: one threshold for all leaves out
-    # the classes on which a weak teacher is less sure; thresholds by similarity or precision are not touched
+    """Split a threshold by count evenly over the classes: one threshold for all leaves out the classes on which a weak
+    teacher is less sure. Thresholds by similarity or precision are not changed."""
     max_per_clip: int | None = None
-    # best captions of a clip
+    """Most captions per clip, the best ones; None: no limit."""
     max_per_caption: int | None = None
-    # best clips of a caption: keeps hubs from filling the set
+    """Most clips per caption, the best ones, which keeps hubs from filling the set; None: no limit."""
     held_out: float = 0.1
-    # share of the source recordings of the teacher pairs that never trains and that calibrates precision
+    """Share of the source recordings of the teacher's pairs that is never trained on and calibrates precision."""
     near_duplicate: NearDuplicate = 0.9999
-    # audio similarity to an evaluation clip from which on a clip counts as the same sound; "calibrated": found on the
-    # teacher's clips of different recordings; None: do not look
+    """A clip with this audio similarity to an evaluation clip counts as the same sound and is kept out. "calibrated":
+    the value is measured on the teacher's clips of different recordings. None: no such check."""
     distinct_clips: float | None = None
-    # audio similarity from which on two clips of the pool count as one sound, of which one may enter (SemDeDup)
+    """Audio similarity (a cosine) at which two pool clips count as one sound, of which one may enter (SemDeDup); None:
+    no such rule."""
     distinct_captions: float | None = None
-    # the same of two captions
+    """Similarity at which two captions count as one, of which one may enter; None: no such rule."""
     hubness: Hubness | None = None
-    # correct similarities for clips and captions that are near to everything
+    """Correct similarities for clips and captions that are near to everything (hubs)."""
     approximate: Approximate | None = None
-    # compare a clip with the nearest clusters of captions alone, where comparing with all takes too long
+    """Compare a clip only with the nearest clusters of captions; for pools where comparing with all takes too long."""
     marks: tuple[Mark, ...] = ()
-    # what people heard (`clapcur.data.marks`): wrong pairs do not enter, and a precision is calibrated on all judged
+    """Marks from audition pages (`clapcur.data.marks`): wrong pairs do not enter, and a precision is calibrated on all
+    marks."""
 
     device: str = machine("auto")
-    # of the search; auto takes the first GPU if there is one
+    """Device of the search; auto takes the first GPU if there is one."""
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""

@@ -18,15 +18,15 @@ class Columns:
     """
 
     path: str | None = "path"
-    # of the audio file, its URL or other address; in Parquet it may hold the audio itself
+    """Of the audio file, its URL or other address; in Parquet it may hold the audio itself."""
     caption: str | tuple[str, ...] | None = "caption"
-    # one column or several (Clotho has five); a cell that is a list (JSONL, Parquet) is several captions
+    """One column or several (Clotho has five); a cell that is a list (JSONL, Parquet) is several captions."""
     label: str | None = "label"
-    # the clip's class
+    """The clip's class."""
     fold: str | None = "fold"
-    # of a cross-validation
+    """Of a cross-validation."""
     recording_id: str | None = "recording_id"
-    # what the clip was cut from (Freesound or YouTube id): clips of one recording are never split
+    """What the clip was cut from (Freesound or YouTube id): clips of one recording are never split."""
 
 
 @frozen
@@ -34,30 +34,32 @@ class IngestConfig:
     """Where clips and captions come from, and what is left out."""
 
     source: str
-    # .csv, .tsv, .jsonl, .parquet; .txt with one caption per line; .tar, or .parquet with audio bytes: shards; a folder
-    # of audio and shards, taken with all its sub-folders, or a URL of one, such as s3://bucket/pool;
-    # or, in an experiment, pool:NAME for the newest version of what landed under this name; with `corpus` the folder
-    # that holds the copy
+    """.csv, .tsv, .jsonl, .parquet; .txt with one caption per line; .tar, or .parquet with audio bytes: shards; a
+    folder of audio and shards, taken with all its sub-folders, or a URL of one, such as s3://bucket/pool; or, in an
+    experiment, pool:NAME for the newest version of what landed under this name; with `corpus` the folder that holds the
+    copy."""
     corpus: str | None = None
-    # one of `clapcur.corpora`, such as esc50: its own lists name files, captions, labels, folds and recordings
+    """One of `clapcur.corpora`, such as esc50: its own lists name files, captions, labels, folds and recordings."""
     folds: tuple[str, ...] = ()
-    # of the corpus, or its official splits; empty: those that the corpus module names
+    """Of the corpus, or its official splits; empty: those that the corpus module names."""
     audio_folder: str | None = None
-    # what relative paths in tables are relative to; None: the table's own folder
+    """What relative paths in tables are relative to; None: the table's own folder."""
     columns: Columns = Columns()
+    """Names of the columns of a table."""
     metadata: str | None = None
-    # for a folder of files: a table that is joined to them by the path column
+    """For a folder of files: a table that is joined to them by the path column."""
     rules: ProbeRules = ProbeRules()
-    # which readable files are still of no use
+    """Which readable files are still of no use."""
     exclude: tuple[str, ...] = ()
-    # lists of clips that must not enter: text (one clip id, path or recording id per line) or a table with such columns
+    """Lists of clips that must not enter: text (one clip id, path or recording id per line) or a table with such
+    columns."""
     roots: tuple[str, ...] = machine(("/",))
-    # where a table may name clips: folders, and URLs such as s3://bucket/pool/; by default any file of this machine and
-    # no URL. The folder or URL of the source itself is always allowed
+    """Where a table may name clips: folders, and URLs such as s3://bucket/pool/; by default any file of this machine
+    and no URL. The folder or URL of the source itself is always allowed."""
     max_bad_fraction: float = 0.1
-    # of the rows; more of them in quarantine is an error (ours)
+    """Of the rows; more of them in quarantine is an error (ours)."""
     num_workers: int = machine(0)
-    # threads that probe; 0: one per CPU (libsndfile leaves the interpreter's lock)
+    """Threads that probe; 0: one per CPU (libsndfile leaves the interpreter's lock)."""
 
     @property
     def landed_in(self) -> str | None:

@@ -107,7 +107,7 @@ def scan(
     _check(config, source, bad)
     names = [clip.names for clip in clips.values()]
     gone, exclusions = excluded(names, config.exclude, config.columns, source.base)
-    taken_down = {clip.clip_id for clip in names if forgotten.intersection(clip.all_names)}
+    taken_down = {clip.clip_id for clip in names if not forgotten.isdisjoint(clip.all_names)}
     gone |= taken_down
     kept = {id: clips[id] for id in sorted(clips) if id not in gone}
     quarantine = sorted({*bad, *_conflicts(kept.values())})

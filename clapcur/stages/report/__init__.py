@@ -47,12 +47,13 @@ class ReportRow:
     """One scored checkpoint of the comparison."""
 
     strategy: str
-    # teacher | continued | sl | du | ds | ads
+    """Teacher | continued | sl | du | ds | ads."""
     soft_labels: bool = False
+    """Whether the targets were softened."""
     seed: int = 0
-    # of its training; rows of one seed are compared with each other
+    """Of its training; rows of one seed are compared with each other."""
     scores: str
-    # role of its scores among the inputs, such as scores.ads+sl.seed0
+    """Role of its scores among the inputs, such as scores.ads+sl.seed0."""
 
 
 @frozen
@@ -60,9 +61,11 @@ class ReportConfig:
     """What is laid side by side."""
 
     title: str
+    """Title of the report."""
     rows: tuple[ReportRow, ...]
+    """The rows, in the order of the table."""
     note: str = ""
-    # what a reader must know of the sounds, such as that they are synthetic
+    """What a reader must know of the sounds, such as that they are synthetic."""
 
     def __post_init__(self) -> None:
         """Refuse an empty report and a row that stands there twice."""

@@ -13,11 +13,11 @@ class SoftLabels:
     """Soft targets from the teacher's similarities (Eqs. 3-4); the forms are those of `losses.soft_targets`."""
 
     form: SoftForm = "cross_modal"
-    # paper | row | softmax | cross_modal
+    """Form of the soft target: paper, row, softmax or cross_modal."""
     beta: float = 0.5
-    # weight of the soft target, 0 is the hard loss
+    """Weight of the soft target; 0 is the hard loss."""
     temperature: float = 0.07
-    # of the teacher's similarities in the forms softmax and cross_modal
+    """Temperature of the teacher's similarities, in the forms softmax and cross_modal."""
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
@@ -32,66 +32,70 @@ class TrainConfig:
     """A full training: model, budget, optimiser, targets, mix and selection."""
 
     model: ClapConfig | None = None
-    # of fresh weights; None where an `init` checkpoint brings its own
+    """Architecture of fresh weights; None: that of the checkpoint that the training starts from."""
     num_examples: int
-    # the sample budget: pairs seen in all, replay included
+    """Sample budget: the pairs seen in all, replay included."""
     batch_size: int = 64
-    # pairs per step; every other pair of the batch is a negative
+    """Pairs per step; each pair's negatives are the other pairs of the batch."""
     micro_batch: int | None = None
-    # pairs that pass the towers at a time, in each process; None: all. Features are cached, so that loss and gradient
-    # are still those of the whole batch; but dropout draws, and Cnn14 takes its batch statistics, by the micro-batch,
-    # so it is part of the identity
+    """Pairs that pass the towers at a time, in each process; None: all. Features are cached (GradCache), so that loss
+    and gradient are those of the whole batch. Dropout and batch statistics work by the micro-batch, so it is part of
+    the identity."""
     processes: int = 1
-    # that share a batch, on one machine and each with its own GPU; they are one process but for dropout, which each
-    # draws for itself
+    """Processes that share each batch, on one machine, each with its own GPU. The result is that of one process, except
+    for dropout, which each process draws for itself."""
     optimiser: Literal["adamw", "adam"] = "adamw"
-    # adam without weight decay is the paper's
+    """Optimiser; the paper uses adam without weight decay."""
     learning_rate: float = 1e-3
-    # peak
+    """Peak learning rate."""
     final_learning_rate: float = 1e-6
-    # end of the cosine
+    """Learning rate at the end of the cosine."""
     schedule: Literal["cosine", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up."""
     warmup: float = 0.1
-    # share of the steps with a linear warm-up
+    """Share of the steps that warm up linearly."""
     weight_decay: float = 0.01
-    # of weights with two or more dimensions; adamw only
+    """Weight decay of weights with two or more dimensions; adamw only."""
     gradient_clip: float = 5.0
-    # largest norm of the gradient (reference code: 5)
+    """Largest norm of the gradient; the reference code uses 5."""
     frozen_towers: tuple[Literal["audio", "text"], ...] = ()
-    # encoders that keep their weights; their projections always learn
+    """Towers whose weights stay fixed; their projections always learn."""
     soft_labels: SoftLabels | None = None
-    # None: hard targets
+    """Soft targets; None: hard targets."""
     hard_target: Literal["diagonal", "identical"] = "diagonal"
-    # identical: pairs with the same caption or clip share the mass instead of repelling each other
+    """Hard target. identical: pairs with the same caption or clip share the target instead of being negatives."""
     replay_probability: float = 0.5
-    # of a whole batch; only with an Improvement-Set
+    """Probability that a whole batch is a replay batch; only with an Improvement-Set."""
     balance: Literal["class", "clip_id", "caption_id"] | None = None
-    # how the Improvement-Set is drawn; None: every pair alike
+    """Draw the Improvement-Set evenly by class, clip or caption; None: every pair alike."""
     time_masks: int = 0
-    # SpecAugment: masks per clip of up to 1/8 of the frames
+    """SpecAugment: masks per clip, each of up to 1/8 of the frames."""
     frequency_masks: int = 0
-    # SpecAugment: masks per clip of up to 1/8 of the mel bins
+    """SpecAugment: masks per clip, each of up to 1/8 of the mel bands."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    # of the towers (autocast); front end, logits and losses are float32 always
+    """Precision of the towers (autocast); front end, logits and losses are always float32."""
     held_out: float = 0.1
-    # share of the source recordings of the teacher pairs that is kept out of every batch
+    """Share of the source recordings of the teacher's pairs that no batch contains."""
     selection: Literal["held_out", "last", "reference"] = "held_out"
-    # which weights become the checkpoint: least held-out loss, the last, or the best zero-shot accuracy on the very
-    # clips that are scored afterwards, as the reference code does: only to compare with its figures
+    """Which weights become the checkpoint: those with the least held-out loss, the last ones, or (reference) those with
+    the best accuracy on the very clips that are scored afterwards. The last is what the reference code does; use it
+    only to compare with its figures."""
     test_prompts: tuple[str, ...] = ()
-    # with selection="reference": class prompts, in the order of `test_classes`
+    """With selection="reference": class prompts, in the order of `test_classes`."""
     test_classes: tuple[str, ...] = ()
-    # with selection="reference": labels of the input `evaluation`
+    """With selection="reference": labels of the input `evaluation`."""
     num_evaluations: int = 8
-    # on the held-out pairs, evenly over the steps
+    """Evaluations on the held-out pairs, spread evenly over the steps."""
     seed: int = 0
+    """Seed of weights, batches, crops and masks."""
     device: str = machine("auto")
+    """Device; auto takes the first GPU if there is one."""
     num_workers: int = machine(2)
-    # threads that decode ahead of the step
+    """Threads that decode audio ahead of the step."""
     cache_mib: int = machine(2048)
-    # decoded waveforms kept in memory
+    """MiB of decoded waveforms that are kept in memory."""
     save_every_s: float = machine(60.0)
-    # seconds between two saved states
+    """Seconds between two saved states."""
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
