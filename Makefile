@@ -1,6 +1,6 @@
 # Everything here works in a fresh clone: the first target that needs it makes .venv and installs the pinned dependencies.
 .DEFAULT_GOAL := help
-.PHONY: help demo test stress lint types format constraints clean
+.PHONY: help demo test stress lint types docs format constraints clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -32,6 +32,11 @@ lint: $(INSTALLED) ## check style, format and spelling
 
 types: $(INSTALLED) ## check the types
 	@$(BIN)/mypy
+
+docs: $(INSTALLED) ## write the pages that are made from the code, and build the site in build/site
+	@$(BIN)/typer clapcur.cli utils docs --name clapcur --title "Every command" --output docs/commands.md
+	@$(BIN)/python -m clapcur.experiments.reference > docs/config.md
+	@$(BIN)/mkdocs build --quiet --strict
 
 format: $(INSTALLED) ## format, and mend what can be mended by itself
 	@$(BIN)/ruff check --fix .

@@ -44,7 +44,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: it answers before rich would be imported
 )
 catalog_app = typer.Typer(
-    help="Mend the index over the store.", epilog="\b\nExample:\n  clapcur catalog rebuild", rich_markup_mode=None
+    help="Repair the index of the store.", epilog="\b\nExample:\n  clapcur catalog rebuild", rich_markup_mode=None
 )
 
 COMMANDS = (

@@ -17,7 +17,7 @@ def audition(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a page on which to hear the pairs of a set.
+    """Write a page for listening to the pairs of a set and marking them.
 
     One HTML file that needs no server: play the clip, see its spectrogram, caption and scores, mark what is wrong,
     export the marks.

@@ -42,7 +42,7 @@ def adopt(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take somebody else's checkpoint as a teacher.
+    """Import a pretrained checkpoint as a teacher.
 
     Microsoft's CLAP of 2022 and 2023, clap_curation, LAION-CLAP, Hugging Face's ClapModel and BLAT are known by what
     is in the file. Prints the id of the checkpoint, which the other commands take; what became of every tensor is in
@@ -74,7 +74,7 @@ def export(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a checkpoint in another project's form.
+    """Write a checkpoint in another project's format.
 
     A form that cannot say all that the model is, is refused, and the message says which can.
     """

@@ -34,7 +34,7 @@ def gc(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove what no kept model needs.
+    """Delete artifacts that no kept model needs.
 
     Kept are the models that an alias names, the newest version of each pool, what the reports tell of, all decisions,
     and whatever these were made from. Says what would go; --delete lets it go. What is wanted again is computed again.
@@ -61,7 +61,7 @@ def verify(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Read artifacts again and name what is damaged.
+    """Check artifacts for damage.
 
     Hashes every file and compares it with what the record says. Names what can be made again, and what only by
     somebody who still has its sources. Changes nothing; exit code 1 where something is damaged.

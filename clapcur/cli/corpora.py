@@ -16,7 +16,7 @@ def download(
     fold: Annotated[list[str] | None, typer.Option(help="A split of AudioCaps or Clotho; again for several.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fetch a corpus and check it.
+    """Download a corpus and verify it.
 
     By aac-datasets and soundata, which know addresses and checksums: pip install 'clapcur[corpora]'. What is there
     already is not fetched again. Mind the licence of each corpus, docs/corpora.md names it.

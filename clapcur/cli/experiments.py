@@ -48,7 +48,7 @@ def demo(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Do the whole job on synthetic sounds.
+    """Run the whole pipeline on synthetic sounds.
 
     Generates a small corpus of procedural everyday sounds with captions, trains a teacher on few pairs, curates DU, DS
     and ADS, trains a student for each with and without soft labels, and compares all of them with the teacher and with

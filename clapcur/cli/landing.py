@@ -41,7 +41,7 @@ def land(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take new audio into a pool.
+    """Add new audio to a pool.
 
     What is new becomes the pool's next version; files that it has already cost a look. A running Prefect server hears
     of it, so that its automation can re-curate.
@@ -80,7 +80,7 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Stop after the first landing.")] = False,
     home: HomeOption = None,
 ) -> None:
-    """Land what is dropped into a folder, once it is complete.
+    """Watch a folder and add complete new files to a pool.
 
     Runs until Ctrl-C. Files that still grow are left alone; a landing that was cut off is made at the next look.
     """
@@ -111,7 +111,7 @@ def watch(
 
 
 def plan(config: Config, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Say what a re-curation would cost.
+    """Show what a re-curation would compute and cost.
 
     Which clips would be embedded and scored, which are reused, what would be trained, and how long it takes by the last
     run of its kind.
@@ -144,7 +144,7 @@ def recurate(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring a student up to date with its pool.
+    """Update a student after its pool has changed.
 
     Embeds and scores what is new, writes the next Improvement-Set, and where enough pairs changed trains a student,
     which becomes champion if it beats the present one. From then on the experiment is followed: `clapcur up` looks
@@ -197,7 +197,7 @@ def forget(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take clips down and name all that they touched.
+    """Take clips down and list everything that they influenced.
 
     They leave every pool and never enter again, in whatever container. The experiments in use are curated without them,
     and a champion that they touched is replaced.

@@ -30,7 +30,7 @@ def up(
     ] = None,
     home: HomeOption = None,
 ) -> None:
-    """Run Prefect, MLflow and a worker here.
+    """Start Prefect, MLflow and a worker on this machine.
 
     With the deployments registered: start flows from Prefect's page, see their runs in MLflow's. Everything listens on
     this machine only and is stopped by Ctrl-C; what dies is started again. The other commands of this home use the

@@ -90,7 +90,7 @@ def ingest(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn a table or a folder into a manifest.
+    """Build a manifest from a table or a folder.
 
     Every file is decoded and hashed; a bad one is put in quarantine with its reason and never stops the rest.
     Prints the id of the manifest, which the other commands take.
@@ -385,7 +385,7 @@ def report(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Lay scores side by side: table, plots, page.
+    """Compare scores in a table, plots and a page.
 
     The id of a report shows that report again. Names are teacher, continued, sl, du, du+sl, ds, ds+sl, ads and ads+sl.
     """

@@ -98,7 +98,7 @@ def impact(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what one clip has touched.
+    """Show everything that one clip influenced.
 
     From a sound up to every Improvement-Set that holds it, every checkpoint trained on it, their scores, and the
     registered models that stand on them. For a recording, what each clip that was cut from it has touched.
@@ -224,7 +224,7 @@ def why(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say why an artifact is not an earlier one.
+    """Explain why two artifacts are different.
 
     Names the part of the key that differs: config, stage version or an input.
     An input that differs is followed down to what differs in it.
@@ -288,7 +288,7 @@ def sync(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell MLflow what it does not know yet.
+    """Send to MLflow what it has not received.
 
     Exits with 1 where something still waits.
     """
