@@ -155,14 +155,33 @@ def test_what_is_no_database_is_kept_aside_unless_it_is_empty(path, whole, conte
     assert kept.exists() == bool(content) and (not content or kept.read_bytes() == content)
 
 
-def test_a_journal_goes_with_the_file_that_it_belongs_to(path, whole, monkeypatch):
+@pytest.mark.parametrize("companion", ["-journal", "-wal"])
+@pytest.mark.parametrize("content", [b"no database" * 30, b"SQLite format 2\0" * 30, b"SQLite"])
+def test_a_journal_goes_with_the_file_that_it_belongs_to(path, whole, content, companion, monkeypatch):
     """SQLite replays a journal into whatever file has the name: it would write rubbish into the new one."""
-    path.write_bytes(b"no database" * 30)
-    path.with_name("mlflow.db-journal").write_bytes(b"pages of the old file")
+    path.write_bytes(content)
+    path.with_name(f"mlflow.db{companion}").write_bytes(b"pages of the old file")
     monkeypatch.setattr("mlflow.store.db.utils._initialize_tables", lambda engine: make_copy(whole, engine))
     database.make_whole(path)
-    assert path.with_name("mlflow.db.old-1-journal").read_bytes() == b"pages of the old file"
-    assert not path.with_name("mlflow.db-journal").exists()
+    assert path.with_name("mlflow.db.old-1").read_bytes() == content
+    assert path.with_name(f"mlflow.db.old-1{companion}").read_bytes() == b"pages of the old file"
+    assert not path.with_name(f"mlflow.db{companion}").exists()
+
+
+def test_sqlite_opens_no_file_that_is_none_of_its_own(path, monkeypatch):
+    """Its versions differ in what they do then: some delete the journal."""
+    path.write_bytes(b"no database" * 30)
+    monkeypatch.setattr(database.sqlite3, "connect", lambda *_: pytest.fail("it was opened"))
+    assert not database._is_whole(path) and not database._holds_runs(path)
+
+
+def test_the_journal_of_an_empty_file_is_deleted_with_it(path, whole, monkeypatch):
+    """Left beside the next file of that name, it would be replayed into it."""
+    path.write_bytes(b"")
+    path.with_name("mlflow.db-journal").write_bytes(b"pages")
+    monkeypatch.setattr("mlflow.store.db.utils._initialize_tables", lambda engine: make_copy(whole, engine))
+    database.make_whole(path)
+    assert sorted(one.name for one in path.parent.iterdir()) == ["mlflow.db"]
 
 
 def test_a_file_with_runs_is_brought_up_to_date_and_kept(path):

@@ -23,6 +23,7 @@ from clapcur.home import Home, sqlite_url
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+MAGIC = b"SQLite format 3\0"  # begins every file of SQLite that holds anything
 COMPANIONS = ("", "-journal", "-wal", "-shm")  # left beside another file, each would be replayed into that one
 USED = {  # a row means that somebody has used the file; MLflow itself makes the experiment 0
     "runs": "SELECT 1 FROM runs LIMIT 1",
@@ -95,7 +96,13 @@ def _holds_runs(path: Path) -> bool:
 
 
 def _rows(path: Path, table: str, query: str) -> list[tuple[Any, ...]]:
-    """Return the answer to a query; nothing where its table is missing, or where the file is no database."""
+    """Return the answer to a query; nothing where its table is missing, or where the file is no database.
+
+    SQLite opens no file that is none of its own: some versions delete the journal beside it.
+    """
+    with open(path, "rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            return []
     try:
         with closing(sqlite3.connect(path)) as db:  # SQLite itself takes back what was half written
             is_there = db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone()
@@ -133,7 +140,7 @@ def _move_aside(path: Path) -> None:
     is_empty = path.stat().st_size == 0
     kept = _move(path)
     if is_empty:
-        kept.unlink()
+        _discard(kept)
         return
     log.warning(
         "MLflow's file %s was left half made, or damaged; it is now %s, and a new one takes its place. If runs are "
