@@ -6,6 +6,7 @@ catalog is a copy in memory: it answers every question, and what is entered into
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ VERSION = sa.table("catalog_version", sa.column("version_num"))  # not Alembic's
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_MS = 30_000  # how long a SQLite writer waits for another
 SCHEMA_LOCK = 0x636C6170  # PostgreSQL advisory lock while the tables are made or changed: "clap"
+MIGRATES = threading.Lock()  # Alembic has one context in a process: two threads that use it break each other's
 
 TABLES = sa.MetaData()
 ARTIFACT = sa.Table(
@@ -140,9 +142,10 @@ def _migrate(db: sa.Connection) -> None:
             f"the catalog {db.engine.url.render_as_string()} is at step {there} of a newer clapcur, this one knows "
             f"steps up to {HEAD}; install the newer one, or name another catalog with CLAPCUR_DATABASE_URL"
         )
-    if there is None and OUTBOX.name in tables:  # made before there were steps
-        command.stamp(config, "0001")
-    command.upgrade(config, HEAD)
+    with MIGRATES:
+        if there is None and OUTBOX.name in tables:  # made before there were steps
+            command.stamp(config, "0001")
+        command.upgrade(config, HEAD)
 
 
 def is_read_only(file: Path) -> bool:

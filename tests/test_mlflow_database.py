@@ -1,9 +1,12 @@
 """MLflow's SQLite file is whole whenever whoever made it was killed, and one that was left half made is made again."""
 
+import itertools
 import multiprocessing
 import os
 import signal
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from clapcur.errors import ArtifactError
+from clapcur.home import Home
 from clapcur.lineage import database
 from clapcur.lineage.page import connect
 
@@ -221,3 +225,26 @@ def test_a_file_that_somebody_writes_just_now_is_not_taken_for_a_broken_one(path
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             database.make_whole(path)
     assert path.exists()
+
+
+def test_the_tables_of_catalog_and_mlflow_are_made_one_after_the_other(tmp_path, monkeypatch):
+    """The curves of a new home's first training are sent by a thread: Alembic would mix up both migrations."""
+    from alembic import command
+
+    from clapcur.catalog import Catalog
+
+    upgrade, busy = command.upgrade, threading.Lock()
+
+    def alone(*arguments):
+        assert busy.acquire(blocking=False), "two migrations at once"
+        try:
+            upgrade(*arguments)
+        finally:
+            busy.release()
+
+    monkeypatch.setattr(command, "upgrade", alone)
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(connect, Home.open(tmp_path / "mlflow"))
+        for number in itertools.takewhile(lambda _: not made.done(), itertools.count()):
+            Catalog.open(Home.open(tmp_path / f"catalog{number}"))
+        assert made.result().search_experiments()

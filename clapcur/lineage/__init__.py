@@ -117,8 +117,10 @@ def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[s
             opened.append((page, run))
         page, run = opened[0]
         if points and run.info.status != "RUNNING":  # goes on from where an earlier try ended
-            page.client.update_run(run.info.run_id, "RUNNING")
-            opened[0] = page, page.client.get_run(run.info.run_id)
+            run = page.set_status(run.info.run_id, key.id, "RUNNING")
+            opened[0] = page, run
+        if run.info.status == "FINISHED":  # another process has made it, and tells its curves
+            return
         page.add_points(run, points)
         if points and not measuring:
             measuring.append(SystemMetricsMonitor(run.info.run_id, resume_logging=True, tracking_uri=home.mlflow_uri))
@@ -127,10 +129,8 @@ def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[s
     def close(status: str | None) -> None:
         for monitor in measuring:
             monitor.finish()
-        if (home.store.folder(key.kind, key.id) / RECORD).exists():
-            return  # another process finished it: how ours ended says nothing of the result
-        for page, run in opened if status else ():
-            page.client.set_terminated(run.info.run_id, status)
+        for page, run in opened:  # what another process finished stays so, however ours ended
+            page.set_status(run.info.run_id, key.id, status)
 
     return Live(send, close)
 

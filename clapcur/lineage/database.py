@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clapcur.artifacts import sync_folder
+from clapcur.database import MIGRATES
 from clapcur.errors import ArtifactError
 from clapcur.home import Home, sqlite_url
 
@@ -51,7 +52,7 @@ def prepared(home: Home, uri: str) -> Iterator[None]:
         return
     from filelock import FileLock
 
-    with FileLock(home.mlflow_lock):
+    with FileLock(home.mlflow_lock), MIGRATES:
         if uri == home.mlflow_database:
             make_whole(home.mlflow_file)
         elif uri.startswith("sqlite:"):
