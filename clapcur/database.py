@@ -79,7 +79,7 @@ def connect(url: str) -> tuple[sa.Engine, sa.Engine]:
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     engine = sa.create_engine(url, poolclass=sa.NullPool)  # nothing is open across a fork
     if engine.dialect.name == "sqlite":
-        if is_read_only(file := _file_of(engine.url)):
+        if is_read_only(file := file_of(engine.url)):
             engine = _copy_in_memory(file)
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
@@ -115,7 +115,7 @@ def _bring_up_to_date(engine: sa.Engine, writer: sa.Engine) -> None:
         with writer.begin() as db:
             _migrate(db)
     elif engine.dialect.name == "sqlite":
-        with _first_user(_file_of(engine.url)):
+        with _first_user(file_of(engine.url)):
             with closing(engine.raw_connection()) as raw:
                 raw.cursor().execute("PRAGMA journal_mode=WAL")  # is kept in the file
             with writer.begin() as db:
@@ -155,7 +155,7 @@ def is_read_only(file: Path) -> bool:
     return not os.access(file.parent, os.W_OK) or (file.exists() and not os.access(file, os.W_OK))
 
 
-def _file_of(url: sa.URL) -> Path:
+def file_of(url: sa.URL) -> Path:
     """Return the file behind the address of a SQLite database, plain or as a URI."""
     database = url.database or ""
     return Path(unquote(database.removeprefix("file:"))) if database.startswith("file:") else Path(database)

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from clapcur.errors import ArtifactError
-from clapcur.home import Home
+from clapcur.home import Home, sqlite_url
 from clapcur.lineage import database
 from clapcur.lineage.page import connect
 
@@ -225,6 +225,32 @@ def test_a_file_that_somebody_writes_just_now_is_not_taken_for_a_broken_one(path
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             database.make_whole(path)
     assert path.exists()
+
+
+@pytest.mark.parametrize("name", ["plain", "with space", "what?", "50%3F", "a#b"])
+def test_the_file_is_found_behind_every_spelling_of_its_address(tmp_path, name):
+    """A process that was given the address of an odd home, by its environment, would make tables that a kill breaks."""
+    file = tmp_path / name / "mlflow.db"
+    for dialect in ("sqlite", "sqlite+pysqlite"):
+        assert database._file_behind(sqlite_url(file, dialect)) == file
+    if "?" not in name:
+        assert database._file_behind(f"sqlite:///{file}") == database._file_behind(f"sqlite+pysqlite:///{file}") == file
+    for other in ("sqlite://", "sqlite:///:memory:", "postgresql://me@db/clapcur_mlflow", str(tmp_path), "./mlruns"):
+        assert database._file_behind(other) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["with space", "what?"])
+def test_a_kill_breaks_no_file_that_the_environment_names(tmp_path, monkeypatch, name):
+    """Whoever comes after it would be told that MLflow's tables are out of date, for ever."""
+    other = tmp_path / name / "mlflow.db"
+    other.parent.mkdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", sqlite_url(other, "sqlite+pysqlite"))
+    home = Home.open(tmp_path / "home")
+    assert killed(lambda: connect(home), statement=700) == -signal.SIGKILL
+    assert not other.exists()
+    assert is_usable(home)
+    assert [path.name for path in other.parent.iterdir()] == ["mlflow.db"]
 
 
 def test_the_tables_of_catalog_and_mlflow_are_made_one_after_the_other(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clapcur.artifacts import sync_folder
-from clapcur.database import MIGRATES
+from clapcur.database import MIGRATES, file_of
 from clapcur.errors import ArtifactError
 from clapcur.home import Home, sqlite_url
 
@@ -53,13 +53,21 @@ def prepared(home: Home, uri: str) -> Iterator[None]:
     from filelock import FileLock
 
     with FileLock(home.mlflow_lock), MIGRATES:
-        if uri == home.mlflow_database:
-            make_whole(home.mlflow_file)
-        elif uri.startswith("sqlite:"):
-            import sqlalchemy as sa
-
-            make_whole(Path(sa.make_url(uri).database or ""))
+        if file := _file_behind(uri):
+            make_whole(file)
         yield
+
+
+def _file_behind(uri: str) -> Path | None:
+    """Return the SQLite file of an address, however it is spelled; None for another database, or one in memory."""
+    import sqlalchemy as sa
+
+    try:
+        url = sa.make_url(uri)
+    except sa.exc.ArgumentError:  # a folder, as MLflow once had them
+        return None
+    is_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
+    return file_of(url) if is_file else None
 
 
 def make_whole(path: Path) -> None:
