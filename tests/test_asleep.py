@@ -211,6 +211,59 @@ def test_a_run_that_is_finished_just_as_it_is_revived_ends_finished(home, monkey
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("said", ["RUNNING", "FAILED"])
+def test_the_run_of_what_was_finished_stays_finished_whenever_its_first_maker_fell_asleep(
+    home, said, moment, monkeypatch
+):
+    """What a process was about to say before it slept is out of date when it wakes up, and is said all the same."""
+    monkeypatch.setattr("clapcur.lineage.curves.FLUSH_S", 0.05)
+    connect(home)
+    from mlflow import MlflowClient
+
+    def fail_at(last, step):
+        if step == last:
+            raise DataError("a clip went away")
+
+    if said == "RUNNING":  # is said of a run that an earlier try has ended
+        with pytest.raises(DataError):
+            train_with_curves(home, lambda step: fail_at(1, step))
+
+    def work():
+        slept = threading.Event()
+
+        def sleep():
+            os.kill(os.getpid(), signal.SIGSTOP)
+            slept.set()
+
+        def sleepy(change):
+            def changed(client, run_id, status=None, *rest):
+                is_here = status == said and not slept.is_set()
+                if is_here and moment == "before":
+                    sleep()
+                change(client, run_id, status, *rest)
+                if is_here and moment == "after":
+                    sleep()
+
+            return changed
+
+        def between(step):
+            if said == "FAILED":
+                fail_at(3, step)
+            assert step != 3 or slept.wait(60)
+
+        for name in ("update_run", "set_terminated"):
+            monkeypatch.setattr(MlflowClient, name, sleepy(getattr(MlflowClient, name)))
+        train_with_curves(home, between)
+
+    with asleep(work) as code:
+        made = train_with_curves(home, lambda step: None)
+        assert status_of(home, made.id) == "FINISHED"
+    assert code == [1 if said == "FAILED" else 0]
+    assert status_of(home, made.id) == "FINISHED"
+
+
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("wrong", ["FAILED", "KILLED", "RUNNING"])
 def test_sync_mends_the_run_of_a_finished_artifact(home, wrong):
     """What an earlier version, or a kill, left wrong must be right after the command that mends the page."""
@@ -219,6 +272,24 @@ def test_sync_mends_the_run_of_a_finished_artifact(home, wrong):
     client.update_run(Catalog.open(home).run_of(made.id), wrong)
     assert sync(home) == (0, 0)
     assert status_of(home, made.id) == "FINISHED"
+
+
+@pytest.mark.timeout(240)
+def test_sync_does_not_end_as_killed_what_is_finished_while_it_looks(home, monkeypatch):
+    """Between the look at the store and that at the leases the training may end, and its process with it."""
+    stage, catalog = training(lambda step: None), Catalog.open(home)
+    record = {
+        "kind": "checkpoint", "id": stage.key({"n": 1}, {}).id, "stage": "train", "started": time.time(), "tags": {},
+    }  # fmt: skip
+    MlflowPage(home, catalog).open_run(record)
+
+    def is_being_made(catalog, name):
+        run(stage, {"n": 1}, {}, home)
+        return False
+
+    monkeypatch.setattr(Catalog, "is_being_made", is_being_made)
+    sync(home)
+    assert status_of(home, record["id"]) == "FINISHED"
 
 
 @pytest.mark.timeout(240)

@@ -155,23 +155,26 @@ def mounted(script, *arguments):
 @pytest.mark.slow
 def test_every_command_that_reads_works_in_a_home_that_is_mounted_read_only(home):
     """A home on a backup, or on a disk that fell back to reading after an error."""
+    from building import write_tones
+
     made = chain.experiment(home)
     for path in home.root.glob("catalog.db-*"):
         path.unlink()
+    tones = write_tones(home.root.with_name("tones"))
     script = """
         mount --bind "$1" "$1"; mount -o remount,ro,bind "$1"
         clapcur trace $2 >&2; clapcur trace $2 --pairs >&2; clapcur pairs $3 >&2; clapcur why $2 >&2
         clapcur impact $4 >&2; clapcur gc >&2; clapcur verify --json
         set +e
-        for command in "gc --delete --grace 0" "catalog rebuild" "forget $4"; do
+        for command in "gc --delete --grace 0" "catalog rebuild" "forget $4" "compare $5" up; do
             clapcur $command 2>&1 >&2 | tail -n 1
         done
     """
-    done = mounted(script, home.root, made["student"].id, made["set"].id, chain.clip("pool-1"))
+    done = mounted(script, home.root, made["student"].id, made["set"].id, chain.clip("pool-1"), tones)
     assert done.returncode == 0, done.stderr
     verified, *refused = done.stdout.splitlines()
     assert json.loads(verified)["damaged"] == []
-    assert len(refused) == 3 and all("read-only" in line and line.startswith("error: ") for line in refused)
+    assert len(refused) == 5 and all("read-only" in line and line.startswith("error: ") for line in refused)
 
 
 @pytest.mark.slow
@@ -189,11 +192,13 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_no_half_artifact(tmp_path, s
         set +e
         clapcur ingest "$2/pairs.csv" >/dev/null 2>&1
         clapcur compare "$2/tones.yaml" 2>&1 >/dev/null | grep "^error: "
+        clapcur up --no-gpu 2>&1 >/dev/null | grep "^error: "
         for record in $(find "$1" -name record.json); do cat $record | tr -d "\\n"; echo; done
     """
     done = mounted(script, tmp_path / "mount", tmp_path / "tones", size_kib)
-    said, *records = done.stdout.splitlines()
-    assert said.startswith("error: ") and "the disk is full" in said, done.stdout + done.stderr
+    of_compare, of_up, *records = done.stdout.splitlines()
+    for said in (of_compare, of_up):
+        assert said.startswith("error: ") and "the disk is full" in said, done.stdout + done.stderr
     assert all(json.loads(record)["record_sha256"] for record in records)
 
 

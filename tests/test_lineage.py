@@ -520,9 +520,12 @@ def test_a_training_that_failed_is_shown_so_and_goes_on_in_the_same_run(empty, c
         begin(fail(on_step))
     (run,) = runs(client, "tags.`clapcur.kind` = 'checkpoint'")
     assert run.info.status == status
+
+    def is_running():
+        return client.get_run(run.info.run_id).info.status == "RUNNING"
+
     with live(empty, key, CAMPAIGN) as on_step:
-        begin(on_step)
-    assert client.get_run(run.info.run_id).info.status == "RUNNING"
+        begin(lambda step, metrics: on_step(step, metrics) or step < 5 or wait_for(is_running))
     deliver(empty)
     assert [found.info.run_id for found in runs(client, "tags.`clapcur.kind` = 'checkpoint'")] == [run.info.run_id]
     assert client.get_run(run.info.run_id).info.status == "FINISHED"

@@ -1,9 +1,12 @@
 """MLflow's SQLite file is whole whenever whoever made it was killed, and one that was left half made is made again."""
 
+import itertools
 import multiprocessing
 import os
 import signal
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from clapcur.errors import ArtifactError
+from clapcur.store.home import Home, sqlite_url
 from clapcur.tracking import database
 from clapcur.tracking.runs import connect
 
@@ -155,14 +159,33 @@ def test_what_is_no_database_is_kept_aside_unless_it_is_empty(path, whole, conte
     assert kept.exists() == bool(content) and (not content or kept.read_bytes() == content)
 
 
-def test_a_journal_goes_with_the_file_that_it_belongs_to(path, whole, monkeypatch):
+@pytest.mark.parametrize("companion", ["-journal", "-wal"])
+@pytest.mark.parametrize("content", [b"no database" * 30, b"SQLite format 2\0" * 30, b"SQLite"])
+def test_a_journal_goes_with_the_file_that_it_belongs_to(path, whole, content, companion, monkeypatch):
     """SQLite replays a journal into whatever file has the name: it would write rubbish into the new one."""
-    path.write_bytes(b"no database" * 30)
-    path.with_name("mlflow.db-journal").write_bytes(b"pages of the old file")
+    path.write_bytes(content)
+    path.with_name(f"mlflow.db{companion}").write_bytes(b"pages of the old file")
     monkeypatch.setattr("mlflow.store.db.utils._initialize_tables", lambda engine: make_copy(whole, engine))
     database.make_whole(path)
-    assert path.with_name("mlflow.db.old-1-journal").read_bytes() == b"pages of the old file"
-    assert not path.with_name("mlflow.db-journal").exists()
+    assert path.with_name("mlflow.db.old-1").read_bytes() == content
+    assert path.with_name(f"mlflow.db.old-1{companion}").read_bytes() == b"pages of the old file"
+    assert not path.with_name(f"mlflow.db{companion}").exists()
+
+
+def test_sqlite_opens_no_file_that_is_none_of_its_own(path, monkeypatch):
+    """Its versions differ in what they do then: some delete the journal."""
+    path.write_bytes(b"no database" * 30)
+    monkeypatch.setattr(database.sqlite3, "connect", lambda *_: pytest.fail("it was opened"))
+    assert not database._is_whole(path) and not database._holds_runs(path)
+
+
+def test_the_journal_of_an_empty_file_is_deleted_with_it(path, whole, monkeypatch):
+    """Left beside the next file of that name, it would be replayed into it."""
+    path.write_bytes(b"")
+    path.with_name("mlflow.db-journal").write_bytes(b"pages")
+    monkeypatch.setattr("mlflow.store.db.utils._initialize_tables", lambda engine: make_copy(whole, engine))
+    database.make_whole(path)
+    assert sorted(one.name for one in path.parent.iterdir()) == ["mlflow.db"]
 
 
 def test_a_file_with_runs_is_brought_up_to_date_and_kept(path):
@@ -202,3 +225,52 @@ def test_a_file_that_somebody_writes_just_now_is_not_taken_for_a_broken_one(path
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             database.make_whole(path)
     assert path.exists()
+
+
+@pytest.mark.parametrize("name", ["plain", "with space", "what?", "50%3F", "a#b"])
+def test_the_file_is_found_behind_every_spelling_of_its_address(tmp_path, name):
+    """A process that was given the address of an odd home, by its environment, would make tables that a kill breaks."""
+    file = tmp_path / name / "mlflow.db"
+    for dialect in ("sqlite", "sqlite+pysqlite"):
+        assert database._file_behind(sqlite_url(file, dialect)) == file
+    if "?" not in name:
+        assert database._file_behind(f"sqlite:///{file}") == database._file_behind(f"sqlite+pysqlite:///{file}") == file
+    for other in ("sqlite://", "sqlite:///:memory:", "postgresql://me@db/clapcur_mlflow", str(tmp_path), "./mlruns"):
+        assert database._file_behind(other) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["with space", "what?"])
+def test_a_kill_breaks_no_file_that_the_environment_names(tmp_path, monkeypatch, name):
+    """Whoever comes after it would be told that MLflow's tables are out of date, for ever."""
+    other = tmp_path / name / "mlflow.db"
+    other.parent.mkdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", sqlite_url(other, "sqlite+pysqlite"))
+    home = Home.open(tmp_path / "home")
+    assert killed(lambda: connect(home), statement=700) == -signal.SIGKILL
+    assert not other.exists()
+    assert is_usable(home)
+    assert [path.name for path in other.parent.iterdir()] == ["mlflow.db"]
+
+
+def test_the_tables_of_catalog_and_mlflow_are_made_one_after_the_other(tmp_path, monkeypatch):
+    """The curves of a new home's first training are sent by a thread: Alembic would mix up both migrations."""
+    from alembic import command
+
+    from clapcur.store.catalog import Catalog
+
+    upgrade, busy = command.upgrade, threading.Lock()
+
+    def alone(*arguments):
+        assert busy.acquire(blocking=False), "two migrations at once"
+        try:
+            upgrade(*arguments)
+        finally:
+            busy.release()
+
+    monkeypatch.setattr(command, "upgrade", alone)
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(connect, Home.open(tmp_path / "mlflow"))
+        for number in itertools.takewhile(lambda _: not made.done(), itertools.count()):
+            Catalog.open(Home.open(tmp_path / f"catalog{number}"))
+        assert made.result().search_experiments()

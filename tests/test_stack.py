@@ -9,7 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
+import psutil
 import pytest
 from building import write_tone, write_tones
 from postgres import restart, running_postgres
@@ -156,10 +158,10 @@ def test_what_is_killed_in_the_middle_of_a_run_loses_nothing(stack):
 
     with client_of(home) as prefect:
         orphan = begin(prefect, 1)
-        kill_part(up, "prefect worker start")
+        kill_part(up, home, "worker cpu")
         for seed, kill in (
-            (2, lambda: kill_part(up, "mlflow server")),
-            (3, lambda: kill_part(up, "clapcur.servers.guard:prefect")),
+            (2, lambda: kill_part(up, home, "mlflow server")),
+            (3, lambda: kill_part(up, home, "prefect server")),
             (4, lambda: restart(database)),
         ):
             run_id = begin(prefect, seed)
@@ -187,17 +189,26 @@ def made(home):
     return {one.id: one.record["finished"] for one in home.store}
 
 
-def kill_part(up, part):
-    """Kill what `clapcur up` runs for a part, with all that it has started, and wait until it stands again."""
-    import psutil
+def kill_part(up, home, part):
+    """Kill what `clapcur up` runs for a part, with all that it has started, and wait until it stands again.
 
-    def alive():
-        children = psutil.Process(up.pid).children()
-        return [one for one in children if one.status() != "zombie" and part in " ".join(one.cmdline())]
+    A part is known by its log, whatever its command is.
+    """
+    (dead,) = alive(up, home, part)
+    os.killpg(dead, signal.SIGKILL)
+    wait_until(lambda: set(alive(up, home, part)) - {dead}, 30, f"a new {part}")
 
-    (dead,) = alive()
-    os.killpg(dead.pid, signal.SIGKILL)
-    wait_until(lambda: [one for one in alive() if one.pid != dead.pid], 30, f"a new {part}")
+
+def alive(up, home, part):
+    """Return the processes that `clapcur up` itself started for a part, which write its log."""
+    log = home.root / "logs" / f"{part.replace(' ', '-')}.log"
+    assert log.exists()
+    found = []
+    for child in psutil.Process(up.pid).children():
+        with suppress(OSError, psutil.Error):  # it ends just now
+            if child.status() != psutil.STATUS_ZOMBIE and os.readlink(f"/proc/{child.pid}/fd/1") == str(log):
+                found.append(child.pid)
+    return found
 
 
 def answers(question):

@@ -28,6 +28,7 @@ import typer
 
 from clapcur.cli import auditioning, checkpoints, collecting, corpora, experiments, landing, servers, stages, tracing
 from clapcur.errors import ClapcurError, Interrupted, printable
+from clapcur.servers.supervisor import ProcessError
 from clapcur.store.artifacts import why_not_written
 
 DONE, FAILED, USAGE, CTRL_C, TERMINATED = 0, 1, 2, 130, 143
@@ -171,6 +172,8 @@ def run(arguments: Sequence[str]) -> int:
             (cause for cause in _causes(error) if isinstance(cause, (Interrupted, KeyboardInterrupt))), None
         ):
             return _stopped(stop)
+        if isinstance(error, ProcessError) and (refused := _refused_by_home()):  # what died could not say it so shortly
+            return _say(f"error: {refused}; {error}", FAILED)
         if isinstance(error, ClapcurError):
             return _say(f"error: {error}", FAILED)
         if why := why_not_written(error):

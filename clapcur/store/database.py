@@ -6,6 +6,7 @@ catalog is a copy in memory: it answers every question, and what is entered into
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ VERSION = sa.table("catalog_version", sa.column("version_num"))  # not Alembic's
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_MS = 30_000  # how long a SQLite writer waits for another
 SCHEMA_LOCK = 0x636C6170  # PostgreSQL advisory lock while the tables are made or changed: "clap"
+MIGRATES = threading.Lock()  # Alembic has one context in a process: two threads that use it break each other's
 
 TABLES = sa.MetaData()
 ARTIFACT = sa.Table(
@@ -77,7 +79,7 @@ def connect(url: str) -> tuple[sa.Engine, sa.Engine]:
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     engine = sa.create_engine(url, poolclass=sa.NullPool)  # nothing is open across a fork
     if engine.dialect.name == "sqlite":
-        if is_read_only(file := _file_of(engine.url)):
+        if is_read_only(file := file_of(engine.url)):
             engine = _copy_in_memory(file)
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
@@ -113,7 +115,7 @@ def _bring_up_to_date(engine: sa.Engine, writer: sa.Engine) -> None:
         with writer.begin() as db:
             _migrate(db)
     elif engine.dialect.name == "sqlite":
-        with _first_user(_file_of(engine.url)):
+        with _first_user(file_of(engine.url)):
             with closing(engine.raw_connection()) as raw:
                 raw.cursor().execute("PRAGMA journal_mode=WAL")  # is kept in the file
             with writer.begin() as db:
@@ -140,9 +142,10 @@ def _migrate(db: sa.Connection) -> None:
             f"the catalog {db.engine.url.render_as_string()} is at step {there} of a newer clapcur, this one knows "
             f"steps up to {HEAD}; install the newer one, or name another catalog with CLAPCUR_DATABASE_URL"
         )
-    if there is None and OUTBOX.name in tables:  # made before there were steps
-        command.stamp(config, "0001")
-    command.upgrade(config, HEAD)
+    with MIGRATES:
+        if there is None and OUTBOX.name in tables:  # made before there were steps
+            command.stamp(config, "0001")
+        command.upgrade(config, HEAD)
 
 
 def is_read_only(file: Path) -> bool:
@@ -152,7 +155,7 @@ def is_read_only(file: Path) -> bool:
     return not os.access(file.parent, os.W_OK) or (file.exists() and not os.access(file, os.W_OK))
 
 
-def _file_of(url: sa.URL) -> Path:
+def file_of(url: sa.URL) -> Path:
     """Return the file behind the address of a SQLite database, plain or as a URI."""
     database = url.database or ""
     return Path(unquote(database.removeprefix("file:"))) if database.startswith("file:") else Path(database)

@@ -105,8 +105,7 @@ def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[s
     and never holds up the training. What the machine does meanwhile (CPU, memory, disk, network,
     GPU) is measured from the first points on, every 10 s unless MLflow's own variable says otherwise.
     """
-    made = home.store.folder(key.kind, key.id) / RECORD
-    if made.exists():
+    if (home.store.folder(key.kind, key.id) / RECORD).exists():
         return Live(lambda points: None, lambda status: None)
     record = {
         "kind": key.kind, "id": key.id, "key_sha256": key.sha256, "stage": key.stage,
@@ -116,7 +115,6 @@ def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[s
     }  # fmt: skip
     opened: list[tuple[MlflowPage, Run]] = []
     measuring: list[SystemMetricsMonitor] = []
-    revived: list[str] = []  # how the run had ended before
 
     def send(points: list[Point]) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -129,12 +127,11 @@ def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[s
             page.describe(run, record)
             opened.append((page, run))
         page, run = opened[0]
-        if run.info.status == "FINISHED" and made.exists():  # by another process, while this one slept
-            return
         if points and run.info.status != "RUNNING":  # goes on from where an earlier try ended
-            revived.append(run.info.status)
-            page.client.update_run(run.info.run_id, "RUNNING")
-            opened[0] = page, page.client.get_run(run.info.run_id)
+            run = page.set_status(run.info.run_id, key.id, "RUNNING")
+            opened[0] = page, run
+        if run.info.status == "FINISHED":  # another process has made it, and tells its curves
+            return
         page.add_points(run, points)
         if points and not measuring:
             measuring.append(SystemMetricsMonitor(run.info.run_id, resume_logging=True, tracking_uri=home.mlflow_uri))
@@ -143,12 +140,8 @@ def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[s
     def close(status: str | None) -> None:
         for monitor in measuring:
             monitor.finish()
-        for page, run in opened:
-            if made.exists():  # how our try ended says nothing of the result
-                if "FINISHED" in revived:  # it was finished between the look and the word
-                    page.client.set_terminated(run.info.run_id, "FINISHED")
-            elif status:
-                page.client.set_terminated(run.info.run_id, status)
+        for page, run in opened:  # what another process finished stays so, however ours ended
+            page.set_status(run.info.run_id, key.id, status)
 
     return Live(send, close)
 

@@ -11,6 +11,7 @@ from clapcur.errors import Interrupted
 
 FLUSH_S = 2.0  # points of so long a time travel together
 CLOSE_S = 10.0  # how long the end of a training waits for its last points
+CLOSE_TURNS = 20
 
 Point = tuple[int, int, Mapping[str, float]]  # step, time (ms since 1970), metrics
 log = logging.getLogger("clapcur")
@@ -48,7 +49,8 @@ class Live:
         """Send the rest; say FAILED or, for a wanted stop, KILLED where there was an error."""
         stopped = isinstance(error, (KeyboardInterrupt, Interrupted))
         self._points.put(None if error is None else "KILLED" if stopped else "FAILED")
-        self._thread.join(CLOSE_S)
+        for _ in range(CLOSE_TURNS):  # a process that is asleep meanwhile spends one turn, not all the time
+            self._thread.join(CLOSE_S / CLOSE_TURNS)
 
     def _pump(self) -> None:
         try:

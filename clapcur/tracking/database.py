@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from clapcur.errors import ArtifactError
 from clapcur.store.artifacts import sync_folder
+from clapcur.store.database import MIGRATES, file_of
 from clapcur.store.home import Home, sqlite_url
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-MAGIC = b"SQLite format 3\0"
+MAGIC = b"SQLite format 3\0"  # begins every file of SQLite that holds anything
 COMPANIONS = ("", "-journal", "-wal", "-shm")  # left beside another file, each would be replayed into that one
 USED = {  # a row means that somebody has used the file; MLflow itself makes the experiment 0
     "runs": "SELECT 1 FROM runs LIMIT 1",
@@ -51,14 +52,22 @@ def prepared(home: Home, uri: str) -> Iterator[None]:
         return
     from filelock import FileLock
 
-    with FileLock(home.mlflow_lock):
-        if uri == home.mlflow_database:
-            make_whole(home.mlflow_file)
-        elif uri.startswith("sqlite:"):
-            import sqlalchemy as sa
-
-            make_whole(Path(sa.make_url(uri).database or ""))
+    with FileLock(home.mlflow_lock), MIGRATES:
+        if file := _file_behind(uri):
+            make_whole(file)
         yield
+
+
+def _file_behind(uri: str) -> Path | None:
+    """Return the SQLite file of an address, however it is spelled; None for another database, or one in memory."""
+    import sqlalchemy as sa
+
+    try:
+        url = sa.make_url(uri)
+    except sa.exc.ArgumentError:  # a folder, as MLflow once had them
+        return None
+    is_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
+    return file_of(url) if is_file else None
 
 
 def make_whole(path: Path) -> None:
@@ -96,8 +105,11 @@ def _holds_runs(path: Path) -> bool:
 
 
 def _rows(path: Path, table: str, query: str) -> list[tuple[Any, ...]]:
-    """Return the answer to a query; nothing where its table is missing, or where the file is no database."""
-    with open(path, "rb") as file:  # SQLite may delete the journal beside a file that it cannot read
+    """Return the answer to a query; nothing where its table is missing, or where the file is no database.
+
+    SQLite opens no file that is none of its own: some versions delete the journal beside it.
+    """
+    with open(path, "rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             return []
     try:
@@ -137,7 +149,7 @@ def _move_aside(path: Path) -> None:
     is_empty = path.stat().st_size == 0
     kept = _move(path)
     if is_empty:
-        kept.unlink()
+        _discard(kept)
         return
     log.warning(
         "MLflow's file %s was left half made, or damaged; it is now %s, and a new one takes its place. If runs are "

@@ -103,10 +103,23 @@ class MlflowPage:
             name = run.data.tags.get(fields.ARTIFACT_TAG)
             if name is None or self._catalog.run_of(name) not in (None, run.info.run_id):
                 continue
-            if record := self._record_of(name):
-                self._end(run, _ms(record["finished"]))
-            elif run.info.status == "RUNNING" and not self._catalog.is_being_made(name):
-                self.client.set_terminated(run.info.run_id, "KILLED")
+            is_left = run.info.status == "RUNNING" and not self._catalog.is_being_made(name)
+            self.set_status(run.info.run_id, name, "KILLED" if is_left else None)
+
+    def set_status(self, run_id: str, artifact_id: str, status: str | None) -> "Run":
+        """Set the status of an artifact's run, unless it is None, and return the run.
+
+        Where the artifact is in the store its run is FINISHED, whatever the status. The store is looked at before and
+        afterwards: another process may finish the artifact, and its run, in between.
+        """
+        if status and self._record_of(artifact_id) is None:
+            change = self.client.update_run if status == "RUNNING" else self.client.set_terminated
+            change(run_id, status)
+        run = self.client.get_run(run_id)
+        if record := self._record_of(artifact_id):
+            self._end(run, _ms(record["finished"]))
+            run = self.client.get_run(run_id)
+        return run
 
     def add_points(self, run: "Run", points: Iterable[tuple[int, int, Mapping[str, float]]], **of: str | None) -> None:
         """Add (step, time in ms, metrics); a value that a step has already is left out.

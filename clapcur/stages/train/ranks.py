@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -186,25 +186,20 @@ def first_of(processes: int, device: str, job: Mapping[str, Any]) -> Iterator[Ra
             assert helper.stdin is not None
             helper.stdin.write(json.dumps({**job, **place}) + "\n")
             helper.stdin.flush()  # it stays open: its end is how a helper learns that we are gone
-        _wait_for(helpers, store)
-        with joined(0, processes, store, own_device, shared_threads) as ranks:
-            yield ranks
-            for helper in helpers:
-                helper.wait(LEAVE_S)
-    except RuntimeError as error:  # what a collective raises when somebody left; that one's exit may take a moment
-        with suppress(subprocess.TimeoutExpired):
-            helpers[0].wait(1.0)
-        died = [(rank, helper.returncode) for rank, helper in enumerate(helpers, 1) if helper.poll()]
-        if not died:
-            raise
-        rank, code = died[0]
-        raise CheckpointError(
-            f"process {rank} of {processes} that train together died (exit {code}), it said why above; the state is "
-            "saved now and then, run again to go on"
-        ) from error
+        with ExitStack() as group:  # left after the error was looked into: leaving it ends the helpers too
+            try:
+                _wait_for(helpers, store)
+                yield group.enter_context(joined(0, processes, store, own_device, shared_threads))
+                with suppress(subprocess.TimeoutExpired):  # all steps are taken: a slow end costs nothing
+                    for helper in helpers:
+                        helper.wait(LEAVE_S)
+            except RuntimeError as error:  # what a collective raises when somebody left
+                if died := _death_among(helpers):
+                    raise died from error
+                raise
     finally:
         torch.set_num_threads(threads)
-        for helper in helpers:
+        for helper in helpers:  # all of them, before one is waited for
             helper.kill()
         for helper in helpers:
             helper.communicate()
@@ -242,6 +237,20 @@ def _wait_for(helpers: Sequence["subprocess.Popen[str]"], store: dist.Store) -> 
         if any(helper.poll() is not None for helper in helpers):
             raise RuntimeError("a process ended before it joined")
         time.sleep(0.05)
+
+
+def _death_among(helpers: Sequence["subprocess.Popen[str]"]) -> CheckpointError | None:
+    """Return the error that says which helper died; None where all live."""
+    with suppress(subprocess.TimeoutExpired):
+        helpers[0].wait(1.0)  # the exit of who left may take a moment
+    died = [(rank, helper.returncode) for rank, helper in enumerate(helpers, 1) if helper.poll()]
+    if not died:
+        return None
+    rank, code = died[0]
+    return CheckpointError(
+        f"process {rank} of {len(helpers) + 1} that train together died (exit {code}), it said why above; the state is "
+        "saved now and then, run again to go on"
+    )
 
 
 def _device_of(name: str, rank: int, processes: int) -> torch.device:
