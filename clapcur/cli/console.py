@@ -134,6 +134,21 @@ def show_artifact(artifact: Artifact, as_json: bool, **more: Any) -> None:
     show(facts_table({artifact.kind: artifact.id, "folder": artifact.uri} | numbers | more))
 
 
+def show_quarantine(manifest: Artifact, num_named: int = 5) -> None:
+    """Print what an ingest could not use: how many rows for each reason, and the first of them by name."""
+    reasons = manifest.record.get("quarantine", {})
+    if not reasons:
+        return
+    import pandas as pd
+
+    path = manifest.path / "quarantine.parquet"
+    table = [(reason, f"{count:,}") for reason, count in sorted(reasons.items(), key=lambda item: -item[1])]
+    show(columns_table(("in quarantine", "rows"), table, right=("rows",)))
+    named = pd.read_parquet(path, columns=["path", "reason", "detail"]).head(num_named)
+    show(columns_table(("first in quarantine", "reason", ""), list(named.itertuples(index=False, name=None))))
+    show(f"each with its path: {path}")
+
+
 def command_line(program: str, home: Home) -> str:
     """Return how to call a program of this environment from here, so that it finds this home."""
     if shutil.which(program) is None:

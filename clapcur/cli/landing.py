@@ -19,11 +19,11 @@ from clapcur.cli.console import (
     print_json,
     show,
     show_artifact,
+    show_quarantine,
     working,
 )
 from clapcur.errors import DataError
 from clapcur.store.artifacts import Artifact
-from clapcur.store.home import Home
 
 if TYPE_CHECKING:
     from clapcur.stages.ingest import IngestConfig
@@ -50,26 +50,36 @@ def land(
 
     if not addresses.is_url(source) and not Path(source).exists():
         raise DataError(f"{source} does not exist; give a folder of audio, a shard, or a table with the column path")
-    where = open_home(home)
+    open_home(home)
     from clapcur.stages.ingest import IngestConfig
 
     with working():
         config = IngestConfig(source=addresses.absolute(os.getcwd(), source), roots=tuple(root or IngestConfig.roots))
-        made = _land(config, pool)
-    show_landing(made, where, as_json)
+        landed, made = _land(config, pool)
+    show_landing(landed, made, as_json)
 
 
-def _land(source: "IngestConfig", pool: str) -> Artifact:
-    """Land without a flow around it: a look at a folder must not cost the start of a server."""
+def _land(source: "IngestConfig", pool: str) -> tuple[Artifact, Artifact]:
+    """Return the manifest of what landed and the pool's newest version.
+
+    No flow is around it: a look at a folder must not cost the start of a server.
+    """
     from clapcur.tasks.ingest import ingest
     from clapcur.tasks.pool import grow
 
-    return grow.fn(pool, ingest.fn(source, "landing"))
+    landed = ingest.fn(source, "landing")
+    return landed, grow.fn(pool, landed)
 
 
-def show_landing(version: Artifact, home: Home, as_json: bool) -> None:
-    """Print the newest version of a pool."""
-    show_artifact(version, as_json, version=version.record["config"]["version"], pool=version.record["config"]["name"])
+def show_landing(landed: Artifact, version: Artifact, as_json: bool) -> None:
+    """Print the newest version of a pool, and what of the landing could not be used."""
+    config = version.record["config"]
+    facts: dict[str, Any] = {"version": config["version"], "pool": config["name"]}
+    if as_json:
+        facts |= {"landed": landed.id, "quarantine": landed.record.get("quarantine", {})}
+    show_artifact(version, as_json, **facts)
+    if not as_json:
+        show_quarantine(landed)
 
 
 def watch(
@@ -102,9 +112,9 @@ def watch(
             with open(table, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
                 csv.writer(file).writerows([["path"], *([str(path.absolute())] for path in sorted(complete))])
             with working():
-                made = _land(IngestConfig(source=str(table), max_bad_fraction=1.0), pool)
+                manifest, made = _land(IngestConfig(source=str(table), max_bad_fraction=1.0), pool)
             landed = complete
-            show_landing(made, where, as_json=False)
+            show_landing(manifest, made, as_json=False)
             if once:
                 return
         time.sleep(every)

@@ -14,13 +14,13 @@ from clapcur.cli.console import (
     HomeOption,
     JsonOption,
     RootsOption,
-    columns_table,
     facts_table,
     interval_text,
     open_home,
     print_json,
     show,
     show_artifact,
+    show_quarantine,
     working,
 )
 from clapcur.data.class_names import PROMPT, find_class_names, prompts
@@ -124,10 +124,7 @@ def ingest(
         show_artifact(made, as_json, quarantine=quarantine)
         return
     show_artifact(made, as_json)
-    if quarantine:
-        table = [(reason, f"{count:,}") for reason, count in sorted(quarantine.items(), key=lambda item: -item[1])]
-        show(columns_table(("in quarantine", "rows"), table, right=("rows",)))
-        show(f"each with its path: {made.path / 'quarantine.parquet'}")
+    show_quarantine(made)
 
 
 def train_teacher(

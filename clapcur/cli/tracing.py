@@ -1,7 +1,6 @@
 """The commands that look: trace, impact, pairs, why; and those that mend what is looked at: sync, catalog rebuild."""
 
 import csv
-import heapq
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -134,8 +133,9 @@ def pairs(
     class_name: Annotated[str, typer.Option("--class", help="Only pairs whose caption is nearest this class.")] = "",
     clip: Annotated[str, typer.Option(help="Only pairs of this clip: its id or first digits.")] = "",
     sort: Annotated[
-        Literal["similarity", "class_similarity"] | None, typer.Option(help="The most similar first.")
-    ] = None,
+        Literal["similarity", "class_similarity", "none"],
+        typer.Option(help="The best first, by this score; none: as they are stored, one at a time."),
+    ] = "similarity",
     limit: Annotated[
         int | None, typer.Option(min=1, help=f"At most so many; a table shows {SHOWN} without it.")
     ] = None,
@@ -143,7 +143,7 @@ def pairs(
     home: HomeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per pair.")] = False,
 ) -> None:
-    """List the pairs of a set, or of a student."""
+    """List the pairs of a set, or of a student, the best first."""
     from clapcur.data.class_names import readable
     from clapcur.lineage import queries as lineage
 
@@ -155,7 +155,7 @@ def pairs(
     if class_name:
         rows = _of_class(rows, readable(class_name))
     form: Form = "csv" if as_csv else "json" if as_json else "table"
-    _show_pairs(_most_similar(rows, sort, limit) if sort else rows, form, limit)
+    _show_pairs(rows if sort == "none" else _best_first(rows, sort), form, limit)
 
 
 def _of_class(rows: Iterable[dict[str, Any]], name: str) -> Iterator[dict[str, Any]]:
@@ -172,14 +172,9 @@ def _of_class(rows: Iterable[dict[str, Any]], name: str) -> Iterator[dict[str, A
         raise DataError(f"no pair has the class {name!r}; {there}")
 
 
-def _most_similar(rows: Iterable[dict[str, Any]], field: str, limit: int | None) -> Iterator[dict[str, Any]]:
-    """Return the best first; pairs that nobody scored come last."""
-
-    def order(row: Mapping[str, Any]) -> float:
-        return math.inf if row[field] is None else -row[field]
-
-    # with a limit, only so many are in memory
-    yield from sorted(rows, key=order) if limit is None else heapq.nsmallest(limit, rows, key=order)
+def _best_first(rows: Iterable[dict[str, Any]], field: str) -> Iterator[dict[str, Any]]:
+    """Yield the pairs by falling score, equal ones as they are stored; pairs that nobody scored come last."""
+    yield from sorted(rows, key=lambda row: math.inf if row[field] is None else -row[field])
 
 
 def _show_pairs(rows: Iterable[dict[str, Any]], form: Form, limit: int | None = None) -> None:
