@@ -28,7 +28,7 @@ FOLDERS = (
     "flows",  # one Prefect flow for each experiment
     "cli",  # the command line
 )
-SHIMS = ("serving",)  # old names that outlive a release: what was saved with them finds what has moved
+SHIMS = ("contamination", "serving")  # old names that outlive a release: what was saved with them finds what has moved
 BASE = tuple(sorted({path.stem for path in (ROOT / "clapcur").glob("[!_]*.py")} - {*SHIMS}))  # below every folder
 LAYERS = ("base", *FOLDERS)
 SHARED_BY_TASKS = ("clapcur.tasks.common", "clapcur.tasks.fan_out")

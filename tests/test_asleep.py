@@ -217,7 +217,7 @@ def test_the_run_of_what_was_finished_stays_finished_whenever_its_first_maker_fe
     home, said, moment, monkeypatch
 ):
     """What a process was about to say before it slept is out of date when it wakes up, and is said all the same."""
-    monkeypatch.setattr("clapcur.lineage.curves.FLUSH_S", 0.05)
+    monkeypatch.setattr("clapcur.tracking.curves.FLUSH_S", 0.05)
     connect(home)
     from mlflow import MlflowClient
 

@@ -241,7 +241,7 @@ def prefect() -> Iterator[None]:
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
-    from clapcur import heartbeat
+    from clapcur.servers import heartbeat
 
     with prefect_test_harness(), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: heartbeat.EVERY_S}):
         yield
