@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -177,6 +179,18 @@ def test_sqlite_opens_no_file_that_is_none_of_its_own(path, monkeypatch):
     path.write_bytes(b"no database" * 30)
     monkeypatch.setattr(database.sqlite3, "connect", lambda *_: pytest.fail("it was opened"))
     assert not database._is_whole(path) and not database._holds_runs(path)
+
+
+def test_a_look_at_the_file_takes_no_lock_off_it(path):
+    """POSIX drops all locks of a process on a file when it closes it once: what a thread writes would be torn."""
+    add_run(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        for _ in range(2):
+            assert database._is_whole(path) and database._holds_runs(path)
+        other = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0.1).execute('BEGIN IMMEDIATE')"
+        done = subprocess.run([sys.executable, "-I", "-c", other, path], capture_output=True, text=True)
+    assert "database is locked" in done.stderr
 
 
 def test_the_journal_of_an_empty_file_is_deleted_with_it(path, whole, monkeypatch):

@@ -32,6 +32,7 @@ USED = {  # a row means that somebody has used the file; MLflow itself makes the
     "experiments": "SELECT 1 FROM experiments WHERE experiment_id != 0 LIMIT 1",
 }
 
+_looked_into: dict[tuple[int, int], int] = {}  # a descriptor by device and inode
 log = logging.getLogger("clapcur")
 
 
@@ -105,13 +106,9 @@ def _holds_runs(path: Path) -> bool:
 
 
 def _rows(path: Path, table: str, query: str) -> list[tuple[Any, ...]]:
-    """Return the answer to a query; nothing where its table is missing, or where the file is no database.
-
-    SQLite opens no file that is none of its own: some versions delete the journal beside it.
-    """
-    with open(path, "rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            return []
+    """Return the answer to a query; nothing where its table is missing, or where the file is no database."""
+    if not _is_sqlite(path):  # opening it, some versions of SQLite delete the journal beside it
+        return []
     try:
         with closing(sqlite3.connect(path)) as db:  # SQLite itself takes back what was half written
             is_there = db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone()
@@ -120,6 +117,19 @@ def _rows(path: Path, table: str, query: str) -> list[tuple[Any, ...]]:
         raise
     except sqlite3.DatabaseError:
         return []
+
+
+def _is_sqlite(path: Path) -> bool:
+    """Return whether a file begins as those of SQLite do.
+
+    The file stays open, once for each in a process: to close it would take all locks off it that SQLite holds for
+    this process, in the middle of what another thread writes.
+    """
+    place = os.stat(path)
+    key = (place.st_dev, place.st_ino)
+    if key not in _looked_into:
+        _looked_into[key] = os.open(path, os.O_RDONLY)
+    return os.pread(_looked_into[key], len(MAGIC), 0) == MAGIC
 
 
 def _upgrade(path: Path, new: Path) -> None:
