@@ -184,35 +184,6 @@ def train_with_curves(home, between):
     return artifact
 
 
-def train_and_fall_asleep_once_seen(home):
-    """Train as a child and sleep in step 2, when MLflow has the steps before; in a write it would lock the file."""
-    told, add_points = threading.Event(), MlflowPage.add_points
-
-    def tell(page, run, points, **of):
-        add_points(page, run, points, **of)
-        if points:
-            told.set()
-
-    def between(step):
-        if step == 2:
-            assert told.wait(60), "the first points never came"
-            fall_asleep(step)
-
-    MlflowPage.add_points = tell  # of this child only
-    train_with_curves(home, between)
-
-
-@pytest.mark.timeout(240)
-def test_the_run_of_what_was_finished_stays_finished_when_the_sleeper_wakes_up(home):
-    """A finished teacher was FAILED on MLflow's page, for a process that had slept."""
-    assert in_a_child(lambda: connect(home)) == 0  # its tables are made once, so that the lease is not spent on them
-    with asleep(lambda: train_and_fall_asleep_once_seen(home)) as code:
-        made = train_with_curves(home, lambda step: None)
-        assert status_of(home, made.id) == "FINISHED"
-    assert code == [0]
-    assert status_of(home, made.id) == "FINISHED"
-
-
 def test_a_run_that_another_process_finished_is_not_called_running_again(home):
     """Who woke up before it had opened its run called the finished one RUNNING, and left it so."""
     key = training(print).key({"n": 1}, {})
