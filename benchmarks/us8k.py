@@ -289,13 +289,6 @@ def changed(experiment, changes: dict[str, object]):
     return experiment
 
 
-def row(name: str):
-    """Return the row of a short name such as ``ads+sl``."""
-    from clapcur.experiments.config import Row
-
-    return Row(strategy=name.removesuffix("+sl"), soft_labels=name.endswith("sl"))
-
-
 def beginning_with(experiment, checkpoint: str, as_is: bool):
     """Return the experiment with a checkpoint as teacher, or as what the teacher is trained on from."""
     from clapcur.stages.adopt import AdoptConfig
@@ -320,16 +313,17 @@ def run(experiment, name: str) -> Iterator[dict[str, object]]:
     """Run one ablation of an experiment through the flow that users run; yield a result per setting and row."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
+    from clapcur.data.report_table import ReportTable
+    from clapcur.data.rows import Row
     from clapcur.flows.compare import compare
-    from clapcur.stages.report import load_table
 
     for setting, (rows, changes) in ablations()[name].items():
         wanted = tuple(dict.fromkeys(("teacher", *rows)))
-        setup = changed(dataclasses.replace(experiment, rows=tuple(map(row, wanted))), changes)
+        setup = changed(dataclasses.replace(experiment, rows=tuple(map(Row.parse, wanted))), changes)
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             report = compare(setup)
-        for line in load_table(report):
-            yield {"ablation": name, "setting": setting, "report": report.id, **line}
+        for line in ReportTable.open(report).rows:
+            yield {"ablation": name, "setting": setting, "report": report.id, **dataclasses.asdict(line)}
 
 
 def main() -> None:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from prefect import flow
 
 from clapcur.config import signature
+from clapcur.data.rows import Row
 from clapcur.experiments import preflight
-from clapcur.experiments.config import Experiment, Row
+from clapcur.experiments.config import Experiment
 from clapcur.stages.audition import AuditionConfig, audition_inputs
 from clapcur.stages.embed import EmbedConfig
 from clapcur.stages.ingest import IngestConfig
@@ -84,7 +85,7 @@ def teacher_of(experiment: Experiment, seed: int, manifests: Manifests, campaign
         if training is None:
             return inputs["init"]
     assert training is not None
-    return train(training, inputs | given | selecting(training, manifests), "teacher", campaign)
+    return train(training, inputs | given | selecting(training, manifests), Row(strategy="teacher"), campaign)
 
 
 def selecting(training: TrainConfig, manifests: Manifests) -> dict[str, Artifact]:
@@ -134,7 +135,7 @@ def student(
         if row.strategy == "ads" and experiment.ads_replay == "ds":
             inputs["replay"] = sets["ds"]
     training = experiment.train_student(row, seed)
-    return train(training, inputs | selecting(training, manifests), row.name, campaign)
+    return train(training, inputs | selecting(training, manifests), row, campaign)
 
 
 def score(
@@ -150,4 +151,4 @@ def score(
         "prompt_embeddings": prompts,
         "evaluation": manifests["evaluation"],
     }
-    return evaluate(experiment.evaluate(), inputs, row.name, seed, campaign)
+    return evaluate(experiment.evaluate(), inputs, row, seed, campaign)

@@ -21,8 +21,9 @@ from prefect.states import Cancelled, Completed, Crashed, Failed
 from pydantic import Field
 
 from clapcur.config import read_mapping, signature
+from clapcur.data.rows import IMPROVEMENT_SETS, Row
 from clapcur.errors import ArtifactError, ClapcurError, Interrupted
-from clapcur.experiments.config import Experiment, Row, experiment_from_file
+from clapcur.experiments.config import Experiment, experiment_from_file
 from clapcur.flows import compare as grid
 from clapcur.flows.improve import improve as improve_flow
 from clapcur.lineage.queries import find
@@ -81,7 +82,7 @@ def run_name() -> str:
         dataset = read_mapping(config_path(asked["config"])).get("name")
     except (ClapcurError, OSError):  # the flow itself will say so
         dataset = None
-    soft = "+sl" if asked.get("soft_labels") and asked.get("strategy") in ("du", "ds", "ads") else ""
+    soft = "+sl" if asked.get("soft_labels") and asked.get("strategy") in IMPROVEMENT_SETS else ""
     said = [flow_run.flow_name, dataset or Path(asked["config"]).stem]
     said += [f"{asked['strategy']}{soft}"] if "strategy" in asked else []
     seeds = asked.get("seeds") or [asked[name] for name in ("seed",) if name in asked]
@@ -219,9 +220,7 @@ def evaluate(
     """Score a checkpoint zero-shot on the labelled clips of an experiment."""
     experiment = load(config)
     scored = artifact(checkpoint, "checkpoint")
-    tags = scored.record.get("tags", {})
-    name, seed = str(tags.get("row", "teacher")), int(tags.get("seed", 0))
-    row = Row(strategy=name.removesuffix("+sl"), soft_labels=name.endswith("sl"))  # type: ignore[arg-type]
+    row, seed = Row.of(scored.record), int(scored.record.get("tags", {}).get("seed", 0))
     manifests = {"evaluation": ingest(experiment.evaluation, "evaluation", campaign(experiment))}
     return done(grid.score(experiment, row, seed, manifests, scored, campaign(experiment)))
 

@@ -5,7 +5,8 @@ from typing import Literal
 
 from prefect import flow
 
-from clapcur.experiments.config import Experiment, Row
+from clapcur.data.rows import Row
+from clapcur.experiments.config import Experiment
 from clapcur.flows.compare import compare
 from clapcur.store.artifacts import Artifact
 

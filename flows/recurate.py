@@ -1,7 +1,6 @@
 """New audio landed: embed and score what is new, write the next Improvement-Set, train a student if it is worth it."""
 
 import dataclasses
-import json
 import logging
 from collections.abc import Set
 
@@ -9,11 +8,14 @@ from prefect import flow
 
 from clapcur.config import signature
 from clapcur.data import champions
+from clapcur.data.decision import Decision
 from clapcur.data.forgotten import forgotten_names
+from clapcur.data.improvement_set import Card
+from clapcur.data.rows import Row
 from clapcur.data.takedowns import why_tainted
 from clapcur.errors import ArtifactError, DataError, OutdatedError
 from clapcur.experiments import preflight
-from clapcur.experiments.config import Experiment, Row
+from clapcur.experiments.config import Experiment
 from clapcur.flows.compare import improvement_sets, ingest_all, score, student, teacher_of
 from clapcur.lineage import pools
 from clapcur.stages.gate import GateConfig
@@ -108,7 +110,7 @@ def bring_up_to_date(experiment: Experiment, force: bool) -> Artifact:
     report(
         ReportConfig(title=f"{experiment.name}, {campaign.name}", rows=rows, note=experiment.note), of_report, campaign
     )
-    log.info(json.loads((decision.path / "decision.json").read_text())["why"])
+    log.info(Decision.open(decision).why)
     return decision
 
 
@@ -127,9 +129,9 @@ def pool_name(experiment: Experiment) -> str:
 def judged_sets(home: Home, dataset: str) -> frozenset[str]:
     """Return the Improvement-Sets whose students were judged, those aside that hold a forgotten clip."""
     names, found = forgotten_names(home.store), set()
-    for decision in champions.decisions(home.store, dataset):
+    for _, decision in champions.decisions(home.store, dataset):
         try:
-            challenger = home.store.find(decision["challenger"])
+            challenger = home.store.find(decision.challenger)
         except ArtifactError:  # collected, or damaged: then what changed since is not known
             continue
         chosen = challenger.record["inputs"].get("improvement_set")
@@ -147,13 +149,13 @@ def share_changed(home: Home, improvement_set: Artifact, judged: Set[str]) -> fl
         return None
     changed, size = 0, 0
     while improvement_set.id not in judged:
-        changes = json.loads((improvement_set.path / "card.json").read_text()).get("changes")
+        changes = Card.open(improvement_set).changes
         if changes is None:
             return 1.0
-        changed += changes["added"] + changes["removed"]
-        size = size or changes["kept"] + changes["removed"]
+        changed += changes.added + changes.removed
+        size = size or changes.kept + changes.removed
         try:
-            improvement_set = home.store.find(changes["parent"])
+            improvement_set = home.store.find(changes.parent)
         except ArtifactError:  # it was collected
             return 1.0
     return changed / max(1, size)

@@ -1,6 +1,5 @@
 """What a flow made -> pages of its Prefect run: tables, cards, and the way to MLflow."""
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,10 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from clapcur.stages.report import load_table
+from clapcur.data.decision import Decision
+from clapcur.data.improvement_set import Card
+from clapcur.data.report_table import ReportTable
+from clapcur.data.scores import Scores
 from clapcur.stages.report.html import cell_text
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Catalog
@@ -29,7 +31,8 @@ def publish(made: Artifact) -> None:
     }  # fmt: skip
     create_markdown_artifact(shown.get(made.kind, facts_page)(made, home), key=key(record), description=title(record))
     if made.kind == "report":
-        for name in dict.fromkeys(row["improvement_set"] for row in seeds(made) if row["improvement_set"]):
+        sets = (seed.improvement_set for _, seed in ReportTable.open(made).seeds)
+        for name in dict.fromkeys(filter(None, sets)):
             chosen = home.store.find(name)
             create_markdown_artifact(card_page(chosen, home), key=key(chosen.record), description=title(chosen.record))
     if link := mlflow_link(made.id, home):
@@ -39,7 +42,8 @@ def publish(made: Artifact) -> None:
 def report_page(report: Artifact, home: Home) -> str:
     """Return the table of a report, and where its checkpoints are."""
     rows = [
-        (row["name"], row["seed"], f"`{row['checkpoint']}`", linked(row["checkpoint"], home)) for row in seeds(report)
+        (line.name, seed.seed, f"`{seed.checkpoint}`", linked(seed.checkpoint, home))
+        for line, seed in ReportTable.open(report).seeds
     ]
     checkpoints = table(("row", "seed", "checkpoint", "MLflow"), rows)
     shown = (report.path / "table.md").read_text()
@@ -48,15 +52,15 @@ def report_page(report: Artifact, home: Home) -> str:
 
 def card_page(improvement_set: Artifact, home: Home) -> str:
     """Return the card of an Improvement-Set."""
-    card = json.loads((improvement_set.path / "card.json").read_text())
-    thresholds = [(name, f"{value:.4f}") for name, value in card["thresholds"].items()]
-    counts = [(name.replace("_", " "), f"{count:,}") for name, count in card["counts"].items()]
-    out = [(name.replace("_", " "), f"{count:,}") for name, count in card["exclusions"].items()]
-    classes = [(name, f"{n['pairs']:,}", f"{n['clips']:,}") for name, n in card["class_coverage"].items()]
-    captions = [(row["caption"], f"{row['pairs']:,}") for row in card["top_captions"]]
+    card = Card.open(improvement_set)
+    thresholds = [(name, f"{value:.4f}") for name, value in card.thresholds.items()]
+    counts = [(name.replace("_", " "), f"{count:,}") for name, count in card.counts.items()]
+    out = [(name.replace("_", " "), f"{count:,}") for name, count in card.exclusions.items()]
+    classes = [(name, f"{n['pairs']:,}", f"{n['clips']:,}") for name, n in card.class_coverage.items()]
+    captions = [(top.caption, f"{top.pairs:,}") for top in card.top_captions]
     return "\n".join(
         (
-            f"# Improvement-Set {improvement_set.id}: {card['strategy'].upper()}\n",
+            f"# Improvement-Set {improvement_set.id}: {card.strategy.upper()}\n",
             table(("", "count"), counts),
             table(("threshold", "cosine"), thresholds) if thresholds else "",
             table(("kept out", "count"), out) if out else "",
@@ -69,19 +73,18 @@ def card_page(improvement_set: Artifact, home: Home) -> str:
 
 def scores_page(scores: Artifact, home: Home) -> str:
     """Return the numbers of one evaluation, and under which protocol they hold."""
-    said = json.loads((scores.path / "scores.json").read_text())
-    protocol = [(name.replace("_", " "), value) for name, value in said["protocol"].items()]
+    protocol = [(name.replace("_", " "), value) for name, value in Scores.open(scores).protocol.facts().items()]
     return f"{facts_page(scores, home)}\n{table(('protocol', ''), protocol)}"
 
 
 def decision_page(decision: Artifact, home: Home) -> str:
     """Return whether the challenger was promoted, and why."""
-    said = json.loads((decision.path / "decision.json").read_text())
+    decided = Decision.open(decision)
     rows = [
-        (role, f"`{said[role]}`", f"{100 * said['accuracy'][role]:.1f} %", linked(said[role], home))
-        for role in ("champion", "challenger")
+        (role, f"`{checkpoint}`", f"{100 * decided.accuracy[role]:.1f} %", linked(checkpoint, home))
+        for role, checkpoint in (("champion", decided.champion), ("challenger", decided.challenger))
     ]
-    head = f"# {'Promoted' if said['promoted'] else 'Not promoted'}\n\n{said['why']}.\n"
+    head = f"# {'Promoted' if decided.promoted else 'Not promoted'}\n\n{decided.why}.\n"
     return f"{head}\n{table(('', 'checkpoint', 'accuracy', 'MLflow'), rows)}\n"
 
 
@@ -92,11 +95,6 @@ def facts_page(made: Artifact, home: Home) -> str:
     counts = [(name, f"{count:,}") for name, count in record["counts"].items()]
     head = f"# {made.kind.replace('_', ' ')} {made.id}: {label(record)}\n"
     return f"{head}\n{table(('', 'value'), numbers + counts)}\nMLflow: {linked(made.id, home)}; folder: `{made.path}`\n"
-
-
-def seeds(report: Artifact) -> list[dict[str, Any]]:
-    """Return one entry for each row and seed of a report."""
-    return [{"name": row["name"], **seed} for row in load_table(report) for seed in row["by_seed"]]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -8,10 +8,15 @@ from prefect.cache_policies import NO_CACHE
 from clapcur.stages.report import STAGE, ReportConfig
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
+from clapcur.store.home import Home
 from clapcur.tasks.common import TRIED_AGAIN, run_stage
 
 
 @task(cache_policy=NO_CACHE, task_run_name="report", **TRIED_AGAIN)
 def report(config: ReportConfig, inputs: Mapping[str, Artifact], campaign: Campaign | None = None) -> Artifact:
-    """Lay the scores of all rows side by side."""
-    return run_stage(STAGE, config, inputs, campaign, {"role": "report"})
+    """Lay the scores of all rows side by side; inputs are the scores alone, the checkpoints are found by them."""
+    store = Home.open().store
+    checkpoints = {
+        f"checkpoint.{role}": store.find(scores.record["inputs"]["checkpoint"]) for role, scores in inputs.items()
+    }
+    return run_stage(STAGE, config, {**inputs, **checkpoints}, campaign, {"role": "report"})

@@ -10,7 +10,11 @@ import pandas as pd
 import soundfile
 
 from clapcur.data.embeddings import write_shard
+from clapcur.data.improvement_set import Card
 from clapcur.data.manifest import CLIPS, captions_table
+from clapcur.data.report_table import ReportLine, ReportProtocol, ReportTable, SeedScores
+from clapcur.data.rows import PAPER_ROWS, Row
+from clapcur.data.scores import NOT_ON_RECORD, ZERO_SHOT, Contamination
 from clapcur.store.artifacts import LOCATIONS, Artifact, Stage, Store, Workspace
 
 
@@ -133,3 +137,38 @@ def write_tones(folder: Path) -> Path:
         """
     )
     return folder / "tones.yaml"
+
+
+def card(strategy: str = "ads", **said: Any) -> Card:
+    """Return the card of an Improvement-Set; what is not given is empty."""
+    empty: dict[str, Any] = {
+        "thresholds": {}, "counts": {}, "exclusions": {}, "contamination": {}, "marked_wrong": 0, "similarity": {},
+        "class_coverage": {}, "top_captions": [],
+    }  # fmt: skip
+    return Card(strategy=strategy, **empty | said)
+
+
+def report_line(name: str, **said: Any) -> ReportLine:
+    """Return a line of a report by its name, such as ADS+SL, with plausible values where none are given."""
+    row = Row.parse(name) if name.lower() in {row.name for row in PAPER_ROWS} else Row(strategy="ads")
+    plausible: dict[str, Any] = {
+        "num_seeds": 1, "accuracy": 0.5, "sd": None, "interval": (0.4, 0.6), "vs_teacher": None, "vs_continued": None,
+        "transductive": 0.5, "transductive_interval": (0.4, 0.6), "transductive_vs_teacher": None,
+        "contamination": Contamination(status="clean", num_clips=0, by_reason={}),
+        "by_seed": [
+            SeedScores(
+                seed=0, accuracy=0.5, interval=(0.4, 0.6), transductive=0.5, scores="s", checkpoint="c",
+                improvement_set=None, contamination=NOT_ON_RECORD,
+            )
+        ],
+    }  # fmt: skip
+    return ReportLine(name=name, strategy=row.strategy, soft_labels=row.soft_labels, **plausible | said)
+
+
+def report_table(rows: Sequence[ReportLine]) -> ReportTable:
+    """Return the table of a report with these lines."""
+    protocol = ReportProtocol(
+        task=ZERO_SHOT, crops=1, num_clips=4, num_recordings=2, prompt="{}", num_classes=2, class_names_sha256="c" * 64,
+        interval="bootstrap over recordings, 95%", seed=0, budget=[640], selection=["held_out"],
+    )  # fmt: skip
+    return ReportTable(title="test", note="", protocol=protocol, rows=list(rows))

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from building import card
 
+from clapcur.data.decision import Decision
 from clapcur.data.manifest import CLIPS, captions_table
 from clapcur.store.artifacts import Artifact, Stage, Workspace
 from clapcur.store.catalog import Campaign
@@ -71,7 +73,7 @@ def improvement_set(
         table = pd.DataFrame(rows, columns=["clip_id", "caption_id", "similarity"])
         table = table.assign(**{"class": "dog", "class_similarity": 0.75, "rank": 0})
         table.to_parquet(work.path / "pairs.parquet", index=False)
-        (work.path / "card.json").write_text(json.dumps({"strategy": strategy}))
+        card(strategy).write(work.path)
         (work.path / "similarity.png").write_bytes(b"\x89PNG similarity")
         return {"counts": {"pairs": len(rows)}, "metrics": {"threshold.audio": 0.41}}
 
@@ -171,10 +173,14 @@ def decision(
 ) -> Artifact:
     """Make the decision about a challenger."""
     inputs = {"teacher": teacher, "champion": champion, "challenger": challenger}
-    told = {"champion": champion.id, "challenger": challenger.id, "promoted": promoted, "why": "3 points better"}
+    said = Decision(
+        dataset=dataset, champion=champion.id, challenger=challenger.id, promoted=promoted, why="3 points better",
+        accuracy={"champion": 0.5, "challenger": 0.53}, change=0.03, interval=(0.01, 0.05), num_clips=400,
+        num_recordings=40,
+    )  # fmt: skip
 
     def write(work: Workspace) -> dict[str, Any]:
-        (work.path / "decision.json").write_text(json.dumps(told))
+        said.write(work.path)
         return {"counts": {"clips": 400}, "metrics": {"change": 0.03}}
 
     name = f"{challenger.id} against {champion.id}"

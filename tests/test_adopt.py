@@ -85,6 +85,7 @@ def test_a_place_without_a_checkpoint_is_told_before_anything_is_made(home, tmp_
 
 def test_a_lone_tower_is_no_teacher_before_it_was_trained(home, tmp_path):
     """A text tower of fresh weights says something to every clip, and all of it is noise."""
+    from clapcur.data.rows import Row
     from clapcur.tasks.adopt import adopt
     from clapcur.tasks.ingest import ingest
     from clapcur.tasks.train import train
@@ -101,7 +102,7 @@ def test_a_lone_tower_is_no_teacher_before_it_was_trained(home, tmp_path):
     assert torch.equal(load_model(tower.path, device="cpu").audio.fc1.weight, weights["fc1.weight"])
     assert tower.record["counts"]["fresh_tensors"] > 10
     few = TrainConfig(num_examples=16, batch_size=8, selection="last", num_evaluations=0, device="cpu")
-    teacher = train.fn(few, {"init": tower, **pairs}, "teacher")
+    teacher = train.fn(few, {"init": tower, **pairs}, Row(strategy="teacher"))
     assert teacher.record["tags"]["role"] == "teacher"
     assert not torch.equal(load_model(teacher.path, device="cpu").audio.fc1.weight, weights["fc1.weight"])
 

@@ -43,6 +43,7 @@ THIRD_PARTY = {
 LAZY = {
     "clapcur.audio.stores": {"aiohttp"},  # sets how long a web server is waited for
     "clapcur.config": {"pydantic", "yaml"},  # read a config file and check its values, as Prefect checks its forms
+    "clapcur.store.payloads": {"pydantic"},  # checks what a file holds
     "clapcur.strict_yaml": {"yaml"},
     "clapcur.pages": {"jinja2"},
     "clapcur.progress": {"rich"},  # draws the bar, at a terminal only

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import building
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,7 +25,7 @@ from clapcur.errors import ArtifactError, DataError
 from clapcur.stages.audition import STAGE, AuditionConfig, audition_inputs
 from clapcur.stages.audition.choosing import choose_pairs, even_shares
 from clapcur.stages.audition.clip import HEIGHT, WIDTH, as_mp3, as_spectrogram, load_excerpt
-from clapcur.store.artifacts import Artifact, Stage, Store, write_atomic
+from clapcur.store.artifacts import Artifact, Stage, Store
 
 CLASSES = {"dog": "a dog barks", "rain": "rain falls", "bell": 'a <b>bell</b> rings & "fades", far away'}
 RATE = 22_050
@@ -82,18 +83,18 @@ def improvement_set(
             class_similarity = np.float32(0.75 + 0.01 * ((7 * index + rank) % 20))
             rows.append((clip, caption_id(texts[which]), similarity, names[which], class_similarity, rank))
     table = pd.DataFrame(rows, columns=SCHEMA.names)
-    said = {
-        "strategy": strategy,
-        "thresholds": {"caption": 0.7} | ({} if strategy == "ds" else {"audio": 0.3}),
-        "counts": {"pairs": len(table), "clips": num_clips, "captions": len(texts)},
-        "class_coverage": {name: {"pairs": int((table["class"] == name).sum()), "clips": num_clips} for name in names},
+    said = building.card(
+        strategy,
+        thresholds={"caption": 0.7} | ({} if strategy == "ds" else {"audio": 0.3}),
+        counts={"pairs": len(table), "clips": num_clips, "captions": len(texts)},
+        class_coverage={name: {"pairs": int((table["class"] == name).sum()), "clips": num_clips} for name in names},
         **(card or {}),
-    }
+    )
 
     def compute(inputs, config, work):
         table.to_parquet(work.path / "pairs.parquet", index=False, row_group_size=5)
-        write_atomic(work.path / "card.json", json.dumps(said))
-        return {"counts": said["counts"], "metrics": {}}
+        said.write(work.path)
+        return {"counts": said.counts, "metrics": {}}
 
     stage = Stage("curate", "1", "improvement_set", compute)
     inputs = {"teacher_pairs": teacher_pairs, "pool": pool}

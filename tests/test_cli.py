@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 import typer
-from building import clips_table, commit, manifest, write_tones
+from building import clips_table, commit, manifest, report_line, report_table, write_tones
 from test_addresses import sound, write_tar
 
 from clapcur import cli
@@ -441,7 +441,7 @@ def test_the_file_that_init_writes_is_an_experiment(answer, tmp_path, monkeypatc
 def test_strategies_choose_rows_and_keep_the_bases(tmp_path):
     """A comparison without teacher or control has nothing to compare with."""
     from clapcur.cli.experiments import chosen_rows
-    from clapcur.experiments.config import PAPER_ROWS
+    from clapcur.data.rows import PAPER_ROWS
 
     assert [row.name for row in chosen_rows(PAPER_ROWS, "ads")] == ["teacher", "continued", "ads", "ads+sl"]
     assert [row.name for row in chosen_rows(PAPER_ROWS, "DU, ads+sl")] == [
@@ -457,22 +457,26 @@ def test_strategies_choose_rows_and_keep_the_bases(tmp_path):
 
 def test_rows_for_programs_have_the_run_and_the_set_of_their_checkpoint(home, lineage, monkeypatch):
     """The promise of `--json`: exactly these fields, one object per row and seed."""
-    import clapcur.stages.report
     from clapcur.cli.experiments import scored_rows
+    from clapcur.data.report_table import ReportTable, SeedScores
+    from clapcur.data.scores import NOT_ON_RECORD
     from clapcur.store.artifacts import Artifact
 
-    seed = {"seed": 3, "accuracy": 0.5, "interval": [0.4, 0.6], "transductive": 0.7, "scores": lineage["scores"]}
+    def seed(checkpoint, improvement_set):
+        return SeedScores(
+            seed=3, accuracy=0.5, interval=(0.4, 0.6), transductive=0.7, scores=lineage["scores"],
+            checkpoint=checkpoint, improvement_set=improvement_set, contamination=NOT_ON_RECORD,
+        )  # fmt: skip
+
     table = [
-        {"strategy": "teacher", "soft_labels": False,
-         "by_seed": [seed | {"checkpoint": lineage["teacher"], "improvement_set": None}]},
-        {"strategy": "ads", "soft_labels": True,
-         "by_seed": [seed | {"checkpoint": lineage["student"], "improvement_set": lineage["set"]}]},
-    ]  # fmt: skip
-    monkeypatch.setattr(clapcur.stages.report, "load_table", lambda report: table)
+        report_line("teacher", by_seed=[seed(lineage["teacher"], None)]),
+        report_line("ADS+SL", by_seed=[seed(lineage["student"], lineage["set"])]),
+    ]
+    monkeypatch.setattr(ReportTable, "open", lambda report: report_table(table))
     assert scored_rows(Artifact("report", "x", "x"), home) == [
-        {"strategy": "teacher", "soft_labels": False, "seed": 3, "accuracy": 0.5, "interval": [0.4, 0.6],
+        {"strategy": "teacher", "soft_labels": False, "seed": 3, "accuracy": 0.5, "interval": (0.4, 0.6),
          "transductive": 0.7, "checkpoint": lineage["teacher"], "improvement_set": None, "mlflow_run_id": None},
-        {"strategy": "ads", "soft_labels": True, "seed": 3, "accuracy": 0.5, "interval": [0.4, 0.6],
+        {"strategy": "ads", "soft_labels": True, "seed": 3, "accuracy": 0.5, "interval": (0.4, 0.6),
          "transductive": 0.7, "checkpoint": lineage["student"], "improvement_set": lineage["set"],
          "mlflow_run_id": "5eed" * 8},
     ]  # fmt: skip

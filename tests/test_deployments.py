@@ -1,6 +1,5 @@
 """What stands in deployments/prefect.yaml: every flow imports by its name, and its form explains itself."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -100,21 +99,17 @@ def test_a_run_that_ends_early_says_why_in_one_line(monkeypatch, error, cancelli
 
 def test_the_card_of_an_improvement_set_is_a_page(home):
     """The card as the curation writes it, not as it once was."""
-    from building import commit
+    from building import card, commit
 
-    from clapcur.store.artifacts import write_atomic
+    from clapcur.data.improvement_set import CaptionCount
     from clapcur.tasks import publish
 
-    card = {
-        "strategy": "ads", "thresholds": {"audio": 0.41}, "counts": {"pairs": 1200, "clips": 3},
-        "exclusions": {"held_out": 2}, "class_coverage": {"dog bark": {"pairs": 1200, "clips": 3}},
-        "top_captions": [{"caption": "a dog | barks", "pairs": 7}],
-    }  # fmt: skip
-
-    def write(work):
-        write_atomic(work.path / "card.json", json.dumps(card))
-
-    made = commit(home.store, "improvement_set", "ads", write)
+    said = card(
+        thresholds={"audio": 0.41}, counts={"pairs": 1200, "clips": 3}, exclusions={"held_out": 2},
+        class_coverage={"dog bark": {"pairs": 1200, "clips": 3}},
+        top_captions=[CaptionCount(caption="a dog | barks", pairs=7)],
+    )  # fmt: skip
+    made = commit(home.store, "improvement_set", "ads", lambda work: said.write(work.path))
     page = publish.card_page(made, home)
     for line in ("| pairs | 1,200 |", "| audio | 0.4100 |", "| held out | 2 |", "| dog bark | 1,200 | 3 |"):
         assert line in page

@@ -117,9 +117,9 @@ def test_retrieval_counts_a_clip_with_several_captions_once_per_caption(store):
     evaluate(inputs, config, work)
     scores = json.loads((work.path / "scores.json").read_text())
     # a finds clip0 and c finds clip1, b finds clip1 first; clip0's nearest caption is a, clip1's nearest is b
-    assert scores["text_to_audio.recall_at_1"] == pytest.approx(2 / 3)
-    assert scores["audio_to_text.recall_at_1"] == pytest.approx(1 / 2)
-    assert scores["text_to_audio.map_at_10"] == pytest.approx((1 + 0.5 + 1) / 3)
+    assert scores["metrics"]["text_to_audio.recall_at_1"] == pytest.approx(2 / 3)
+    assert scores["metrics"]["audio_to_text.recall_at_1"] == pytest.approx(1 / 2)
+    assert scores["metrics"]["text_to_audio.map_at_10"] == pytest.approx((1 + 0.5 + 1) / 3)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -140,8 +140,8 @@ def test_of_very_many_classes_the_most_confused_are_kept():
     labels = np.arange(len(names))
     predicted = labels.copy()
     predicted[-1] = 1
-    found = _confusion(predicted, labels, names)
-    assert len(found["confusion"]) == len(found["confusion_classes"]) == MAX_CONFUSION
-    assert found["confusion"][-1][1] == 1 and found["confusion_classes"][-1] == names[-1]
-    assert np.sum(found["confusion"]) == MAX_CONFUSION
-    assert _confusion(np.array([0, 1]), np.array([1, 1]), names[:2]) == {"confusion": [[0, 0], [1, 1]]}
+    confusion, kept = _confusion(predicted, labels, names)
+    assert len(confusion) == len(kept) == MAX_CONFUSION
+    assert confusion[-1][1] == 1 and kept[-1] == names[-1]
+    assert np.sum(confusion) == MAX_CONFUSION
+    assert _confusion(np.array([0, 1]), np.array([1, 1]), names[:2]) == ([[0, 0], [1, 1]], None)

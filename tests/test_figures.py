@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from building import card, report_line, report_table
 
 from clapcur.methods import plots
 from clapcur.methods.plots import MAX_CONFUSED, class_coverage_figure, confusion_figure, label_text, most_confused
@@ -28,26 +29,17 @@ def size_of(path):
     return struct.unpack(">II", head[16:24])
 
 
-def card(names, clips=lambda index: index):
+def card_of(names, clips=lambda index: index):
     coverage = {name: {"pairs": clips(index), "clips": clips(index)} for index, name in enumerate(names)}
-    return {"strategy": "ads", "class_coverage": coverage}
-
-
-def row(name, accuracy=0.5):
-    seed = {"seed": 0, "accuracy": accuracy, "checkpoint": "c", "scores": "s", "improvement_set": None}
-    return {
-        "name": name, "strategy": "ads", "accuracy": accuracy, "interval": [0.4, 0.6], "transductive": 0.5, "sd": None,
-        "num_seeds": 1, "by_seed": [seed], "vs_teacher": None, "vs_continued": None, "transductive_vs_teacher": None,
-        "contamination": {"status": "clean", "num_clips": 0, "by_reason": {}},
-    }  # fmt: skip
+    return card(class_coverage=coverage)
 
 
 def draw_all(folder, names):
     """Draw every figure that shows names."""
     rng = np.random.default_rng(1)
     confusion_figure(rng.integers(0, 9, (len(names), len(names))).tolist(), names, folder / "confusion.png")
-    class_coverage_figure(card(names), folder / "class_coverage.png")
-    accuracy_figure([row(name) for name in names], folder / "accuracy.png")
+    class_coverage_figure(card_of(names), folder / "class_coverage.png")
+    accuracy_figure([report_line(name) for name in names], folder / "accuracy.png")
     per_class_figure(names[0], {name: tuple(rng.random(2)) for name in names}, folder / "per_class.png")
     return {path.name: size_of(path) for path in folder.glob("*.png")}
 
@@ -117,7 +109,7 @@ def test_a_figure_says_that_it_shows_some_classes_only(tmp_path, monkeypatch):
     names = [f"class {index}" for index in range(100)]
     confusion_figure(np.ones((100, 100), int), names, tmp_path / "x.png")
     confusion_figure(np.ones((2, 2), int), names[:2], tmp_path / "x.png")
-    class_coverage_figure(card(names, lambda index: index // 10), tmp_path / "x.png")
+    class_coverage_figure(card_of(names, lambda index: index // 10), tmp_path / "x.png")
     assert titles[0] == f"the {MAX_CONFUSED} classes that are confused the most, of 100"
     assert titles[1] == ""
     assert "the largest 60 of 100, 10 have none" in titles[2]
@@ -153,10 +145,6 @@ def test_a_label_is_one_line_that_the_font_can_draw(name, label):
 
 def test_a_markdown_table_keeps_its_columns_whatever_a_row_is_called():
     """A bar or a line break in a name moved all numbers one column to the right."""
-    protocol = {
-        "num_clips": 4, "num_recordings": 4, "num_classes": 2, "class_names_sha256": "0" * 64, "prompt": "a\n{}",
-        "crops": 1, "interval": "bootstrap", "budget": [], "selection": [],
-    }  # fmt: skip
-    text = as_markdown({"rows": [row("a|b\nc")], "protocol": protocol})
+    text = as_markdown(report_table([report_line("a|b\nc")]))
     assert "| a\\|b c | 50.0 |" in text
     assert all(line.startswith(("|", "- ")) or not line for line in text.splitlines())

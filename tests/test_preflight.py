@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from building import write_tone, write_tones
 
+from clapcur.data.rows import Row
 from clapcur.errors import CheckpointError, ClapcurError, EmptySetError, ManifestError
-from clapcur.experiments.config import CAPTION_THRESHOLD, Experiment, Row, experiment_from_file
+from clapcur.experiments.config import CAPTION_THRESHOLD, Experiment, experiment_from_file
 from clapcur.flows import compare
 from clapcur.methods.thresholds import Threshold
 from clapcur.stages.audition import AuditionConfig

@@ -2,7 +2,8 @@
 
 import pytest
 
-from clapcur.experiments.config import PAPER_ROWS, Experiment, Row, experiment_from_file, starter
+from clapcur.data.rows import PAPER_ROWS, Row
+from clapcur.experiments.config import Experiment, experiment_from_file, starter
 from clapcur.methods.thresholds import Threshold
 
 FILE = """

@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 from building import commit
 
+from clapcur.data.report_table import Change, ReportTable
+from clapcur.data.scores import Contamination
 from clapcur.errors import ArtifactError, DataError
-from clapcur.stages.report import STAGE, ReportConfig, ReportRow, load_table, render
+from clapcur.stages.report import STAGE, ReportConfig, ReportRow, render
 from clapcur.store.artifacts import Artifact, Stage, Store, write_atomic
 
 LABELS = ["dog", "dog", "rain", "rain"]
@@ -73,6 +75,11 @@ def scores(store, name, right, made=None, labels=LABELS, contamination=CLEAN, **
 
 
 def make_report(store, config, inputs) -> Artifact:
+    inputs = inputs | {
+        f"checkpoint.{role}": store.find(one.record["inputs"]["checkpoint"])
+        for role, one in inputs.items()
+        if one.kind == "scores"
+    }
     work = store.open(STAGE.key(config, inputs))
     return store.commit(work, STAGE.compute(inputs, config, work), time.time())
 
@@ -96,7 +103,7 @@ def comparison(store, **rows):
 
 
 def row(report, name):
-    return next(line for line in load_table(report) if line["name"] == name)
+    return next(line for line in ReportTable.open(report).rows if line.name == name)
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +114,10 @@ def report(tmp_path_factory):
 
 def test_accuracy_is_the_mean_over_seeds_and_sd_their_spread(report):
     """A pooled or a last-seed accuracy looks as plausible."""
-    assert row(report, "teacher")["accuracy"] == pytest.approx((0.25 + 0.5) / 2)
-    assert row(report, "ADS+SL")["accuracy"] == pytest.approx((0.75 + 1.0) / 2)
-    assert row(report, "teacher")["sd"] == pytest.approx(0.25 / 2**0.5)  # of 0.25 and 0.5, divisor n - 1
-    assert row(report, "ADS+SL")["num_seeds"] == 2
+    assert row(report, "teacher").accuracy == pytest.approx((0.25 + 0.5) / 2)
+    assert row(report, "ADS+SL").accuracy == pytest.approx((0.75 + 1.0) / 2)
+    assert row(report, "teacher").sd == pytest.approx(0.25 / 2**0.5)  # of 0.25 and 0.5, divisor n - 1
+    assert row(report, "ADS+SL").num_seeds == 2
 
 
 def test_the_interval_draws_whole_recordings(report):
@@ -119,54 +126,54 @@ def test_the_interval_draws_whole_recordings(report):
     Of two recordings the bootstrap draws the first twice, the second twice (a quarter each) or both: the 95 % interval
     goes from the worse recording's mean to the better one's.
     """
-    assert row(report, "ADS+SL")["interval"] == pytest.approx([0.75, 1.0])  # storm: (1 + 1 + 0 + 1) / 4, walk: 1
-    assert row(report, "teacher")["interval"] == pytest.approx([0.0, 0.75])  # storm: 0, walk: (1 + 0 + 1 + 1) / 4
+    assert row(report, "ADS+SL").interval == pytest.approx([0.75, 1.0])  # storm: (1 + 1 + 0 + 1) / 4, walk: 1
+    assert row(report, "teacher").interval == pytest.approx([0.0, 0.75])  # storm: 0, walk: (1 + 0 + 1 + 1) / 4
 
 
 def test_changes_pair_every_seed_with_the_base_of_the_same_seed(report):
     """Seeds differ by more than strategies do: unpaired, the gain drowns in them."""
     gain = row(report, "ADS+SL")
-    assert gain["vs_teacher"]["change"] == pytest.approx(((0.75 - 0.25) + (1.0 - 0.5)) / 2)
-    assert gain["vs_teacher"]["interval"] == pytest.approx([0.25, 0.75])  # walk: (0 + 1 + 0 + 0) / 4, storm: 3 / 4
-    assert gain["vs_continued"]["change"] == pytest.approx(((0.75 - 0.5) + (1.0 - 0.5)) / 2)
-    assert gain["vs_continued"]["interval"] == pytest.approx([0.25, 0.5])  # storm: (0 + 0 + 0 + 1) / 4, walk: 2 / 4
-    assert gain["vs_teacher"]["num_seeds"] == 2
+    assert gain.vs_teacher.change == pytest.approx(((0.75 - 0.25) + (1.0 - 0.5)) / 2)
+    assert gain.vs_teacher.interval == pytest.approx([0.25, 0.75])  # walk: (0 + 1 + 0 + 0) / 4, storm: 3 / 4
+    assert gain.vs_continued.change == pytest.approx(((0.75 - 0.5) + (1.0 - 0.5)) / 2)
+    assert gain.vs_continued.interval == pytest.approx([0.25, 0.5])  # storm: (0 + 0 + 0 + 1) / 4, walk: 2 / 4
+    assert gain.vs_teacher.num_seeds == 2
 
 
 def test_a_student_that_changes_nothing_has_no_interval_around_zero(store):
     """The interval of a change is that of the differences: as good as equal must read as equal."""
     report = comparison(store, teacher=TEACHER, continued=TEACHER)
-    assert row(report, "continued")["vs_teacher"] == {"change": 0.0, "interval": [0.0, 0.0], "num_seeds": 2}
+    assert row(report, "continued").vs_teacher == Change(change=0.0, interval=(0.0, 0.0), num_seeds=2)
 
 
 def test_teacher_and_control_are_not_compared_with_themselves(report):
     """A change of +0.0 in the teacher's line would be read as a result."""
-    assert row(report, "teacher")["vs_teacher"] is None and row(report, "teacher")["vs_continued"] is None
-    assert row(report, "continued")["vs_continued"] is None
-    assert row(report, "continued")["vs_teacher"]["change"] == pytest.approx((0.5 + 0.5 - 0.25 - 0.5) / 2)
+    assert row(report, "teacher").vs_teacher is None and row(report, "teacher").vs_continued is None
+    assert row(report, "continued").vs_continued is None
+    assert row(report, "continued").vs_teacher.change == pytest.approx((0.5 + 0.5 - 0.25 - 0.5) / 2)
 
 
 def test_transductive_accuracy_stands_apart_and_changes_against_the_teachers(report):
     """Mixed with the inductive score it would claim a gain that needs the whole batch."""
     gain = row(report, "ADS+SL")
-    assert gain["transductive"] == pytest.approx((0.75 + 1.0) / 2)
+    assert gain.transductive == pytest.approx((0.75 + 1.0) / 2)
     control = row(report, "continued")  # its seed 1 is wrong on the first clip, transductively right
-    assert control["transductive"] == pytest.approx((0.5 + 0.75) / 2)
-    assert control["transductive_vs_teacher"]["change"] == pytest.approx((0.5 - 0.25 + 0.75 - 0.5) / 2)
+    assert control.transductive == pytest.approx((0.5 + 0.75) / 2)
+    assert control.transductive_vs_teacher.change == pytest.approx((0.5 - 0.25 + 0.75 - 0.5) / 2)
 
 
 def test_seeds_without_a_partner_are_left_out_of_the_change(store):
     """A third student seed compared with another seed's teacher is no paired comparison."""
     report = comparison(store, teacher=TEACHER, ads={**ADS_SL, 2: [0, 0, 0, 0]})
-    assert row(report, "ADS")["num_seeds"] == 3
-    assert row(report, "ADS")["vs_teacher"]["change"] == pytest.approx(0.5)
-    assert row(report, "ADS")["vs_teacher"]["num_seeds"] == 2
+    assert row(report, "ADS").num_seeds == 3
+    assert row(report, "ADS").vs_teacher.change == pytest.approx(0.5)
+    assert row(report, "ADS").vs_teacher.num_seeds == 2
 
 
 def test_one_teacher_is_the_base_of_every_seed(store):
     """Students of several seeds may come from one teacher: each is compared with it."""
     report = comparison(store, teacher={0: TEACHER[0]}, ads=ADS_SL)
-    assert row(report, "ADS")["vs_teacher"]["change"] == pytest.approx(((0.75 - 0.25) + (1.0 - 0.25)) / 2)
+    assert row(report, "ADS").vs_teacher.change == pytest.approx(((0.75 - 0.25) + (1.0 - 0.25)) / 2)
 
 
 def test_rows_stand_in_the_papers_order_whatever_order_they_came_in(store):
@@ -175,25 +182,25 @@ def test_rows_stand_in_the_papers_order_whatever_order_they_came_in(store):
     names = ("ads_sl", "du", "sl", "ds_sl", "teacher", "ads", "du_sl", "continued", "ds")
     report = comparison(store, **dict.fromkeys(names, one))
     order = ["teacher", "continued", "SL", "DU", "DU+SL", "DS", "DS+SL", "ADS", "ADS+SL"]
-    assert [line["name"] for line in load_table(report)] == order
+    assert [line.name for line in ReportTable.open(report).rows] == order
 
 
 def test_a_score_without_a_teacher_has_no_change(store):
     """A comparison without its base must not invent one."""
     report = comparison(store, ads=ADS_SL)
-    assert row(report, "ADS")["vs_teacher"] is None
+    assert row(report, "ADS").vs_teacher is None
     assert not (report.path / "per_class.png").exists()
 
 
 def test_every_seed_keeps_the_ids_that_made_it(report):
     """A number without its checkpoint and set cannot be traced."""
     store = Store(report.path.parents[1])
-    line = row(report, "ADS+SL")["by_seed"][1]
-    scored = store.find(line["scores"]).record
-    assert scored["inputs"]["checkpoint"] == line["checkpoint"]
-    assert store.find(line["checkpoint"]).record["inputs"]["improvement_set"] == line["improvement_set"]
-    assert line["seed"] == 1 and line["accuracy"] == 1.0 and line["interval"] == [0.0, 1.0]
-    assert row(report, "teacher")["by_seed"][0]["improvement_set"] is None
+    line = row(report, "ADS+SL").by_seed[1]
+    scored = store.find(line.scores).record
+    assert scored["inputs"]["checkpoint"] == line.checkpoint
+    assert store.find(line.checkpoint).record["inputs"]["improvement_set"] == line.improvement_set
+    assert line.seed == 1 and line.accuracy == 1.0 and line.interval == (0.0, 1.0)
+    assert row(report, "teacher").by_seed[0].improvement_set is None
 
 
 def test_the_record_has_the_accuracy_of_every_row_under_names_that_mlflow_takes(report):
@@ -239,15 +246,16 @@ def test_what_is_no_zero_shot_score_is_refused(store):
     """Retrieval scores have an accuracy of nothing."""
 
     def write(work):
-        write_atomic(work.path / "scores.json", json.dumps({"protocol": {"task": "retrieval"}}))
+        write_atomic(work.path / "scores.json", json.dumps({"protocol": PROTOCOL | {"task": "retrieval"}}))
 
-    inputs = {"a": commit(store, "scores", "retrieval", write)}
+    inputs = {"a": commit(store, "scores", "retrieval", write, {"checkpoint": checkpoint(store, "x", 0)})}
     config = ReportConfig(title="x", rows=(ReportRow(strategy="teacher", scores="a"),))
-    with pytest.raises(ArtifactError, match="compares zero-shot scores, .* scores of retrieval"):
+    with pytest.raises(ArtifactError, match="expected zero-shot scores, .* scores of retrieval"):
         make_report(store, config, inputs)
-    with pytest.raises(ArtifactError, match="expected scores for a, got the checkpoint"):
-        make_report(store, config, {"a": checkpoint(store, "x", 0)})
-    with pytest.raises(ValueError, match="scores that were not given: a"):
+    with pytest.raises(ArtifactError, match="expected an artifact of the kind scores, got the checkpoint"):
+        made = checkpoint(store, "x", 0)
+        make_report(store, config, {"a": made, "checkpoint.a": made})
+    with pytest.raises(ValueError, match="inputs that were not given: a, checkpoint.a"):
         make_report(store, config, {})
 
 
@@ -265,8 +273,8 @@ def test_the_csv_holds_the_tables_numbers(report):
     lines = {line["name"]: line for line in csv.DictReader(io.StringIO((report.path / "table.csv").read_text()))}
     for name in ("teacher", "continued", "ADS+SL"):
         expected, line = row(report, name), lines[name]
-        assert float(line["accuracy"]) == expected["accuracy"]
-        assert [float(line["interval_low"]), float(line["interval_high"])] == expected["interval"]
+        assert float(line["accuracy"]) == expected.accuracy
+        assert [float(line["interval_low"]), float(line["interval_high"])] == list(expected.interval)
     assert float(lines["ADS+SL"]["vs_teacher_low"]) == pytest.approx(0.25)
     assert lines["teacher"]["vs_teacher"] == "" and lines["teacher"]["vs_teacher_high"] == ""
 
@@ -303,9 +311,8 @@ def test_the_page_loads_nothing_and_names_every_checkpoint(report):
     links.feed(page)
     assert len(links.loads) == 2 and all(link.startswith("data:image/png;base64,") for link in links.loads)
     assert "url(" not in page and "@import" not in page and not links.tags & {"script", "link", "iframe"}
-    for line in load_table(report):
-        for seed in line["by_seed"]:
-            assert seed["checkpoint"] in links.text and seed["scores"] in links.text
+    for _, seed in ReportTable.open(report).seeds:
+        assert seed.checkpoint in links.text and seed.scores in links.text
     for number in ("87.5", "+25.0 to +75.0", "37.5"):
         assert number in links.text
 
@@ -335,7 +342,7 @@ def test_the_terminal_table_shows_every_number(report, width):
     from rich.console import Console
 
     console = Console(width=width, file=io.StringIO(), color_system=None)
-    console.print(render(load_table(report)))
+    console.print(render(ReportTable.open(report).rows))
     shown = console.file.getvalue()
     for text in ("ADS+SL", "87.5 ±17.7", "75.0-100.0", "+50.0", "[+25.0,+75.0]", "+37.5", "[+25.0,+50.0]"):
         assert text in shown
@@ -343,8 +350,8 @@ def test_the_terminal_table_shows_every_number(report, width):
 
 def test_only_a_report_has_a_table(store):
     """Another kind's folder has no table.json, which would be told as a lost file."""
-    with pytest.raises(ArtifactError, match="expected a report, got the checkpoint"):
-        load_table(checkpoint(store, "x", 0))
+    with pytest.raises(ArtifactError, match="expected an artifact of the kind report, got the checkpoint"):
+        ReportTable.open(checkpoint(store, "x", 0))
 
 
 def test_a_row_whose_clips_its_checkpoint_has_learned_from_is_marked_wherever_it_is_shown(store):
@@ -364,9 +371,8 @@ def test_a_row_whose_clips_its_checkpoint_has_learned_from_is_marked_wherever_it
         ReportRow(strategy="du", scores="d"),
     )
     made = make_report(store, ReportConfig(title="leak", rows=rows), inputs)
-    assert row(made, "ADS")["contamination"] == {
-        "status": "contaminated", "num_clips": 3, "by_reason": {"clip": 1, "recording": 2},
-    }, "one seed spoils the mean"  # fmt: skip
+    spoilt = Contamination(status="contaminated", num_clips=3, by_reason={"clip": 1, "recording": 2})
+    assert row(made, "ADS").contamination == spoilt, "one seed spoils the mean"
     said = "† CONTAMINATED: ADS has learned from 3 of the clips that it is scored on (1 by the clip itself, 2 by"
     text = (made.path / "table.md").read_text()
     assert "| ADS † |" in text and said in text and "| teacher |" in text
@@ -379,6 +385,6 @@ def test_a_row_whose_clips_its_checkpoint_has_learned_from_is_marked_wherever_it
     assert (lines["ADS"]["contamination"], lines["ADS"]["contaminated_clips"]) == ("contaminated", "3")
     assert (lines["teacher"]["contamination"], lines["teacher"]["contaminated_clips"]) == ("clean", "0")
     console = Console(width=120, file=io.StringIO(), color_system=None)
-    console.print(render(load_table(made)))
+    console.print(render(ReportTable.open(made).rows))
     shown = " ".join(console.file.getvalue().split())
     assert "ADS †" in shown and "learned from 3 of the clips that it is scored on" in shown

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_curate import CLASSES, World, as_set
 
-from clapcur.data.improvement_set import read_pairs
-from clapcur.data.set_diff import aligned, merged, pair_blocks
+from clapcur.data.improvement_set import ImprovementSet
+from clapcur.data.set_diff import aligned, merged
 from clapcur.methods.thresholds import Threshold
 from clapcur.stages import curate as module
 from clapcur.stages.curate import CurateConfig, pool_join
@@ -45,10 +45,10 @@ def test_a_grown_pool_gives_the_set_of_scoring_everything(tmp_path, strategy, th
     v2 = make(world, config, middle, v1)
     v3 = make(world, config, world.pool_clips, v2)
     anew, _ = make(world, config, world.pool_clips)
-    grown, full = read_pairs(v3[0]), read_pairs(anew)
+    grown, full = ImprovementSet.open(v3[0]).pairs(), ImprovementSet.open(anew).pairs()
     pd.testing.assert_frame_equal(grown, full)
     told = v3[0].record["counts"]
-    before, after = as_set(read_pairs(v2[0])), as_set(full)
+    before, after = as_set(ImprovementSet.open(v2[0]).pairs()), as_set(full)
     assert (told["added"], told["removed"]) == (len(after - before), len(before - after))
 
 
@@ -76,7 +76,7 @@ def test_all_clips_are_scored_where_the_earlier_set_cannot_tell(tmp_path, why):
     clips = world.pool_clips[5:] if why == "a clip left" else world.pool_clips
     v2, _ = make(world, CurateConfig(**now), clips, v1)
     anew, _ = make(world, CurateConfig(**now), clips)
-    pd.testing.assert_frame_equal(read_pairs(v2), read_pairs(anew))
+    pd.testing.assert_frame_equal(ImprovementSet.open(v2).pairs(), ImprovementSet.open(anew).pairs())
 
 
 def test_what_changed_is_listed_with_the_pairs(tmp_path):
@@ -84,7 +84,7 @@ def test_what_changed_is_listed_with_the_pairs(tmp_path):
     config = CurateConfig(strategy="du", class_names=CLASSES, held_out=0.0, audio_threshold=Threshold(count=30))
     v1 = make(world, config, world.pool_clips[:30])
     v2, _ = make(world, config, world.pool_clips, v1)
-    before, after = as_set(read_pairs(v1[0])), as_set(read_pairs(v2))
+    before, after = as_set(ImprovementSet.open(v1[0]).pairs()), as_set(ImprovementSet.open(v2).pairs())
     table = pd.read_parquet(v2.path / "changes.parquet")
     assert as_set(table[table.change == "added"]) == after - before
     assert as_set(table[table.change == "removed"]) == before - after
@@ -131,4 +131,6 @@ def test_pair_blocks_are_the_file(tmp_path):
         CurateConfig(strategy="du", class_names=CLASSES, held_out=0.0, audio_threshold=Threshold(similarity=0.0)),
         world.pool_clips,
     )
-    pd.testing.assert_frame_equal(pa.concat_tables(pair_blocks(made.path)).to_pandas(), read_pairs(made))
+    pd.testing.assert_frame_equal(
+        pa.concat_tables(ImprovementSet.open(made).blocks()).to_pandas(), ImprovementSet.open(made).pairs()
+    )

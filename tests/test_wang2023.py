@@ -133,11 +133,11 @@ def prefect() -> Iterator[None]:
 )  # fmt: skip
 def test_the_recipes_run_from_end_to_end(home, prefect, data, recipe, dataset, selection):
     """A recipe that nobody ever ran is a guess."""
+    from clapcur.data.report_table import ReportTable
     from clapcur.flows.compare import compare
-    from clapcur.stages.report import load_table
 
     experiment = tiny(wang2023.experiment(recipe, dataset, data, selection))
-    rows = {row["name"].lower(): row for row in load_table(compare(experiment))}
+    rows = {line.row.name: line for line in ReportTable.open(compare(experiment)).rows}
     assert set(rows) == {row.name for row in experiment.rows}
     pairs = next(one for one in home.store.of_kind("manifest") if one.record["stage"] == "merge")
     if recipe == "wang2023/table2":
@@ -145,7 +145,7 @@ def test_the_recipes_run_from_end_to_end(home, prefect, data, recipe, dataset, s
         assert all(text in captions for text in ("sounds 3 times", "a bell", "cars", "A riff")), "of all four corpora"
     else:
         assert 0 < pairs.record["counts"]["clips"] < pairs.record["counts"]["of_clips"]
-    teacher = home.store.find(rows["teacher"]["by_seed"][0]["checkpoint"])
+    teacher = home.store.find(rows["teacher"].by_seed[0].checkpoint)
     assert home.store.find(teacher.record["inputs"]["init"]).record["format"] == "panns"
     history = [json.loads(line) for line in (teacher.path / "history.jsonl").read_text().splitlines()]
     tested = [point["test_accuracy"] for point in history if "test_accuracy" in point]

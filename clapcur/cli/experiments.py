@@ -23,7 +23,8 @@ from clapcur.store.artifacts import Artifact
 from clapcur.store.home import Home
 
 if TYPE_CHECKING:
-    from clapcur.experiments.config import Experiment, Row
+    from clapcur.data.rows import Row
+    from clapcur.experiments.config import Experiment
 
 T = TypeVar("T")
 StudentStrategy = Literal["du", "ds", "ads"]
@@ -133,8 +134,8 @@ def improve(
         experiment = recipes.experiment_from_file(config)
     else:
         assert pairs and classes and evaluation
-        student = recipes.Row(strategy=strategy, soft_labels=soft_labels)
-        rows = (recipes.Row(strategy="teacher"), recipes.Row(strategy="continued"), student)
+        student = Row(strategy=strategy, soft_labels=soft_labels)
+        rows = (Row(strategy="teacher"), Row(strategy="continued"), student)
         experiment = recipes.starter(
             name=name, pairs=pairs, pool=pool, class_names=classes, evaluation=evaluation, captions=captions,
             checkpoint=checkpoint, rows=rows,
@@ -190,9 +191,9 @@ def compare(
 
         report = run_flow(flow, experiment)
     if show_report(report, where, as_json):
-        from clapcur.stages.report import load_table
+        from clapcur.data.report_table import ReportTable
 
-        found = {row["name"].lower(): (row["accuracy"], row["sd"]) for row in load_table(report)}
+        found = {line.row.name: (line.accuracy, line.sd) for line in ReportTable.open(report).rows}
         if lines := wang2023.beside(experiment.name, found):
             show(columns_table(("", "here", "Wang et al. 2023"), lines, right=("here", "Wang et al. 2023")), "")
         show_where_to_look(report, where)
@@ -241,49 +242,49 @@ def run_flow(flow: Callable[..., T], *arguments: Any, **options: Any) -> T:
 
 def scored_rows(report: Artifact, home: Home) -> list[dict[str, Any]]:
     """Return what programs rely on: one entry per row and seed of a report."""
-    from clapcur.stages.report import load_table
+    from clapcur.data.report_table import ReportTable
     from clapcur.store.catalog import Catalog
 
     catalog = Catalog.open(home)
     return [
         {
-            "strategy": row["strategy"],
-            "soft_labels": row["soft_labels"],
-            "seed": seed["seed"],
-            "accuracy": seed["accuracy"],
-            "interval": seed["interval"],
-            "transductive": seed["transductive"],
-            "checkpoint": seed["checkpoint"],
-            "improvement_set": seed["improvement_set"],
-            "mlflow_run_id": catalog.run_of(seed["checkpoint"]),
+            "strategy": line.strategy,
+            "soft_labels": line.soft_labels,
+            "seed": seed.seed,
+            "accuracy": seed.accuracy,
+            "interval": seed.interval,
+            "transductive": seed.transductive,
+            "checkpoint": seed.checkpoint,
+            "improvement_set": seed.improvement_set,
+            "mlflow_run_id": catalog.run_of(seed.checkpoint),
         }
-        for row in load_table(report)
-        for seed in row["by_seed"]
+        for line, seed in ReportTable.open(report).seeds
     ]
 
 
 def show_report(report: Artifact, home: Home, as_json: bool) -> bool:
     """Print the table, or one line of JSON; tell whether people are reading."""
-    from clapcur.stages.report import load_table, render
+    from clapcur.data.report_table import ReportTable
+    from clapcur.stages.report import render
 
     if as_json:
         print_json({"home": str(home.root), "rows": scored_rows(report, home)})
         return False
-    show(render(load_table(report)))
+    show(render(ReportTable.open(report).rows))
     show(f"Changes in points with their paired 95 % interval. The whole story: {report.path / 'report.html'}\n")
     return True
 
 
 def show_where_to_look(report: Artifact, home: Home) -> None:
     """Print the next commands, with ids that exist."""
-    import pyarrow.parquet as pq
+    from clapcur.data.improvement_set import ImprovementSet
 
     clapcur = command_line("clapcur", home)
     students = [row for row in scored_rows(report, home) if row["improvement_set"]]
     if students:
         best = max(students, key=lambda row: row["accuracy"])
-        chosen = home.store.folder("improvement_set", best["improvement_set"]) / "pairs.parquet"
-        clip = next(pq.ParquetFile(chosen).iter_batches(1, columns=["clip_id"]))["clip_id"][0].as_py()
+        chosen = ImprovementSet(home.store.folder("improvement_set", best["improvement_set"]))
+        clip = next(chosen.blocks(["clip_id"]))["clip_id"][0].as_py()
         show(
             f"The best student here, for clapcur.load_model: {home.store.folder('checkpoint', best['checkpoint'])}",
             f"  {clapcur} trace {best['checkpoint']}    what made it, down to every pair",

@@ -1,7 +1,6 @@
 """The commands around new audio and audio that must go: land, watch, plan, recurate and forget."""
 
 import csv
-import json
 import os
 import time
 from pathlib import Path
@@ -178,12 +177,16 @@ def recurate(
 def show_recuration(made: Artifact, as_json: bool) -> None:
     """Print how far a re-curation went, and why not further."""
     if made.kind == "decision":
-        decision = json.loads((made.path / "decision.json").read_text())
+        from dataclasses import asdict
+
+        from clapcur.data.decision import Decision
+
+        decision = Decision.open(made)
         if as_json:
-            print_json({"id": made.id, "kind": made.kind} | decision)
+            print_json({"id": made.id, "kind": made.kind} | asdict(decision))
             return
-        show(facts_table({"decision": made.id, "challenger": decision["challenger"], "champion": decision["champion"]}))
-        show(f"{'Promoted' if decision['promoted'] else 'Not promoted'}: {decision['why']}.")
+        show(facts_table({"decision": made.id, "challenger": decision.challenger, "champion": decision.champion}))
+        show(f"{'Promoted' if decision.promoted else 'Not promoted'}: {decision.why}.")
         return
     said = {
         "manifest": "too little has landed to curate again",

@@ -1,8 +1,8 @@
 """The commands that run one stage each; they take and give artifact ids."""
 
-import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,6 +24,7 @@ from clapcur.cli.console import (
     working,
 )
 from clapcur.data.class_names import PROMPT, find_class_names, prompts
+from clapcur.data.rows import Row
 from clapcur.store.artifacts import Artifact
 from clapcur.store.home import Home
 
@@ -142,7 +143,7 @@ def train_teacher(
     with working():
         from clapcur.tasks.train import train
 
-        made = train.fn(settings, inputs, "teacher")
+        made = train.fn(settings, inputs, Row(strategy="teacher"))
     show_artifact(made, as_json)
 
 
@@ -174,11 +175,11 @@ def train_student(
     settings = training_from_file(config, "student", seed, soft_labels, processes)
     where = open_home(home)
     inputs = {"init": find(where, teacher, "checkpoint"), "teacher_pairs": find(where, pairs, "manifest")}
-    strategy = "sl" if settings.soft_labels else "continued"
+    row = Row.parse("sl" if settings.soft_labels else "continued")
     if improvement_set:
         chosen = find(where, improvement_set, "improvement_set")
         inputs["improvement_set"] = chosen
-        strategy = chosen.record["config"]["strategy"] + ("+sl" if settings.soft_labels else "")
+        row = Row(strategy=chosen.record["config"]["strategy"], soft_labels=settings.soft_labels is not None)
         for role, given in (("pool", pool), ("captions", captions)):
             if name := given or chosen.record["inputs"].get(role):
                 inputs[role] = find(where, name, "manifest")
@@ -187,7 +188,7 @@ def train_student(
     with working():
         from clapcur.tasks.train import train
 
-        made = train.fn(settings, inputs, strategy)
+        made = train.fn(settings, inputs, row)
     show_artifact(made, as_json)
 
 
@@ -338,6 +339,7 @@ def evaluate(
     inputs = {"checkpoint": scored, "evaluation": manifest}
     with working():
         from clapcur.data.manifest import Manifest
+        from clapcur.data.scores import Scores, ZeroShotScores
         from clapcur.stages.embed import EmbedConfig
         from clapcur.stages.evaluate import EvaluateConfig, label_index
         from clapcur.tasks.evaluate import evaluate as run
@@ -353,21 +355,19 @@ def evaluate(
             wanted["prompt_embeddings"] = (None, EmbedConfig(what="prompts", prompts=prompts(names, prompt)))
             config = EvaluateConfig(class_names=names, prompt=prompt)
         inputs |= embedded(scored, inputs, wanted)
-        tags = scored.record.get("tags", {})
-        made = run.fn(config, inputs, str(tags.get("row", "student")), int(tags.get("seed", 0)))
-    scores = json.loads((made.path / "scores.json").read_text())
+        record = scored.record
+        made = run.fn(config, inputs, Row.of(record), int(record.get("tags", {}).get("seed", 0)))
+    scores = Scores.open(made) if retrieval else ZeroShotScores.open(made)
+    intervals = {} if retrieval else {name: getattr(scores, name) for name in ("interval", "transductive_interval")}
+    protocol, known = scores.protocol.facts(), scores.contamination
     if as_json:
-        show_artifact(
-            made,
-            as_json,
-            **{name: scores[name] for name in ("interval", "protocol", "contamination") if name in scores},
-        )
+        first = {"interval": intervals["interval"]} if intervals else {}
+        show_artifact(made, as_json, **first, protocol=protocol, contamination=asdict(known))
         return
-    intervals = {name: interval_text(scores[name]) for name in ("interval", "transductive_interval") if name in scores}
-    known = scores["contamination"]
-    heard = f"{known['status']}, {known['num_clips']} clips" if known["num_clips"] else known["status"]
-    show_artifact(made, as_json, **intervals, contamination=heard)
-    show("\nunder this protocol:", facts_table(scores["protocol"]))
+    heard = f"{known.status}, {known.num_clips} clips" if known.num_clips else known.status
+    shown = {name: interval_text(interval) for name, interval in intervals.items()}
+    show_artifact(made, as_json, **shown, contamination=heard)
+    show("\nunder this protocol:", facts_table(protocol))
 
 
 def report(
@@ -387,7 +387,8 @@ def report(
     The id of a report shows that report again. Names are teacher, continued, sl, du, du+sl, ds, ds+sl, ads and ads+sl.
     """
     from clapcur.cli.experiments import scored_rows
-    from clapcur.stages.report import load_table, render
+    from clapcur.data.report_table import ReportTable
+    from clapcur.stages.report import render
 
     if len(rows) == 1 and "=" not in rows[0]:
         where = open_home(home, must_exist=True)
@@ -398,7 +399,7 @@ def report(
     if as_json:
         print_json({"home": str(where.root), "report": made.id, "rows": scored_rows(made, where)})
         return
-    show(render(load_table(made)))
+    show(render(ReportTable.open(made).rows))
     show(f"report {made.id}: {made.path / 'report.html'}")
 
 
@@ -409,16 +410,15 @@ def _make_report(home: Home, rows: list[str], title: str, note: str) -> Artifact
     for text in rows:
         name, is_row, scores = text.partition("=")
         name, _, seed = name.partition(".seed")
-        strategy = name.removesuffix("+sl")
-        if (
-            not is_row
-            or (seed and not seed.isdecimal())
-            or strategy not in ("teacher", "continued", "sl", "du", "ds", "ads")
-        ):
+        if not is_row or (seed and not seed.isdecimal()):
             raise typer.BadParameter(f"expected a row such as ads+sl=SCORES or ads+sl.seed1=SCORES, got {text!r}")
-        role = f"scores.{name}.seed{int(seed or 0)}"
+        try:
+            row = Row.parse(name)
+        except ValueError as error:
+            raise typer.BadParameter(f"expected a row such as ads+sl=SCORES, got {text!r}: {error}") from None
+        role = f"scores.{row.name}.seed{int(seed or 0)}"
         inputs[role] = find(home, scores, "scores")
-        lines.append(ReportRow(strategy=strategy, soft_labels=name.endswith("sl"), seed=int(seed or 0), scores=role))
+        lines.append(ReportRow(strategy=row.strategy, soft_labels=row.soft_labels, seed=int(seed or 0), scores=role))
     with working():
         from clapcur.tasks.report import report as run
 

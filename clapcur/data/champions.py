@@ -4,13 +4,12 @@ A checkpoint whose lineage holds a clip that was taken down (`clapcur.data.taked
 decided before or after the take-down. MLflow shows the same as aliases of a registered model (`clapcur.tracking`).
 """
 
-import json
 import logging
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import Any
 
 from clapcur.config import signature
+from clapcur.data.decision import Decision
 from clapcur.data.forgotten import forgotten_names
 from clapcur.data.takedowns import why_tainted
 from clapcur.errors import ArtifactError
@@ -34,24 +33,22 @@ def datasets(store: Store) -> list[str]:
     return sorted({artifact.record["config"]["dataset"] for artifact in store.of_kind("decision")})
 
 
-def decisions(store: Store, dataset: str) -> list[dict[str, Any]]:
-    """Return the decisions about a dataset, the first one first, with the ``id`` of each and its ``teacher``."""
-    found = []
-    for artifact in store.of_kind("decision"):
-        record = artifact.record
-        if record["config"]["dataset"] == dataset:
-            told = json.loads((artifact.path / "decision.json").read_text())
-            found.append({"id": artifact.id, "teacher": record["inputs"]["teacher"], **told})
-    return found
+def decisions(store: Store, dataset: str) -> list[tuple[Artifact, Decision]]:
+    """Return the decisions about a dataset, the first one first."""
+    return [
+        (artifact, Decision.open(artifact))
+        for artifact in store.of_kind("decision")
+        if artifact.record["config"]["dataset"] == dataset
+    ]
 
 
 def decision_that_holds(store: Store, dataset: str, champion: Artifact, challenger: Artifact) -> Artifact | None:
     """Return the decision that leaves nothing to decide: this challenger is champion, or did not beat this champion."""
-    for decision in reversed(decisions(store, dataset)):
-        if decision["challenger"] == challenger.id and (
-            challenger == champion or (decision["champion"] == champion.id and not decision["promoted"])
+    for artifact, decision in reversed(decisions(store, dataset)):
+        if decision.challenger == challenger.id and (
+            challenger == champion or (decision.champion == champion.id and not decision.promoted)
         ):
-            return store.find(decision["id"])
+            return artifact
     return None
 
 
@@ -63,13 +60,13 @@ def standing(store: Store, dataset: str) -> dict[str, Artifact]:
     nothing clean can have is missing; all are where nothing was decided yet.
     """
     made = list(reversed(decisions(store, dataset)))
-    promoted = [decision["challenger"] for decision in made if decision["promoted"]]
-    before = [decision["champion"] for decision in made]
-    teachers = [decision["teacher"] for decision in made]
+    promoted = [decision.challenger for _, decision in made if decision.promoted]
+    before = [decision.champion for _, decision in made]
+    teachers = [artifact.record["inputs"]["teacher"] for artifact, _ in made]
     wanted = {
         "teacher": teachers,
         "champion": promoted + before[-1:] + teachers if promoted else before + teachers,
-        "challenger": [decision["challenger"] for decision in made],
+        "challenger": [decision.challenger for _, decision in made],
     }
     names = forgotten_names(store)
     known: dict[str, Artifact | None] = {}
@@ -81,7 +78,8 @@ def why_outdated(store: Store, dataset: str) -> str:
     """Return why the newest decision does not hold: it was about what holds a forgotten clip. Empty where it does."""
     if not (made := decisions(store, dataset)) or not (names := forgotten_names(store)):
         return ""
-    reasons = (_why_not(store, made[-1][role], names) for role in ("champion", "challenger"))
+    newest = made[-1][1]
+    reasons = (_why_not(store, checkpoint, names) for checkpoint in (newest.champion, newest.challenger))
     return next(filter(None, reasons), "")
 
 

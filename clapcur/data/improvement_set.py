@@ -7,6 +7,9 @@ those kept or passed over for its clip, 0 is the nearest). Rows are sorted by cl
 """
 
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +22,7 @@ import pyarrow.parquet as pq
 
 from clapcur.errors import ArtifactError, DataError
 from clapcur.store.artifacts import Artifact
+from clapcur.store.payloads import Payload
 
 PAIRS = "pairs.parquet"
 ROW_GROUP = 65_536
@@ -148,9 +152,102 @@ def _check_cosines(pairs: pa.Table) -> None:
             )
 
 
-def read_pairs(artifact: Artifact, clip_id: str | None = None) -> pd.DataFrame:
-    """Read the pairs of a finished Improvement-Set, or those of one clip."""
-    if artifact.kind != "improvement_set":
-        raise ArtifactError(f"expected an improvement_set, got the {artifact.kind} {artifact.id}")
-    filters: Any = [("clip_id", "==", clip_id)] if clip_id else None
-    return pq.read_table(artifact.path / PAIRS, filters=filters).to_pandas()
+@dataclass(frozen=True, kw_only=True)
+class CaptionCount:
+    """A caption, and in how many pairs it is."""
+
+    caption: str
+    pairs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histogram:
+    """Similarities of a sample of the candidate clips to all candidate captions."""
+
+    clips: int
+    # in the sample
+    of_clips: int
+    edges: list[float]
+    # of the bins, one more than counts
+    counts: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What changed against the set of an earlier version of the pool."""
+
+    parent: str
+    # id of that set
+    added: int
+    removed: int
+    kept: int
+    clips_added: int
+    # that had no pair before
+    clips_removed: int
+    # that have none any more
+    pairs_per_class: dict[str, dict[str, int]]
+    # before and after
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card(Payload):
+    """What an Improvement-Set is made of, in numbers: ``card.json``. Similarities are cosines."""
+
+    KIND = "improvement_set"
+    FILE = "card.json"
+
+    strategy: str
+    thresholds: dict[str, float]
+    # audio and caption, as far as the strategy has them
+    counts: dict[str, int]
+    exclusions: dict[str, int]
+    # candidate clips that were kept out, by reason
+    contamination: Mapping[str, Any]
+    # candidates and teacher_pairs against the evaluation clips
+    marked_wrong: int
+    similarity: dict[str, float]
+    # mean, min and max over the pairs
+    class_coverage: dict[str, dict[str, int]]
+    # pairs and clips of each class
+    top_captions: list[CaptionCount]
+    histogram: Histogram | None = None
+    # DU and ADS only, as all that follows
+    scored: dict[str, int] | None = None
+    # new_clips, and clips_taken_over from the set of an earlier version
+    class_thresholds: dict[str, float] | None = None
+    # where each class has its own audio threshold
+    hubness: Mapping[str, Any] | None = None
+    calibration: Mapping[str, Any] | None = None
+    # how a precision became a similarity
+    approximate: Mapping[str, Any] | None = None
+    # what the approximate search missed
+    changes: Changes | None = None
+
+
+@dataclass(frozen=True)
+class ImprovementSet:
+    """The folder of an Improvement-Set: its card, and its pairs as a table or as a stream."""
+
+    folder: Path
+
+    @classmethod
+    def open(cls, artifact: Artifact) -> "ImprovementSet":
+        """Return the set of a finished artifact; ArtifactError for another kind."""
+        if artifact.kind != Card.KIND:
+            raise ArtifactError(f"expected an artifact of the kind {Card.KIND}, got the {artifact.kind} {artifact.id}")
+        return cls(artifact.path)
+
+    @cached_property
+    def card(self) -> Card:
+        """What the set is made of, in numbers."""
+        return Card.read(self.folder)
+
+    def pairs(self, columns: list[str] | None = None) -> pd.DataFrame:
+        """Return all pairs, with these columns of `SCHEMA` or all, sorted by clip."""
+        return pd.read_parquet(self.folder / PAIRS, columns=columns)
+
+    def blocks(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yield the pairs in their order, at most a row group at a time."""
+        with pq.ParquetFile(self.folder / PAIRS) as file:
+            for batch in file.iter_batches(ROW_GROUP, columns=columns):
+                yield pa.Table.from_batches([batch])

@@ -8,22 +8,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clapcur.data.improvement_set import PAIRS, ROW_GROUP, SCHEMA
+from clapcur.data.improvement_set import SCHEMA, Changes, ImprovementSet
 
 CHANGES = pa.schema([("change", pa.string()), *SCHEMA])
-
-
-def pair_blocks(folder: Path) -> Iterator[pa.Table]:
-    """Yield the pairs of an Improvement-Set's folder in their order, a row group at a time."""
-    with pq.ParquetFile(folder / PAIRS) as file:
-        for batch in file.iter_batches(ROW_GROUP):
-            yield pa.Table.from_batches([batch])
 
 
 def aligned(one: Iterator[pa.Table], other: Iterator[pa.Table]) -> Iterator[tuple[pa.Table, pa.Table]]:
@@ -66,27 +58,22 @@ def merged(one: Iterator[pa.Table], other: Iterator[pa.Table]) -> Iterator[pa.Ta
         yield both.take(pc.sort_indices(both["clip_id"])) if len(first) and len(second) else both  # the sort is stable
 
 
-def write_changes(before: Path, after: Path, path: Path) -> dict[str, Any]:
+def write_changes(before: ImprovementSet, parent: str, after: ImprovementSet, path: Path) -> Changes:
     """Write the pairs that one set has and the other has not, and count them.
 
     Parameters
     ----------
-    before, after : Path
-        Folders of Improvement-Sets.
+    before, after : ImprovementSet
+    parent : str
+        Id of the first.
     path : Path
         Of a Parquet table with the columns of a set and ``change``, which is added or removed.
-
-    Returns
-    -------
-    dict
-        ``added``, ``removed`` and ``kept`` pairs; ``clips_added`` and ``clips_removed`` (clips that had no pair, or
-        have none any more); ``pairs_per_class``, before and after for each class.
     """
     counts: Counter[str] = Counter()
     classes = {"before": Counter[str](), "after": Counter[str]()}
     with ExitStack() as stack:
         writer = stack.enter_context(pq.ParquetWriter(path, CHANGES, compression="zstd"))
-        for old, new in aligned(pair_blocks(before), pair_blocks(after)):
+        for old, new in aligned(before.blocks(), after.blocks()):
             for when, table in (("before", old), ("after", new)):
                 found = pc.value_counts(table["class"])
                 classes[when].update(dict(zip(found.field(0).to_pylist(), found.field(1).to_pylist(), strict=True)))
@@ -100,7 +87,7 @@ def write_changes(before: Path, after: Path, path: Path) -> dict[str, Any]:
     names = sorted(classes["before"].keys() | classes["after"].keys())
     per_class = {name: {when: count[name] for when, count in classes.items()} for name in names}
     wanted = ("added", "removed", "kept", "clips_added", "clips_removed")
-    return {name: counts[name] for name in wanted} | {"pairs_per_class": per_class}
+    return Changes(parent=parent, **{name: counts[name] for name in wanted}, pairs_per_class=per_class)
 
 
 def _without(table: pa.Table, other: pa.Table) -> pa.Table:

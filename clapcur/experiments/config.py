@@ -22,6 +22,7 @@ from clapcur.data.class_names import (
     read_class_names,
 )
 from clapcur.data.marks import Mark, marks_from_file
+from clapcur.data.rows import PAPER_ROWS, ImprovementSetName, Row
 from clapcur.data.tables import whole_number
 from clapcur.methods.contamination import NearDuplicate
 from clapcur.methods.hubness import Hubness
@@ -39,42 +40,6 @@ if TYPE_CHECKING:  # it imports scipy's filters, which the demo alone needs
 
 # What a config starts from; of fewer captions or pairs than these, all are taken.
 AUDIO_THRESHOLD, CAPTION_THRESHOLD = Threshold(count=2000), Threshold(count=1000)
-Strategy = Literal["teacher", "continued", "sl", "du", "ds", "ads"]
-
-
-@frozen
-class Row:
-    """One row of a comparison: what the student learns from, and whether its targets are softened."""
-
-    strategy: Strategy
-    """What the student learns from."""
-    soft_labels: bool = False
-    """Whether its targets are softened."""
-
-    def __post_init__(self) -> None:
-        """Refuse rows that contradict their name."""
-        if self.strategy in ("teacher", "continued") and self.soft_labels:
-            raise ValueError(f"the row {self.strategy!r} has no soft labels; 'sl' is the teacher continued with them")
-        if self.strategy == "sl" and not self.soft_labels:
-            raise ValueError("the row 'sl' is the teacher continued with soft labels: set soft_labels")
-
-    @property
-    def name(self) -> str:
-        """The row's short name, such as ``ads+sl``."""
-        return f"{self.strategy}+sl" if self.soft_labels and self.strategy != "sl" else self.strategy
-
-    @property
-    def improvement_set(self) -> Literal["du", "ds", "ads"] | None:
-        """Which set the student learns from; None for the teacher's own pairs."""
-        return self.strategy if self.strategy in ("du", "ds", "ads") else None
-
-
-PAPER_ROWS = (
-    Row(strategy="teacher"),
-    Row(strategy="continued"),
-    Row(strategy="sl", soft_labels=True),
-    *(Row(strategy=strategy, soft_labels=soft) for strategy in ("du", "ds", "ads") for soft in (False, True)),
-)  # fmt: skip
 
 
 @frozen
@@ -199,7 +164,7 @@ class Experiment:
         """Return the embedding of the class prompts."""
         return EmbedConfig(what="prompts", prompts=prompts(self.class_names, self.prompt))
 
-    def curate(self, strategy: Literal["du", "ds", "ads"]) -> CurateConfig:
+    def curate(self, strategy: ImprovementSetName) -> CurateConfig:
         """Return the curation of one strategy."""
         audio = (self.du_threshold if strategy == "du" else None) or self.audio_threshold
         searches = strategy != "ds"

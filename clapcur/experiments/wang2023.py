@@ -10,8 +10,9 @@ from typing import Literal
 
 from clapcur.config import frozen
 from clapcur.data.class_names import class_list
+from clapcur.data.rows import PAPER_ROWS
 from clapcur.errors import DataError
-from clapcur.experiments.config import PAPER_ROWS, Experiment
+from clapcur.experiments.config import Experiment
 from clapcur.methods.thresholds import Threshold
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
 from clapcur.stages.adopt import AdoptConfig

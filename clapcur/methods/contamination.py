@@ -21,6 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from clapcur.data.embeddings import EmbeddingTable
+from clapcur.data.improvement_set import ImprovementSet
 from clapcur.data.recordings import asked_as, known_as, place_differs, recording_id, without_place
 from clapcur.errors import ArtifactError, EmptySetError
 from clapcur.store.artifacts import Artifact, Store
@@ -365,7 +366,7 @@ def _clips_of(store: Store, made: Artifact) -> pd.DataFrame:
     """Return the clips of a manifest's pairs, or those that stand in an Improvement-Set."""
     if made.kind == "manifest":
         return pd.read_parquet(made.path / "clips.parquet", columns=IDENTITY)
-    chosen = set(pd.read_parquet(made.path / "pairs.parquet", columns=["clip_id"]).clip_id)
+    chosen = set(ImprovementSet.open(made).pairs(["clip_id"]).clip_id)
     inputs = made.record["inputs"]
     manifests = [store.find(inputs[role]) for role in ("pool", "teacher_pairs") if role in inputs]
     clips = pd.concat([_clips_of(store, manifest) for manifest in manifests]).drop_duplicates("clip_id")

@@ -10,12 +10,14 @@ that it shows.
 import functools
 import logging
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
+
+from clapcur.data.improvement_set import Card
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,32 +82,33 @@ def _save(figure: "Figure", path: Path) -> None:
 
 
 @side_picture
-def similarity_figure(card: Mapping[str, Any], path: Path) -> None:
+def similarity_figure(card: Card, path: Path) -> None:
     """Draw how the similarities of all candidate pairs lie, and where the threshold cuts.
 
     Parameters
     ----------
-    card : mapping
-        With ``histogram`` (edges, counts), ``thresholds`` and ``counts`` of an Improvement-Set.
+    card : Card
+        Of an Improvement-Set that has a histogram.
     path : Path
         The PNG to write.
     """
-    edges, counts = np.array(card["histogram"]["edges"]), np.array(card["histogram"]["counts"])
+    histogram, threshold = card.histogram, card.thresholds["audio"]
+    assert histogram is not None
+    edges, counts = np.array(histogram.edges), np.array(histogram.counts)
     used = np.flatnonzero(counts)
     figure = new_figure(6, 3)
     axes = figure.subplots()
     axes.stairs(counts, edges, fill=True, color=MUTED)
-    axes.stairs(np.where(edges[:-1] >= card["thresholds"]["audio"], counts, 0), edges, fill=True, color=ACCENT)
-    axes.axvline(card["thresholds"]["audio"], color=INK, linewidth=1)
+    axes.stairs(np.where(edges[:-1] >= threshold, counts, 0), edges, fill=True, color=ACCENT)
+    axes.axvline(threshold, color=INK, linewidth=1)
     axes.set_xlim(edges[used[0]], edges[used[-1] + 1])
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.8)
     axes.set_xlabel("similarity of clip and caption")
-    histogram = card["histogram"]
-    is_sample = histogram["clips"] < histogram["of_clips"]
-    axes.set_ylabel(f"pairs of {histogram['clips']:,} clips" if is_sample else "pairs")
-    kept = f"{card['counts']['pairs']:,} pairs at or above {card['thresholds']['audio']:.3f}"
-    axes.set_title(f"{card['strategy'].upper()}: {kept}", loc="left", fontsize=10)
+    is_sample = histogram.clips < histogram.of_clips
+    axes.set_ylabel(f"pairs of {histogram.clips:,} clips" if is_sample else "pairs")
+    kept = f"{card.counts['pairs']:,} pairs at or above {threshold:.3f}"
+    axes.set_title(f"{card.strategy.upper()}: {kept}", loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
@@ -152,14 +155,14 @@ def near_duplicate_figure(
 
 
 @side_picture
-def class_coverage_figure(card: Mapping[str, Any], path: Path) -> None:
+def class_coverage_figure(card: Card, path: Path) -> None:
     """Draw the number of clips of every class in an Improvement-Set, empty classes included.
 
     Where there are too many classes, those with the most clips.
     """
-    coverage = card["class_coverage"]
+    coverage = card.class_coverage
     names = list(coverage)
-    title = f"{card['strategy'].upper()}: clips by class of their caption"
+    title = f"{card.strategy.upper()}: clips by class of their caption"
     if len(names) > MAX_BARS:
         num_empty = sum(not counts["clips"] for counts in coverage.values())
         title += f" (the largest {MAX_BARS} of {len(names):,}, {num_empty:,} have none)"

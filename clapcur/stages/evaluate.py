@@ -14,8 +14,8 @@ Inputs by role: ``checkpoint``, ``audio_embeddings``, ``evaluation`` (a labelled
 or (a manifest with pairs) with ``caption_embeddings``.
 """
 
+import dataclasses
 import difflib
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -29,6 +29,16 @@ from clapcur.config import check_seed, frozen, signature
 from clapcur.data.class_names import PROMPT, check_class_names, check_prompt, readable
 from clapcur.data.embeddings import EmbeddingTable
 from clapcur.data.manifest import Manifest
+from clapcur.data.scores import (
+    PREDICTIONS,
+    RANKS,
+    ZERO_SHOT,
+    Contamination,
+    Protocol,
+    RetrievalScores,
+    Scores,
+    ZeroShotScores,
+)
 from clapcur.errors import DataError, ManifestError
 from clapcur.methods.contamination import learned_from, near_duplicates_by, overlap
 from clapcur.methods.metrics import (
@@ -42,7 +52,7 @@ from clapcur.methods.metrics import (
     transductive_posteriors,
 )
 from clapcur.methods.plots import confusion_figure
-from clapcur.store.artifacts import Artifact, Stage, Workspace, write_atomic
+from clapcur.store.artifacts import Artifact, Stage, Workspace
 
 NUM_RESAMPLES = 2000
 LEVEL = 0.95
@@ -81,19 +91,21 @@ def evaluate(inputs: Mapping[str, Artifact], config: EvaluateConfig, work: Works
     """
     manifest = Manifest.open(inputs["evaluation"])
     audio = EmbeddingTable.open(inputs["audio_embeddings"])
+    scores: Scores
     if config.task == "retrieval":
-        scores, table, name = *_retrieval(inputs, manifest, audio), "ranks.parquet"
+        found, table = _retrieval(inputs, manifest, audio)
+        scores, name, metrics = found, RANKS, found.metrics
     else:
-        scores, table, name = *_zero_shot(inputs, config, manifest, audio), "predictions.parquet"
-        names = scores.get("confusion_classes", check_class_names(config.class_names))
-        confusion_figure(scores["confusion"], names, work.path / "confusion.png")
-    known = _contamination(inputs, manifest, table)
-    scores["contamination"] = known
-    _check_finite(scores, table)
+        scored, table = _zero_shot(inputs, config, manifest, audio)
+        names = scored.confusion_classes or check_class_names(config.class_names)
+        confusion_figure(scored.confusion, names, work.path / "confusion.png")
+        scores, name = scored, PREDICTIONS
+        metrics = {key: value for key, value in vars(scored).items() if isinstance(value, float)}
+    scores = dataclasses.replace(scores, contamination=_contamination(inputs, manifest, table))
+    _check_finite(dataclasses.asdict(scores), table)
     table.to_parquet(work.path / name, index=False)
-    write_atomic(work.path / "scores.json", json.dumps(scores, indent=1))
-    metrics = {key: value for key, value in scores.items() if isinstance(value, float)}
-    counts = {"clips": scores["protocol"]["num_clips"], "contaminated": known["num_clips"]}
+    scores.write(work.path)
+    counts = {"clips": scores.protocol.num_clips, "contaminated": scores.contamination.num_clips}
     return {"counts": counts, "metrics": metrics}
 
 
@@ -112,7 +124,7 @@ def _check_finite(scores: Mapping[str, Any], table: pd.DataFrame) -> None:
 def _numbers(scores: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, float]]:
     """Yield every number of nested mappings and lists, with the names that lead to it."""
     for name, value in scores.items():
-        items = value if isinstance(value, list) else [value]
+        items = value if isinstance(value, (list, tuple)) else [value]
         for item in items:
             if isinstance(item, Mapping):
                 yield from _numbers(item, f"{path}{name}.")
@@ -120,8 +132,8 @@ def _numbers(scores: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, f
                 yield f"{path}{name}", item
 
 
-def _contamination(inputs: Mapping[str, Artifact], manifest: Manifest, table: pd.DataFrame) -> dict[str, Any]:
-    """Say which of the scored clips the checkpoint has learned from, and mark them in the table of predictions."""
+def _contamination(inputs: Mapping[str, Artifact], manifest: Manifest, table: pd.DataFrame) -> Contamination:
+    """Return which of the scored clips the checkpoint has learned from, and mark them in the table of predictions."""
     is_classified = "clip_id" in table
     scored = set(table.clip_id) if is_classified else set(manifest.pairs.clip_id)
     clips = manifest.clips[manifest.clips.clip_id.isin(scored)].reset_index(drop=True)
@@ -131,18 +143,18 @@ def _contamination(inputs: Mapping[str, Artifact], manifest: Manifest, table: pd
         found = found.with_near_duplicates(near)
     reasons = found.reason_of()
     status = "contaminated" if reasons else "unknown" if learned.unknown else "clean"
-    said = {"status": status, **found.as_json(), "unknown": learned.unknown}
+    of_others = None
     if is_classified:
         table["known_by"] = [reasons.get(clip, "") for clip in table.clip_id]
         others = table[table.known_by == ""]
         if reasons and len(others):
-            said["accuracy_of_others"] = float((others.predicted == others.label).mean())
-    return said
+            of_others = float((others.predicted == others.label).mean())
+    return Contamination(status=status, **found.as_json(), unknown=learned.unknown, accuracy_of_others=of_others)
 
 
 def _zero_shot(
     inputs: Mapping[str, Artifact], config: EvaluateConfig, manifest: Manifest, audio: EmbeddingTable
-) -> tuple[dict[str, Any], pd.DataFrame]:
+) -> tuple[ZeroShotScores, pd.DataFrame]:
     names = check_class_names(config.class_names)
     clips = manifest.clips[manifest.clips.clip_id.isin(set(audio.ids))].reset_index(drop=True)
     labels_N = label_index(clips, names)
@@ -155,32 +167,33 @@ def _zero_shot(
     posteriors_NK = transductive_posteriors(rows_ND, prompts_KD, logit_scale=logit_scale)
     transductive_N = posteriors_NK.argmax(axis=1)
 
-    def interval(predicted: NDArray[np.int64]) -> list[float]:
-        found = bootstrap_interval(
+    def interval(predicted: NDArray[np.int64]) -> tuple[float, float]:
+        low, high = bootstrap_interval(
             predicted == labels_N, groups, level=LEVEL, num_resamples=NUM_RESAMPLES, seed=config.seed
         )
-        return [float(limit) for limit in found]
+        return float(low), float(high)
 
     recall = per_class_accuracy(predicted_N, labels_N, len(names))
-    scores = {
-        "accuracy": float(accuracy(predicted_N, labels_N)),
-        "interval": interval(predicted_N),
-        "macro_accuracy": float(np.nanmean(recall)),
-        "transductive": float(accuracy(transductive_N, labels_N)),
-        "transductive_interval": interval(transductive_N),
-        "per_class": {name: float(value) for name, value in zip(names, recall, strict=True) if np.isfinite(value)},
-        "per_fold": {
+    confusion, confusion_classes = _confusion(predicted_N, labels_N, names)
+    scores = ZeroShotScores(
+        accuracy=float(accuracy(predicted_N, labels_N)),
+        interval=interval(predicted_N),
+        macro_accuracy=float(np.nanmean(recall)),
+        transductive=float(accuracy(transductive_N, labels_N)),
+        transductive_interval=interval(transductive_N),
+        per_class={name: float(value) for name, value in zip(names, recall, strict=True) if np.isfinite(value)},
+        per_fold={
             str(fold): float(accuracy(predicted_N[rows], labels_N[rows]))
             for fold, rows in clips.groupby("fold").indices.items()
         },
-        **_confusion(predicted_N, labels_N, names),
-        "protocol": _protocol(inputs, clips, manifest)
-        | {
-            "task": "zero-shot classification", "prompt": config.prompt, "num_classes": len(names),
-            "class_names_sha256": signature(list(names)), "interval": f"bootstrap over recordings, {LEVEL:.0%}",
-            "seed": config.seed,
-        },
-    }  # fmt: skip
+        confusion=confusion,
+        confusion_classes=confusion_classes,
+        protocol=Protocol(
+            task=ZERO_SHOT, prompt=config.prompt, num_classes=len(names), class_names_sha256=signature(list(names)),
+            interval=f"bootstrap over recordings, {LEVEL:.0%}", seed=config.seed,
+            **_protocol(inputs, clips, manifest),
+        ),
+    )  # fmt: skip
     similarity_NK = rows_ND @ prompts_KD.T
     table = pd.DataFrame(
         {
@@ -197,10 +210,12 @@ def _zero_shot(
     return scores, table
 
 
-def _confusion(predicted_N: NDArray[np.int64], labels_N: NDArray[np.int64], names: tuple[str, ...]) -> dict[str, Any]:
+def _confusion(
+    predicted_N: NDArray[np.int64], labels_N: NDArray[np.int64], names: tuple[str, ...]
+) -> tuple[list[list[int]], list[str] | None]:
     """Return the confusion matrix; of very many classes that of those which are confused the most, with their names."""
     if len(names) <= MAX_CONFUSION:
-        return {"confusion": confusion_matrix(predicted_N, labels_N, len(names)).tolist()}
+        return confusion_matrix(predicted_N, labels_N, len(names)).tolist(), None
     is_wrong_N = predicted_N != labels_N
     wrong_K = sum(np.bincount(rows[is_wrong_N], minlength=len(names)) for rows in (predicted_N, labels_N))
     chosen = np.sort(np.argsort(-wrong_K, kind="stable")[:MAX_CONFUSION])
@@ -209,7 +224,7 @@ def _confusion(predicted_N: NDArray[np.int64], labels_N: NDArray[np.int64], name
     both_N = (place_K[predicted_N] >= 0) & (place_K[labels_N] >= 0)
     cell_N = place_K[labels_N[both_N]] * len(chosen) + place_K[predicted_N[both_N]]
     counts = np.bincount(cell_N, minlength=len(chosen) ** 2).reshape(len(chosen), len(chosen))
-    return {"confusion": counts.tolist(), "confusion_classes": [names[index] for index in chosen]}
+    return counts.tolist(), [names[index] for index in chosen]
 
 
 def label_index(clips: pd.DataFrame, names: tuple[str, ...]) -> NDArray[np.int64]:
@@ -245,7 +260,7 @@ def did_you_mean(label: str, names: Sequence[str]) -> str:
 
 def _retrieval(
     inputs: Mapping[str, Artifact], manifest: Manifest, audio: EmbeddingTable
-) -> tuple[dict[str, Any], pd.DataFrame]:
+) -> tuple[RetrievalScores, pd.DataFrame]:
     """Score caption-to-audio and audio-to-caption retrieval; a clip may have several captions."""
     if manifest.pairs.empty:
         raise ManifestError("retrieval needs an evaluation manifest with captions, got one without pairs")
@@ -257,21 +272,22 @@ def _retrieval(
     column = pd.Series(range(len(texts)), texts.caption_id)
     relevant_NM = np.zeros(similarity_NM.shape, bool)
     relevant_NM[row[manifest.pairs.clip_id].to_numpy(), column[manifest.pairs.caption_id].to_numpy()] = True
-    scores: dict[str, Any] = {}
+    metrics: dict[str, float] = {}
     for direction, similarity, relevant in (
         ("text_to_audio", similarity_NM.T, relevant_NM.T),
         ("audio_to_text", similarity_NM, relevant_NM),
     ):
         for k in (1, 5, 10):
-            scores[f"{direction}.recall_at_{k}"] = float(recall_at_k(similarity, relevant, k))
-        scores[f"{direction}.map_at_10"] = float(mean_average_precision_at_k(similarity, relevant, 10))
-    scores["protocol"] = _protocol(inputs, clips, manifest) | {"task": "retrieval", "num_captions": len(texts)}
+            metrics[f"{direction}.recall_at_{k}"] = float(recall_at_k(similarity, relevant, k))
+        metrics[f"{direction}.map_at_10"] = float(mean_average_precision_at_k(similarity, relevant, 10))
+    protocol = Protocol(task="retrieval", num_captions=len(texts), **_protocol(inputs, clips, manifest))
     best = similarity_NM.argmax(axis=0)
     table = pd.DataFrame({"caption_id": texts.caption_id, "nearest_clip_id": clips.clip_id.to_numpy()[best]})
-    return scores, table
+    return RetrievalScores(protocol=protocol, metrics=metrics), table
 
 
 def _protocol(inputs: Mapping[str, Artifact], clips: pd.DataFrame, manifest: Manifest) -> dict[str, Any]:
+    """Return what the protocols of both tasks have in common."""
     return {
         "crops": inputs["audio_embeddings"].record["config"]["num_crops"],
         "num_clips": len(clips),

@@ -8,16 +8,15 @@ where you can.
 Payload: ``decision.json``.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
-
 from clapcur.config import check_seed, frozen
+from clapcur.data.decision import Decision
+from clapcur.data.scores import predictions
 from clapcur.errors import DataError
 from clapcur.methods.metrics import paired_change
-from clapcur.store.artifacts import Artifact, Stage, Workspace, write_atomic
+from clapcur.store.artifacts import Artifact, Stage, Workspace
 
 
 @frozen
@@ -34,7 +33,7 @@ class GateConfig:
     """Of its bootstrap."""
 
     def __post_init__(self) -> None:
-        """Refuse a level that is none."""
+        """Raise ValueError unless the level is in (0, 1)."""
         check_seed(self.seed)
         if not 0 < self.level < 1:
             raise ValueError(f"the level of an interval lies in (0, 1), got {self.level:g}; a percentage?")
@@ -51,7 +50,7 @@ def decide(inputs: Mapping[str, Artifact], config: GateConfig, work: Workspace) 
     DataError
         The scores are of other clips.
     """
-    scored = {role: _predictions(inputs[f"{role}_scores"]) for role in ("champion", "challenger")}
+    scored = {role: predictions(inputs[f"{role}_scores"]) for role in ("champion", "challenger")}
     before, after = scored["champion"], scored["challenger"]
     if before.clip_id.tolist() != after.clip_id.tolist():
         raise DataError(
@@ -64,28 +63,23 @@ def decide(inputs: Mapping[str, Artifact], config: GateConfig, work: Workspace) 
     )
     is_better = low > config.min_change
     accuracy = {role: float(values.mean()) for role, values in correct.items()}
-    decision = {
-        "dataset": config.dataset,
-        "champion": inputs["champion"].id,
-        "challenger": inputs["challenger"].id,
-        "promoted": bool(is_better),
-        "why": _why(accuracy, (change, low, high), config),
-        "accuracy": accuracy,
-        "change": change,
-        "interval": [low, high],
-        "num_clips": len(after),
-        "num_recordings": int(after.group.nunique()),
-    }
-    write_atomic(work.path / "decision.json", json.dumps(decision, indent=1))
+    Decision(
+        dataset=config.dataset,
+        champion=inputs["champion"].id,
+        challenger=inputs["challenger"].id,
+        promoted=bool(is_better),
+        why=_why(accuracy, (change, low, high), config),
+        accuracy=accuracy,
+        change=change,
+        interval=(low, high),
+        num_clips=len(after),
+        num_recordings=int(after.group.nunique()),
+    ).write(work.path)
     metrics = {f"accuracy_{role}": value for role, value in accuracy.items()}
     return {
         "counts": {"clips": len(after)},
         "metrics": metrics | {"change": change, "change_low": low, "change_high": high, "promoted": float(is_better)},
     }
-
-
-def _predictions(scores: Artifact) -> pd.DataFrame:
-    return pd.read_parquet(scores.path / "predictions.parquet").sort_values("clip_id", ignore_index=True)
 
 
 def _why(accuracy: Mapping[str, float], change: tuple[float, float, float], config: GateConfig) -> str:

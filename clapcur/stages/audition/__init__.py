@@ -20,11 +20,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pyarrow import parquet
 
 from clapcur.audio import UnusableAudio
 from clapcur.config import check_seed, frozen
-from clapcur.data.improvement_set import PAIRS
+from clapcur.data.improvement_set import Card, ImprovementSet
 from clapcur.data.manifest import Manifest
 from clapcur.errors import ArtifactError
 from clapcur.pages import size_of
@@ -107,13 +106,13 @@ def audition(inputs: Mapping[str, Artifact], config: AuditionConfig, work: Works
         The pairs alone, without any sound, are larger than the page may be.
     """
     source = inputs["improvement_set"]
-    card = json.loads((source.path / "card.json").read_text())
+    chosen_from = ImprovementSet.open(source)
+    card = chosen_from.card
     manifests = [Manifest.open(artifact) for role, artifact in inputs.items() if role != "improvement_set"]
-    scored = parquet.read_table(source.path / PAIRS, columns=["similarity", "class", "class_similarity", "rank"])
-    scored = scored.to_pandas()
-    scored["score"] = scored["class_similarity" if cut_by(card["strategy"]) == "caption" else "similarity"]
+    scored = chosen_from.pairs(["similarity", "class", "class_similarity", "rank"])
+    scored["score"] = scored["class_similarity" if cut_by(card.strategy) == "caption" else "similarity"]
     thresholds = _class_thresholds(source, card, scored)
-    pairs = _with_texts(_chosen_pairs(source, scored, thresholds, config), manifests, source)
+    pairs = _with_texts(_chosen_pairs(chosen_from, scored, thresholds, config), manifests, source)
     facts = _facts(source, card, thresholds, pairs, config)
     shown = pairs[[name for name in TABLE_COLUMNS if name in pairs and name not in ("rank", "weight", "path")]]
     records = json.loads(shown.to_json(orient="records", double_precision=6))
@@ -134,22 +133,22 @@ def audition(inputs: Mapping[str, Artifact], config: AuditionConfig, work: Works
     return {"counts": counts | {str(kind).replace(" ", "_"): int(count) for kind, count in of_kind.items()}}
 
 
-def _class_thresholds(source: Artifact, card: Mapping[str, Any], scored: pd.DataFrame) -> dict[str, float]:
+def _class_thresholds(source: Artifact, card: Card, scored: pd.DataFrame) -> dict[str, float]:
     """Return the threshold that cut the pairs of each class.
 
     DS with a count that its classes share has one for each class, which its card does not tell: the lowest score that
     was kept stands for it.
     """
-    cut, config = cut_by(card["strategy"]), source.record["config"]
-    thresholds = dict.fromkeys(card["class_coverage"], card["thresholds"][cut])
+    cut, config = cut_by(card.strategy), source.record["config"]
+    thresholds = dict.fromkeys(card.class_coverage, card.thresholds[cut])
     if cut == "caption" and config["even_classes"] and config["caption_threshold"]["count"] is not None:
         lowest = scored.groupby("class")["score"].min()
         return {**thresholds, **{str(name): float(low) for name, low in lowest.items()}}
-    return {**thresholds, **card.get("class_thresholds", {})}
+    return {**thresholds, **(card.class_thresholds or {})}
 
 
 def _chosen_pairs(
-    source: Artifact, scored: pd.DataFrame, thresholds: Mapping[str, float], config: AuditionConfig
+    source: ImprovementSet, scored: pd.DataFrame, thresholds: Mapping[str, float], config: AuditionConfig
 ) -> pd.DataFrame:
     """Return the chosen pairs of the set, in turns, with threshold and margin; ids are read of these alone."""
     chosen = choose_pairs(
@@ -158,12 +157,11 @@ def _chosen_pairs(
     )  # fmt: skip
     wanted = np.sort(chosen["row"].to_numpy())
     found, start = [], 0
-    with parquet.ParquetFile(source.path / PAIRS) as file:
-        for batch in file.iter_batches(columns=ID_COLUMNS):
-            here = wanted[(wanted >= start) & (wanted < start + batch.num_rows)]
-            if len(here):
-                found.append(batch.take(here - start).to_pandas().set_index(here))
-            start += batch.num_rows
+    for block in source.blocks(ID_COLUMNS):
+        here = wanted[(wanted >= start) & (wanted < start + len(block))]
+        if len(here):
+            found.append(block.take(here - start).to_pandas().set_index(here))
+        start += len(block)
     pairs = chosen[["row", "reason", "weight"]].join(pd.concat(found), on="row").join(scored, on="row")
     threshold = pairs["class"].map(thresholds)
     return pairs.assign(threshold=threshold, margin=pairs["score"] - threshold).drop(columns=["row", "score"])
@@ -186,19 +184,19 @@ def _with_texts(pairs: pd.DataFrame, manifests: Iterable[Manifest], source: Arti
 
 
 def _facts(
-    source: Artifact, card: Mapping[str, Any], thresholds: Mapping[str, float], pairs: pd.DataFrame,
+    source: Artifact, card: Card, thresholds: Mapping[str, float], pairs: pd.DataFrame,
     config: AuditionConfig,
 ) -> dict[str, Any]:  # fmt: skip
     """Return what the head of the page says of the set."""
     here = pairs["class"].value_counts().to_dict()
     classes = [
         {"name": name, "threshold": thresholds[name], "here": here.get(name, 0), **coverage}
-        for name, coverage in card["class_coverage"].items()
+        for name, coverage in card.class_coverage.items()
     ]
     return {
-        "set": source.id, "strategy": card["strategy"], "thresholds": card["thresholds"], "classes": classes,
-        "num_pairs": card["counts"]["pairs"], "num_clips": card["counts"]["clips"],
-        "num_captions": card["counts"]["captions"], "seed": config.seed,
+        "set": source.id, "strategy": card.strategy, "thresholds": card.thresholds, "classes": classes,
+        "num_pairs": card.counts["pairs"], "num_clips": card.counts["clips"],
+        "num_captions": card.counts["captions"], "seed": config.seed,
     }  # fmt: skip
 
 

@@ -26,7 +26,6 @@ Payload: ``pairs.parquet`` (see `clapcur.data.improvement_set`), ``card.json`` a
     training_pairs   the training pairs (DS)
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clapcur.data.class_names import check_class_names
-from clapcur.data.improvement_set import ImprovementSetWriter
+from clapcur.data.improvement_set import CaptionCount, Card, Histogram, ImprovementSet, ImprovementSetWriter
 from clapcur.data.manifest import Manifest
 from clapcur.data.set_diff import write_changes
 from clapcur.errors import EmptySetError
@@ -47,7 +46,7 @@ from clapcur.stages.curate.config import Approximate, CurateConfig
 from clapcur.stages.curate.pool_join import PoolJoin, Thresholds, sample_histogram
 from clapcur.stages.curate.taken_over import TakenOver
 from clapcur.stages.curate.training_pairs import write_training_pairs
-from clapcur.store.artifacts import Artifact, Stage, Workspace, write_atomic
+from clapcur.store.artifacts import Artifact, Stage, Workspace
 
 VERSION = "7"
 
@@ -89,24 +88,25 @@ def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace
         "candidate_clips": len(clip_ids), "candidate_captions": len(captions.ids), "all_captions": num_captions,
     }  # fmt: skip
     if "parent" in inputs:
-        changes = write_changes(inputs["parent"].path, work.path, work.path / "changes.parquet")
-        evidence["changes"] = {"parent": inputs["parent"].id, **changes}
-        counts |= {name: changes[name] for name in ("added", "removed")}
-    card = {
-        "strategy": config.strategy,
-        "thresholds": thresholds,
-        "counts": counts,
-        "exclusions": exclusions,
-        "contamination": guard.as_json(),
-        "marked_wrong": len(wrong_pairs(config)),
-        "similarity": writer.similarity_summary(),
-        "class_coverage": writer.class_coverage(check_class_names(config.class_names)),
-        "top_captions": [{"caption": text_of[i], "pairs": n} for i, n in writer.per_caption.most_common(20)],
+        before, parent = ImprovementSet.open(inputs["parent"]), inputs["parent"].id
+        changes = write_changes(before, parent, ImprovementSet(work.path), work.path / "changes.parquet")
+        evidence["changes"] = changes
+        counts |= {"added": changes.added, "removed": changes.removed}
+    card = Card(
+        strategy=config.strategy,
+        thresholds=thresholds,
+        counts=counts,
+        exclusions=exclusions,
+        contamination=guard.as_json(),
+        marked_wrong=len(wrong_pairs(config)),
+        similarity=writer.similarity_summary(),
+        class_coverage=writer.class_coverage(check_class_names(config.class_names)),
+        top_captions=[CaptionCount(caption=text_of[i], pairs=n) for i, n in writer.per_caption.most_common(20)],
         **evidence,
-    }
-    write_atomic(work.path / "card.json", json.dumps(card, indent=1))
+    )
+    card.write(work.path)
     class_coverage_figure(card, work.path / "class_coverage.png")
-    if "histogram" in card:
+    if card.histogram is not None:
         similarity_figure(card, work.path / "similarity.png")
     if guard.candidates is not None and guard.candidates.nearest_N is not None:
         near_duplicate_figure(
@@ -135,7 +135,7 @@ def _write_pool_pairs(
     wrong = wrong_pairs(config)
     join = PoolJoin(clip_ids[some], rows_ND[some], captions, config, taken_over, wrong, correction)
     histogram, num_counted = sample_histogram(rows_ND, captions.rows_MD, join.offsets, join.device)
-    evidence["histogram"] = {"clips": num_counted, "of_clips": len(clip_ids), **_coarse(histogram)}
+    evidence["histogram"] = _coarse(histogram, num_counted, len(clip_ids))
     evidence["scored"] = {"new_clips": int(is_new_N.sum()), "clips_taken_over": int((~is_new_N).sum())}
     if config.audio_threshold.precision is not None:
         evidence["calibration"] = (
@@ -159,12 +159,14 @@ def wrong_pairs(config: CurateConfig) -> set[tuple[str, str]]:
     return {(clip, caption) for clip, caption, mark in config.marks if mark == "wrong"}
 
 
-def _coarse(histogram: NDArray[np.int64], num_bins: int = 200) -> dict[str, Any]:
-    """Return a histogram for the card: bin edges over [-1, 1] and counts."""
-    return {
-        "edges": np.linspace(-1, 1, num_bins + 1).round(4).tolist(),
-        "counts": histogram.reshape(num_bins, -1).sum(axis=1).tolist(),
-    }
+def _coarse(histogram: NDArray[np.int64], num_counted: int, num_clips: int, num_bins: int = 200) -> Histogram:
+    """Return the histogram of the card, with bins over [-1, 1]."""
+    return Histogram(
+        clips=num_counted,
+        of_clips=num_clips,
+        edges=np.linspace(-1, 1, num_bins + 1).round(4).tolist(),
+        counts=histogram.reshape(num_bins, -1).sum(axis=1).tolist(),
+    )
 
 
 def _how_to_fill(
@@ -179,14 +181,15 @@ def _how_to_fill(
             "give the caption threshold by count (such as count: 100), or lower it"
         )
     left_out = ", ".join(f"{count} as {reason.replace('_', ' ')}" for reason, count in exclusions.items() if count)
-    if "histogram" not in evidence:
+    histogram: Histogram | None = evidence.get("histogram")
+    if histogram is None:
         return (
             f"{name} found no training pair, outside the held-out recordings, with one of {len(captions.ids)} captions"
             + (f"; left out: {left_out}" if left_out else "")
         )
-    counts = np.array(evidence["histogram"]["counts"][::-1])
-    edges = np.array(evidence["histogram"]["edges"][:-1][::-1])
-    of_sample = evidence["histogram"]["of_clips"] / max(1, evidence["histogram"]["clips"])
+    counts = np.array(histogram.counts[::-1])
+    edges = np.array(histogram.edges[:-1][::-1])
+    of_sample = histogram.of_clips / max(1, histogram.clips)
     would = [
         f"{edges[index]:.2f} would give {round(total * of_sample)}"
         for index, total in enumerate(np.cumsum(counts))

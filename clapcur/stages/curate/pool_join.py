@@ -169,7 +169,7 @@ class PoolJoin:
         """Write the pairs that reach their threshold, those taken over among them."""
         with progress(f"curate {self.config.strategy}", len(self.clip_ids), "clips") as advance:
             new = self.blocks(least, advance)
-            for pairs in merged(self.taken_over.blocks(), new) if self.taken_over.folder else new:
+            for pairs in merged(self.taken_over.blocks(), new) if self.taken_over.earlier else new:
                 writer.add(pairs.filter(_reaches(pairs, least)))
 
     def recall(self, least: Thresholds, num_checked: int) -> dict[str, float]:

@@ -1,9 +1,7 @@
 """What the set of an earlier version of the pool gives to this one."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +9,8 @@ from numpy.typing import NDArray
 
 from clapcur.config import canonical
 from clapcur.data.embeddings import read_left_out
+from clapcur.data.improvement_set import ImprovementSet
 from clapcur.data.manifest import Manifest
-from clapcur.data.set_diff import pair_blocks
 from clapcur.stages.curate.config import CurateConfig
 from clapcur.store.artifacts import Artifact
 
@@ -21,8 +19,8 @@ from clapcur.store.artifacts import Artifact
 class TakenOver:
     """What the set of an earlier version of the pool gives to this one (DU and ADS)."""
 
-    folder: Path | None
-    # of the earlier set; None: nothing is taken over
+    earlier: ImprovementSet | None
+    # None: nothing is taken over
     scored: frozenset[str] = frozenset()
     # clips that were candidates then
 
@@ -55,20 +53,19 @@ class TakenOver:
             or (record["version"], record["config"]) != (version, canonical(config))
         ):
             return cls(None)
-        return cls(parent.path, frozenset(before & set(clip_ids)))
+        return cls(ImprovementSet.open(parent), frozenset(before & set(clip_ids)))
 
     def is_new(self, clip_ids: NDArray[np.object_]) -> NDArray[np.bool_]:
-        """Tell for each clip whether it must be scored."""
+        """Return for each clip whether it must be scored."""
         return np.array([name not in self.scored for name in clip_ids], bool)
 
     def thresholds(self) -> dict[str, float] | float | None:
         """Return the threshold that held then, or one for each class; None where nothing is taken over."""
-        if self.folder is None:
+        if self.earlier is None:
             return None
-        card = json.loads((self.folder / "card.json").read_text())
-        found: dict[str, float] | float = card.get("class_thresholds", card["thresholds"]["audio"])
-        return found
+        card = self.earlier.card
+        return card.class_thresholds or card.thresholds["audio"]
 
     def blocks(self) -> Iterator[pa.Table]:
-        """Yield the pairs of then."""
-        return pair_blocks(self.folder) if self.folder else iter(())
+        """Yield the pairs of the earlier set."""
+        return self.earlier.blocks() if self.earlier else iter(())

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clapcur.data.report_table import Change, ReportLine, ReportTable
 from clapcur.methods.plots import (
     ACCENT,
     INK,
@@ -44,7 +45,7 @@ KNOWN_BY = {
 CHANGES = ("vs_teacher", "vs_continued", "transductive_vs_teacher")
 
 
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def as_csv(rows: Sequence[ReportLine]) -> str:
     """Return the table as CSV: shares from 0 to 1, one column per number, empty where there is none."""
     columns = ["name", "strategy", "soft_labels", "num_seeds", "accuracy", "sd", "interval_low", "interval_high"]
     columns += ["transductive", "transductive_interval_low", "transductive_interval_high"]
@@ -54,26 +55,28 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        flat = dict(row)
-        flat["contamination"] = row["contamination"]["status"]
-        flat["contaminated_clips"] = row["contamination"]["num_clips"]
+        flat = dict(vars(row))
+        flat["contamination"] = row.contamination.status
+        flat["contaminated_clips"] = row.contamination.num_clips
         for name in ("interval", "transductive_interval"):
-            flat[f"{name}_low"], flat[f"{name}_high"] = row[name]
+            flat[f"{name}_low"], flat[f"{name}_high"] = getattr(row, name)
         for name in CHANGES:
-            change = row[name] or {"change": None, "interval": (None, None)}
-            flat[name], (flat[f"{name}_low"], flat[f"{name}_high"]) = change["change"], change["interval"]
+            change: Change | None = getattr(row, name)
+            values = (change.change, *change.interval) if change else (None, None, None)
+            flat[name], flat[f"{name}_low"], flat[f"{name}_high"] = values
         writer.writerow(flat)
     return text.getvalue()
 
 
-def as_markdown(table: Mapping[str, Any]) -> str:
+def as_markdown(table: ReportTable) -> str:
     """Return the table as Markdown to paste, in per cent; a change whose interval leaves out zero is bold."""
     head = "| | accuracy | 95 % interval | vs teacher | vs continued | transductive | vs teacher |"
     lines = [head, "|---|--:|:-:|--:|--:|--:|--:|"]
-    for row in table["rows"]:
-        changes = [f"**{text}**" if is_clear else text for text, is_clear in (change_text(row[n]) for n in CHANGES)]
-        cells = [cell_text(name_text(row)), accuracy_text(row), interval_text(row["interval"]), *changes[:2]]
-        cells += [f"{100 * row['transductive']:.1f}", changes[2]]
+    for row in table.rows:
+        shown = (change_text(getattr(row, name)) for name in CHANGES)
+        changes = [f"**{text}**" if is_clear else text for text, is_clear in shown]
+        cells = [cell_text(name_text(row)), accuracy_text(row), interval_text(row.interval), *changes[:2]]
+        cells += [f"{100 * row.transductive:.1f}", changes[2]]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines + ["", *(f"- {' '.join(line.split())}" for line in protocol_lines(table))]) + "\n"
 
@@ -83,36 +86,36 @@ def cell_text(text: str) -> str:
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
 
 
-def name_text(row: Mapping[str, Any]) -> str:
+def name_text(row: ReportLine) -> str:
     """Return the name of a row, marked where its checkpoint has learned from clips that it is scored on."""
-    return f"{row['name']} {MARK}" if row["contamination"]["status"] == "contaminated" else str(row["name"])
+    return f"{row.name} {MARK}" if row.contamination.status == "contaminated" else str(row.name)
 
 
-def contamination_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def contamination_lines(rows: Sequence[ReportLine]) -> list[str]:
     """Say of which rows the scored clips are new to the checkpoint, of which not, and of which nobody knows."""
-    by_status: dict[str, list[Mapping[str, Any]]] = {}
+    by_status: dict[str, list[ReportLine]] = {}
     for row in rows:
-        by_status.setdefault(row["contamination"]["status"], []).append(row)
+        by_status.setdefault(row.contamination.status, []).append(row)
     lines = []
     for row in by_status.get("contaminated", []):
-        num_clips = row["contamination"]["num_clips"]
-        known = [f"{n} by {KNOWN_BY[reason]}" for reason, n in row["contamination"]["by_reason"].items() if n]
+        num_clips = row.contamination.num_clips
+        known = [f"{n} by {KNOWN_BY[reason]}" for reason, n in row.contamination.by_reason.items() if n]
         lines.append(
-            f"{MARK} CONTAMINATED: {row['name']} has learned from {num_clips} of the clips that it is scored on "
+            f"{MARK} CONTAMINATED: {row.name} has learned from {num_clips} of the clips that it is scored on "
             f"({', '.join(known)})"
         )
     if clean := by_status.get("clean"):
-        whose = "every row" if len(clean) == len(rows) else ", ".join(row["name"] for row in clean)
+        whose = "every row" if len(clean) == len(rows) else ", ".join(row.name for row in clean)
         lines.append(f"the clips, and the recordings that they were cut from, are new to the checkpoint of {whose}")
     if unknown := by_status.get("unknown"):
-        whose = "the rows" if len(unknown) == len(rows) else ", ".join(row["name"] for row in unknown)
+        whose = "the rows" if len(unknown) == len(rows) else ", ".join(row.name for row in unknown)
         lines.append(f"whether the checkpoints of {whose} have learned from these clips is not on record")
     return lines
 
 
-def accuracy_text(row: Mapping[str, Any]) -> str:
+def accuracy_text(row: ReportLine) -> str:
     """Return the accuracy in per cent, with the standard deviation over seeds where there are several."""
-    return f"{100 * row['accuracy']:.1f}" + (f" ± {100 * row['sd']:.1f}" if row["sd"] is not None else "")
+    return f"{100 * row.accuracy:.1f}" + (f" ± {100 * row.sd:.1f}" if row.sd is not None else "")
 
 
 def interval_text(interval: Sequence[float], sign: str = "") -> str:
@@ -120,24 +123,24 @@ def interval_text(interval: Sequence[float], sign: str = "") -> str:
     return " to ".join(f"{100 * limit:{sign}.1f}" for limit in interval)
 
 
-def change_text(change: Mapping[str, Any] | None) -> tuple[str, bool]:
+def change_text(change: Change | None) -> tuple[str, bool]:
     """Return a change in points with its interval, and whether the interval leaves out zero."""
     if change is None:
         return "-", False
-    low, high = change["interval"]
-    return f"{100 * change['change']:+.1f} ({interval_text((low, high), '+')})", low > 0 or high < 0
+    low, high = change.interval
+    return f"{100 * change.change:+.1f} ({interval_text((low, high), '+')})", low > 0 or high < 0
 
 
-def protocol_lines(table: Mapping[str, Any]) -> list[str]:
+def protocol_lines(table: ReportTable) -> list[str]:
     """Return what a reader must know to read, or to repeat, the numbers."""
-    facts, rows = table["protocol"], table["rows"]
-    seeds = sorted({seed["seed"] for row in rows for seed in row["by_seed"]})
-    budget = facts["budget"]
+    facts, rows = table.protocol, table.rows
+    seeds = sorted({seed.seed for row in rows for seed in row.by_seed})
+    budget = facts.budget
     lines = [
-        f"{facts['num_clips']:,} clips of {facts['num_recordings']:,} recordings, {facts['num_classes']} classes "
-        f"(names {facts['class_names_sha256'][:12]}), prompt “{facts['prompt']}”, {facts['crops']} "
-        f"crop{'s' if facts['crops'] > 1 else ''} a clip",
-        f"interval: {facts['interval']}, clips of one recording drawn together; changes are paired clip by clip and "
+        f"{facts.num_clips:,} clips of {facts.num_recordings:,} recordings, {facts.num_classes} classes "
+        f"(names {(facts.class_names_sha256 or '')[:12]}), prompt “{facts.prompt}”, {facts.crops} "
+        f"crop{'s' if facts.crops > 1 else ''} a clip",
+        f"interval: {facts.interval}, clips of one recording drawn together; changes are paired clip by clip and "
         "seed by seed",
         f"seeds {', '.join(map(str, seeds))}; ± is the standard deviation over seeds"
         if len(seeds) > 1
@@ -148,37 +151,37 @@ def protocol_lines(table: Mapping[str, Any]) -> list[str]:
     elif budget:
         sizes = ", ".join(f"{size:,}" for size in budget)
         lines.append(f"UNEQUAL sample budgets ({sizes} pairs): the rows are no fair comparison")
-    if facts["selection"] == ["held_out"]:
+    if facts.selection == ["held_out"]:
         lines.append("checkpoints were chosen by their loss on held-out training pairs, not by these clips")
-    elif facts["selection"] == ["last"]:
+    elif facts.selection == ["last"]:
         lines.append("every student is the last step of its training: no clip chose a checkpoint")
     lines += contamination_lines(rows)
     return [*lines, "transductive: all clips classified at once (text-anchored EM, arXiv 2606.17160), without labels"]
 
 
 @side_picture
-def accuracy_figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+def accuracy_figure(rows: Sequence[ReportLine], path: Path) -> None:
     """Draw accuracy and interval of every row: seeds small, transductive accuracy hollow, the teacher as a line."""
     from matplotlib.lines import Line2D
 
     rows = rows[:MAX_BARS]
     figure = new_figure(7.2, 1.5 + 0.36 * len(rows))
     axes = figure.subplots()
-    has_seeds = any(row["num_seeds"] > 1 for row in rows)
+    has_seeds = any(row.num_seeds > 1 for row in rows)
     for place, row in enumerate(rows):
-        low, high = (100 * limit for limit in row["interval"])
-        colour = INK if row["strategy"] in ("teacher", "continued") else ACCENT
+        low, high = (100 * limit for limit in row.interval)
+        colour = INK if row.strategy in ("teacher", "continued") else ACCENT
         axes.plot([low, high], [place, place], color=colour, linewidth=2.2, solid_capstyle="round", zorder=2)
-        axes.plot(100 * row["accuracy"], place, "o", color=colour, markersize=7, zorder=4)
-        (hollow,) = axes.plot(100 * row["transductive"], place, "o", markeredgecolor=colour, markersize=6, zorder=3)
+        axes.plot(100 * row.accuracy, place, "o", color=colour, markersize=7, zorder=4)
+        (hollow,) = axes.plot(100 * row.transductive, place, "o", markeredgecolor=colour, markersize=6, zorder=3)
         hollow.set_markerfacecolor("white")
         if has_seeds:
-            single = [100 * seed["accuracy"] for seed in row["by_seed"]]
+            single = [100 * seed.accuracy for seed in row.by_seed]
             axes.plot(single, [place + 0.27] * len(single), ".", color=colour, markersize=5, alpha=0.6, zorder=3)
-    teacher = next((100 * row["accuracy"] for row in rows if row["strategy"] == "teacher"), None)
+    teacher = next((100 * row.accuracy for row in rows if row.strategy == "teacher"), None)
     if teacher is not None:
         axes.axvline(teacher, color=MUTED, linewidth=1.2, zorder=1)
-    axes.set_yticks(range(len(rows)), label_texts(row["name"] for row in rows), parse_math=False)
+    axes.set_yticks(range(len(rows)), label_texts(row.name for row in rows), parse_math=False)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#eeeeee", zorder=0)
@@ -248,19 +251,24 @@ def _save(figure: "Figure", path: Path) -> None:
     figure.savefig(path, dpi=160, bbox_inches="tight", metadata=NO_METADATA)
 
 
-def as_html(table: Mapping[str, Any], folder: Path) -> str:
+def as_html(table: ReportTable, folder: Path) -> str:
     """Return the page; the plots in `folder` become part of it."""
-    rows = table["rows"]
-    best = max(row["accuracy"] for row in rows)
+    rows = table.rows
+    best = max(row.accuracy for row in rows)
+    best_name = table.best.name if table.best else ""
     figures = (
         ("accuracy.png", "accuracy of every row", "Every row beside the teacher's line."),
-        ("per_class.png", "accuracy by class", f"Where it changed: {_best_name(rows)} and the teacher, by class."),
+        (
+            "per_class.png",
+            "accuracy by class",
+            f"Where it changed: {best_name} and the teacher, by class.",
+        ),
     )
     return render(
         "report.html",
-        title=table["title"],
-        note=table["note"],
-        rows=[_shown(row, row["accuracy"] == best) for row in rows],
+        title=table.title,
+        note=table.note,
+        rows=[_shown(row, row.accuracy == best) for row in rows],
         meanings=MEANING,
         figures=[
             {"uri": _data_uri(folder / name), "alt": alt, "caption": caption}
@@ -269,38 +277,31 @@ def as_html(table: Mapping[str, Any], folder: Path) -> str:
         ],
         protocol=protocol_lines(table),
         lineage=[
-            seed | {"name": row["name"], "accuracy": f"{100 * seed['accuracy']:.1f}"}
-            for row in rows
-            for seed in row["by_seed"]
+            {**vars(seed), "name": line.name, "accuracy": f"{100 * seed.accuracy:.1f}"} for line, seed in table.seeds
         ],
     )
 
 
-def _best_name(rows: Sequence[Mapping[str, Any]]) -> str:
-    students = [row for row in rows if row["strategy"] not in ("teacher", "continued")]
-    return str(max(students, key=lambda row: row["accuracy"])["name"]) if students else ""
-
-
-def _shown(row: Mapping[str, Any], is_best: bool) -> dict[str, Any]:
+def _shown(row: ReportLine, is_best: bool) -> dict[str, Any]:
     """Return a row of the results as texts."""
     return {
         "name": name_text(row),
         "is_best": is_best,
-        "accuracy": f"{100 * row['accuracy']:.1f}",
-        "spread": f"{100 * row['sd']:.1f}" if row["sd"] is not None else "",
-        "interval": interval_text(row["interval"]),
-        "transductive": f"{100 * row['transductive']:.1f}",
-        **{name: _shown_change(row[name]) for name in CHANGES},
+        "accuracy": f"{100 * row.accuracy:.1f}",
+        "spread": f"{100 * row.sd:.1f}" if row.sd is not None else "",
+        "interval": interval_text(row.interval),
+        "transductive": f"{100 * row.transductive:.1f}",
+        **{name: _shown_change(getattr(row, name)) for name in CHANGES},
     }
 
 
-def _shown_change(change: Mapping[str, Any] | None) -> dict[str, str] | None:
+def _shown_change(change: Change | None) -> dict[str, str] | None:
     if change is None:
         return None
-    low, high = change["interval"]
+    low, high = change.interval
     return {
         "kind": "up" if low > 0 else "down" if high < 0 else "even",
-        "change": f"{100 * change['change']:+.1f}",
+        "change": f"{100 * change.change:+.1f}",
         "interval": interval_text((low, high), "+"),
     }
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from clapcur.data.improvement_set import ImprovementSet
 from clapcur.data.manifest import Manifest
 from clapcur.errors import DataError, EmptySetError
 from clapcur.stages.train.config import TrainConfig
@@ -34,7 +35,7 @@ def gather_data(inputs: Mapping[str, Artifact], config: TrainConfig) -> Training
     held_out_captions = teacher_pairs.pairs[teacher_pairs.pairs.clip_id.isin(held_out_clips)]
 
     def source(role: str) -> PairSource:
-        pairs = teacher_pairs.pairs if role == "teacher_pairs" else pd.read_parquet(inputs[role].path / "pairs.parquet")
+        pairs = teacher_pairs.pairs if role == "teacher_pairs" else ImprovementSet.open(inputs[role]).pairs()
         kept = pairs[~pairs.clip_id.isin(held_out_clips)]
         balance = config.balance if role == "improvement_set" else None
         return PairSource(kept, name=role, seed=config.seed, balance=balance)

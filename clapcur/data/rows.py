@@ -1,0 +1,83 @@
+"""The rows of a comparison: what a student learns from, and whether its targets are softened.
+
+This module alone knows how a row is spelled: ``ads+sl`` in commands, tags and names of runs, ``ADS+SL`` in tables.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from clapcur.config import frozen
+
+ImprovementSetName = Literal["du", "ds", "ads"]
+Strategy = Literal["teacher", "continued", "sl", "du", "ds", "ads"]
+IMPROVEMENT_SETS: tuple[ImprovementSetName, ...] = get_args(ImprovementSetName)
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)  # in the order of the paper's tables, our control second
+
+
+@frozen
+class Row:
+    """One row of a comparison: what the student learns from, and whether its targets are softened."""
+
+    strategy: Strategy
+    """What the student learns from."""
+    soft_labels: bool = False
+    """Whether its targets are softened."""
+
+    def __post_init__(self) -> None:
+        """Refuse rows that contradict their name."""
+        if self.strategy in ("teacher", "continued") and self.soft_labels:
+            raise ValueError(f"the row {self.strategy!r} has no soft labels; 'sl' is the teacher continued with them")
+        if self.strategy == "sl" and not self.soft_labels:
+            raise ValueError("the row 'sl' is the teacher continued with soft labels: set soft_labels")
+
+    @staticmethod
+    def parse(text: str) -> "Row":
+        """Return the row of a short name, such as ``ads+sl``.
+
+        Raises
+        ------
+        ValueError
+            There is no such row.
+        """
+        known = {row.name: row for row in PAPER_ROWS}
+        if (row := known.get(text.strip().lower())) is None:
+            raise ValueError(f"expected the name of a row, one of {', '.join(known)}; got {text!r}")
+        return row
+
+    @staticmethod
+    def of(record: Mapping[str, Any]) -> "Row":
+        """Return the row that a record's tags name; a checkpoint without one, such as an imported one, is a teacher."""
+        return Row.parse(str(record.get("tags", {}).get("row", "teacher")))
+
+    @property
+    def name(self) -> str:
+        """The row's short name, such as ``ads+sl``."""
+        return f"{self.strategy}+sl" if self.soft_labels and self.strategy != "sl" else self.strategy
+
+    @property
+    def label(self) -> str:
+        """The row's name as the paper writes it: teacher, continued, SL, DU, DU+SL, ..."""
+        return self.name if self.strategy in ("teacher", "continued") else self.name.upper()
+
+    @property
+    def improvement_set(self) -> ImprovementSetName | None:
+        """Which set the student learns from; None for the teacher's own pairs."""
+        return self.strategy if self.strategy in IMPROVEMENT_SETS else None
+
+    @property
+    def is_student(self) -> bool:
+        """Whether the row is neither the teacher nor the control."""
+        return self.strategy not in ("teacher", "continued")
+
+    @property
+    def tags(self) -> dict[str, str | bool]:
+        """What the record of an artifact says of its row."""
+        return {"row": self.name, "strategy": self.strategy, "soft_labels": self.soft_labels}
+
+
+PAPER_ROWS = (
+    Row(strategy="teacher"),
+    Row(strategy="continued"),
+    Row(strategy="sl", soft_labels=True),
+    *(Row(strategy=strategy, soft_labels=soft) for strategy in IMPROVEMENT_SETS for soft in (False, True)),
+)

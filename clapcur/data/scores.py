@@ -1,0 +1,110 @@
+"""Scores of a checkpoint, as an evaluation leaves them: ``scores.json``.
+
+Beside it lie ``predictions.parquet`` (zero-shot; one row per clip) or ``ranks.parquet`` (retrieval; one row per
+caption), which `ZeroShotScores.predictions` reads.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+
+from clapcur.errors import ArtifactError
+from clapcur.store.artifacts import Artifact
+from clapcur.store.payloads import Payload
+
+PREDICTIONS = "predictions.parquet"
+RANKS = "ranks.parquet"
+ZERO_SHOT = "zero-shot classification"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contamination:
+    """Which of the scored clips the checkpoint has learned from."""
+
+    status: str
+    # clean, contaminated or unknown
+    num_clips: int
+    by_reason: dict[str, int]
+    # clip, recording, near_duplicate
+    examples: dict[str, Any] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    # checkpoints and manifests that nothing is on record of
+    accuracy_of_others: float | None = None
+    # of the clips that are new to the checkpoint
+    recordings_compared_without_place: int | None = None
+    near_duplicate_threshold: float | None = None
+
+
+NOT_ON_RECORD = Contamination(status="unknown", num_clips=0, by_reason={})  # what scores of old versions say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Under which conditions scores were measured; scores of different protocols cannot be compared."""
+
+    task: str
+    crops: int
+    num_clips: int
+    num_recordings: int
+    prompt: str | None = None
+    num_classes: int | None = None
+    class_names_sha256: str | None = None
+    interval: str | None = None
+    # in words
+    seed: int | None = None
+    # of the bootstrap
+    num_captions: int | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return what holds for this task, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores(Payload):
+    """What every evaluation says."""
+
+    KIND = "scores"
+    FILE = "scores.json"
+
+    protocol: Protocol
+    contamination: Contamination = NOT_ON_RECORD
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotScores(Scores):
+    """Scores of a zero-shot classification; shares from 0 to 1."""
+
+    accuracy: float
+    interval: tuple[float, float]
+    macro_accuracy: float | None = None
+    transductive: float
+    transductive_interval: tuple[float, float] | None = None
+    per_class: dict[str, float] = field(default_factory=dict)
+    per_fold: dict[str, float] = field(default_factory=dict)
+    confusion: list[list[int]] = field(default_factory=list)
+    # rows: labels, columns: predictions
+    confusion_classes: list[str] | None = None
+    # where there are too many classes for a whole matrix: those that it has
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read the scores; ArtifactError for those of another task."""
+        scores = Scores.read(folder)
+        if scores.protocol.task != ZERO_SHOT:
+            raise ArtifactError(f"expected zero-shot scores, {folder.name} has scores of {scores.protocol.task}")
+        return super().read(folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalScores(Scores):
+    """Scores of a retrieval: ``text_to_audio`` and ``audio_to_text``, each ``recall_at_K`` and ``map_at_10``."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def predictions(scores: Artifact) -> pd.DataFrame:
+    """Return the table of a zero-shot evaluation by clip: clip_id, group, label, predicted, transductive, ..."""
+    return pd.read_parquet(scores.path / PREDICTIONS).sort_values("clip_id", ignore_index=True)
