@@ -208,6 +208,7 @@ def base(tables: dict[str, Path], name: str):
     from clapcur.experiments.config import Experiment
     from clapcur.methods.thresholds import Threshold
     from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
+    from clapcur.stages.curate import Curation
     from clapcur.stages.ingest import IngestConfig
     from clapcur.stages.train import SoftLabels, TrainConfig
 
@@ -230,10 +231,7 @@ def base(tables: dict[str, Path], name: str):
         teacher=dataclasses.replace(training, model=model, num_examples=64 * 400, selection="last"),
         student=dataclasses.replace(training, learning_rate=5e-4, selection="last"),
         soft_labels=SoftLabels(form="cross_modal", beta=0.7, temperature=0.07),
-        audio_threshold=Threshold(count=2000),
-        caption_threshold=Threshold(count=2000),
-        even_classes=True,
-        max_per_clip=3,
+        curation=Curation(audio_threshold=Threshold(count=2000), caption_threshold=Threshold(count=2000)),
     )  # fmt: skip
 
 
@@ -253,7 +251,7 @@ def ablations() -> dict[str, dict[str, tuple[tuple[str, ...], dict[str, object]]
             "cross_modal, beta 0.3": (soft, {"soft_labels.beta": 0.3}),
             "cross_modal, beta 0.7": (soft, {"soft_labels.beta": 0.7}),
             "replay 0.75": (soft, {"student.replay_probability": 0.75}),
-            "1000 pairs": (soft, {"audio_threshold": Threshold(count=1000)}),
+            "1000 pairs": (soft, {"curation.audio_threshold": Threshold(count=1000)}),
             "paper, beta 0.3": (soft, {"soft_labels.form": "paper", "soft_labels.beta": 0.3}),
         },
         "targets": {"softmax, beta 0.3": (soft, {"soft_labels.form": "softmax", "soft_labels.beta": 0.3})},
@@ -263,18 +261,18 @@ def ablations() -> dict[str, dict[str, tuple[tuple[str, ...], dict[str, object]]
             "DS, 0.5": (ads, {"ads_replay": "ds"}),
         },
         "threshold": {
-            f"{count} pairs": (ads, {"audio_threshold": Threshold(count=count)}) for count in (500, 1000, 8000)
+            f"{count} pairs": (ads, {"curation.audio_threshold": Threshold(count=count)}) for count in (500, 1000, 8000)
         },
         "rate": {
             f"learning rate {rate:g}": (("continued", "ads"), {"student.learning_rate": rate}) for rate in (2e-4, 1e-3)
         },
         "balance": {"by class": (ads, {"student.balance": "class"})},
-        "even": {"one threshold for all classes": (ads, {"even_classes": False})},
-        "caps": {"1 per clip": (ads, {"max_per_clip": 1})},
+        "even": {"one threshold for all classes": (ads, {"curation.even_classes": False})},
+        "caps": {"1 per clip": (ads, {"curation.max_per_clip": 1})},
         "batch": {"batch 128": (ads, {"student.batch_size": 128})},
         "augmentation": {"2 masks": (ads, {"student.time_masks": 2, "student.frequency_masks": 2})},
         "temperature": {"temperature 0.03": (soft, {"soft_labels.temperature": 0.03})},
-        "captions": {"10000 captions": (ads, {"caption_threshold": Threshold(count=10000)})},
+        "captions": {"10000 captions": (ads, {"curation.caption_threshold": Threshold(count=10000)})},
         "hard": {"diagonal": (ads, {"student.hard_target": "diagonal"})},
         "selection": {"held_out": (ads, {"student.selection": "held_out"})},
     }

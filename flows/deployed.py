@@ -24,7 +24,8 @@ from clapcur.config import read_mapping, signature
 from clapcur.data.rows import IMPROVEMENT_SETS, Row
 from clapcur.errors import ArtifactError, ClapcurError, Interrupted
 from clapcur.experiments.config import Experiment, experiment_from_file
-from clapcur.flows import compare as grid
+from clapcur.flows import steps
+from clapcur.flows.compare import compare as compare_flow
 from clapcur.flows.improve import improve as improve_flow
 from clapcur.lineage.queries import find
 from clapcur.stages.embed import EmbedConfig
@@ -141,14 +142,14 @@ def compare(
     if strategies:
         wanted = {"teacher", "continued", *strategies}
         experiment = replace(experiment, rows=tuple(row for row in experiment.rows if row.strategy in wanted))
-    return done(grid.compare.fn(experiment))
+    return done(compare_flow.fn(experiment))
 
 
 @deployed("train-teacher", hours=24 * 7)
 def train_teacher(config: Config, seed: Seed = 0) -> State:
     """Train the teacher of an experiment on its captioned clips, or take the checkpoint that it names."""
     experiment = load(config, (seed,))
-    manifests = grid.ingest_all(replace(experiment, pool=None, captions=None, rows=()), campaign(experiment))
+    manifests = steps.ingest_all(replace(experiment, pool=None, captions=None, rows=()), campaign(experiment))
     return done(teacher_of(experiment, "", seed, manifests))
 
 
@@ -158,7 +159,7 @@ def embed_pool(config: Config, teacher: Teacher = "", seed: Seed = 0) -> State:
     experiment = load(config, (seed,))
     if experiment.pool is None:
         raise ArtifactError(f"{config} names no pool; give `pool`, a folder or a table of sounds")
-    manifests = grid.ingest_all(experiment, campaign(experiment))
+    manifests = steps.ingest_all(experiment, campaign(experiment))
     checkpoint = teacher_of(experiment, teacher, seed, manifests)
     audio = EmbedConfig(what="audio", num_crops=experiment.num_crops)
     return done(embed(audio, {"checkpoint": checkpoint, "manifest": manifests["pool"]}, "pool", campaign(experiment)))
@@ -168,7 +169,7 @@ def embed_pool(config: Config, teacher: Teacher = "", seed: Seed = 0) -> State:
 def curate(config: Config, strategy: Student = "ads", teacher: Teacher = "", seed: Seed = 0) -> State:
     """Choose the pairs that a student learns from: one Improvement-Set, with its card."""
     experiment = load(config, (seed,))
-    manifests = grid.ingest_all(experiment, campaign(experiment))
+    manifests = steps.ingest_all(experiment, campaign(experiment))
     checkpoint = teacher_of(experiment, teacher, seed, manifests)
     return done(sets_of(experiment, Row(strategy=strategy), manifests, checkpoint, seed)[strategy])
 
@@ -198,13 +199,13 @@ def train_student(
 ) -> State:
     """Train one student from its teacher."""
     experiment = load(config, (seed,))
-    manifests = grid.ingest_all(experiment, campaign(experiment))
+    manifests = steps.ingest_all(experiment, campaign(experiment))
     row = Row(strategy=strategy, soft_labels=strategy == "sl" or (soft_labels and strategy != "continued"))
     checkpoint = teacher_of(experiment, teacher, seed, manifests)
     given = {str(strategy): artifact(improvement_set, "improvement_set")} if improvement_set else {}
     needs_ds = strategy == "ads" and experiment.ads_replay == "ds"
     sets = given if given and not needs_ds else sets_of(experiment, row, manifests, checkpoint, seed) | given
-    return done(grid.student(experiment, row, seed, manifests, checkpoint, sets, campaign(experiment)))
+    return done(steps.student(experiment, row, seed, manifests, checkpoint, sets, campaign(experiment)))
 
 
 @deployed("evaluate", hours=48)
@@ -222,7 +223,7 @@ def evaluate(
     scored = artifact(checkpoint, "checkpoint")
     row, seed = Row.of(scored.record), int(scored.record.get("tags", {}).get("seed", 0))
     manifests = {"evaluation": ingest(experiment.evaluation, "evaluation", campaign(experiment))}
-    return done(grid.score(experiment, row, seed, manifests, scored, campaign(experiment)))
+    return done(steps.score(experiment, row, seed, manifests, scored, campaign(experiment)))
 
 
 def config_path(config: str) -> Path:
@@ -246,14 +247,14 @@ def teacher_of(experiment: Experiment, name: str, seed: int, manifests: dict[str
     """Return the checkpoint of this name, or the experiment's own teacher, trained where it is missing."""
     if name:
         return artifact(name, "checkpoint")
-    return grid.teacher_of(experiment, seed, manifests, campaign(experiment))
+    return steps.teacher_of(experiment, seed, manifests, campaign(experiment))
 
 
 def sets_of(
     experiment: Experiment, row: Row, manifests: dict[str, Artifact], teacher: Artifact, seed: int
 ) -> dict[str, Artifact]:
     """Return the Improvement-Sets that one row needs, curated where they are missing."""
-    return grid.improvement_sets(replace(experiment, rows=(row,)), manifests, teacher, seed, campaign(experiment))
+    return steps.improvement_sets(replace(experiment, rows=(row,)), manifests, teacher, seed, campaign(experiment))
 
 
 def artifact(name: str, kind: str) -> Artifact:

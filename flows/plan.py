@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from clapcur.data.manifest import Manifest
 from clapcur.experiments.config import Experiment
-from clapcur.flows.compare import ingest_all, selecting
 from clapcur.flows.recurate import pool_name
+from clapcur.flows.steps import ingest_all, selecting
 from clapcur.lineage import pools
 from clapcur.stages.adopt import stage_for
 from clapcur.stages.embed import STAGE as EMBED

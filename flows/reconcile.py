@@ -51,7 +51,7 @@ def next_key(home: Home, experiment: Experiment) -> str | None:
     name, rules = pool_name(experiment), experiment.on_landing
     if not pools.versions(home, name):
         return None
-    version = grow.fn(name)
+    version = grow(name)
     outdated = champions.why_outdated(home.store, experiment.name)
     since = f"{version.id}:{signature(sorted(pools.forgotten(home)))[:12]}" if outdated else version.id
     keys = [f"{'forgotten' if outdated else 'landing'}:{experiment.name}:{since}:{n}" for n in range(MAX_TRIES)]

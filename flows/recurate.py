@@ -16,7 +16,7 @@ from clapcur.data.takedowns import why_tainted
 from clapcur.errors import ArtifactError, DataError, OutdatedError
 from clapcur.experiments import preflight
 from clapcur.experiments.config import Experiment
-from clapcur.flows.compare import improvement_sets, ingest_all, score, student, teacher_of
+from clapcur.flows.steps import improvement_sets, ingest_all, score, student, teacher_of
 from clapcur.lineage import pools
 from clapcur.stages.gate import GateConfig
 from clapcur.stages.report import ReportConfig, ReportRow

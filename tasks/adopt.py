@@ -2,16 +2,13 @@
 
 from collections.abc import Mapping
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from clapcur.stages.adopt import AdoptConfig, stage_for
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
-from clapcur.tasks.common import TRIED_AGAIN, run_stage
+from clapcur.tasks.common import run_stage, stage_task
 
 
-@task(cache_policy=NO_CACHE, task_run_name="adopt", **TRIED_AGAIN)
+@stage_task("adopt")
 def adopt(config: AdoptConfig, inputs: Mapping[str, Artifact], campaign: Campaign | None = None) -> Artifact:
     """Take a checkpoint of another project as it is; what was made of its tensors is in ``adopted.json``."""
     stage, identity = stage_for(config)

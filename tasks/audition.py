@@ -1,19 +1,15 @@
 """Improvement-Set -> audition page."""
 
-from collections.abc import Mapping
-
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
-from clapcur.stages.audition import STAGE, AuditionConfig
+from clapcur.stages.audition import STAGE, AuditionConfig, audition_inputs
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
-from clapcur.tasks.common import TRIED_AGAIN, run_stage
+from clapcur.store.home import Home
+from clapcur.tasks.common import run_stage, stage_task
 
 
-@task(cache_policy=NO_CACHE, task_run_name="audition-{name}", **TRIED_AGAIN)
-def audition(
-    config: AuditionConfig, inputs: Mapping[str, Artifact], name: str, campaign: Campaign | None = None
-) -> Artifact:
-    """Make the page on which the pairs of a set are heard; `name` is the set's strategy."""
-    return run_stage(STAGE, config, inputs, campaign, {"role": "audition", "strategy": name})
+@stage_task("audition-{improvement_set.id}")
+def audition(config: AuditionConfig, improvement_set: Artifact, campaign: Campaign | None = None) -> Artifact:
+    """Make the page on which the pairs of a set are heard; the manifests of its pairs are found by its record."""
+    inputs = audition_inputs(Home.open().store, improvement_set)
+    strategy = improvement_set.record["config"]["strategy"]
+    return run_stage(STAGE, config, inputs, campaign, {"role": "audition", "strategy": strategy})

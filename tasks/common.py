@@ -1,11 +1,14 @@
 """What every task does around its one call: run the stage once, tell MLflow, try again what may pass."""
 
-from collections.abc import Mapping
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 import sqlalchemy as sa
-from prefect import State, Task
+from prefect import State, Task, task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
+from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.urls import url_for
@@ -17,22 +20,40 @@ from clapcur.store.artifacts import Artifact, Spread, Stage, here
 from clapcur.store.catalog import Campaign
 from clapcur.store.home import Home
 
+P = ParamSpec("P")
+R = TypeVar("R")
 SHAPED_BY_CLIPS = ("improvement_set", "checkpoint")  # kinds that are made again without a clip that was taken down
 WAITS_S = (5, 30, 120)  # together longer than a database takes to restart
 AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, ConnectionError)  # what it is when a server is not there
 
 
 def may_pass(task: Task[..., Any], task_run: TaskRun, state: State) -> bool:
-    """Tell whether a task failed for a reason that time may mend: a wrong input stays wrong, a full disk full."""
+    """Return whether a task failed for a reason that may pass: a wrong input stays wrong, a full disk stays full."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, AWAY) and "disk" not in str(error)
 
 
-TRIED_AGAIN: dict[str, Any] = {  # options of every task
-    "retries": len(WAITS_S),
-    "retry_delay_seconds": list(WAITS_S),
-    "retry_condition_fn": may_pass,
-}
+def stage_task(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return the decorator of the functions that run one stage: tasks of the flow they are called in.
+
+    Outside a flow they are plain functions, so that commands and flows share their steps. `name` is the name of the
+    task run, with the arguments in braces.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        in_flow = task(
+            cache_policy=NO_CACHE, task_run_name=name, retries=len(WAITS_S), retry_delay_seconds=list(WAITS_S),
+            retry_condition_fn=may_pass,
+        )(function)  # fmt: skip
+
+        @functools.wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> R:
+            return function(*args, **kwargs) if FlowRunContext.get() is None else in_flow(*args, **kwargs)
+
+        called.task = in_flow  # type: ignore[attr-defined]  # for those who want it with other options
+        return called
+
+    return decorate
 
 
 def run_stage(

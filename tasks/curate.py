@@ -2,18 +2,15 @@
 
 from collections.abc import Mapping
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from clapcur.lineage import pools
 from clapcur.stages.curate import STAGE, CurateConfig
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
 from clapcur.store.home import Home
-from clapcur.tasks.common import TRIED_AGAIN, run_stage
+from clapcur.tasks.common import run_stage, stage_task
 
 
-@task(cache_policy=NO_CACHE, task_run_name="curate-{config.strategy}-seed{seed}", **TRIED_AGAIN)
+@stage_task("curate-{config.strategy}-seed{seed}")
 def curate(
     config: CurateConfig, inputs: Mapping[str, Artifact], seed: int, campaign: Campaign | None = None
 ) -> Artifact:

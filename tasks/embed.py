@@ -2,19 +2,16 @@
 
 from collections.abc import Mapping
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from clapcur.lineage import pools
 from clapcur.stages.embed import STAGE, EmbedConfig, with_left_out
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
 from clapcur.store.home import Home
-from clapcur.tasks.common import TRIED_AGAIN, run_stage
+from clapcur.tasks.common import run_stage, stage_task
 from clapcur.tasks.fan_out import spread
 
 
-@task(cache_policy=NO_CACHE, task_run_name="embed-{what}", **TRIED_AGAIN)
+@stage_task("embed-{what}")
 def embed(config: EmbedConfig, inputs: Mapping[str, Artifact], what: str, campaign: Campaign | None = None) -> Artifact:
     """Embed what `config` names with the checkpoint; `what` says which part of the experiment it is.
 

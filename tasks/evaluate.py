@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from clapcur.data.rows import Row
 from clapcur.stages.evaluate import STAGE, EvaluateConfig
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
-from clapcur.tasks.common import TRIED_AGAIN, run_stage
+from clapcur.tasks.common import run_stage, stage_task
 
 
-@task(cache_policy=NO_CACHE, task_run_name="evaluate-{row.name}-seed{seed}", **TRIED_AGAIN)
+@stage_task("evaluate-{row.name}-seed{seed}")
 def evaluate(
     config: EvaluateConfig, inputs: Mapping[str, Artifact], row: Row, seed: int, campaign: Campaign | None = None
 ) -> Artifact:

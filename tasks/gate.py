@@ -2,9 +2,6 @@
 
 from collections.abc import Mapping
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from clapcur.data import champions
 from clapcur.data.takedowns import why_tainted
 from clapcur.errors import OutdatedError
@@ -12,10 +9,10 @@ from clapcur.stages.gate import STAGE, GateConfig
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
 from clapcur.store.home import Home
-from clapcur.tasks.common import TRIED_AGAIN, run_stage
+from clapcur.tasks.common import run_stage, stage_task
 
 
-@task(cache_policy=NO_CACHE, task_run_name="gate-{config.dataset}", **TRIED_AGAIN)
+@stage_task("gate-{config.dataset}")
 def gate(config: GateConfig, inputs: Mapping[str, Artifact], campaign: Campaign | None = None) -> Artifact:
     """Decide whether the challenger takes the champion's place.
 

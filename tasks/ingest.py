@@ -1,18 +1,15 @@
 """Folder or table -> manifest."""
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from clapcur.lineage import pools
 from clapcur.stages import ingest as stage_module
 from clapcur.stages.ingest import IngestConfig
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
 from clapcur.store.home import Home
-from clapcur.tasks.common import TRIED_AGAIN, run_stage
+from clapcur.tasks.common import run_stage, stage_task
 
 
-@task(cache_policy=NO_CACHE, task_run_name="ingest-{role}", **TRIED_AGAIN)
+@stage_task("ingest-{role}")
 def ingest(config: IngestConfig, role: str, campaign: Campaign | None = None) -> Artifact:
     """Probe and hash what `config` names; the manifest's identity is its content, not its place.
 

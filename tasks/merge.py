@@ -2,16 +2,13 @@
 
 from collections.abc import Sequence
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from clapcur.stages.merge import STAGE, MergeConfig, refresh_locations
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
-from clapcur.tasks.common import TRIED_AGAIN, run_stage
+from clapcur.tasks.common import run_stage, stage_task
 
 
-@task(cache_policy=NO_CACHE, task_run_name="merge-{role}", **TRIED_AGAIN)
+@stage_task("merge-{role}")
 def merge(config: MergeConfig, manifests: Sequence[Artifact], role: str, campaign: Campaign | None = None) -> Artifact:
     """Make one manifest of several, or take a share of one."""
     inputs = {f"part{index:02d}": manifest for index, manifest in enumerate(manifests)}

@@ -1,7 +1,5 @@
 """A landing, or clips that were taken down -> the next version of a pool."""
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.settings import PREFECT_API_URL
 
@@ -10,12 +8,12 @@ from clapcur.stages.pool import STAGE
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
 from clapcur.store.home import Home
-from clapcur.tasks.common import TRIED_AGAIN, run_stage
+from clapcur.tasks.common import run_stage, stage_task
 
 LANDED = "clapcur.pool.landed"
 
 
-@task(cache_policy=NO_CACHE, task_run_name="grow-{name}", **TRIED_AGAIN)
+@stage_task("grow-{name}")
 def grow(name: str, landing: Artifact | None = None, campaign: Campaign | None = None) -> Artifact:
     """Return the newest version of a pool, made now where the landing or a tombstone changes anything.
 

@@ -5,9 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 
 from clapcur.data.decision import Decision
 from clapcur.data.improvement_set import Card
@@ -18,10 +16,10 @@ from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Catalog
 from clapcur.store.home import Home
 from clapcur.store.records import label
-from clapcur.tasks.common import TRIED_AGAIN
+from clapcur.tasks.common import stage_task
 
 
-@task(cache_policy=NO_CACHE, task_run_name="publish", **TRIED_AGAIN)
+@stage_task("publish")
 def publish(made: Artifact) -> None:
     """Show an artifact on the page of the flow run; a report with the cards of its Improvement-Sets."""
     home = Home.open()

@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from clapcur.stages.report import STAGE, ReportConfig
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
 from clapcur.store.home import Home
-from clapcur.tasks.common import TRIED_AGAIN, run_stage
+from clapcur.tasks.common import run_stage, stage_task
 
 
-@task(cache_policy=NO_CACHE, task_run_name="report", **TRIED_AGAIN)
+@stage_task("report")
 def report(config: ReportConfig, inputs: Mapping[str, Artifact], campaign: Campaign | None = None) -> Artifact:
     """Lay the scores of all rows side by side; inputs are the scores alone, the checkpoints are found by them."""
     store = Home.open().store

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from clapcur.data.manifest import CLIPS, captions_table
 from clapcur.data.report_table import ReportLine, ReportProtocol, ReportTable, SeedScores
 from clapcur.data.rows import PAPER_ROWS, Row
 from clapcur.data.scores import NOT_ON_RECORD, ZERO_SHOT, Contamination
+from clapcur.experiments.config import CURATION_FIELDS, Experiment
+from clapcur.methods.thresholds import Threshold
 from clapcur.store.artifacts import LOCATIONS, Artifact, Stage, Store, Workspace
 
 
@@ -172,3 +175,15 @@ def report_table(rows: Sequence[ReportLine]) -> ReportTable:
         interval="bootstrap over recordings, 95%", seed=0, budget=[640], selection=["held_out"],
     )  # fmt: skip
     return ReportTable(title="test", note="", protocol=protocol, rows=list(rows))
+
+
+def changed(experiment: Experiment, **changes: Any) -> Experiment:
+    """Return an experiment with other values of its own fields and of its curation's."""
+    of_curation = {name: changes.pop(name) for name in CURATION_FIELDS & changes.keys()}
+    return replace(experiment, curation=replace(experiment.curation, **of_curation), **changes)
+
+
+PAPER_RULE: dict[str, Any] = {  # the paper's curation, as fields of a `Curation`
+    "audio_threshold": Threshold(similarity=0.7), "caption_threshold": Threshold(similarity=0.7),
+    "even_classes": False, "max_per_clip": None,
+}  # fmt: skip

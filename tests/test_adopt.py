@@ -37,7 +37,7 @@ def adopted(home, **config):
     """Run the task."""
     from clapcur.tasks.adopt import adopt
 
-    return adopt.fn(AdoptConfig(**config), {})
+    return adopt(AdoptConfig(**config), {})
 
 
 def test_an_adopted_model_embeds_as_the_one_that_was_published(home, published, tmp_path):
@@ -93,16 +93,16 @@ def test_a_lone_tower_is_no_teacher_before_it_was_trained(home, tmp_path):
     weights = trained(Cnn14("tiny", 64)).state_dict()
     torch.save({"model": dict(weights)}, tmp_path / "Cnn14.pth")
     whole = ClapConfig(text=TextConfig(hidden_size=16, num_layers=1, vocab_size=100), embedding_dim=16, window_s=0.7)
-    pairs = {"teacher_pairs": ingest.fn(experiment_from_file(write_tones(tmp_path)).pairs, "pairs")}
+    pairs = {"teacher_pairs": ingest(experiment_from_file(write_tones(tmp_path)).pairs, "pairs")}
     config = AdoptConfig(source=str(tmp_path / "Cnn14.pth"), model=whole)
     assert config.needs_captions
     with pytest.raises(CheckpointError, match=r"lacks \d+ weights of a whole model.*train it on captioned clips first"):
-        adopt.fn(config, pairs)
-    tower = adopt.fn(dataclasses.replace(config, partial=True), pairs)
+        adopt(config, pairs)
+    tower = adopt(dataclasses.replace(config, partial=True), pairs)
     assert torch.equal(load_model(tower.path, device="cpu").audio.fc1.weight, weights["fc1.weight"])
     assert tower.record["counts"]["fresh_tensors"] > 10
     few = TrainConfig(num_examples=16, batch_size=8, selection="last", num_evaluations=0, device="cpu")
-    teacher = train.fn(few, {"init": tower, **pairs}, Row(strategy="teacher"))
+    teacher = train(few, {"init": tower, **pairs}, Row(strategy="teacher"))
     assert teacher.record["tags"]["role"] == "teacher"
     assert not torch.equal(load_model(teacher.path, device="cpu").audio.fc1.weight, weights["fc1.weight"])
 

@@ -231,9 +231,20 @@ def test_a_record_of_an_older_version_has_no_digest_and_counts(store):
     """A home of the last release would be computed anew from the first manifest on."""
     artifact = finish(store)
     record = artifact.record
-    del record["record_sha256"]
+    del record["record_sha256"], record["schema"]
     (artifact.path / "record.json").write_text(json.dumps(record))
     assert store.get(KEY) == artifact
+
+
+def test_a_flipped_bit_in_the_name_of_any_field_is_damage(store):
+    """A record whose digest had another name passed for one of an older version, which has none."""
+    path = finish(store).path / "record.json"
+    record = json.loads(path.read_text())
+    for name in record:
+        flipped = name[0] + chr(ord(name[1]) ^ 1) + name[2:]
+        path.write_text(json.dumps({flipped if one == name else one: value for one, value in record.items()}))
+        with pytest.raises(DamagedArtifact):
+            checked_record(path.parent)
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])

@@ -106,7 +106,7 @@ def improvement_set(
 def make(store: Store, source: Artifact, **config) -> Audition:
     """Run the stage on a set."""
     config = AuditionConfig(**config)
-    inputs = audition_inputs(source)
+    inputs = audition_inputs(store, source)
     work = store.open(STAGE.key(config, inputs))
     outcome = {"counts": {}, "metrics": {}, **STAGE.compute(inputs, config, work)}
     made = store.commit(work, outcome, time.time())
@@ -289,7 +289,7 @@ def test_ds_is_cut_by_its_captions(store, tmp_path):
     source = improvement_set(store, tmp_path / "sounds", strategy="ds")
     with pytest.raises(ArtifactError, match="clip_id that none of its manifests knows"):
         make(store, source, num_pairs=9)  # the clips of this set are of the pool, those of DS are the teacher's
-    inputs = audition_inputs(source)
+    inputs = audition_inputs(store, source)
     assert set(inputs) == {"improvement_set", "teacher_pairs"}
     inputs["pool"] = store.find(source.record["inputs"]["pool"])
     config = AuditionConfig(num_pairs=9, border=0.4)
@@ -307,9 +307,9 @@ def test_ds_is_cut_by_its_captions(store, tmp_path):
 
 def test_only_what_the_set_names_is_an_input(store, tmp_path):
     source = improvement_set(store, tmp_path / "sounds")
-    assert set(audition_inputs(source)) == {"improvement_set", "teacher_pairs", "pool"}
+    assert set(audition_inputs(store, source)) == {"improvement_set", "teacher_pairs", "pool"}
     with pytest.raises(ArtifactError, match="expected an improvement_set, got the manifest"):
-        audition_inputs(store.find(source.record["inputs"]["pool"]))
+        audition_inputs(store, store.find(source.record["inputs"]["pool"]))
 
 
 def test_the_page_keeps_its_size_and_says_what_has_no_room(store, tmp_path):

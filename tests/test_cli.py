@@ -428,7 +428,7 @@ def test_the_file_that_init_writes_is_an_experiment(answer, tmp_path, monkeypatc
     Path("classes.txt").write_text("dog bark\nrain\n")
     text = Path("mine.yaml").read_text()
     experiment = experiment_from_file("mine.yaml")
-    assert experiment.class_names == ("dog bark", "rain") and experiment.audio_threshold.count == 2000
+    assert experiment.class_names == ("dog bark", "rain") and experiment.curation.audio_threshold.count == 2000
     offered = re.sub(r"^# (captions|teacher|student|soft_labels):", r"\1:", text, flags=re.MULTILINE)
     assert offered.count("#") == text.count("#") - 4
     Path("all.yaml").write_text(offered)
@@ -530,7 +530,7 @@ def test_the_stages_by_hand_make_the_very_artifacts_of_the_flow(answer, home, so
     config = ("--config", "tones.yaml", "--seed", 5)
     teacher = made("train-teacher", pairs, *config)["id"]
     known = ("--checkpoint", teacher, "--pairs", pairs, "--evaluation", labelled)
-    rules = ("--classes", "classes.txt", "--caption-threshold", "-1", "--near-duplicate", "never")
+    rules = ("--classes", "classes.txt", "--config", "tones.yaml")
     chosen = made("curate", "--strategy", "ds", *known, *rules)
     assert chosen["counts"]["pairs"] > 0
     assert made("audition", chosen["id"], "--seed", 5)["counts"]["embedded"] > 0

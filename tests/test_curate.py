@@ -6,7 +6,7 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
-from building import clips_table, embeddings, manifest
+from building import PAPER_RULE, clips_table, embeddings, manifest
 
 from clapcur.data.embeddings import EmbeddingTable
 from clapcur.data.manifest import Manifest, caption_id
@@ -80,7 +80,7 @@ def world(tmp_path) -> World:
 
 
 def run(world: World, tmp_path, inputs=None, **settings) -> pd.DataFrame:
-    settings = {"class_names": CLASSES, "held_out": 0.0, **settings}
+    settings = {"class_names": CLASSES, "held_out": 0.0, **PAPER_RULE, **settings}
     config = CurateConfig(**settings)
     key = module.STAGE.key(config, {})
     work = world.store.open(key)

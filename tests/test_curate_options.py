@@ -17,7 +17,8 @@ from clapcur.errors import DataError
 from clapcur.methods.hubness import Correction, Hubness, hub_statistics
 from clapcur.methods.near_duplicates import duplicate_of
 from clapcur.methods.thresholds import Threshold
-from clapcur.stages.curate import Approximate, CurateConfig, pool_join
+from clapcur.stages.curate import CurateConfig, pool_join
+from clapcur.stages.curate.config import Approximate
 
 LOOSE = {"strategy": "du", "audio_threshold": Threshold(similarity=0.5)}
 

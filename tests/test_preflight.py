@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from building import write_tone, write_tones
+from building import changed, write_tone, write_tones
 
 from clapcur.data.rows import Row
 from clapcur.errors import CheckpointError, ClapcurError, EmptySetError, ManifestError
-from clapcur.experiments.config import CAPTION_THRESHOLD, Experiment, experiment_from_file
-from clapcur.flows import compare
+from clapcur.experiments.config import Experiment, experiment_from_file
+from clapcur.flows import steps
+from clapcur.flows.compare import compare
 from clapcur.methods.thresholds import Threshold
 from clapcur.stages.audition import AuditionConfig
-from clapcur.stages.curate import Approximate
+from clapcur.stages.curate import Curation
+from clapcur.stages.curate.config import Approximate
 from clapcur.stages.ingest import IngestConfig
 from clapcur.store.home import Home
 
@@ -48,13 +50,11 @@ def run(home: Home, monkeypatch: pytest.MonkeyPatch) -> Callable[[Experiment], N
     def begin(*_: Any) -> None:
         raise Trained
 
-    for name in ("ingest", "merge", "adopt"):
-        monkeypatch.setattr(compare, name, getattr(compare, name).fn)
-    monkeypatch.setattr(compare, "train", begin)
+    monkeypatch.setattr(steps, "train", begin)
 
     def call(experiment: Experiment) -> None:
         try:
-            compare.compare.fn(experiment)
+            compare.fn(experiment)
         finally:
             assert list(home.store.of_kind("checkpoint")) == []
 
@@ -144,13 +144,13 @@ def test_a_hold_out_without_pairs_stops_before_the_teacher(run, experiment, tone
 )
 def test_a_threshold_that_nothing_can_reach_stops_before_the_teacher(run, experiment, changes, said):
     with pytest.raises(EmptySetError, match=said):
-        run(dataclasses.replace(experiment, **changes))
+        run(changed(experiment, **changes))
 
 
 def test_the_default_counts_take_what_there_is(run, experiment, caplog):
     """A first try with a dozen sounds must not fail for a number that nobody gave."""
     with caplog.at_level(logging.WARNING, "clapcur"), pytest.raises(Trained):
-        run(dataclasses.replace(experiment, caption_threshold=CAPTION_THRESHOLD))
+        run(changed(experiment, caption_threshold=Curation.caption_threshold))
     assert "by default 1000, but there are at most 2 captions, and all are taken" in caplog.text
 
 
@@ -173,7 +173,7 @@ def test_a_pool_that_is_the_evaluation_stops_before_the_teacher(run, experiment)
 )
 def test_a_setting_that_a_later_stage_refuses_stops_before_the_ingest(run, experiment, home, changes, error, said):
     with pytest.raises(error, match=said):
-        run(dataclasses.replace(experiment, **changes))
+        run(changed(experiment, **changes))
     assert list(home.store.of_kind("manifest")) == []
 
 

@@ -44,7 +44,7 @@ def test_what_a_file_gives_replaces_only_itself(folder):
     assert experiment.teacher.model is not None and defaults.teacher.model is not None
     assert experiment.teacher.model.audio.front_end.sample_rate == 48_000
     assert experiment.teacher.model.audio.front_end.hop_samples == defaults.teacher.model.audio.front_end.hop_samples
-    assert experiment.audio_threshold == Threshold(precision=0.8), "a threshold is replaced whole"
+    assert experiment.curation.audio_threshold == Threshold(precision=0.8), "a threshold is replaced whole"
     assert experiment.captions is None
 
 
@@ -54,6 +54,11 @@ def test_what_a_file_gives_replaces_only_itself(folder):
         ("studnet: {}", "unknown key 'studnet'; did you mean 'student'"),
         ("student: {learning_rat: 1}", "unknown key 'student.learning_rat'; did you mean 'learning_rate'"),
         ("audio_threshold: {similarity: 70}", "a percentage"),
+        ("curation: {max_per_clip: 0}", "max_per_clip must be at least 1"),
+        ("curation: {max_per_clp: 1}", "unknown key 'curation.max_per_clp'; did you mean 'max_per_clip'"),
+        ("max_per_clp: 1", "unknown key 'max_per_clp'; did you mean 'curation.max_per_clip'"),
+        ("curation: {audio_threshold: {count: 5}}", "audio_threshold is given twice, at the top level and in curation"),
+        ("curation: [1]", "curation is a mapping such as"),
         ("seeds: [1, 1]", "differ"),
         ("pool: null", "need unpaired audio"),
         ("pairs: 5", "a source of clips or captions is a path or a mapping with the key `source`, got 5"),

@@ -107,8 +107,11 @@ def tiny(experiment: Experiment) -> Experiment:
         pool=short(experiment.pool), evaluation=short(experiment.evaluation),
         checkpoint=dataclasses.replace(adopted, model=whole, front_end=None),
         teacher=dataclasses.replace(experiment.teacher, **few), student=dataclasses.replace(experiment.student, **few),
-        audio_threshold=Threshold(similarity=-1), du_threshold=Threshold(similarity=-1),
-        caption_threshold=Threshold(similarity=-1), near_duplicate=None, seeds=(0,),
+        curation=dataclasses.replace(
+            experiment.curation, audio_threshold=Threshold(similarity=-1), caption_threshold=Threshold(similarity=-1),
+            near_duplicate=None,
+        ),
+        du_threshold=Threshold(similarity=-1), seeds=(0,),
         share_of_pairs=min(1.0, 5 * experiment.share_of_pairs),
     )  # fmt: skip
 

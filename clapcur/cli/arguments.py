@@ -13,6 +13,7 @@ from clapcur.store.home import Home
 if TYPE_CHECKING:
     from clapcur.methods.contamination import NearDuplicate
     from clapcur.methods.thresholds import Threshold
+    from clapcur.stages.curate import Curation
     from clapcur.stages.train import TrainConfig
 
 
@@ -58,6 +59,26 @@ def near_duplicate(text: str) -> "NearDuplicate":
         raise ValueError(
             f"a near duplicate is told by a cosine such as 0.9999, calibrated or never, got {text!r}"
         ) from None
+
+
+def curation_from_file(path: Path | None, **given: Any) -> "Curation":
+    """Return the curation of an experiment file, or of a file with the fields of one curation, or the defaults.
+
+    What is given beside the file, and is not None, takes the place of what it says.
+    """
+    from dataclasses import replace
+
+    from clapcur.experiments.config import curation_values, experiment_from_file
+    from clapcur.stages.curate import Curation
+
+    curation = Curation()
+    if path is not None:
+        values = read_mapping(path)
+        if "pairs" in values:
+            curation = experiment_from_file(path).curation
+        else:
+            curation = from_dict(Curation, curation_values(values, path.absolute().parent, path), where=str(path))
+    return replace(curation, **{name: value for name, value in given.items() if value is not None})
 
 
 def training_from_file(

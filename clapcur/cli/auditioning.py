@@ -25,11 +25,11 @@ def audition(
     where = open_home(home, must_exist=True)
     source = find(where, improvement_set, "improvement_set")
     with working():
-        from clapcur.stages.audition import AuditionConfig, audition_inputs
+        from clapcur.stages.audition import AuditionConfig
         from clapcur.tasks.audition import audition as run
 
         config = AuditionConfig(num_pairs=num_pairs, seed=seed)
-        made = run.fn(config, audition_inputs(source), source.record["config"]["strategy"])
+        made = run(config, source)
     page = (made.path / "audition.html").as_uri()
     if as_json:
         show_artifact(made, as_json, page=page)

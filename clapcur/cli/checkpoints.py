@@ -58,7 +58,7 @@ def adopt(
         config = AdoptConfig(
             source=place, front_end=front_end, text_source=text_source, pickled=pickled, collapsed=collapsed
         )
-        made = run.fn(config, {})
+        made = run(config, {})
     show_artifact(made, as_json)
     if not as_json:
         show(f"what became of every tensor: {made.path / 'adopted.json'}")

@@ -66,8 +66,8 @@ def _land(source: "IngestConfig", pool: str) -> tuple[Artifact, Artifact]:
     from clapcur.tasks.ingest import ingest
     from clapcur.tasks.pool import grow
 
-    landed = ingest.fn(source, "landing")
-    return landed, grow.fn(pool, landed)
+    landed = ingest(source, "landing")
+    return landed, grow(pool, landed)
 
 
 def show_landing(landed: Artifact, version: Artifact, as_json: bool) -> None:

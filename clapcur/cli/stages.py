@@ -1,14 +1,21 @@
 """The commands that run one stage each; they take and give artifact ids."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from clapcur.cli.arguments import CLASSES_HELP, Checkpoint, ClassFile, find, threshold, training_from_file
+from clapcur.cli.arguments import (
+    CLASSES_HELP,
+    Checkpoint,
+    ClassFile,
+    curation_from_file,
+    find,
+    threshold,
+    training_from_file,
+)
 from clapcur.cli.arguments import near_duplicate as same_sound
 from clapcur.cli.console import (
     HomeOption,
@@ -29,7 +36,7 @@ from clapcur.store.artifacts import Artifact
 from clapcur.store.home import Home
 
 if TYPE_CHECKING:
-    from clapcur.stages.embed import EmbedConfig
+    pass
 
 ManifestId = Annotated[str, typer.Argument(help="A manifest, as `ingest` named it.", show_default=False)]
 PromptOption = Annotated[str, typer.Option("--prompt", help="The text of a class; {} is the place of its name.")]
@@ -119,7 +126,7 @@ def ingest(
             roots=tuple(root or IngestConfig.roots),
             max_bad_fraction=max_bad,
         )
-        made = run.fn(config, role)
+        made = run(config, role)
     quarantine = made.record.get("quarantine", {})
     if as_json:
         show_artifact(made, as_json, quarantine=quarantine)
@@ -143,7 +150,7 @@ def train_teacher(
     with working():
         from clapcur.tasks.train import train
 
-        made = train.fn(settings, inputs, Row(strategy="teacher"))
+        made = train(settings, inputs, Row(strategy="teacher"))
     show_artifact(made, as_json)
 
 
@@ -188,7 +195,7 @@ def train_student(
     with working():
         from clapcur.tasks.train import train
 
-        made = train.fn(settings, inputs, row)
+        made = train(settings, inputs, row)
     show_artifact(made, as_json)
 
 
@@ -218,9 +225,9 @@ def embed(
         from clapcur.tasks.embed import embed as run
 
         if names:
-            made = run.fn(EmbedConfig(what="prompts", prompts=prompts(names, prompt)), inputs, "prompts")
+            made = run(EmbedConfig(what="prompts", prompts=prompts(names, prompt)), inputs, "prompts")
         else:
-            made = run.fn(EmbedConfig(what=what, num_crops=num_crops if what == "audio" else 1), inputs, what)
+            made = run(EmbedConfig(what=what, num_crops=num_crops if what == "audio" else 1), inputs, what)
     show_artifact(made, as_json)
 
 
@@ -234,16 +241,23 @@ def curate(
     pool: Annotated[str, typer.Option(help="Manifest of sounds without captions: DU and ADS.")] = "",
     captions: Annotated[str, typer.Option(help="Manifest of more captions.")] = "",
     evaluation: Annotated[str, typer.Option(help="Manifest whose clips and recordings must not enter.")] = "",
+    config: Annotated[
+        Path | None,
+        typer.Option(help="An experiment as for `improve`, or the fields of one curation, as YAML (docs/config.md)."),
+    ] = None,
     audio_threshold: Annotated[
-        str, typer.Option(help="Clip against caption: a cosine such as 0.7, count:2000 or precision:0.8.")
-    ] = "0.7",
+        str | None, typer.Option(help="Clip against caption: a cosine such as 0.7, count:2000 or precision:0.8.")
+    ] = None,
     caption_threshold: Annotated[
-        str, typer.Option(help="Caption against class: a cosine such as 0.7, or count:200.")
-    ] = "0.7",
-    near_duplicate: NearOption = "0.9999",
+        str | None, typer.Option(help="Caption against class: a cosine such as 0.7, or count:200.")
+    ] = None,
+    near_duplicate: Annotated[
+        str | None,
+        typer.Option(help="Similarity at which a clip is an evaluation clip's duplicate; or calibrated, or never."),
+    ] = None,
     even_classes: Annotated[
-        bool, typer.Option(help="Share a threshold given by count between the classes, or have one for all.")
-    ] = True,
+        bool | None, typer.Option(help="Share a threshold given by count between the classes, or have one for all.")
+    ] = None,
     exclude_pairs: Annotated[
         Path | None, typer.Option(help="Marks from an audition page: wrong pairs stay out, a precision goes by them.")
     ] = None,
@@ -257,59 +271,39 @@ def curate(
     """Choose the pairs that a student learns from.
 
     Everything is embedded with the checkpoint first, where that is not done yet. What the teacher's training held out
-    stays out of the set, and so does whatever sounds like an evaluation clip.
+    stays out of the set, and so does whatever sounds like an evaluation clip. Options not given are those of --config,
+    or the defaults, which are the same for `improve`.
     """
     if strategy != "ds" and not pool:
         raise typer.BadParameter(f"{strategy} finds its pairs among sounds without captions: give --pool")
     names = find_class_names(classes, Path.cwd())
-    to_caption, to_class = threshold(audio_threshold), threshold(caption_threshold)
     from clapcur.data.marks import marks_from_file
 
-    marks = marks_from_file(exclude_pairs) if exclude_pairs else ()
+    curation = curation_from_file(
+        config, audio_threshold=threshold(audio_threshold) if audio_threshold else None,
+        caption_threshold=threshold(caption_threshold) if caption_threshold else None, even_classes=even_classes,
+        max_per_clip=max_per_clip, max_per_caption=max_per_caption,
+        marks=marks_from_file(exclude_pairs) if exclude_pairs else None,
+    )  # fmt: skip
+    if near_duplicate:  # "never" is None
+        curation = replace(curation, near_duplicate=same_sound(near_duplicate))
     where = open_home(home)
     teacher = find(where, checkpoint, "checkpoint")
-    given = {"teacher_pairs": pairs, "pool": pool, "captions": captions, "evaluation": evaluation}
-    inputs = {role: find(where, name, "manifest") for role, name in given.items() if name}
+    given = {"pairs": pairs, "pool": pool, "captions": captions, "evaluation": evaluation}
+    manifests = {role: find(where, name, "manifest") for role, name in given.items() if name}
     with working():
+        from clapcur.flows.steps import candidates
         from clapcur.stages.curate import CurateConfig
-        from clapcur.stages.embed import EmbedConfig
         from clapcur.tasks.curate import curate as run
 
-        config = CurateConfig(
-            strategy=strategy, class_names=names, prompt=prompt, audio_threshold=to_caption, caption_threshold=to_class,
-            max_per_clip=max_per_clip, max_per_caption=max_per_caption, held_out=teacher.record["config"]["held_out"],
-            near_duplicate=same_sound(near_duplicate), even_classes=even_classes, marks=marks,
-        )  # fmt: skip
-        audio, texts = EmbedConfig(what="audio", num_crops=num_crops), EmbedConfig(what="captions")
-        embeddings: dict[str, tuple[str | None, EmbedConfig]] = {
-            "prompt_embeddings": (None, EmbedConfig(what="prompts", prompts=prompts(names, prompt))),
-            "teacher_clip_embeddings": ("teacher_pairs", audio),
-            "teacher_caption_embeddings": ("teacher_pairs", texts),
-            "pool_embeddings": ("pool", audio),
-            "caption_embeddings": ("captions", texts),
-            "evaluation_embeddings": ("evaluation", audio),
-        }
-        inputs |= embedded(teacher, inputs, embeddings)
-        made = run.fn(config, inputs, teacher.record["config"].get("seed", 0))
+        record = teacher.record["config"]
+        inputs = candidates(teacher, manifests, prompts(names, prompt), num_crops)
+        made = run(
+            curation.of(strategy, names, prompt, record.get("held_out", CurateConfig.held_out)),
+            inputs,
+            record.get("seed", 0),
+        )
     show_artifact(made, as_json, card=str(made.path / "card.json"))
-
-
-def embedded(
-    checkpoint: Artifact, manifests: Mapping[str, Artifact], wanted: Mapping[str, tuple[str | None, "EmbedConfig"]]
-) -> dict[str, Artifact]:
-    """Return the embeddings by role, made where they are missing; a manifest that was not given is left out."""
-    from clapcur.tasks.embed import embed as run
-
-    made = {}
-    for role, (manifest, config) in wanted.items():
-        inputs = {"checkpoint": checkpoint}
-        if manifest is not None:
-            if manifest not in manifests:
-                continue
-            inputs["manifest"] = manifests[manifest]
-        name = role.removesuffix("_embeddings")
-        made[role] = run.fn(config, inputs, {"audio": "evaluation", "prompt": "prompts"}.get(name, name))
-    return made
 
 
 def evaluate(
@@ -336,27 +330,20 @@ def evaluate(
     where = open_home(home)
     scored = find(where, checkpoint, "checkpoint")
     manifest = find(where, evaluation, "manifest")
-    inputs = {"checkpoint": scored, "evaluation": manifest}
     with working():
         from clapcur.data.manifest import Manifest
         from clapcur.data.scores import Scores, ZeroShotScores
-        from clapcur.stages.embed import EmbedConfig
+        from clapcur.flows.steps import evaluated
         from clapcur.stages.evaluate import EvaluateConfig, label_index
-        from clapcur.tasks.evaluate import evaluate as run
 
-        if names:  # before anything is embedded
-            label_index(Manifest.open(manifest).clips, names)
-        audio = EmbedConfig(what="audio", num_crops=num_crops)
-        wanted: dict[str, tuple[str | None, EmbedConfig]] = {"audio_embeddings": ("evaluation", audio)}
         if retrieval:
-            wanted["caption_embeddings"] = ("evaluation", EmbedConfig(what="captions"))
             config = EvaluateConfig(task="retrieval")
         else:
-            wanted["prompt_embeddings"] = (None, EmbedConfig(what="prompts", prompts=prompts(names, prompt)))
             config = EvaluateConfig(class_names=names, prompt=prompt)
-        inputs |= embedded(scored, inputs, wanted)
+            label_index(Manifest.open(manifest).clips, names)  # before anything is embedded
         record = scored.record
-        made = run.fn(config, inputs, Row.of(record), int(record.get("tags", {}).get("seed", 0)))
+        seed = int(record.get("tags", {}).get("seed", 0))
+        made = evaluated(config, scored, manifest, num_crops, Row.of(record), seed)
     scores = Scores.open(made) if retrieval else ZeroShotScores.open(made)
     intervals = {} if retrieval else {name: getattr(scores, name) for name in ("interval", "transductive_interval")}
     protocol, known = scores.protocol.facts(), scores.contamination
@@ -422,4 +409,4 @@ def _make_report(home: Home, rows: list[str], title: str, note: str) -> Artifact
     with working():
         from clapcur.tasks.report import report as run
 
-        return run.fn(ReportConfig(title=title, rows=tuple(lines), note=note), inputs)
+        return run(ReportConfig(title=title, rows=tuple(lines), note=note), inputs)

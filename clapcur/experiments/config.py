@@ -6,6 +6,7 @@ An `Experiment` is all that a flow needs. It is read from a YAML file (`experime
 """
 
 import dataclasses
+import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,16 +22,13 @@ from clapcur.data.class_names import (
     prompts,
     read_class_names,
 )
-from clapcur.data.marks import Mark, marks_from_file
+from clapcur.data.marks import marks_from_file
 from clapcur.data.rows import PAPER_ROWS, ImprovementSetName, Row
 from clapcur.data.tables import whole_number
-from clapcur.methods.contamination import NearDuplicate
-from clapcur.methods.hubness import Hubness
 from clapcur.methods.thresholds import Threshold
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
 from clapcur.stages.adopt import AdoptConfig
-from clapcur.stages.curate import Approximate, CurateConfig
-from clapcur.stages.embed import EmbedConfig
+from clapcur.stages.curate import CurateConfig, Curation
 from clapcur.stages.evaluate import EvaluateConfig
 from clapcur.stages.ingest import POOL, IngestConfig
 from clapcur.stages.train import SoftLabels, TrainConfig
@@ -38,8 +36,7 @@ from clapcur.stages.train import SoftLabels, TrainConfig
 if TYPE_CHECKING:  # it imports scipy's filters, which the demo alone needs
     from clapcur.corpora.synthetic.procedural import Corpus
 
-# What a config starts from; of fewer captions or pairs than these, all are taken.
-AUDIO_THRESHOLD, CAPTION_THRESHOLD = Threshold(count=2000), Threshold(count=1000)
+CURATION_FIELDS = frozenset(field.name for field in dataclasses.fields(Curation))
 
 
 @frozen
@@ -104,36 +101,14 @@ class Experiment:
     """Training of every student; `soft_labels` is added for the rows that have soft labels."""
     soft_labels: SoftLabels = SoftLabels()
     """Soft targets of the rows that have them."""
-    audio_threshold: Threshold = Threshold(similarity=0.7)
-    """Least similarity of clip and caption (DU and ADS): a cosine, a count, or a precision."""
-    caption_threshold: Threshold = Threshold(similarity=0.7)
-    """Least similarity of caption and class prompt (DS and ADS): a cosine or a count."""
+    curation: Curation = Curation()
+    """How the pairs of every Improvement-Set are chosen."""
     du_threshold: Threshold | None = None
-    """Audio threshold of DU, if it differs from that of ADS."""
-    even_classes: bool = False
-    """Split a threshold by count evenly over the classes, so that no class is left out."""
-    max_per_clip: int | None = None
-    """Most captions per clip, the best ones; None: no limit."""
-    max_per_caption: int | None = None
-    """Most clips per caption, the best ones, which keeps hubs from filling the set; None: no limit."""
-    distinct_clips: float | None = None
-    """Audio similarity (a cosine) at which two pool clips count as one sound, of which one may enter; None: no such
-    rule."""
-    distinct_captions: float | None = None
-    """Similarity at which two captions count as one, of which one may enter; None: no such rule."""
-    hubness: Hubness | None = None
-    """Correct similarities for clips and captions that are near to everything (hubs)."""
-    approximate: Approximate | None = None
-    """Compare a clip only with the nearest clusters of captions; for pools where comparing with all takes too long."""
+    """Audio threshold of DU, if it differs from that of the curation."""
     ads_replay: Literal["ds", "teacher_pairs"] = "teacher_pairs"
     """What an ADS student replays: the DS set (the paper) or the teacher's pairs."""
     ds_replays: bool = True
     """Whether a DS student replays the teacher's pairs; in the paper it learns from DS alone."""
-    near_duplicate: NearDuplicate = 0.9999
-    """A clip with this audio similarity to an evaluation clip counts as the same sound and is kept out. "calibrated":
-    the value is measured on the teacher's clips of different recordings. None: no such check."""
-    marks: tuple[Mark, ...] = ()
-    """Marks from audition pages; in a file, the path of the table that the page exports."""
     num_crops: int = 1
     """Crops per clip in every embedding; they are spread over the clip and averaged."""
     rows: tuple[Row, ...] = PAPER_ROWS
@@ -160,23 +135,20 @@ class Experiment:
         if self.teacher is not None and self.teacher.held_out != self.student.held_out:
             raise ValueError("teacher and student must hold out the same share, or a student trains on what selects it")
 
-    def prompts(self) -> EmbedConfig:
-        """Return the embedding of the class prompts."""
-        return EmbedConfig(what="prompts", prompts=prompts(self.class_names, self.prompt))
+    @property
+    def improvement_sets(self) -> list[ImprovementSetName]:
+        """Which sets the rows need, in alphabetical order."""
+        wanted = {row.improvement_set for row in self.rows if row.improvement_set}
+        if "ads" in wanted and self.ads_replay == "ds":
+            wanted.add("ds")
+        return sorted(wanted)
 
     def curate(self, strategy: ImprovementSetName) -> CurateConfig:
         """Return the curation of one strategy."""
-        audio = (self.du_threshold if strategy == "du" else None) or self.audio_threshold
-        searches = strategy != "ds"
-        return CurateConfig(
-            strategy=strategy, class_names=self.class_names, prompt=self.prompt, audio_threshold=audio,
-            caption_threshold=self.caption_threshold, even_classes=self.even_classes,
-            max_per_clip=self.max_per_clip,
-            max_per_caption=self.max_per_caption, held_out=self.student.held_out,
-            near_duplicate=self.near_duplicate, marks=self.marks, distinct_captions=self.distinct_captions,
-            distinct_clips=self.distinct_clips if searches else None, hubness=self.hubness if searches else None,
-            approximate=self.approximate if searches else None,
-        )  # fmt: skip
+        curation = self.curation
+        if strategy == "du" and self.du_threshold:
+            curation = dataclasses.replace(curation, audio_threshold=self.du_threshold)
+        return curation.of(strategy, self.class_names, self.prompt, self.student.held_out)
 
     def adopt(self, seed: int) -> AdoptConfig | None:
         """Return the checkpoint that the teacher is, or starts from."""
@@ -233,15 +205,14 @@ def experiment_from_file(path: Path | str) -> Experiment:
     values["more_pairs"] = [_ingest_values(value, folder) for value in _listed(values.get("more_pairs"))]
     if isinstance(values["class_names"], str):
         values["class_names"] = find_class_names(values["class_names"], folder)
-    if isinstance(values.get("marks"), str):
-        values["marks"] = marks_from_file(folder / values["marks"])
+    values = _with_curation(values, folder, path)
     values.setdefault("name", path.stem)
     start = defaults()
     if values.get("checkpoint") is not None:
         values["checkpoint"] = _checkpoint_values(values["checkpoint"], folder)
         start = _beside_a_checkpoint(start)
         values.setdefault("teacher", None)
-    return from_dict(Experiment, _merge(dataclasses.asdict(start), values), where=str(path))
+    return from_dict(Experiment, _merge(dataclasses.asdict(start) | {"pool": None}, values), where=str(path))
 
 
 def starter(
@@ -300,10 +271,7 @@ def demo_experiment(corpus: "Corpus", seed: int = 0) -> Experiment:
         class_names=read_class_names(corpus.class_names),
         teacher=dataclasses.replace(training, model=model, num_examples=64 * 120, selection="last"),
         student=dataclasses.replace(training, learning_rate=2e-3, num_examples=64 * 100, selection="last"),
-        audio_threshold=Threshold(count=600),
-        caption_threshold=Threshold(count=150),
-        even_classes=True,
-        max_per_clip=3,
+        curation=Curation(audio_threshold=Threshold(count=600), caption_threshold=Threshold(count=150)),
         seeds=(seed,),
     )
 
@@ -334,10 +302,6 @@ def defaults() -> Experiment:
         teacher=dataclasses.replace(training, model=model, num_examples=64 * 400, selection="last"),
         student=dataclasses.replace(training, learning_rate=5e-4, selection="last"),
         soft_labels=SoftLabels(form="cross_modal", beta=0.7, temperature=0.07),
-        audio_threshold=AUDIO_THRESHOLD,
-        caption_threshold=CAPTION_THRESHOLD,
-        even_classes=True,
-        max_per_clip=3,
     )
 
 
@@ -391,20 +355,37 @@ def _ingest_values(value: Any, folder: Path) -> dict[str, Any]:
     return given
 
 
+def curation_values(given: Any, folder: Path, where: Path) -> dict[str, Any]:
+    """Return the fields of a `Curation` as a file has them; marks are read from the table that they name."""
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{where}: curation is a mapping such as {{audio_threshold: {{count: 2000}}}}, got {given!r}")
+    values = dict(given)
+    if isinstance(values.get("marks"), str):
+        values["marks"] = marks_from_file(folder / values["marks"])
+    return values
+
+
+def _with_curation(values: dict[str, Any], folder: Path, where: Path) -> dict[str, Any]:
+    """Return the values with all fields of the curation in one mapping; older files have them at the top level."""
+    top = {name: value for name, value in values.items() if name in CURATION_FIELDS}
+    given = values.get("curation")
+    if twice := sorted(top.keys() & (given.keys() if isinstance(given, Mapping) else ())):
+        raise ValueError(f"{where}: {', '.join(twice)} is given twice, at the top level and in curation; remove one")
+    others = {name: value for name, value in values.items() if name not in CURATION_FIELDS}
+    for name in others.keys() - {field.name for field in dataclasses.fields(Experiment)}:
+        if near := difflib.get_close_matches(str(name), CURATION_FIELDS, n=1, cutoff=0.8):
+            raise ValueError(f"{where}: unknown key {name!r}; did you mean 'curation.{near[0]}'?")
+    both = curation_values({} if given is None else given, folder, where) | curation_values(top, folder, where)
+    return {**others, "curation": both} if both else others
+
+
+WHOLE = {"pairs", "pool", "captions", "evaluation", "audio_threshold", "caption_threshold", "du_threshold"}
+
+
 def _merge(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Put `values` over `defaults`; ingests and thresholds are replaced whole, trainings and models key by key."""
-    whole = {"pairs", "pool", "captions", "evaluation", "audio_threshold", "caption_threshold", "du_threshold"}
-    merged = dict(defaults)
-    merged["pool"] = None
-    for name, value in values.items():
-        both = isinstance(value, dict) and isinstance(defaults.get(name), dict) and name not in whole
-        merged[name] = _merge_keys(defaults[name], value) if both else value
-    return merged
-
-
-def _merge_keys(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Put `values` over `defaults` key by key; ingests and thresholds are replaced whole."""
     merged = dict(defaults)
     for name, value in values.items():
-        both = isinstance(value, dict) and isinstance(defaults.get(name), dict)
-        merged[name] = _merge_keys(defaults[name], value) if both else value
+        both = isinstance(value, dict) and isinstance(defaults.get(name), dict) and name not in WHOLE
+        merged[name] = _merge(defaults[name], value) if both else value
     return merged

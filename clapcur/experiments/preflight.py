@@ -7,23 +7,23 @@ reach. `check_config` needs the config alone, `check_manifests` what was ingeste
 
 import logging
 from collections.abc import Mapping
-from typing import Literal
 
 from clapcur.data.class_names import check_class_names
 from clapcur.data.manifest import Manifest
+from clapcur.data.rows import ImprovementSetName
 from clapcur.errors import EmptySetError, ManifestError
-from clapcur.experiments.config import AUDIO_THRESHOLD, CAPTION_THRESHOLD, Experiment
+from clapcur.experiments.config import Experiment
 from clapcur.methods.contamination import LEAST_DIFFERENT, known_to_differ, overlap
 from clapcur.methods.thresholds import LEAST_SUPPORT, Threshold
 from clapcur.models.text import find_text_source
 from clapcur.stages.adopt import check_place
+from clapcur.stages.curate import Curation
 from clapcur.stages.embed import EmbedConfig
 from clapcur.stages.evaluate import label_index
 from clapcur.stages.report import ReportConfig, ReportRow
 from clapcur.store.artifacts import Artifact
 
 log = logging.getLogger("clapcur")
-SetName = Literal["du", "ds", "ads"]
 
 
 def check_config(experiment: Experiment) -> None:
@@ -44,10 +44,9 @@ def check_config(experiment: Experiment) -> None:
         for seed in experiment.seeds
     )
     ReportConfig(title=experiment.name, rows=rows, note=experiment.note)
-    experiment.prompts()
     experiment.evaluate()
     EmbedConfig(what="audio", num_crops=experiment.num_crops)
-    for name in sorted(_sets(experiment)):
+    for name in experiment.improvement_sets:
         experiment.curate(name)
     trainings = [training for training in (experiment.teacher, experiment.student) if training is not None]
     for training in trainings:
@@ -83,18 +82,10 @@ def check_manifests(experiment: Experiment, manifests: Mapping[str, Artifact]) -
     _check_contents(experiment, opened)
     _check_evaluation(experiment, opened["evaluation"])
     _check_held_out(experiment, opened["pairs"])
-    if wanted := _sets(experiment):
+    if wanted := set(experiment.improvement_sets):
         _check_candidates(experiment, opened, wanted)
         _check_thresholds(experiment, opened, wanted)
         _check_evidence(experiment, opened, wanted)
-
-
-def _sets(experiment: Experiment) -> set[SetName]:
-    """Return which Improvement-Sets the rows need."""
-    wanted: set[SetName] = {row.improvement_set for row in experiment.rows if row.improvement_set}
-    if "ads" in wanted and experiment.ads_replay == "ds":
-        wanted.add("ds")
-    return wanted
 
 
 def _check_contents(experiment: Experiment, opened: Mapping[str, Manifest]) -> None:
@@ -134,7 +125,7 @@ def _check_held_out(experiment: Experiment, pairs: Manifest) -> None:
         raise EmptySetError(f"held_out {share:g} {of} leaves none to train on; lower held_out, or give more recordings")
 
 
-def _check_candidates(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[SetName]) -> None:
+def _check_candidates(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[ImprovementSetName]) -> None:
     """Refuse where no clip may enter: all are held out, or known from the evaluation."""
     held_out = opened["pairs"].held_out(experiment.student.held_out)
     for role, strategies in (("pool", wanted & {"du", "ads"}), ("pairs", wanted & {"ds"})):
@@ -149,21 +140,23 @@ def _check_candidates(experiment: Experiment, opened: Mapping[str, Manifest], wa
             )
 
 
-def _check_thresholds(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[SetName]) -> None:
+def _check_thresholds(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[ImprovementSetName]) -> None:
     """Refuse a count that is larger than what there is; the defaults take what there is."""
     texts = set(opened["pairs"].captions.caption_id)
     if "captions" in opened and wanted & {"du", "ads"}:
         texts |= set(opened["captions"].captions.caption_id)
     if wanted & {"ds", "ads"}:
-        _check_count("caption_threshold", experiment.caption_threshold, CAPTION_THRESHOLD, len(texts), "captions")
+        threshold = experiment.curation.caption_threshold
+        _check_count("caption_threshold", threshold, Curation.caption_threshold, len(texts), "captions")
     for strategy in sorted(wanted & {"du", "ads"}):
-        most = len(opened["pool"].clips) * min(len(texts), experiment.max_per_clip or len(texts))
+        most = len(opened["pool"].clips) * min(len(texts), experiment.curation.max_per_clip or len(texts))
         threshold = experiment.curate(strategy).audio_threshold
         name = "du_threshold" if strategy == "du" and experiment.du_threshold else "audio_threshold"
-        _check_count(name, threshold, AUDIO_THRESHOLD, most, "pairs of a clip of the pool and a caption")
-    if experiment.approximate is not None and experiment.approximate.num_clusters > len(texts):
+        _check_count(name, threshold, Curation.audio_threshold, most, "pairs of a clip of the pool and a caption")
+    approximate = experiment.curation.approximate
+    if approximate is not None and approximate.num_clusters > len(texts):
         raise EmptySetError(
-            f"approximate asks for {experiment.approximate.num_clusters} clusters of {len(texts)} captions; ask for "
+            f"approximate asks for {approximate.num_clusters} clusters of {len(texts)} captions; ask for "
             "fewer, or leave it out: so few are searched exactly"
         )
 
@@ -179,7 +172,7 @@ def _check_count(name: str, threshold: Threshold, default: Threshold, most: int,
     log.warning("%s: by default %s, but there are at most %s %s, and all are taken", name, threshold.count, most, what)
 
 
-def _check_evidence(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[SetName]) -> None:
+def _check_evidence(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[ImprovementSetName]) -> None:
     """Refuse where a threshold could not be found: too few pairs for a precision, too few clips for near duplicates."""
     pairs = opened["pairs"]
     searched = wanted & {"du", "ads"}
@@ -187,9 +180,9 @@ def _check_evidence(experiment: Experiment, opened: Mapping[str, Manifest], want
         texts = set(pairs.captions.caption_id).union(
             *(opened[role].captions.caption_id for role in ("captions",) if role in opened)
         )
-        if experiment.marks:
+        if experiment.curation.marks:
             clips = set(opened["pool"].clips.clip_id)
-            support = sum(clip in clips and caption in texts for clip, caption, _ in experiment.marks)
+            support = sum(clip in clips and caption in texts for clip, caption, _ in experiment.curation.marks)
             what = "marked pairs of this pool and these captions"
         else:
             held_out = set(pairs.pairs.clip_id) & pairs.held_out(experiment.student.held_out)
@@ -199,7 +192,7 @@ def _check_evidence(experiment: Experiment, opened: Mapping[str, Manifest], want
                 f"a threshold by precision needs {LEAST_SUPPORT} judged pairs, there are {support} ({what}); raise "
                 "held_out, or give the threshold by similarity or count"
             )
-    if experiment.near_duplicate == "calibrated":
+    if experiment.curation.near_duplicate == "calibrated":
         chosen, recordings = known_to_differ(pairs.clips)
         if len(chosen) < LEAST_DIFFERENT or len(set(recordings)) < 2:
             raise EmptySetError(

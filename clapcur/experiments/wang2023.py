@@ -16,6 +16,7 @@ from clapcur.experiments.config import Experiment
 from clapcur.methods.thresholds import Threshold
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
 from clapcur.stages.adopt import AdoptConfig
+from clapcur.stages.curate import Curation
 from clapcur.stages.ingest import IngestConfig
 from clapcur.stages.train import SoftLabels, TrainConfig
 
@@ -141,8 +142,12 @@ def experiment(recipe: str, dataset: Dataset, data: Path, selection: Selection =
         teacher=training,
         student=training,
         soft_labels=SoftLabels(form="paper", beta=0.3),
-        audio_threshold=Threshold(similarity=domain.ads_threshold),
-        caption_threshold=Threshold(similarity=domain.ds_threshold),
+        curation=Curation(
+            audio_threshold=Threshold(similarity=domain.ads_threshold),
+            caption_threshold=Threshold(similarity=domain.ds_threshold),
+            even_classes=False,
+            max_per_clip=None,
+        ),
         du_threshold=Threshold(similarity=DU_THRESHOLD),
         ads_replay="ds",
         ds_replays=False,

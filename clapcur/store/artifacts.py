@@ -29,6 +29,7 @@ from clapcur.config import canonical, canonical_json, signature
 from clapcur.errors import ArtifactError, DamagedArtifact
 
 RECORD = "record.json"
+SCHEMA = 2  # of a record: from 2 on it says its own schema and has a digest
 WORK = "work"  # sub-folder of an unfinished artifact: parts and training state, gone when the record is written
 LOST = "lost.json"  # record of an artifact whose payload was damaged, until it is made again
 LOCATIONS = "locations.parquet"  # where clips lie on this machine: replaceable, so not part of the payload's digests
@@ -305,8 +306,11 @@ def _record_digest(record: Mapping[str, Any]) -> str:
 def checked_record(folder: Path) -> dict[str, Any]:
     """Return a record that says what was written, to the letter; raises as `read_record`."""
     record = read_record(folder)
-    if record.get("record_sha256", "") not in ("", _record_digest(record)):  # older records have no digest
-        raise _damaged_record(folder / RECORD, "its digest is not that of its content")
+    if "record_sha256" in record:
+        if record["record_sha256"] != _record_digest(record):
+            raise _damaged_record(folder / RECORD, "its digest is not that of its content")
+    elif "schema" in record:  # the oldest records have neither
+        raise _damaged_record(folder / RECORD, "it has no digest")
     return record
 
 
@@ -471,6 +475,7 @@ class Store:
             if path.is_file() and _is_payload(path.relative_to(work.path))
         }
         record = {
+            "schema": SCHEMA,
             "kind": work.key.kind,
             "id": work.key.id,
             "key_sha256": work.key.sha256,

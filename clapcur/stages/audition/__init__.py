@@ -77,17 +77,17 @@ class AuditionConfig:
             raise ValueError(f"max_seconds must be above 0, got {self.max_seconds:g}")
 
 
-def audition_inputs(improvement_set: Artifact) -> dict[str, Artifact]:
+def audition_inputs(store: Store, improvement_set: Artifact) -> dict[str, Artifact]:
     """Return the inputs of an audition by role: the set, and the manifests that its record names for its pairs.
 
     Raises
     ------
     ArtifactError
-        Another kind of artifact, or a manifest that is not in the store of the set.
+        Another kind of artifact, or a manifest that is not in the store.
     """
     if improvement_set.kind != "improvement_set":
         raise ArtifactError(f"expected an improvement_set, got the {improvement_set.kind} {improvement_set.id}")
-    record, store = improvement_set.record, Store(improvement_set.path.parents[1])
+    record = improvement_set.record
     roles = ("teacher_pairs",) if record["config"]["strategy"] == "ds" else ("teacher_pairs", "captions", "pool")
     manifests = {role: store.find(record["inputs"][role]) for role in roles if role in record["inputs"]}
     return {"improvement_set": improvement_set, **manifests}

@@ -42,7 +42,7 @@ from clapcur.methods.hubness import Correction, hub_statistics
 from clapcur.methods.plots import class_coverage_figure, near_duplicate_figure, similarity_figure
 from clapcur.stages.curate.calibration import calibrate, calibrate_on_marks
 from clapcur.stages.curate.candidates import Captions, candidate_captions, candidate_clips, caption_thresholds
-from clapcur.stages.curate.config import Approximate, CurateConfig
+from clapcur.stages.curate.config import CurateConfig, Curation
 from clapcur.stages.curate.pool_join import PoolJoin, Thresholds, sample_histogram
 from clapcur.stages.curate.taken_over import TakenOver
 from clapcur.stages.curate.training_pairs import write_training_pairs
@@ -50,7 +50,7 @@ from clapcur.store.artifacts import Artifact, Stage, Workspace
 
 VERSION = "7"
 
-__all__ = ["STAGE", "Approximate", "CurateConfig", "curate"]
+__all__ = ["STAGE", "CurateConfig", "Curation", "curate"]
 
 
 def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """What can be said about a curation."""
 
-from typing import Literal
+import dataclasses
 
 from clapcur.config import frozen, machine
 from clapcur.data.class_names import PROMPT, check_class_names, check_prompt
 from clapcur.data.marks import Mark
+from clapcur.data.rows import ImprovementSetName
 from clapcur.methods.contamination import NearDuplicate, check_near_duplicate
 from clapcur.methods.hubness import Hubness
 from clapcur.methods.thresholds import Threshold
@@ -31,51 +32,42 @@ class Approximate:
 
 
 @frozen
-class CurateConfig:
-    """Which pairs become the Improvement-Set."""
+class Curation:
+    """How the pairs of an Improvement-Set are chosen, whatever the strategy. The only place of these defaults.
 
-    strategy: Literal["du", "ds", "ads"]
-    """Which pairs are searched: du, ds or ads."""
-    class_names: tuple[str, ...]
-    """Names of the classes of the domain."""
-    prompt: str = PROMPT
-    """Class prompt; {} is replaced by the class name."""
-    audio_threshold: Threshold = Threshold(similarity=0.7)
-    """Least similarity of clip and caption (DU and ADS)."""
-    caption_threshold: Threshold = Threshold(similarity=0.7)
-    """Least similarity of caption and class prompt (DS and ADS)."""
-    even_classes: bool = False
-    """Split a threshold by count evenly over the classes: one threshold for all leaves out the classes on which a weak
-    teacher is less sure. Thresholds by similarity or precision are not changed."""
-    max_per_clip: int | None = None
-    """Most captions per clip, the best ones; None: no limit."""
+    Thresholds are counts, because a cosine of 0.7 means another thing to every teacher. Every class gets an even share
+    of a count, because one threshold for all leaves out classes of which a teacher is less sure (docs/demo.md). The
+    paper's rule is a similarity, even_classes false and no cap.
+    """
+
+    audio_threshold: Threshold = Threshold(count=2000)
+    """Least similarity of clip and caption (DU and ADS): a cosine, a count, or a precision."""
+    caption_threshold: Threshold = Threshold(count=1000)
+    """Least similarity of caption and class prompt (DS and ADS): a cosine or a count."""
+    even_classes: bool = True
+    """Split a threshold by count evenly over the classes. Thresholds by similarity or precision are not changed."""
+    max_per_clip: int | None = 3
+    """Most captions per clip, the best ones; null: no limit."""
     max_per_caption: int | None = None
-    """Most clips per caption, the best ones, which keeps hubs from filling the set; None: no limit."""
-    held_out: float = 0.1
-    """Share of the source recordings of the teacher's pairs that is never trained on and calibrates precision."""
+    """Most clips per caption, the best ones, which keeps hubs from filling the set; null: no limit."""
     near_duplicate: NearDuplicate = 0.9999
     """A clip with this audio similarity to an evaluation clip counts as the same sound and is kept out. "calibrated":
-    the value is measured on the teacher's clips of different recordings. None: no such check."""
+    the value is measured on the teacher's clips of different recordings. null: no such check."""
     distinct_clips: float | None = None
-    """Audio similarity (a cosine) at which two pool clips count as one sound, of which one may enter (SemDeDup); None:
+    """Audio similarity (a cosine) at which two pool clips count as one sound, of which one may enter (SemDeDup); null:
     no such rule."""
     distinct_captions: float | None = None
-    """Similarity at which two captions count as one, of which one may enter; None: no such rule."""
+    """Similarity at which two captions count as one, of which one may enter; null: no such rule."""
     hubness: Hubness | None = None
     """Correct similarities for clips and captions that are near to everything (hubs)."""
     approximate: Approximate | None = None
     """Compare a clip only with the nearest clusters of captions; for pools where comparing with all takes too long."""
     marks: tuple[Mark, ...] = ()
-    """Marks from audition pages (`clapcur.data.marks`): wrong pairs do not enter, and a precision is calibrated on all
-    marks."""
-
-    device: str = machine("auto")
-    """Device of the search; auto takes the first GPU if there is one."""
+    """Marks from audition pages: wrong pairs do not enter, and a precision is calibrated on all marks. In a file, the
+    path of the table that the page exports."""
 
     def __post_init__(self) -> None:
-        """Refuse values without a meaning."""
-        check_class_names(self.class_names)
-        check_prompt(self.prompt)
+        """Raise ValueError for values without a meaning."""
         check_near_duplicate(self.near_duplicate)
         if self.caption_threshold.precision is not None:
             raise ValueError(
@@ -85,9 +77,51 @@ class CurateConfig:
             value = getattr(self, name)
             if value is not None and not -1 <= value <= 1:
                 raise ValueError(f"{name} must be a cosine in [-1, 1], or left out, got {value:g}; a percentage?")
-        if self.strategy == "ds" and (self.hubness or self.approximate or self.distinct_clips is not None):
-            raise ValueError("hubness, approximate and distinct_clips are of a search in a pool, which DS does not do")
         for name in ("max_per_clip", "max_per_caption"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, or left out for no cap, got {value}")
+
+    def of(
+        self, strategy: ImprovementSetName, class_names: tuple[str, ...], prompt: str, held_out: float
+    ) -> "CurateConfig":
+        """Return the curation of one strategy; DS leaves out what only a search in a pool has.
+
+        Parameters
+        ----------
+        strategy : {"du", "ds", "ads"}
+        class_names : tuple of str
+        prompt : str
+            With {} where the class name goes.
+        held_out : float
+            As in `CurateConfig`.
+        """
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(Curation)}
+        if strategy == "ds":
+            options |= {"distinct_clips": None, "hubness": None, "approximate": None}
+        return CurateConfig(strategy=strategy, class_names=class_names, prompt=prompt, held_out=held_out, **options)
+
+
+@frozen
+class CurateConfig(Curation):
+    """Which pairs become the Improvement-Set of one strategy."""
+
+    strategy: ImprovementSetName
+    """Which pairs are searched: du, ds or ads."""
+    class_names: tuple[str, ...]
+    """Names of the classes of the domain."""
+    prompt: str = PROMPT
+    """Class prompt; {} is replaced by the class name."""
+    held_out: float = 0.1
+    """Share of the source recordings of the teacher's pairs that is never trained on and calibrates precision."""
+
+    device: str = machine("auto")
+    """Device of the search; auto takes the first GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for values without a meaning."""
+        super().__post_init__()
+        check_class_names(self.class_names)
+        check_prompt(self.prompt)
+        if self.strategy == "ds" and (self.hubness or self.approximate or self.distinct_clips is not None):
+            raise ValueError("hubness, approximate and distinct_clips are of a search in a pool, which DS does not do")

@@ -1,0 +1,160 @@
+"""The steps that flows and commands are made of: from the manifests of an experiment to the scores of its rows.
+
+Inside a flow every stage of a step is a task of that flow; elsewhere the stages are plain calls.
+"""
+
+from collections.abc import Mapping
+
+from clapcur.data.class_names import prompts
+from clapcur.data.rows import Row
+from clapcur.experiments import preflight
+from clapcur.experiments.config import Experiment
+from clapcur.stages.audition import AuditionConfig
+from clapcur.stages.embed import EmbedConfig
+from clapcur.stages.evaluate import EvaluateConfig
+from clapcur.stages.ingest import IngestConfig
+from clapcur.stages.merge import MergeConfig
+from clapcur.stages.train import TrainConfig
+from clapcur.store.artifacts import Artifact
+from clapcur.store.catalog import Campaign
+from clapcur.tasks.adopt import adopt
+from clapcur.tasks.audition import audition
+from clapcur.tasks.curate import curate
+from clapcur.tasks.embed import embed
+from clapcur.tasks.evaluate import evaluate
+from clapcur.tasks.ingest import ingest
+from clapcur.tasks.merge import merge
+from clapcur.tasks.pool import grow
+from clapcur.tasks.train import train
+
+Manifests = Mapping[str, Artifact]  # by role: pairs, pool, captions, evaluation
+
+CANDIDATES = (  # what a curation compares: role of the table, what is embedded, and of which manifest
+    ("teacher_clip_embeddings", "audio", "pairs"),
+    ("teacher_caption_embeddings", "captions", "pairs"),
+    ("evaluation_embeddings", "audio", "evaluation"),
+    ("pool_embeddings", "audio", "pool"),
+    ("caption_embeddings", "captions", "captions"),
+)
+
+
+def ingest_all(experiment: Experiment, campaign: Campaign) -> dict[str, Artifact]:
+    """Return the manifests by role, once they fit the experiment.
+
+    A pool that is given by its name is the newest version of what landed in it.
+    """
+    manifests = {}
+    for role in ("pairs", "pool", "captions", "evaluation"):
+        config: IngestConfig | None = getattr(experiment, role)
+        if config is not None:
+            name = config.landed_in
+            manifests[role] = grow(name, campaign=campaign) if name else ingest(config, role, campaign)
+    if experiment.more_pairs or experiment.share_of_pairs < 1:
+        parts = [manifests["pairs"], *(ingest(config, "pairs", campaign) for config in experiment.more_pairs)]
+        manifests["pairs"] = merge(MergeConfig(share=experiment.share_of_pairs), parts, "pairs", campaign)
+    preflight.check_manifests(experiment, manifests)
+    return manifests
+
+
+def teacher_of(experiment: Experiment, seed: int, manifests: Manifests, campaign: Campaign) -> Artifact:
+    """Train the teacher on its captioned clips; or take the checkpoint that it is, or starts from."""
+    adopted, training, inputs = experiment.adopt(seed), experiment.train_teacher(seed), {}
+    given = {"teacher_pairs": manifests["pairs"]}
+    if adopted is not None:
+        inputs["init"] = adopt(adopted, given if adopted.needs_captions else {}, campaign)
+        if training is None:
+            return inputs["init"]
+    assert training is not None
+    return train(training, inputs | given | selecting(training, manifests), Row(strategy="teacher"), campaign)
+
+
+def selecting(training: TrainConfig, manifests: Manifests) -> dict[str, Artifact]:
+    """Return what chooses the weights, where that is not a part of what is trained on."""
+    return {"evaluation": manifests["evaluation"]} if training.selection == "reference" else {}
+
+
+def candidates(
+    teacher: Artifact, manifests: Manifests, class_prompts: tuple[str, ...], num_crops: int,
+    campaign: Campaign | None = None,
+) -> dict[str, Artifact]:  # fmt: skip
+    """Embed everything that a curation compares; return all its inputs by role.
+
+    Parameters
+    ----------
+    teacher : Artifact
+        The checkpoint that embeds.
+    manifests : mapping
+        By role: ``pairs`` and, where there are some, ``pool``, ``captions`` and ``evaluation``.
+    class_prompts : tuple of str
+    num_crops : int
+        Crops of a clip that are averaged.
+    campaign : Campaign, optional
+    """
+    inputs = {"teacher_pairs": manifests["pairs"]}
+    inputs |= {role: manifests[role] for role in ("pool", "captions", "evaluation") if role in manifests}
+    inputs["prompt_embeddings"] = embed_prompts(teacher, class_prompts, campaign)
+    configs = {"audio": EmbedConfig(what="audio", num_crops=num_crops), "captions": EmbedConfig(what="captions")}
+    for role, what, manifest in CANDIDATES:
+        if manifest in manifests:
+            embedded = {"checkpoint": teacher, "manifest": manifests[manifest]}
+            inputs[role] = embed(configs[what], embedded, role.removesuffix("_embeddings"), campaign)
+    return inputs
+
+
+def embed_prompts(checkpoint: Artifact, class_prompts: tuple[str, ...], campaign: Campaign | None = None) -> Artifact:
+    """Embed class prompts with a checkpoint."""
+    return embed(EmbedConfig(what="prompts", prompts=class_prompts), {"checkpoint": checkpoint}, "prompts", campaign)
+
+
+def improvement_sets(
+    experiment: Experiment, manifests: Manifests, teacher: Artifact, seed: int, campaign: Campaign
+) -> dict[str, Artifact]:
+    """Embed everything with the teacher, then curate each set that a row needs, and make the page to hear it."""
+    wanted = experiment.improvement_sets
+    if not wanted:
+        return {}
+    texts = prompts(experiment.class_names, experiment.prompt)
+    inputs = candidates(teacher, manifests, texts, experiment.num_crops, campaign)
+    sets: dict[str, Artifact] = {}
+    for name in wanted:
+        sets[name] = curate(experiment.curate(name), inputs, seed, campaign)
+        audition(AuditionConfig(seed=seed), sets[name], campaign)
+    return sets
+
+
+def student(
+    experiment: Experiment, row: Row, seed: int, manifests: Manifests, teacher: Artifact, sets: Mapping[str, Artifact],
+    campaign: Campaign,
+) -> Artifact:  # fmt: skip
+    """Train the student of one row, from the teacher's weights."""
+    inputs = {"init": teacher, "teacher_pairs": manifests["pairs"]}
+    if row.improvement_set is not None:
+        inputs["improvement_set"] = sets[row.improvement_set]
+        inputs |= {role: manifests[role] for role in ("pool", "captions") if role in manifests}
+        if row.strategy == "ads" and experiment.ads_replay == "ds":
+            inputs["replay"] = sets["ds"]
+    training = experiment.train_student(row, seed)
+    return train(training, inputs | selecting(training, manifests), row, campaign)
+
+
+def score(
+    experiment: Experiment, row: Row, seed: int, manifests: Manifests, checkpoint: Artifact, campaign: Campaign
+) -> Artifact:
+    """Embed the evaluation clips and the prompts with a checkpoint, and score it zero-shot."""
+    config, num_crops = experiment.evaluate(), experiment.num_crops
+    return evaluated(config, checkpoint, manifests["evaluation"], num_crops, row, seed, campaign)
+
+
+def evaluated(
+    config: EvaluateConfig, checkpoint: Artifact, evaluation: Artifact, num_crops: int, row: Row, seed: int,
+    campaign: Campaign | None = None,
+) -> Artifact:  # fmt: skip
+    """Embed what an evaluation compares with a checkpoint, and score it."""
+    inputs = {"checkpoint": checkpoint, "manifest": evaluation}
+    audio = embed(EmbedConfig(what="audio", num_crops=num_crops), inputs, "evaluation", campaign)
+    given = {"checkpoint": checkpoint, "audio_embeddings": audio, "evaluation": evaluation}
+    if config.task == "retrieval":
+        given["caption_embeddings"] = embed(EmbedConfig(what="captions"), inputs, "caption", campaign)
+    else:
+        given["prompt_embeddings"] = embed_prompts(checkpoint, prompts(config.class_names, config.prompt), campaign)
+    return evaluate(config, given, row, seed, campaign)
