@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 
 from clapcur.data.rows import Row
+from clapcur.methods.contamination import ancestors
 from clapcur.stages.evaluate import STAGE, EvaluateConfig
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
+from clapcur.store.home import Home
 from clapcur.tasks.common import run_stage, stage_task
 
 
@@ -17,4 +19,5 @@ def evaluate(
     tags = {**row.tags, "seed": seed}
     if campaign is not None:
         tags["dataset"] = campaign.experiment
-    return run_stage(STAGE, config, inputs, campaign, tags)
+    made_from = ancestors(Home.open().store, inputs["checkpoint"])
+    return run_stage(STAGE, config, {**inputs, **made_from}, campaign, tags)

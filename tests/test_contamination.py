@@ -20,6 +20,8 @@ from clapcur.data.recordings import recording
 from clapcur.errors import EmptySetError
 from clapcur.methods.contamination import (
     LEAST_DIFFERENT,
+    LearnedFrom,
+    ancestors,
     calibrated_threshold,
     learned_from,
     near_duplicate_threshold,
@@ -241,9 +243,13 @@ def student(store: Store) -> Artifact:
     return checkpoint(store, "student", init=teacher, teacher=teacher, improvement_set=chosen, pool=pool)
 
 
+def heard_by(store: Store, model: Artifact) -> LearnedFrom:
+    return learned_from(model, {artifact.id: artifact for artifact in ancestors(store, model).values()})
+
+
 def test_a_student_has_learned_from_its_set_and_from_all_that_its_teacher_heard(store) -> None:
     """A student's own inputs name the set alone; of the pool it heard only what was chosen."""
-    learned = learned_from(student(store))
+    learned = heard_by(store, student(store))
     assert sorted(learned.clips.clip_id) == ["p1", "t1", "t2"]
     assert learned.unknown == []
 
@@ -251,13 +257,13 @@ def test_a_student_has_learned_from_its_set_and_from_all_that_its_teacher_heard(
 def test_a_checkpoint_from_elsewhere_and_a_lost_manifest_are_unknown_not_clean(store) -> None:
     """Exactly those models that were trained on everything would be called clean."""
     foreign = checkpoint(store, "from the hub")
-    assert learned_from(foreign).unknown == [f"checkpoint {foreign.id}"]
+    assert heard_by(store, foreign).unknown == [f"checkpoint {foreign.id}"]
     own = pairs(store, "pairs", clips_table(["t1"]))
     tuned = checkpoint(store, "tuned", init=foreign, teacher_pairs=own)
-    assert learned_from(tuned).unknown == [f"checkpoint {foreign.id}"]
-    assert learned_from(tuned).clips.clip_id.tolist() == ["t1"]
+    assert heard_by(store, tuned).unknown == [f"checkpoint {foreign.id}"]
+    assert heard_by(store, tuned).clips.clip_id.tolist() == ["t1"]
     (own.path / "clips.parquet").unlink()
-    assert learned_from(tuned).unknown == [f"checkpoint {foreign.id}", f"teacher_pairs {own.id}"]
+    assert heard_by(store, tuned).unknown == [f"checkpoint {foreign.id}", f"teacher_pairs {own.id}"]
 
 
 CLASSES = ("dog", "rain")
@@ -271,6 +277,7 @@ def scored(store: Store, model: Artifact, clips: pd.DataFrame, **more: Artifact)
     inputs = {
         "checkpoint": model, "audio_embeddings": audio, "evaluation": manifest(store, "evaluation", clips),
         "prompt_embeddings": embeddings(store, "prompts", prompts(CLASSES), np.eye(2)), **more,
+        **ancestors(store, model),
     }  # fmt: skip
     config = EvaluateConfig(class_names=CLASSES)
     work = store.open(STAGE.key(config, inputs))
@@ -336,7 +343,8 @@ def test_where_nobody_looked_for_near_duplicates_none_are_counted(store) -> None
     assert scored(store, curated_against(store, clips, None), clips)[0]["contamination"]["by_reason"] == without
     model = curated_against(store, clips, 0.9999)
     other = clips.assign(recording_id=["freesound:22", ""])
-    assert list(near_duplicates_by(learned_from(model).sets, "another evaluation", other)) == []
+    known = {artifact.id: artifact for artifact in ancestors(store, model).values()}
+    assert list(near_duplicates_by(heard_by(store, model).sets, known, "another evaluation", other)) == []
     lost = embeddings(store, "tc", ["t1", "t2"], np.array([[1.0, 0], [0.6, 0.8]]))
     (lost.path / "record.json").unlink()
     assert scored(store, model, clips)[0]["contamination"]["by_reason"] == without

@@ -122,7 +122,7 @@ def _node(home: Home, name: str, role: str, seen: set[str]) -> dict[str, Any]:
     if name in seen:
         return node | {"repeated": True}
     seen.add(name)
-    inputs = sorted(record["inputs"].items())
+    inputs = sorted(records.shown_inputs(record).items())
     return node | {"inputs": [_node(home, below, role, seen) for role, below in inputs]}
 
 

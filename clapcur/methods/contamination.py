@@ -24,7 +24,7 @@ from clapcur.data.embeddings import EmbeddingTable
 from clapcur.data.improvement_set import ImprovementSet
 from clapcur.data.recordings import asked_as, known_as, place_differs, recording_id, without_place
 from clapcur.errors import ArtifactError, EmptySetError
-from clapcur.store.artifacts import Artifact, Store
+from clapcur.store.artifacts import ANCESTOR, Artifact, Store
 
 log = logging.getLogger("clapcur")
 
@@ -35,6 +35,10 @@ LEAST_DIFFERENT = 100  # clips below which the tail of their similarities says n
 MOST_DIFFERENT = 5000  # clips that are compared with each other to find the threshold; ours
 PASSED_ON = ("init", "teacher")  # roles through which one checkpoint hands on what it learned
 LEARNED_FROM = ("teacher_pairs", "improvement_set", "replay")
+READ_OF = {  # roles of the inputs that are read of an artifact of each kind
+    "checkpoint": (*PASSED_ON, *LEARNED_FROM),
+    "improvement_set": ("pool", "teacher_pairs", "teacher_clip_embeddings", "evaluation_embeddings"),
+}
 
 
 def recording_ids(clips: pd.DataFrame) -> NDArray[np.object_]:
@@ -304,13 +308,37 @@ class LearnedFrom:
     # the Improvement-Sets among what it learned from
 
 
-def learned_from(checkpoint: Artifact) -> LearnedFrom:
-    """Return the clips that a checkpoint learned from, by the records in its store.
+def ancestors(store: Store, checkpoint: Artifact) -> dict[str, Artifact]:
+    """Return what `learned_from` and `near_duplicates_by` read, by roles ``ancestor.ID``; what is lost is left out."""
+    found: dict[str, Artifact] = {}
+    waiting = [checkpoint]
+    while waiting:
+        artifact = waiting.pop()
+        inputs = artifact.record["inputs"]
+        for name in (inputs[role] for role in READ_OF.get(artifact.kind, ()) if role in inputs):
+            if name not in found:
+                try:
+                    found[name] = store.find(name)
+                except ArtifactError:
+                    continue
+                waiting.append(found[name])
+    return {f"{ANCESTOR}{name}": artifact for name, artifact in sorted(found.items())}
+
+
+def learned_from(checkpoint: Artifact, known: Mapping[str, Artifact]) -> LearnedFrom:
+    """Return the clips that a checkpoint learned from, by its record and those of its ancestors.
 
     Clips of pairs that were held out count too: they chose its weights. Of a pool only the clips that stand in the
     Improvement-Set count.
+
+    Parameters
+    ----------
+    checkpoint : Artifact
+    known : mapping of str to Artifact
+        Its ancestors by id, as `ancestors` finds them; whatever is missing here is not on record.
     """
-    store, seen, waiting = Store(checkpoint.path.parents[1]), set(), [checkpoint.id]
+    seen, waiting = set(), [checkpoint.id]
+    known = {**known, checkpoint.id: checkpoint}
     learned = LearnedFrom(pd.DataFrame(columns=IDENTITY, dtype="str"))
     tables: dict[str, pd.DataFrame] = {}
     while waiting:
@@ -318,20 +346,19 @@ def learned_from(checkpoint: Artifact) -> LearnedFrom:
         if name in seen:
             continue
         seen.add(name)
-        try:
-            inputs: Mapping[str, str] = store.find(name).record["inputs"]
-        except ArtifactError:
+        if name not in known:
             learned.unknown.append(f"checkpoint {name}")
             continue
+        inputs: Mapping[str, str] = known[name].record["inputs"]
         if not any(role in inputs for role in (*LEARNED_FROM, *PASSED_ON)):
             learned.unknown.append(f"checkpoint {name}")  # from elsewhere: nobody wrote down what it heard
         waiting += [inputs[role] for role in PASSED_ON if role in inputs]
         for role in LEARNED_FROM:
             if role in inputs and inputs[role] not in tables:
                 try:
-                    made = store.find(inputs[role])
-                    tables[made.id] = _clips_of(store, made)
-                except (ArtifactError, FileNotFoundError):
+                    made = known[inputs[role]]
+                    tables[made.id] = _clips_of(made, known)
+                except (KeyError, FileNotFoundError):
                     learned.unknown.append(f"{role} {inputs[role]}")
                 else:
                     learned.sets += [made] if made.kind == "improvement_set" else []
@@ -340,7 +367,9 @@ def learned_from(checkpoint: Artifact) -> LearnedFrom:
     return learned
 
 
-def near_duplicates_by(sets: Iterable[Artifact], evaluation_id: str, clips: pd.DataFrame) -> Iterator[Overlap]:
+def near_duplicates_by(
+    sets: Iterable[Artifact], known: Mapping[str, Artifact], evaluation_id: str, clips: pd.DataFrame
+) -> Iterator[Overlap]:
     """Yield the near duplicates of teacher clips among evaluation clips, by sets that were curated against these.
 
     Such a set was made from the teacher's embeddings of both, and its config says what counts as the same sound.
@@ -350,24 +379,23 @@ def near_duplicates_by(sets: Iterable[Artifact], evaluation_id: str, clips: pd.D
         roles = ("teacher_pairs", "teacher_clip_embeddings", "evaluation_embeddings")
         if value is None or inputs.get("evaluation") != evaluation_id or not set(roles) <= set(inputs):
             continue
-        store = Store(made.path.parents[1])
         try:
-            pairs, own, foreign = (store.find(inputs[role]) for role in roles)
-            known = pd.read_parquet(pairs.path / "clips.parquet", columns=IDENTITY)
-            rows_ND = EmbeddingTable.open(own).select(known.clip_id.tolist())
+            pairs, own, foreign = (known[inputs[role]] for role in roles)
+            heard = pd.read_parquet(pairs.path / "clips.parquet", columns=IDENTITY)
+            rows_ND = EmbeddingTable.open(own).select(heard.clip_id.tolist())
             rows_MD = EmbeddingTable.open(foreign).select(clips.clip_id.tolist())
-        except (ArtifactError, FileNotFoundError):  # collected since: what was looked for stands in what was checked
+        except (KeyError, FileNotFoundError):  # collected since: what was looked for stands in what was checked
             continue
-        threshold, _ = near_duplicate_threshold(value, known, rows_ND)
-        yield overlap(clips, known, rows_MD, rows_ND, threshold)
+        threshold, _ = near_duplicate_threshold(value, heard, rows_ND)
+        yield overlap(clips, heard, rows_MD, rows_ND, threshold)
 
 
-def _clips_of(store: Store, made: Artifact) -> pd.DataFrame:
+def _clips_of(made: Artifact, known: Mapping[str, Artifact]) -> pd.DataFrame:
     """Return the clips of a manifest's pairs, or those that stand in an Improvement-Set."""
     if made.kind == "manifest":
         return pd.read_parquet(made.path / "clips.parquet", columns=IDENTITY)
     chosen = set(ImprovementSet.open(made).pairs(["clip_id"]).clip_id)
     inputs = made.record["inputs"]
-    manifests = [store.find(inputs[role]) for role in ("pool", "teacher_pairs") if role in inputs]
-    clips = pd.concat([_clips_of(store, manifest) for manifest in manifests]).drop_duplicates("clip_id")
+    manifests = [known[inputs[role]] for role in ("pool", "teacher_pairs") if role in inputs]
+    clips = pd.concat([_clips_of(manifest, known) for manifest in manifests]).drop_duplicates("clip_id")
     return clips[clips.clip_id.isin(chosen)]

@@ -11,7 +11,8 @@ from elsewhere has no such records, and its scores say that it is not known. Whe
 these very clips, near duplicates of the teacher's clips are looked for in the embeddings of then.
 
 Inputs by role: ``checkpoint``, ``audio_embeddings``, ``evaluation`` (a labelled manifest) with ``prompt_embeddings``,
-or (a manifest with pairs) with ``caption_embeddings``.
+or (a manifest with pairs) with ``caption_embeddings``; and what the checkpoint was made from, as
+`clapcur.methods.contamination.ancestors` names it.
 """
 
 import dataclasses
@@ -137,9 +138,10 @@ def _contamination(inputs: Mapping[str, Artifact], manifest: Manifest, table: pd
     is_classified = "clip_id" in table
     scored = set(table.clip_id) if is_classified else set(manifest.pairs.clip_id)
     clips = manifest.clips[manifest.clips.clip_id.isin(scored)].reset_index(drop=True)
-    learned = learned_from(inputs["checkpoint"])
+    known = {artifact.id: artifact for artifact in inputs.values()}
+    learned = learned_from(inputs["checkpoint"], known)
     found = overlap(clips, learned.clips)
-    for near in near_duplicates_by(learned.sets, inputs["evaluation"].id, clips):
+    for near in near_duplicates_by(learned.sets, known, inputs["evaluation"].id, clips):
         found = found.with_near_duplicates(near)
     reasons = found.reason_of()
     status = "contaminated" if reasons else "unknown" if learned.unknown else "clean"

@@ -32,6 +32,7 @@ RECORD = "record.json"
 SCHEMA = 2  # of a record: from 2 on it says its own schema and has a digest
 WORK = "work"  # sub-folder of an unfinished artifact: parts and training state, gone when the record is written
 LOST = "lost.json"  # record of an artifact whose payload was damaged, until it is made again
+ANCESTOR = "ancestor."  # begins the role of an input that an input was made from: it is read, and shown nowhere
 LOCATIONS = "locations.parquet"  # where clips lie on this machine: replaceable, so not part of the payload's digests
 HISTORY = "history.jsonl"  # of a training: one line of metrics for each step
 TIMES = "times.jsonl"  # beside it, when and how fast: an equal run has other times, so not in the digests either

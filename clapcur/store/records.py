@@ -11,9 +11,14 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
-from clapcur.store.artifacts import HISTORY, TIMES
+from clapcur.store.artifacts import ANCESTOR, HISTORY, TIMES
 
 MAX_NAME = 250
+
+
+def shown_inputs(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the inputs by role, without those that are there only because an input was made from them."""
+    return {role: name for role, name in record["inputs"].items() if not role.startswith(ANCESTOR)}
 
 
 def label(record: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from clapcur.store.records import flat, spelled, thresholds
+from clapcur.store.records import flat, shown_inputs, spelled, thresholds
 
 MAX_PARAM = 6000
 MAX_TAG = 8000
@@ -37,7 +37,7 @@ def tags(record: Mapping[str, Any], uri: str) -> dict[str, str]:
         "mlflow.source.git.commit": environment.get("git"),
         "device": environment.get("device"),
     }
-    facts |= {f"clapcur.in.{role}": name for role, name in record["inputs"].items()}
+    facts |= {f"clapcur.in.{role}": name for role, name in shown_inputs(record).items()}
     facts |= thresholds(record) | record.get("tags", {})
     if campaign := record.get("campaign"):
         facts |= {

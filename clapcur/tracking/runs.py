@@ -257,7 +257,7 @@ class MlflowPage:
         """Return the manifests and Improvement-Sets that went in, and the one that came out."""
         record = artifact.record
         roles = defaultdict(list)
-        for role, name in record["inputs"].items():
+        for role, name in records.shown_inputs(record).items():
             roles[name].append(role)
         datasets = [self._dataset(record, "output")] if artifact.kind in DATASETS else []
         for name, kind in self._catalog.kinds(roles).items():
