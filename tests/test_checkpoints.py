@@ -693,8 +693,8 @@ class Harmful:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("CLAP_weights_2022.pth", LFS_POINTER, "a Git LFS pointer .* run `git lfs pull`"),
-        ("model.safetensors", LFS_POINTER, "a Git LFS pointer .* run `git lfs pull`"),
+        ("CLAP_weights_2022.pth", LFS_POINTER, "a Git LFS pointer, .* run `git lfs pull`"),
+        ("model.safetensors", LFS_POINTER, "a Git LFS pointer, .* run `git lfs pull`"),
         ("x.pt", b"\n <!DOCTYPE html>\n<html><body>Not found</body></html>", "a web page"),
         ("x.safetensors", b"<html>" + b"x" * 5000, "a web page"),
         ("x.bin", b'{"error": "Invalid username or password."}', 'a text file that begins with \'{"error"'),

@@ -312,11 +312,11 @@ def test_too_much_quarantine_is_an_error_that_says_what_is_wrong(tmp_path: Path)
     files = tones(tmp_path, 3)
     table = write_csv(tmp_path / "t.csv", [("path",), *((file,) for file in files), ("gone.wav",)])
     assert scanned(table, max_bad_fraction=0.25).counts["quarantined"] == 1
-    with pytest.raises(ManifestError, match=r"1 of the 4 rows .*\(missing 1\).* 0.24; the first is gone.wav \(missing"):
+    with pytest.raises(ManifestError, match=r"1 of the 4 rows .* 0.24: missing 1; the first is gone.wav \(missing"):
         scanned(table, max_bad_fraction=0.24)
-    with pytest.raises(ManifestError, match=r"4 of the 4 rows .*\(missing 4\)"):
+    with pytest.raises(ManifestError, match="4 of the 4 rows .*: missing 4; the first is"):
         scanned(table, audio_folder=str(tmp_path / "elsewhere"))
-    with pytest.raises(ManifestError, match="nothing in .* can be used: 4 rows are in quarantine"):
+    with pytest.raises(ManifestError, match="nothing in .* can be used: .* 4; the first is "):
         scanned(table, audio_folder=str(tmp_path / "elsewhere"), max_bad_fraction=1)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -169,7 +170,6 @@ def test_metadata_of_a_folder_finds_its_files_in_every_spelling(odd: Path) -> No
         ("array.jsonl", "expected a JSON object"),
         ("array.json", "expected a table"),
         ("nested.jsonl", "column 'path': expected one value"),
-        ("caption_200k.csv", "line 2: field larger than field limit"),
     ],
 )
 def test_what_cannot_be_read_is_one_line_with_its_place(odd: Path, name: str, said: str) -> None:
@@ -282,3 +282,53 @@ def test_the_files_that_a_parquet_table_names_are_read(
     found = scanned(odd / "out.parquet")
     assert (found.counts["clips"], found.counts["pairs"], found.counts["quarantined"]) == (2, 2, 0)
     assert sorted(found.manifest.paths.values()) == [str(odd / "a/s0.wav"), str(odd / "a/s1.wav")]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "said"),
+    [
+        (
+            "cells.csv",
+            ["path,caption", *["a/s1.wav,rain"] * 10, "a/s2.wav,rain, falls"],
+            "3 cells where .* has 2",
+        ),
+        ("cut.jsonl", [*['{"path": "a/s1.wav", "caption": "rain"}'] * 10, '{"path": "a/s2'], "line 11: not JSON"),
+        ("deep.jsonl", ["[" * 100_000, *['{"path": "a/s1.wav", "caption": "rain"}'] * 10], "line 1: not JSON that can"),
+        ("list.jsonl", ["[1]", *['{"path": "a/s1.wav", "caption": "rain"}'] * 10], "line 1: expected a JSON object"),
+        ("long.csv", ["path,caption", *["a/s1.wav,rain"] * 10, f"a/s2.wav,{'rain ' * 50_000}"], "more than 100,000"),
+    ],
+)
+def test_one_broken_row_never_stops_the_rest(odd: Path, name: str, lines: list[str], said: str) -> None:
+    """A table of a million captions was refused for a comma in one of them."""
+    (odd / name).write_text("\n".join(lines) + "\n")
+    found = scanned(odd / name)
+    assert found.counts["pairs"] == 1 and found.counts["quarantined"] == 1
+    assert re.search(said, found.quarantine.detail.item())
+
+
+def test_the_row_that_is_long_is_named_and_the_others_are_in(odd: Path) -> None:
+    found = scanned(odd / "caption_200k.csv")
+    assert (found.counts["clips"], found.counts["pairs"]) == (12, 11)
+    assert found.reasons == {"too_long": 1}
+
+
+def test_a_caption_holds_no_nul(odd: Path) -> None:
+    """PostgreSQL takes no text with one, and C ends its texts there."""
+    assert set(scanned(odd / "nul.csv").manifest.captions.caption) == {
+        "a dog barks", "rain falls", "a siren wails", "wind blows",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "a Git LFS pointer.* `git lfs pull`"),
+        ("<!DOCTYPE html>\n<html><body>Please log in</body></html>\n", "a web page"),
+    ],
+)
+@pytest.mark.parametrize("name", ["pairs.csv", "pairs.jsonl", "pairs.parquet", "sound.wav"])
+def test_what_was_not_downloaded_is_named(tmp_path: Path, name: str, content: str, said: str) -> None:
+    """A clone without its large files, or a download behind a login, was "Format not recognised"."""
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ManifestError, match=said):
+        scanned(tmp_path if name.endswith(".wav") else tmp_path / name)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from clapcur.audio.containers import CHECKED, mp3_states_length, mpeg_start, what_is_cut_off, with_end_of_stream
 from clapcur.audio.limits import TooLarge
 from clapcur.audio.opening import open_address
+from clapcur.downloads import HEAD_BYTES, not_downloaded
 from clapcur.errors import DataError, printable
 
 BLOCK_FRAMES = 2**16  # 1.5 s at 44.1 kHz: fits a processor's cache, and memory does not grow with the file
@@ -90,9 +91,9 @@ class Decoder:
         try:
             self._sound = _open_sound(file)
         except soundfile.LibsndfileError as error:
-            raise UnusableAudio(
-                path, "truncated" if self._lack else "unreadable", self._lack or error.error_string
-            ) from None
+            what = not_downloaded(os.pread(file.fileno(), HEAD_BYTES, 0))
+            detail = f"it is {what}" if what else self._lack or error.error_string
+            raise UnusableAudio(path, "truncated" if self._lack and not what else "unreadable", detail) from None
         self.sample_rate, self.num_channels = self._sound.samplerate, self._sound.channels
         self.num_frames, self.peak = 0, 0.0
         self._check_kind()

@@ -40,8 +40,11 @@ ROW_GROUP = 2**16  # rows; small enough that a look-up of one clip among million
 
 
 def normalise_caption(text: str) -> str:
-    """Return `text` in Unicode NFC with runs of white space made one space, so that equal captions are equal bytes."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    """Return `text` in Unicode NFC with runs of white space made one space, so that equal captions are equal bytes.
+
+    NUL, which no database and no command line takes, is left out.
+    """
+    return " ".join(unicodedata.normalize("NFC", text).replace("\0", "").split())
 
 
 def caption_id(text: str) -> str:

@@ -1,9 +1,9 @@
 """Tables from files: CSV, TSV, JSONL and Parquet, as a header and rows with the line each stands on.
 
 Strict where a lenient reader would shift captions into the wrong column: a row must have as many cells as the header,
-a quote must be closed. Texts are UTF-8, or UTF-16 with a byte order mark, with any line ends. Cells are separated by
-what the header is separated by: a comma, a semicolon or a tab, or what Excel's first line ``sep=;`` says. CSV cells
-stay texts: ``007`` is no number and ``NA`` no missing value.
+or it is none; a quote must be closed. Texts are UTF-8, or UTF-16 with a byte order mark, with any line ends. Cells are
+separated by what the header is separated by: a comma, a semicolon or a tab, or what Excel's first line ``sep=;`` says.
+CSV cells stay texts: ``007`` is no number and ``NA`` no missing value.
 """
 
 import csv
@@ -16,6 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from clapcur.downloads import HEAD_BYTES, not_downloaded
 from clapcur.errors import DataError, ManifestError
 from clapcur.textfiles import encoding_of, not_decodable, numbered_lines
 
@@ -24,11 +25,31 @@ FLOAT_NOTATION = re.compile(r"-?(\d+\.0*|\d(\.\d+)?[eE]\+?\d{1,2})")
 SEP_LINE = re.compile(r'"?sep=(?P<separator>[,;\t|])"?', re.IGNORECASE)  # how Excel names the separator
 SEPARATORS = ",;\t"
 HEADER_LENGTH = 2**20  # characters
+LONGEST_CELL = 2**24  # characters; longer ones are a quote that was never closed
 Rows = Iterator[tuple[int, Mapping[str, Any]]]
+RowsOrErrors = Iterator[tuple[int, Mapping[str, Any] | ManifestError]]
+
+csv.field_size_limit(LONGEST_CELL)
 
 
 def read_table(path: Path, encoding: str = "utf-8-sig") -> tuple[list[str], Rows]:
-    """Return the column names of a table and an iterator over (line, row).
+    """Return the column names of a table and an iterator over (line, row), which raises at the first broken row.
+
+    Parameters and errors are those of `read_tolerantly`.
+    """
+    header, rows = read_tolerantly(path, encoding)
+
+    def whole() -> Rows:
+        for line, row in rows:
+            if isinstance(row, ManifestError):
+                raise row
+            yield line, row
+
+    return header, whole()
+
+
+def read_tolerantly(path: Path, encoding: str = "utf-8-sig") -> tuple[list[str], RowsOrErrors]:
+    """Return the column names of a table and an iterator over (line, row, or the error that says why it is none).
 
     Parameters
     ----------
@@ -39,13 +60,17 @@ def read_table(path: Path, encoding: str = "utf-8-sig") -> tuple[list[str], Rows
     Raises
     ------
     ManifestError
-        The file is missing, of an unknown kind, or broken; the last may come while the rows are iterated.
+        The file is missing, of an unknown kind, or broken as a whole; the last may come while the rows are iterated.
     """
     if not path.is_file():
         raise ManifestError(f"the table {path} does not exist")
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise ManifestError(f"{path}: expected a table ({', '.join(READERS)}), got {path.suffix or 'no extension'}")
+    with open(path, "rb") as file:
+        what = not_downloaded(file.read(HEAD_BYTES))
+    if what:
+        raise ManifestError(f"the table {path} is {what}")
     header, rows = reader(path, encoding)
     if repeated := sorted({name for name in header if name and header.count(name) > 1}):
         raise ManifestError(f"{path} has more than one column {', '.join(map(repr, repeated))}; rename all but one")
@@ -84,7 +109,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise ManifestError(str(error)) from None
 
 
-def _delimited(path: Path, delimiter: str, encoding: str) -> tuple[list[str], Rows]:
+def _delimited(path: Path, delimiter: str, encoding: str) -> tuple[list[str], RowsOrErrors]:
     encoding = encoding_of(path, encoding)
     cells = _cells(path, *_separator(path, delimiter, encoding), encoding)
     _, header = next(cells, (0, None))
@@ -92,14 +117,18 @@ def _delimited(path: Path, delimiter: str, encoding: str) -> tuple[list[str], Ro
         raise ManifestError(f"{path} is empty: the first line must name the columns")
     names = [name.strip() for name in header]
 
-    def rows() -> Rows:
+    def rows() -> RowsOrErrors:
         for line, values in cells:
-            if len(values) != len(names):
-                raise ManifestError(
-                    f"{path}, line {line}: {len(values)} cells where the header has {len(names)}; "
-                    "a caption with a comma or a tab must stand in double quotes"
+            if len(values) == len(names):
+                yield line, dict(zip(names, values, strict=True))
+            else:
+                yield (
+                    line,
+                    ManifestError(
+                        f"{path}, line {line}: {len(values)} cells where the header has {len(names)}; "
+                        "a caption with a comma or a tab must stand in double quotes"
+                    ),
                 )
-            yield line, dict(zip(names, values, strict=True))
 
     return names, rows()
 
@@ -127,27 +156,37 @@ def _cells(path: Path, delimiter: str, skipped: int, encoding: str) -> Iterator[
             raise ManifestError(not_decodable(path, encoding, error)) from None
 
 
-def _jsonl(path: Path) -> tuple[list[str], Rows]:
+def _jsonl(path: Path) -> tuple[list[str], RowsOrErrors]:
     """Read twice: the columns are the keys of all lines."""
-    return list(dict.fromkeys(key for _, row in _objects(path) for key in row)), _objects(path)
+    names: dict[str, None] = {}
+    first: ManifestError | None = None
+    for _, row in _objects(path):
+        if isinstance(row, ManifestError):
+            first = first or row
+        else:
+            names |= dict.fromkeys(row)
+    if first and not names:
+        raise first
+    return list(names), _objects(path)
 
 
-def _objects(path: Path) -> Rows:
+def _objects(path: Path) -> RowsOrErrors:
     for number, line in text_lines(path):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ManifestError(f"{path}, line {number}: not JSON ({error.msg} at character {error.colno})") from None
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
-            raise ManifestError(f"{path}, line {number}: not JSON that can be read ({error})") from None
-        if not isinstance(row, dict):
-            raise ManifestError(f"{path}, line {number}: expected a JSON object, got {line[:80]}")
-        yield number, row
+        if line.strip():
+            yield number, _object(line, f"{path}, line {number}")
 
 
-def _parquet(path: Path) -> tuple[list[str], Rows]:
+def _object(line: str, where: str) -> Mapping[str, Any] | ManifestError:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        return ManifestError(f"{where}: not JSON ({error.msg} at character {error.colno})")
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
+        return ManifestError(f"{where}: not JSON that can be read ({error})")
+    return row if isinstance(row, dict) else ManifestError(f"{where}: expected a JSON object, got {line[:80]}")
+
+
+def _parquet(path: Path) -> tuple[list[str], RowsOrErrors]:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -158,7 +197,7 @@ def _parquet(path: Path) -> tuple[list[str], Rows]:
     except pa.ArrowInvalid as error:
         raise ManifestError(f"{path} is not a Parquet file: {error}") from None
 
-    def rows() -> Rows:
+    def rows() -> RowsOrErrors:
         number = 0
         try:
             for batch in batches(file, file.schema_arrow.names):

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from clapcur.downloads import HEAD_BYTES, not_downloaded
 from clapcur.errors import CheckpointError
 from clapcur.models.hub import check_source
 
@@ -25,10 +26,7 @@ WRAPPERS = ("state_dict", "model")
 """Keys under which files keep their tensors, beside epochs, optimisers and the like."""
 
 
-HEAD_BYTES = 1024
 MAX_HEADER_BYTES = 100 * 2**20  # safetensors' own limit
-MARKUP = (b"<html", b"<!doctype", b"<?xml", b"<head", b"<body")
-LFS_POINTER = b"version https://git-lfs"
 OTHER_FILES = {
     b"RIFF": "a sound file (WAV), not weights",
     b"RF64": "a sound file (RF64), not weights",
@@ -119,15 +117,12 @@ def what_else(path: Path) -> str | None:
         return "empty, 0 bytes; was its download or copy cut off?"
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES)
-    if head.startswith(LFS_POINTER):
-        return f"a Git LFS pointer of {size} bytes, not the weights: run `git lfs pull` where it was cloned"
+    if what := not_downloaded(head):
+        return what
     if what := next((what for start, what in OTHER_FILES.items() if head.startswith(start)), None):
         return what
     if head.startswith(b"PK"):
         return _what_zip(path)
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    if text[:1] == b"<" and any(sign in text.lower() for sign in MARKUP):
-        return "a web page, not weights: open it in a browser, it may be a login or an error of the download"
     if _is_text(head):
         return f"a text file that begins with {_first_line(head)!r}, not weights"
     return _what_safetensors(head, size) if path.suffix == ".safetensors" else None

@@ -24,6 +24,7 @@ AUDIO_SUFFIXES = frozenset(
 )
 PATH_LIKE = frozenset({"file", "filename", "filepath", "fname", "audio", "audiopath", "audiofile", "wav", "wavpath"})
 NUMBERED_CAPTION = re.compile(r".*captions?[ _.-]?\d+", re.IGNORECASE)
+LONGEST_CAPTION = 100_000  # characters; nobody wrote more about one sound
 NO_CAPTION = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>"})  # how tools write a missing text
 QUOTED = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\"""")
 LIST = re.compile(rf"\[\s*(?:{QUOTED.pattern})(?:(?:\s*,\s*|\s+)(?:{QUOTED.pattern}))*\s*,?\s*\]")
@@ -52,11 +53,14 @@ def placed(row: Row, path: str) -> Row:
     return replace(row, path=path)
 
 
-def row_of(record: Mapping[str, Any], columns: Columns, where: str, line: int) -> Row:
+def row_of(record: Mapping[str, Any] | ManifestError, columns: Columns, where: str, line: int) -> Row:
     """Return the row of a record; `where` is for people.
 
-    Where a value that should be one is a list or an object, nothing but the path is taken.
+    Where a value that should be one is a list or an object, nothing but the path is taken. A record that could not be
+    read is a row with this problem alone.
     """
+    if isinstance(record, ManifestError):
+        return Row(problem=Problem("broken_row", str(record)), line=line)
 
     def text(column: str | None, strip: bool = True) -> str:
         return cell_text(record.get(column), f"{where}, column {column!r}", strip) if column else ""
@@ -100,6 +104,8 @@ def captions_of(
                     captions.append(caption)
     if unread:
         return (), Problem("unreadable_captions", f"a list that is cut or broken: {unread[:80]}")
+    if any(len(caption) > LONGEST_CAPTION for caption in captions):
+        return (), Problem("too_long", f"a caption of more than {LONGEST_CAPTION:,} characters; is a quote open?")
     if num_empty and not captions:
         return (), Problem("empty_caption", f"{num_empty} of its captions")
     return tuple(captions), None

@@ -113,7 +113,7 @@ def scan(
     quarantine = sorted({*bad, *_conflicts(kept.values())})
     manifest = _manifest(kept, texts)
     if not len(manifest.clips) and not len(manifest.captions):
-        why = f"all its {len(gone)} clips are excluded or forgotten" if gone else f"{len(bad)} rows are in quarantine"
+        why = f"all its {len(gone)} clips are excluded or forgotten" if gone else _told(bad)
         raise ManifestError(f"nothing in {config.source} can be used: {why}")
     counts = {
         "clips": len(kept),
@@ -164,16 +164,23 @@ def _check(config: IngestConfig, source: Source, bad: Counter[Quarantined]) -> N
     num_bad, num_rows = bad.total(), len(source.rows) + source.bad.total()
     if num_bad <= config.max_bad_fraction * num_rows:
         return
+    raise ManifestError(
+        f"{num_bad} of the {num_rows} rows of {config.source} cannot be used, more than max_bad_fraction "
+        f"{config.max_bad_fraction:g}: {_told(bad)}; mend them or allow more"
+        + (f". {source.about}" if source.about else "")
+    )
+
+
+def _told(bad: Counter[Quarantined]) -> str:
+    """Return how many rows are bad for which reason, and the first of them."""
     by_reason = Counter[str]()
     for (_, reason, _), rows in bad.items():
         by_reason[reason] += rows
+    if not bad:
+        return "it has no rows"
     reasons = ", ".join(f"{reason} {rows}" for reason, rows in by_reason.most_common())
-    path, reason, detail = min(bad)
-    raise ManifestError(
-        f"{num_bad} of the {num_rows} rows of {config.source} cannot be used ({reasons}), more than max_bad_fraction "
-        f"{config.max_bad_fraction:g}; the first is {printable(path)} ({reason}: {detail}); "
-        "mend them or allow more" + (f". {source.about}" if source.about else "")
-    )
+    path, reason, detail = next(iter(bad))
+    return f"{reasons}; the first is {printable(path)} ({reason}: {detail})"
 
 
 def _conflicts(clips: Iterable[_Clip]) -> Iterable[Quarantined]:

@@ -11,7 +11,7 @@ from clapcur.audio import addresses
 from clapcur.audio.access import Roots
 from clapcur.audio.stores import Stamp, asking, stamp_of
 from clapcur.corpora import find_corpus, read_copy
-from clapcur.data.tables import read_table, text_lines
+from clapcur.data.tables import read_tolerantly, text_lines
 from clapcur.errors import ManifestError, printable
 from clapcur.stages.ingest.config import Columns, IngestConfig
 from clapcur.stages.ingest.rows import AUDIO_SUFFIXES, Row, caption_row, captions_of, hint, placed, resolve, row_of
@@ -94,7 +94,7 @@ def _place(config: IngestConfig) -> Source:
     base = config.audio_folder or str(path.parent)
     if path.suffix.lower() == ".txt":
         return Source([caption_row(text, number) for number, text in text_lines(path)], base)
-    header, records = read_table(path)
+    header, records = read_tolerantly(path)
     columns = resolve(config.columns, header, path)
     if columns.path is None and columns.caption is None:
         raise ManifestError(
@@ -223,7 +223,7 @@ def _folder(folder: Path, config: IngestConfig) -> Source:
     if shards := [file for file in files if is_tar(file) or file.lower().endswith(".parquet")]:
         raise ManifestError(f"metadata describes files of their own, {folder} holds {shards[0]}: ingest shards apart")
     table = Path(config.metadata)
-    header, records = read_table(table)
+    header, records = read_tolerantly(table)
     columns = resolve(config.columns, header, table)
     if columns.path is None:
         raise ManifestError(f"{table} must have a column of paths (`columns.path`), it has {header}")
