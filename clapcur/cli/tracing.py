@@ -285,7 +285,8 @@ def sync(
 ) -> None:
     """Send to MLflow what it has not received.
 
-    Exits with 1 where something still waits.
+    Run it too after the home was moved or copied: MLflow's addresses become those of the new place. Exits with 1 where
+    something still waits.
     """
     from clapcur import tracking
 

@@ -16,6 +16,7 @@ from clapcur.store.catalog import Campaign, Catalog
 from clapcur.store.home import Home
 from clapcur.tracking.curves import Live, Point
 from clapcur.tracking.fields import ARTIFACT_TAG
+from clapcur.tracking.moved import readdress
 from clapcur.tracking.runs import MlflowPage, one_line
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def sync(home: Home, rebuild: bool = False) -> Delivery:
     """Tell MLflow everything that waits, what was given up and what the catalog never knew too.
 
     Runs whose status a killed or sleeping process left wrong are mended: what has a record is FINISHED, what has none
-    and is made by nobody is KILLED.
+    and is made by nobody is KILLED. Of a home that was moved or copied the addresses become those of the new place.
 
     Parameters
     ----------
@@ -59,6 +60,7 @@ def sync(home: Home, rebuild: bool = False) -> Delivery:
         Make the catalog again from the store and tell everything anew, for an MLflow that lost
         its database. Known runs are completed, not doubled.
     """
+    readdress(home)
     catalog = Catalog.open(home)
     if rebuild:
         catalog.rebuild(home.store)

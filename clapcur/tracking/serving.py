@@ -115,6 +115,11 @@ def _load_pyfunc(path: str) -> ZeroShotClassifier:
 
     told = json.loads(Path(path).read_text())
     store = Store(Path(told["store"]))
+    if not store.root.is_dir():
+        raise DataError(
+            f"the store of this model, {store.root}, is not there; where its home was moved or copied, `clapcur sync "
+            "--home PLACE` writes the new place into its models"
+        )
     checkpoint = store.find(told["id"])
     if why := why_tainted(store, checkpoint):
         raise DataError(f"the checkpoint {checkpoint.id} is not served: {why}; serve the champion that took its place")
