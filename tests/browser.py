@@ -83,9 +83,10 @@ class Browser:
         return answer["result"].get("value")
 
     def wait(self, condition: str) -> None:
-        """Wait until an expression is true."""
+        """Wait until an expression is true; one that fails (a page without a body yet) is not true yet."""
         deadline = time.monotonic() + WITHIN_S
-        while not self.run(f"Boolean({condition})"):
+        attempt = f"(() => {{ try {{ return Boolean({condition}) }} catch {{ return false }} }})()"
+        while not self.run(attempt):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"still not true after {WITHIN_S:g} s: {condition}")
             time.sleep(0.05)

@@ -43,8 +43,10 @@ def experiment(tmp_path_factory):
             leaked_clips=2, duplicate_clips=1, captions_per_class=3, other_captions=6, duration_s=1,
         ),
     )  # fmt: skip
-    values = to_dict(demo_experiment(corpus)) | {"name": "tiny", "audio_threshold": {"count": 40}}
-    values |= {"caption_threshold": {"count": 20}, "near_duplicate": None}
+    values = to_dict(demo_experiment(corpus)) | {"name": "tiny"}
+    values["curation"] |= {
+        "audio_threshold": {"count": 40}, "caption_threshold": {"count": 20}, "near_duplicate": None
+    }  # fmt: skip
     for training in ("teacher", "student"):
         values[training] |= {"num_examples": 8 * STEPS, "batch_size": 8, "num_evaluations": 1}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(values))

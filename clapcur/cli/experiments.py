@@ -18,12 +18,12 @@ from clapcur.cli.console import (
     show,
     working,
 )
+from clapcur.data.rows import Row
 from clapcur.errors import DataError
 from clapcur.store.artifacts import Artifact
 from clapcur.store.home import Home
 
 if TYPE_CHECKING:
-    from clapcur.data.rows import Row
     from clapcur.experiments.config import Experiment
 
 T = TypeVar("T")

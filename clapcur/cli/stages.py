@@ -3,7 +3,7 @@
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -34,9 +34,6 @@ from clapcur.data.class_names import PROMPT, find_class_names, prompts
 from clapcur.data.rows import Row
 from clapcur.store.artifacts import Artifact
 from clapcur.store.home import Home
-
-if TYPE_CHECKING:
-    pass
 
 ManifestId = Annotated[str, typer.Argument(help="A manifest, as `ingest` named it.", show_default=False)]
 PromptOption = Annotated[str, typer.Option("--prompt", help="The text of a class; {} is the place of its name.")]
