@@ -1,5 +1,6 @@
 """Sounds of a few classes for tests of order, and what is composed of them."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from building import clips_table, commit, manifest
 from clapcur.data.improvement_set import SCHEMA, ImprovementSetWriter
 from clapcur.data.manifest import caption_id
 from clapcur.stages.compose import STAGE, ComposeConfig, compose
-from clapcur.store.artifacts import Artifact, Store
+from clapcur.store.artifacts import Artifact, Store, sha256_file
 
 RATE = 16_000
 CLASSES = {"bell": 2500.0, "dog": 600.0, "engine": 90.0, "whistle": 5000.0}  # Hz
@@ -41,12 +42,14 @@ def sounds(
     paths, columns = {}, {"label": [], "recording_id": []}
     for number, (label, frequency) in enumerate(classes.items()):
         for index in range(recordings * takes):
-            clip, seed = f"{name}-{label}-{index:02d}", 1000 * number + index // takes
+            file = folder / name / f"{label}-{index:02d}.wav"
+            seed = zlib.crc32(name.encode()) % 2**16 + 1000 * number + index // takes
             options = {"duration_s": 0.4 + 0.2 * (index % 4), "level": 0.05 + 0.1 * (index % 3), **changes}
-            paths[clip] = write_sound(folder / name / f"{clip}.wav", frequency, seed, **options)
+            paths[sha256_file(write_sound(file, frequency, seed, **options))] = file
             columns["label"].append(label)
             columns["recording_id"].append(f"{name}-{label}-{index // takes}")
-    return manifest(store, name, clips_table(list(paths), **columns), paths=paths)
+    table = clips_table(list(paths), **columns).sort_values("clip_id", ignore_index=True)
+    return manifest(store, name, table, paths=paths)
 
 
 def improvement_set(store: Store, pool: Artifact, rows: Sequence[tuple[str, str, str, float]], strategy: str = "ads"):

@@ -33,7 +33,7 @@ IDENTITY = ["clip_id", "pcm_sha256", "recording_id"]
 LEAST_DIFFERENT = 100  # clips below which the tail of their similarities says nothing; ours
 MOST_DIFFERENT = 5000  # clips that are compared with each other to find the threshold; ours
 PASSED_ON = ("init", "teacher")  # roles through which one checkpoint hands on what it learned
-LEARNED_FROM = ("teacher_pairs", "improvement_set", "replay")
+LEARNED_FROM = ("teacher_pairs", "improvement_set", "replay", "compositions")
 
 
 def recording_ids(clips: pd.DataFrame) -> NDArray[np.object_]:
@@ -339,6 +339,56 @@ def learned_from(checkpoint: Artifact) -> LearnedFrom:
     return learned
 
 
+def known_to(checkpoint: Artifact, evaluation_id: str, clips: pd.DataFrame) -> tuple[dict[str, Any], dict[str, str]]:
+    """Say which of some evaluation clips a checkpoint has learned from.
+
+    Parameters
+    ----------
+    checkpoint : Artifact
+    evaluation_id : str
+        Of the artifact that the clips are scored by: sets that were curated against it know their near duplicates.
+    clips : DataFrame
+        Clips table of a manifest.
+
+    Returns
+    -------
+    dict
+        ``status`` (contaminated, unknown or clean), what `Overlap.as_json` says, and ``unknown``.
+    dict of str to str
+        The first reason of each clip that is known.
+    """
+    learned = learned_from(checkpoint)
+    found = overlap(clips, learned.clips)
+    for near in near_duplicates_by(learned.sets, evaluation_id, clips):
+        found = found.with_near_duplicates(near)
+    reasons = found.reason_of()
+    status = "contaminated" if reasons else "unknown" if learned.unknown else "clean"
+    return {"status": status, **found.as_json(), "unknown": learned.unknown}, reasons
+
+
+def couples_trained_on(checkpoint: Artifact) -> set[tuple[str, str]] | None:
+    """Return the couples of classes whose order a checkpoint, or one that it came from, was trained on.
+
+    None where nothing was composed for any of them.
+    """
+    store, found, seen = Store(checkpoint.path.parents[1]), None, set[str]()
+    waiting = [checkpoint.id]
+    while waiting:
+        if (name := waiting.pop()) in seen:
+            continue
+        seen.add(name)
+        try:
+            inputs = store.find(name).record["inputs"]
+            if "compositions" in inputs:
+                table = pd.read_parquet(store.find(inputs["compositions"]).path / "groups.parquet")
+                trained = table[table.split == "train"]
+                found = (found or set()) | set(zip(trained.class_a, trained.class_b, strict=True))
+        except (ArtifactError, FileNotFoundError):  # collected since
+            continue
+        waiting += [inputs["init"]] if "init" in inputs else []
+    return found
+
+
 def near_duplicates_by(sets: Iterable[Artifact], evaluation_id: str, clips: pd.DataFrame) -> Iterator[Overlap]:
     """Yield the near duplicates of teacher clips among evaluation clips, by sets that were curated against these.
 
@@ -362,11 +412,12 @@ def near_duplicates_by(sets: Iterable[Artifact], evaluation_id: str, clips: pd.D
 
 
 def _clips_of(store: Store, made: Artifact) -> pd.DataFrame:
-    """Return the clips of a manifest's pairs, or those that stand in an Improvement-Set."""
+    """Return the clips of a manifest's pairs, or those in an Improvement-Set or in compositions."""
     if made.kind == "manifest":
         return pd.read_parquet(made.path / "clips.parquet", columns=IDENTITY)
-    chosen = set(pd.read_parquet(made.path / "pairs.parquet", columns=["clip_id"]).clip_id)
+    table = "sources.parquet" if made.kind == "compositions" else "pairs.parquet"
+    chosen = set(pd.read_parquet(made.path / table, columns=["clip_id"]).clip_id)
     inputs = made.record["inputs"]
-    manifests = [store.find(inputs[role]) for role in ("pool", "teacher_pairs") if role in inputs]
+    manifests = [store.find(inputs[role]) for role in ("clips", "pool", "teacher_pairs") if role in inputs]
     clips = pd.concat([_clips_of(store, manifest) for manifest in manifests]).drop_duplicates("clip_id")
     return clips[clips.clip_id.isin(chosen)]

@@ -216,3 +216,29 @@ def most_confused(confusion: NDArray[np.int64], limit: int) -> NDArray[np.int64]
     right = np.diagonal(confusion)
     wrong = confusion.sum(axis=0) + confusion.sum(axis=1) - 2 * right
     return np.sort(np.argsort(-wrong, kind="stable")[:limit])
+
+
+@side_picture
+def order_figure(scores: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Draw what a model hears of order: the score of each task with its interval, and a mark at chance.
+
+    Parameters
+    ----------
+    scores : mapping
+        By task: ``score``, ``interval`` and ``chance``, in [0, 1].
+    path : Path
+        The PNG to write.
+    """
+    names = list(scores)[::-1]
+    figure = new_figure(6, 0.8 + 0.28 * len(names))
+    axes = figure.subplots()
+    for place, name in enumerate(names):
+        found = scores[name]
+        axes.plot([100 * limit for limit in found["interval"]], [place, place], color=MUTED, linewidth=4)
+        axes.plot(100 * found["score"], place, "o", color=ACCENT)
+        axes.plot(100 * found["chance"], place, "|", color=INK, markersize=12)
+    axes.set_yticks(range(len(names)), label_texts(names))
+    axes.set_xlim(-2, 102)
+    axes.set_xlabel("% right; the line is chance, the bar the 95 % interval")
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)

@@ -30,7 +30,7 @@ from clapcur.data.class_names import PROMPT, check_class_names, check_prompt, re
 from clapcur.data.embeddings import EmbeddingTable
 from clapcur.data.manifest import Manifest
 from clapcur.errors import DataError, ManifestError
-from clapcur.methods.contamination import learned_from, near_duplicates_by, overlap
+from clapcur.methods.contamination import known_to
 from clapcur.methods.metrics import (
     accuracy,
     bootstrap_interval,
@@ -125,13 +125,7 @@ def _contamination(inputs: Mapping[str, Artifact], manifest: Manifest, table: pd
     is_classified = "clip_id" in table
     scored = set(table.clip_id) if is_classified else set(manifest.pairs.clip_id)
     clips = manifest.clips[manifest.clips.clip_id.isin(scored)].reset_index(drop=True)
-    learned = learned_from(inputs["checkpoint"])
-    found = overlap(clips, learned.clips)
-    for near in near_duplicates_by(learned.sets, inputs["evaluation"].id, clips):
-        found = found.with_near_duplicates(near)
-    reasons = found.reason_of()
-    status = "contaminated" if reasons else "unknown" if learned.unknown else "clean"
-    said = {"status": status, **found.as_json(), "unknown": learned.unknown}
+    said, reasons = known_to(inputs["checkpoint"], inputs["evaluation"].id, clips)
     if is_classified:
         table["known_by"] = [reasons.get(clip, "") for clip in table.clip_id]
         others = table[table.known_by == ""]

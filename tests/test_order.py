@@ -1,0 +1,116 @@
+"""Order from the command line down: scores of any checkpoint, and where each composed sound came from."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from composing import SMALL, sounds
+from test_checkpoints import written  # noqa: F401  (a fixture)
+from test_hugging_face import write_hugging_face
+
+from clapcur.data.compositions import Compositions
+from clapcur.data.manifest import Manifest
+from clapcur.data.takedowns import why_tainted
+from clapcur.errors import CheckpointError, OutdatedError
+from clapcur.lineage import queries
+from clapcur.stages.adopt import AdoptConfig
+from clapcur.stages.compose import ComposeConfig
+from clapcur.stages.tombstone import Tombstone
+from clapcur.stages.zste import ZsteConfig
+from clapcur.store.catalog import Catalog
+from clapcur.tasks.adopt import adopt
+from clapcur.tasks.compose import compose
+from clapcur.tasks.tombstone import bury
+from clapcur.tasks.zste import zste
+
+
+@pytest.fixture
+def published(tmp_path):
+    folder = tmp_path / "tiny-clap"
+    write_hugging_face(folder)
+    return folder
+
+
+def labelled(home, folder, **options):
+    """Make labelled clips, known to the catalog of the home."""
+    made = sounds(home.store, folder, recordings=3, takes=1, **options)
+    Catalog.open(home).catch_up(home.store)
+    return made
+
+
+def test_zste_runs_on_a_clap_model_folder_and_prints_every_task_with_its_chance(answer, home, tmp_path, published):
+    """A model that nobody adopted by hand, and the table that people read."""
+    clips = labelled(home, tmp_path)
+    code, out, err = answer("zste", published, "--clips", clips.id, "--num-groups", 4, "--json")
+    assert code == 0, err
+    made = json.loads(out)
+    tasks = made["tasks"]
+    assert {"single", "both.sequence", "both.overlap", "relation", "relation_distractors", "position"} < set(tasks)
+    assert tasks["single"]["chance"] == 1 / 4 and tasks["relation"]["chance"] == pytest.approx(1 / 3)
+    for name, found in tasks.items():
+        assert 0 <= found["interval"][0] <= found["score"] + 1e-9 <= found["interval"][1] + 2e-9 <= 1 + 4e-9, name
+        assert made["metrics"][f"zste.{name}"] == found["score"]
+    assert made["protocol"]["num_groups"] == 4 and made["contamination"]["status"] == "unknown"
+    record = home.store.find(made["id"])
+    assert (record.path / "order.png").read_bytes().startswith(b"\x89PNG")
+    items = pd.read_parquet(record.path / "items.parquet")
+    assert set(items[items.task == "order"].item_id.str.split(":").str[1]) == {"forward", "reversed"}
+    code, out, err = answer("zste", published, "--clips", clips.id, "--num-groups", 4)
+    assert code == 0 and "winoground.group" in out and "95 % interval" in out
+    # the checkpoint's run in MLflow has the scores
+    from clapcur.tracking.runs import connect
+
+    run = connect(home).get_run(Catalog.open(home).run_of(record.record["inputs"]["checkpoint"]))
+    assert run.data.metrics["zste.relation"] == pytest.approx(tasks["relation"]["score"])
+
+
+def test_zste_runs_on_a_file_of_ms_clap(home, tmp_path, written):  # noqa: F811
+    """The model of the paper."""
+    path, _ = written("msclap-2022")
+    checkpoint = adopt.fn(AdoptConfig(source=str(path), text_source=str(path.parent / "text")), {})
+    clips = labelled(home, tmp_path)
+    composed = compose.fn(ComposeConfig(held_out=1.0, num_held_out_groups=2), {"clips": clips}, "evaluation")
+    inputs = {"checkpoint": checkpoint, "compositions": composed, "clips": clips}
+    made = zste.fn(ZsteConfig(num_resamples=50), inputs, "teacher", 0)
+    scores = json.loads((made.path / "scores.json").read_text())
+    assert scores["protocol"]["window_s"] == 5 and np.isfinite(scores["average"])
+    again = zste.fn(ZsteConfig(num_resamples=50), inputs, "teacher", 0)
+    assert again.id == made.id
+
+
+def test_items_longer_than_the_window_are_refused(home, tmp_path, published):
+    """Cut to the window, a sequence has lost its second sound, and its caption says that it has one."""
+    checkpoint = adopt.fn(AdoptConfig(source=str(published)), {})
+    clips = labelled(home, tmp_path)
+    composed = compose.fn(ComposeConfig(held_out=1.0, num_held_out_groups=2, duration_s=29.0), {"clips": clips}, "e")
+    with pytest.raises(CheckpointError, match=r"hears 10 s at a time, the composed items have 29 s"):
+        zste.fn(ZsteConfig(), {"checkpoint": checkpoint, "compositions": composed, "clips": clips}, "teacher", 0)
+
+
+def test_a_clip_leads_to_the_compositions_that_are_made_of_it_and_to_their_scores(answer, home, tmp_path, published):
+    """Who was asked to delete a recording must find every place where it is heard."""
+    clips = labelled(home, tmp_path)
+    code, out, err = answer("zste", published, "--clips", clips.id, "--num-groups", 3, "--json")
+    assert code == 0, err
+    (composed,) = home.store.of_kind("compositions")
+    group, places = Compositions.open(composed).groups.iloc[0], Manifest.open(clips).paths
+    for clip in (group.clip_a, group.clip_b):
+        found = queries.impact(home, places[clip])
+        assert [entry["id"] for entry in found["compositions"]] == [composed.id]
+        assert [entry["id"] for entry in found["scores"]] == [json.loads(out)["id"]]
+        assert answer("impact", places[clip])[1].count(composed.id)
+    assert [(node["role"], node["id"]) for node in queries.trace(home, composed.id)["inputs"]] == [("clips", clips.id)]
+
+
+def test_compositions_with_a_clip_that_was_taken_down_are_stopped_and_others_are_not(home, tmp_path):
+    """A recipe that still names a forgotten clip would render it again."""
+    clips, others = labelled(home, tmp_path), labelled(home, tmp_path, name="others")
+    made = compose.fn(SMALL, {"clips": clips}, "training")
+    gone = Compositions.open(made).groups.iloc[0].clip_a
+    bury.fn(Tombstone(clip_id=gone, pcm_sha256="", recording_id="", reason="asked"))
+    assert "holds the clip" in why_tainted(home.store, made)
+    assert compose.fn(SMALL, {"clips": others}, "training").kind == "compositions"
+    with pytest.raises(OutdatedError, match="the recipe of the compositions .* holds the clip"):
+        compose.fn(dataclasses.replace(SMALL, seed=1), {"clips": clips}, "training")
