@@ -119,7 +119,7 @@ def test_stage_a_with_hard_targets_is_the_contrastive_loss_of_singles_and_couple
     """2B x 2B, the diagonal right: the stage A of the paper."""
     audio, text, _, _ = stacked(3, num_kinds=2)
     events = [{"dog"}, {"cat"}, {"rain"}, {"dog", "cow"}, {"cat", "pig"}, {"rain", "bell"}]
-    target = shared_event_target(events)
+    target = shared_event_target(torch.eye(6), events)
     assert torch.equal(target, torch.eye(6))
     loss = temporal_contrastive_loss(audio, text, 14.0, target_NN=target.double())
     assert loss.item() == pytest.approx(contrastive_loss(14.0 * audio @ text.T).item(), rel=1e-9)
@@ -127,8 +127,9 @@ def test_stage_a_with_hard_targets_is_the_contrastive_loss_of_singles_and_couple
 
 def test_the_soft_target_of_stage_a_goes_by_the_events_that_two_pairs_share():
     """A target that lets any two pairs share makes "how many" unlearnable."""
-    target = shared_event_target([{"dog"}, {"dog", "cat"}, {"rain"}, {"dog"}], softness=0.5)
-    row = torch.tensor([0.25, 0, 0, 0.25]) + 0.5 * torch.tensor([1, 0.5, 0, 1]) / 2.5
+    hard = torch.eye(4)
+    target = shared_event_target(hard, [{"dog"}, {"dog", "cat"}, {"rain"}, {"dog"}], softness=0.5)
+    row = torch.tensor([0.5, 0, 0, 0]) + 0.5 * torch.tensor([1, 0.5, 0, 1]) / 2.5
     torch.testing.assert_close(target[0], row)
     torch.testing.assert_close(target.sum(dim=1), torch.ones(4))
     assert target[2].tolist() == [0, 0, 1, 0]
@@ -140,8 +141,8 @@ def test_the_soft_target_of_stage_a_goes_by_the_events_that_two_pairs_share():
         (lambda: temporal_log_weights(torch.arange(3), torch.arange(2)), "a group and a kind for each pair"),
         (lambda: temporal_log_weights(torch.arange(2), torch.arange(2), alpha_same=-1), "alpha_same must be"),
         (lambda: temporal_log_weights(torch.arange(2), torch.arange(2), alpha_cross=math.nan), "alpha_cross must be"),
-        (lambda: shared_event_target([{"dog"}, set()]), "at least one event"),
-        (lambda: shared_event_target([{"dog"}], softness=1.5), r"softness must lie in \[0, 1\], got 1.5"),
+        (lambda: shared_event_target(torch.eye(2), [{"dog"}, set()]), "at least one event"),
+        (lambda: shared_event_target(torch.eye(1), [{"dog"}], softness=1.5), r"softness must lie in \[0, 1\], got 1.5"),
         (lambda: temporal_contrastive_loss(torch.ones(2, 3), torch.eye(3)[:2], 1.0), "audio rows must be unit"),
         (
             lambda: temporal_contrastive_loss(

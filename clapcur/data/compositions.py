@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from clapcur.audio import WaveformCache
 from clapcur.audio.composing import both_at_once, one_after_the_other, one_sound
-from clapcur.data.composed_captions import Meaning
+from clapcur.data.composed_captions import Meaning, phrasings
 from clapcur.data.manifest import write_table
 from clapcur.errors import ArtifactError, ManifestError
 from clapcur.store.artifacts import Artifact, write_atomic
@@ -133,11 +133,14 @@ class Compositions:
 
     @cached_property
     def caption_ids(self) -> dict[Meaning, list[str]]:
-        """The captions of each meaning, the phrasings in a fixed order."""
-        found: dict[Meaning, list[str]] = defaultdict(list)
-        for row in self.captions.sort_values("connector", kind="stable").itertuples():
-            found[(row.relation, row.one, row.other)].append(row.caption_id)
-        return dict(found)
+        """The captions of each meaning, the phrasings in the order of the table of connectors."""
+        found: dict[Meaning, dict[str, str]] = defaultdict(dict)
+        for row in self.captions.itertuples():
+            found[(row.relation, row.one, row.other)][row.connector] = row.caption_id
+        return {
+            meaning: [said[connector] for connector in phrasings(meaning) if connector in said]
+            for meaning, said in found.items()
+        }
 
     def of_split(self, split: str) -> pd.DataFrame:
         """Return the groups of one side, numbered from 0."""

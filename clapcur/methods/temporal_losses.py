@@ -26,7 +26,7 @@ from torch import Tensor
 from clapcur.methods.losses import contrastive_loss_of_rows
 
 
-def shared_event_target(events: Sequence[AbstractSet[Hashable]], softness: float = 0.0) -> Tensor:
+def shared_event_target(hard_NN: Tensor, events: Sequence[AbstractSet[Hashable]], softness: float = 0.0) -> Tensor:
     """Target of stage A: each pair's own, and a share for pairs that hold some of the same events.
 
     "A single dog" and "a dog and a cat" stand in one batch by construction; with the diagonal as the only right answer
@@ -34,22 +34,23 @@ def shared_event_target(events: Sequence[AbstractSet[Hashable]], softness: float
 
     Parameters
     ----------
+    hard_NN : Tensor, shape (N, N)
+        The target that nobody softened, such as `clapcur.methods.losses.hard_target`.
     events : sequence of set, length N
         The classes that are heard in each pair; none is empty.
     softness : float in [0, 1]
-        Share of a row that goes by the events. 0: pairs with equal events share the row evenly, all others are wrong.
+        Share of a row that goes by the events; 0 is the hard target.
 
     Returns
     -------
-    Tensor, shape (N, N), float32
-        Rows sum to 1. Row i is (1 - softness) over the pairs with the very same events, and softness by the overlap
-        |e_i & e_j| / |e_i | e_j|, made a distribution. Serves both directions, for both parts are symmetric before
-        their rows are scaled.
+    Tensor, shape (N, N)
+        (1 - softness) * hard + softness * the overlap |e_i & e_j| / |e_i | e_j|, its rows made distributions. Serves
+        both directions, as the overlap is symmetric before its rows are scaled.
 
     Raises
     ------
     ValueError
-        A pair without an event, or a softness out of range.
+        Lengths differ, a pair has no event, or softness is out of range.
 
     Notes
     -----
@@ -57,6 +58,8 @@ def shared_event_target(events: Sequence[AbstractSet[Hashable]], softness: float
     """
     if not 0 <= softness <= 1:
         raise ValueError(f"softness must lie in [0, 1], got {softness:g}")
+    if hard_NN.shape != (len(events), len(events)):
+        raise ValueError(f"expected the events of each of {len(hard_NN)} pairs, got {len(events)}")
     if not all(events):
         raise ValueError("each pair must hold at least one event, got a pair with none")
     names = {name: index for index, name in enumerate(sorted(set().union(*events), key=repr))}
@@ -66,7 +69,8 @@ def shared_event_target(events: Sequence[AbstractSet[Hashable]], softness: float
     common_NN = held_NE @ held_NE.T
     count_N = held_NE.sum(dim=1)
     overlap_NN = common_NN / (count_N[:, None] + count_N[None, :] - common_NN)
-    return (1 - softness) * _rows(overlap_NN == 1) + softness * _rows(overlap_NN)
+    overlap_NN /= overlap_NN.sum(dim=1, keepdim=True)
+    return (1 - softness) * hard_NN + softness * overlap_NN.to(hard_NN)
 
 
 def temporal_log_weights(
@@ -166,8 +170,3 @@ def temporal_contrastive_loss(
         raise ValueError("the target calls a pair right whose weight is 0: the loss would be infinite")
     logits_NN = scale * audio_ND @ text_ND.T
     return contrastive_loss_of_rows(logits_NN + weights_NN, logits_NN.T + weights_NN.T, target_NN, target_NN)
-
-
-def _rows(matrix_NN: Tensor) -> Tensor:
-    matrix_NN = matrix_NN.float()
-    return matrix_NN / matrix_NN.sum(dim=1, keepdim=True)

@@ -22,6 +22,12 @@ POOLING = 32
 RECEPTIVE_FRAMES = 284
 """Frames that one cell of Cnn14's last map depends on: 12 convolutions of 3 and five halvings between them."""
 
+Part = Literal[
+    "audio", "audio_last", "order_head", "audio_projection", "text", "text_last", "text_projection", "logit_scale"
+]
+"""What a training may teach alone: towers, the last layer of each (Cnn14's `fc1` or HTSAT's last stage; the encoder's
+last layer), the order head, the projections and the scale; see `clapcur.models.parts`."""
+
 MAX_SCALE = 100.0
 """Largest exp(logit_scale), as in CLIP (Radford et al. 2021, section 2.5)."""
 

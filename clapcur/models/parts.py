@@ -1,18 +1,15 @@
 """The parts of a model that a training may leave alone, or teach alone, by names that fit every family."""
 
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import get_args
 
 from torch import nn
 
 from clapcur.errors import CheckpointError
 from clapcur.models.clap import Clap
 from clapcur.models.cnn14 import Cnn14
+from clapcur.models.config import Part
 
-Part = Literal[
-    "audio", "audio_last", "order_head", "audio_projection", "text", "text_last", "text_projection", "logit_scale"
-]
-"""Towers, the last layer of each (Cnn14's `fc1`, HTSAT's last stage; the encoder's last layer), what follows them."""
 LAYERS = ("encoder.layer", "transformer.layer", "layers", "h")  # where encoders of `transformers` keep their layers
 
 
