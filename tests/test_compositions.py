@@ -162,6 +162,7 @@ def test_no_caption_has_two_meanings():
     table = captions_of(meanings(sorted(CLASSES)))
     assert table.caption_id.is_unique
     assert len(table) == 4 * 3 + 12 * 5 + 6 * 6
+    assert len(captions_of(meanings(sorted(CLASSES)), connectors=("before", "after"))) == 4 * 3 + 12 * 2 + 6 * 6
 
 
 # --- the data type and the stage -------------------------------------------------------------------------------------
@@ -383,6 +384,7 @@ def test_compositions_of_a_newer_schema_and_other_kinds_are_refused(scene):
     [
         ("duration_s", 0.4, "duration_s must lie between"), ("held_out", 20, "held_out is a share"),
         ("unseen_couples", -0.1, "unseen_couples is a share"), ("num_groups", 0, "num_groups must be at least 1"),
+        ("connectors", ("until",), "connectors are of before, .*'until'"),
         ("prompt", "a sound", "the prompt must hold"), ("seed", -1, "seed must be"),
     ],
 )  # fmt: skip

@@ -14,7 +14,9 @@ from clapcur.data.compositions import Compositions
 from clapcur.data.manifest import Manifest
 from clapcur.data.takedowns import why_tainted
 from clapcur.errors import CheckpointError, OutdatedError
+from clapcur.experiments.post_training import PostTraining, warn_of_deaf_tower
 from clapcur.lineage import queries
+from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, OrderHeadConfig
 from clapcur.stages.adopt import AdoptConfig
 from clapcur.stages.compose import ComposeConfig
 from clapcur.stages.tombstone import Tombstone
@@ -114,3 +116,91 @@ def test_compositions_with_a_clip_that_was_taken_down_are_stopped_and_others_are
     assert compose.fn(SMALL, {"clips": others}, "training").kind == "compositions"
     with pytest.raises(OutdatedError, match="the recipe of the compositions .* holds the clip"):
         compose.fn(dataclasses.replace(SMALL, seed=1), {"clips": clips}, "training")
+
+
+@pytest.fixture
+def quick(tmp_path):
+    """Write a post-training of two steps a stage."""
+    path = tmp_path / "quick.yaml"
+    path.write_text(
+        """
+        compose: {num_groups: 6, num_held_out_groups: 3, held_out: 0.4, min_clip_s: 0.2, num_workers: 1}
+        order_head: {hidden_size: 4}
+        train:
+          num_examples: 12
+          batch_size: 6
+          order: {max_single_loss: 1.0}
+          selection: last
+          num_evaluations: 1
+          learns: [audio_projection, text_projection]
+          soft_labels: {}
+          hard_target: identical
+          num_workers: 1
+        """
+    )
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_post_trained_student_leads_through_its_compositions_to_both_clips_of_each_pair(
+    answer, home, tmp_path, published, quick
+):
+    """The whole way, by the command: two stages, and back to the recordings from the last one."""
+    clips = sounds(home.store, tmp_path, takes=1)
+    Catalog.open(home).catch_up(home.store)
+    code, out, err = answer(
+        "post-train", published, "--clips", clips.id, "--stages", "a,b", "--config", quick, "--json"
+    )
+    assert code == 0, err
+    student = home.store.find(json.loads(out)["id"])
+    record = student.record
+    assert record["tags"]["row"] == "teminal-b" and record["config"]["order"]["stages"] == ["b"]
+    first = home.store.find(record["inputs"]["init"])
+    assert first.record["tags"]["row"] == "teminal-a"
+    assert first.record["inputs"]["init"] == record["inputs"]["teacher"]
+
+    tree = queries.trace(home, student.id)
+    (node,) = [node for node in tree["inputs"] if node["role"] == "compositions"]
+    assert [below["id"] for below in node["inputs"]] == [clips.id]
+    pairs = [pair for pair in queries.trace_pairs(home, student.id) if pair["role"] == "compositions"]
+    groups = Compositions.open(home.store.find(node["id"])).of_split("train")
+    assert [pair["clip_id"] for pair in pairs] == [
+        clip for group in groups.itertuples() for clip in (group.clip_a, group.clip_b)
+    ]
+    places = Manifest.open(clips).paths
+    assert all(pair["path"] == places[pair["clip_id"]] and " before " in pair["caption"] for pair in pairs)
+    found = queries.impact(home, places[groups.iloc[0].clip_b])
+    assert {entry["id"] for entry in found["checkpoints"]} == {student.id, first.id}
+    assert [entry["id"] for entry in found["compositions"]] == [node["id"]]
+
+    # its scores know which couples it was trained on, and that it has heard these recordings
+    code, out, err = answer("zste", student.id, "--clips", clips.id, "--num-groups", 12, "--json")
+    assert code == 0, err
+    scores = json.loads(out)
+    assert {"order.seen", "order.unseen"} & set(scores["tasks"])
+    assert scores["contamination"]["status"] == "contaminated"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"stages": ("c",)}, "stages are of a, b, a[+]b, got c"), ({"stages": ()}, "got none")],
+)
+def test_stages_that_there_are_none_of_are_refused(fields, message):
+    """Found when the config is read."""
+    with pytest.raises(ValueError, match=message):
+        PostTraining(**fields)
+
+
+def test_a_tower_that_cannot_hear_order_is_warned_of_before_it_is_trained(caplog):
+    """49 % after a whole training: the toy check of a tower that pools by the mean."""
+    deaf = ClapConfig(audio=AudioConfig(front_end=FrontEndConfig(sample_rate=44_100)))
+    settings = PostTraining(order_head=None)
+    warn_of_deaf_tower(settings, deaf)
+    assert "tells what came first within 2.06 s only, the composed items have 5.00 s" in caplog.text
+    caplog.clear()
+    warn_of_deaf_tower(PostTraining(), deaf)
+    warn_of_deaf_tower(settings, dataclasses.replace(deaf, window_s=2.0))
+    head = dataclasses.replace(deaf.audio, order_head=OrderHeadConfig())
+    warn_of_deaf_tower(settings, dataclasses.replace(deaf, audio=head))
+    assert not caplog.text

@@ -106,6 +106,11 @@ COMMANDS = (
     ),
     ("evaluate", stages.evaluate, "clapcur evaluate 5be7d1 90aa41 --classes classes.txt"),
     (
+        "post-train",
+        ordering.post_train,
+        "clapcur post-train 5be7d1 --clips c4e6f0\n  clapcur post-train 5be7d1 --clips labelled.csv --stages b",
+    ),
+    (
         "zste",
         ordering.zste,
         "clapcur zste 5be7d1 --clips 90aa41\n  clapcur zste my-clap/ --clips labelled.csv",

@@ -20,6 +20,7 @@ from clapcur.cli.console import (
     working,
 )
 from clapcur.data.class_names import PROMPT
+from clapcur.errors import ArtifactError
 from clapcur.store.artifacts import Artifact
 from clapcur.store.home import Home
 
@@ -70,6 +71,80 @@ def zste(
         show_artifact(made, as_json, **{name: scores[name] for name in ("tasks", "protocol", "contamination")})
         return
     show_order(made, scores)
+
+
+def post_train(
+    checkpoint: Checkpoint,
+    clips: Annotated[
+        str,
+        typer.Option(help="Single sounds: a manifest or a table with labels, or an Improvement-Set (DS or ADS)."),
+    ],
+    stages: Annotated[
+        str, typer.Option(help="a: how many sounds; b: in which order; a,b: one after the other; a+b: both at once.")
+    ] = "a,b",
+    config: Annotated[
+        Path | None, typer.Option("--config", help="The fields of a post-training, as YAML; default: built in.")
+    ] = None,
+    order_head: Annotated[
+        bool, typer.Option(help="Give the audio tower a pooling that hears order, where it has none.")
+    ] = True,
+    replay: Annotated[
+        str, typer.Option(help="An Improvement-Set, or a manifest of pairs, to replay; default: the single sounds.")
+    ] = "",
+    seed: Annotated[int | None, typer.Option(help="Of groups and training; default: that of the config.")] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Teach a checkpoint to hear in which order sounds come, from single sounds alone (TeminAL).
+
+    Sounds are put together by class, with captions such as "a dog before a bell"; an Improvement-Set needs no label.
+    What it could do before is replayed with soft labels, and the weights that are kept hear the most order on held-out
+    groups without losing single sounds.
+    """
+    from clapcur.experiments.post_training import PostTraining, post_training_from_file
+
+    settings = post_training_from_file(config) if config else PostTraining()
+    settings = settings.changed(stages, order_head, seed)
+    where = open_home(home)
+    with working():
+        from clapcur.cli.experiments import run_flow
+        from clapcur.flows.post_train import post_train as flow
+
+        given = sources_of(where, clips), settings, replay_of(where, replay)
+        made = run_flow(flow, checkpoint_of(where, checkpoint), *given)
+    show_artifact(made, as_json)
+
+
+def sources_of(home: Home, name: str) -> dict[str, Artifact]:
+    """Return what sounds are composed from, by role: a labelled manifest, or a set with the manifests behind it."""
+    found = labelled_clips(home, name) if Path(name).exists() else _find_any(home, name)
+    if found.kind != "improvement_set":
+        return {"clips": found}
+    return {"improvement_set": found} | _manifests_of(home, found, ("pool", "teacher_pairs"))
+
+
+def replay_of(home: Home, name: str) -> dict[str, Artifact]:
+    """Return what is replayed, by role: nothing, given pairs, or a set with the manifests behind it."""
+    if not name:
+        return {}
+    found = _find_any(home, name)
+    if found.kind == "manifest":
+        return {"teacher_pairs": found}
+    return {"replay": found} | _manifests_of(home, found, ("pool", "captions", "teacher_pairs"))
+
+
+def _find_any(home: Home, name: str) -> Artifact:
+    from clapcur.lineage.queries import find as find_any
+
+    found = find_any(home, name)
+    if found.kind not in ("manifest", "improvement_set"):
+        raise ArtifactError(f"expected a manifest or an Improvement-Set, got the {found.kind} {found.id}")
+    return found
+
+
+def _manifests_of(home: Home, chosen: Artifact, roles: tuple[str, ...]) -> dict[str, Artifact]:
+    inputs = chosen.record["inputs"]
+    return {role: find(home, inputs[role], "manifest") for role in roles if role in inputs}
 
 
 def show_order(made: Artifact, scores: Mapping[str, Any]) -> None:

@@ -79,13 +79,17 @@ def meanings(class_names: Sequence[str]) -> Iterable[Meaning]:
         yield "overlap", one, other
 
 
-def captions_of(wanted: Iterable[Meaning], template: str = PROMPT) -> pd.DataFrame:
-    """Return every phrasing of some meanings: caption_id, caption, relation, one, other, connector, sorted by id."""
+def captions_of(wanted: Iterable[Meaning], template: str = PROMPT, connectors: Sequence[str] = ()) -> pd.DataFrame:
+    """Return the phrasings of some meanings: caption_id, caption, relation, one, other, connector, sorted by id.
+
+    Sequences are told with the given connectors alone, where some are given.
+    """
     check_prompt(template)
     rows = [
         (caption_id(text), text, *meaning, connector)
         for meaning in sorted(set(wanted))
         for connector, text in phrasings(meaning, template).items()
+        if meaning[0] != "sequence" or not connectors or connector in connectors
     ]
     columns = ["caption_id", "caption", "relation", "one", "other", "connector"]
     return pd.DataFrame(rows, columns=columns, dtype="str").sort_values(columns, ignore_index=True)

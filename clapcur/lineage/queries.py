@@ -22,7 +22,7 @@ from clapcur.store.records import label
 from clapcur.tracking import registered_version
 
 MIN_CLIP_DIGITS = 6
-TRAINED_ON = ("improvement_set", "replay", "teacher_pairs")  # roles whose pairs a training reads
+TRAINED_ON = ("improvement_set", "compositions", "replay", "teacher_pairs")  # roles whose pairs a training reads
 TABLES = {"improvement_set": "pairs.parquet", "compositions": "sources.parquet"}  # that list the clips of a choice
 INHERITED = (  # roles through which one model shapes the next: as its start, or by what it embedded
     "init", "teacher", "checkpoint", "prompt_embeddings", "pool_embeddings", "caption_embeddings",
@@ -154,7 +154,7 @@ def trace_pairs(home: Home, name: str) -> Iterator[dict[str, Any]]:
         Unknown, or of a kind that has no pairs.
     """
     artifact = find(home, name)
-    if artifact.kind in ("improvement_set", "manifest"):
+    if artifact.kind in ("improvement_set", "manifest", "compositions"):
         return _pairs_of(home, artifact, artifact.kind, frozenset())
     if artifact.kind == "checkpoint":
         return _pairs_behind(home, artifact)
@@ -191,6 +191,9 @@ def _held_out(inputs: Mapping[str, Artifact], config: Mapping[str, Any]) -> froz
 
 
 def _pairs_of(home: Home, source: Artifact, role: str, held_out: frozenset[str]) -> Iterator[dict[str, Any]]:
+    if source.kind == "compositions":
+        yield from _sounds_of(home, source, role)
+        return
     import pyarrow.parquet as pq
 
     from clapcur.data.manifest import read_locations
@@ -223,6 +226,32 @@ def _pairs_of(home: Home, source: Artifact, role: str, held_out: frozenset[str])
                         "source": source.id,
                         "role": role,
                     }
+
+
+def _sounds_of(home: Home, source: Artifact, role: str) -> Iterator[dict[str, Any]]:
+    """Yield both clips of every training group, with the caption of the one before the other."""
+    from clapcur.data.compositions import Compositions, meaning_of
+
+    composed = Compositions.open(source)
+    paths: dict[str, str] = {}
+    for name in set(source.record["inputs"].values()):
+        below = home.store.find(name)
+        if below.kind == "manifest" and (below.path / LOCATIONS).exists():
+            from clapcur.data.manifest import read_locations
+
+            places = read_locations(below.path)
+            paths |= zip(places.clip_id, places.path, strict=True)
+    text = dict(zip(composed.captions.caption_id, composed.captions.caption, strict=True))
+    similarity = dict(zip(composed.sources.clip_id, composed.sources.similarity, strict=True))
+    for group in composed.of_split("train").itertuples():
+        caption = composed.caption_ids[meaning_of(group.class_a, group.class_b, "forward")][0]
+        for clip, name in ((group.clip_a, group.class_a), (group.clip_b, group.class_b)):
+            known = float(similarity[clip])
+            yield {
+                "clip_id": clip, "caption_id": caption, "caption": text[caption], "path": paths.get(clip),
+                "similarity": None if known != known else known, "class": name, "class_similarity": None,
+                "source": source.id, "role": role, "group": group.group_id,
+            }  # fmt: skip
 
 
 def _lookup(manifests: Iterable[Artifact], name: str, key: str, value: str) -> dict[str, str]:

@@ -24,7 +24,7 @@ from clapcur.audio import UnusableAudio, load_crops
 from clapcur.audio.composing import audible_part
 from clapcur.config import check_seed, frozen, machine, signature
 from clapcur.data.class_names import PROMPT, check_class_names, check_prompt, readable
-from clapcur.data.composed_captions import captions_of, meanings
+from clapcur.data.composed_captions import CONNECTORS, captions_of, meanings
 from clapcur.data.compositions import GROUPS, READ_S, SOURCES, SPLITS, Compositions
 from clapcur.data.improvement_set import read_pairs
 from clapcur.data.manifest import Manifest, union
@@ -57,6 +57,9 @@ class ComposeConfig:
     """Of an Improvement-Set: the most similar clips of each class, so many of them; None for all."""
     prompt: str = PROMPT
     """What captions begin with; {} is the place of what is heard."""
+    connectors: tuple[str, ...] = ()
+    """What the captions of sequences are told with, such as before and after; none for all. A text tower without
+    pretraining learns those in the order of the sounds (before, then, followed by) long before the others."""
     min_clip_s: float = 0.3
     """Clips with less to be heard, in seconds, are left out."""
     max_bad_fraction: float = 0.1
@@ -81,6 +84,10 @@ class ComposeConfig:
         for name in ("num_groups", "num_held_out_groups"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if unknown := set(self.connectors) - CONNECTORS["sequence"].keys():
+            raise ValueError(
+                f"connectors are of {', '.join(CONNECTORS['sequence'])}, got {', '.join(map(repr, sorted(unknown)))}"
+            )
         if self.min_clip_s <= 0:
             raise ValueError(f"min_clip_s must be positive, got {self.min_clip_s:g}")
         if self.class_names:
@@ -112,7 +119,7 @@ def compose(inputs: Mapping[str, Artifact], config: ComposeConfig, work: Workspa
     ]
     composed = Compositions(
         config.duration_s, sources, pd.concat(groups, ignore_index=True)[GROUPS.names],
-        captions_of(meanings(sorted(sources["class"].unique())), config.prompt),
+        captions_of(meanings(sorted(sources["class"].unique())), config.prompt, config.connectors),
     )  # fmt: skip
     composed.write(work.path)
     counts = {
