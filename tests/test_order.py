@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from composing import SMALL, sounds
 from test_checkpoints import written  # noqa: F401  (a fixture)
+from test_cli import run
 from test_hugging_face import write_hugging_face
 
 from clapcur.data.compositions import Compositions
@@ -149,11 +150,9 @@ def test_a_post_trained_student_leads_through_its_compositions_to_both_clips_of_
     """The whole way, by the command: two stages, and back to the recordings from the last one."""
     clips = sounds(home.store, tmp_path, takes=1)
     Catalog.open(home).catch_up(home.store)
-    code, out, err = answer(
-        "post-train", published, "--clips", clips.id, "--stages", "a,b", "--config", quick, "--json"
-    )
-    assert code == 0, err
-    student = home.store.find(json.loads(out)["id"])
+    done = run("post-train", published, "--clips", clips.id, "--stages", "a,b", "--config", quick, "--json")
+    assert done.returncode == 0, done.stderr
+    student = home.store.find(json.loads(done.stdout)["id"])
     record = student.record
     assert record["tags"]["row"] == "teminal-b" and record["config"]["order"]["stages"] == ["b"]
     first = home.store.find(record["inputs"]["init"])

@@ -75,10 +75,8 @@ def one_after_the_other(
     fade = round(FADE * num_samples / 2)
     length = (num_samples + fade) // 2
     lengths = length, num_samples + fade - length
-    parts = [
-        sized(clip, *given) for clip, given in zip((first, second), zip(lengths, offsets, strict=True), strict=True)
-    ]
-    return _finished(_faded_over(*parts, fade), sample_rate)
+    before, after = sized(first, lengths[0], offsets[0]), sized(second, lengths[1], offsets[1])
+    return _finished(_faded_over(before, after, fade), sample_rate)
 
 
 def both_at_once(
