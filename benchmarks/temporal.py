@@ -128,8 +128,7 @@ def scores_of(checkpoint: Artifact, manifests: dict[str, Artifact], groups: int,
 
 def run(arguments: argparse.Namespace) -> Iterator[dict[str, object]]:
     """Yield the result of each row, start and seed."""
-    from clapcur.cli.ordering import replay_of, sources_of
-    from clapcur.flows.post_train import post_train
+    from clapcur.flows.order import post_train, replay_of, sources_of
 
     home = Home.open()
     tables = write_tables(arguments.data, home.root / "us8k" / "final", "final")
@@ -173,11 +172,14 @@ def main() -> None:
         sys.exit(f"the real sounds are not at {arguments.data}; give their folder with --data")
     for name, value in Home.open().environment().items():
         os.environ.setdefault(name, value)
-    for result in run(arguments):
-        print(json.dumps(result), flush=True)
-        if arguments.output:
-            with open(arguments.output, "a", encoding="utf-8") as file:
-                file.write(json.dumps(result) + "\n")
+    from clapcur.servers.flow_server import flows_allowed
+
+    with flows_allowed(Home.open()):
+        for result in run(arguments):
+            print(json.dumps(result), flush=True)
+            if arguments.output:
+                with open(arguments.output, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(result) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clapcur.cli.arguments import Checkpoint, find
+from clapcur.cli.arguments import Checkpoint
 from clapcur.cli.console import (
     HomeOption,
     JsonOption,
@@ -20,9 +20,7 @@ from clapcur.cli.console import (
     working,
 )
 from clapcur.data.class_names import PROMPT
-from clapcur.errors import ArtifactError
 from clapcur.store.artifacts import Artifact
-from clapcur.store.home import Home
 
 ClipsOption = Annotated[
     str,
@@ -51,21 +49,12 @@ def zste(
     """
     where = open_home(home)
     with working():
-        from clapcur.stages.compose import ComposeConfig
-        from clapcur.stages.zste import ZsteConfig
-        from clapcur.tasks.compose import compose
-        from clapcur.tasks.zste import zste as run
+        from clapcur.cli.experiments import run_flow
+        from clapcur.flows.order import checkpoint_of, labelled_clips
+        from clapcur.flows.order import zste as flow
 
-        scored = checkpoint_of(where, checkpoint)
-        manifest = labelled_clips(where, clips)
-        composing = ComposeConfig(
-            duration_s=duration or window_of(scored), num_held_out_groups=num_groups, held_out=1.0, prompt=prompt,
-            seed=seed,
-        )  # fmt: skip
-        composed = compose.fn(composing, {"clips": manifest}, "evaluation")
-        inputs = {"checkpoint": scored, "compositions": composed, "clips": manifest}
-        tags = scored.record.get("tags", {})
-        made = run.fn(ZsteConfig(prompt=prompt, seed=seed), inputs, str(tags.get("row", "checkpoint")), seed)
+        scored, sounds = checkpoint_of(where, checkpoint), labelled_clips(where, clips)
+        made = run_flow(flow, scored, sounds, num_groups, duration, prompt, seed)
     scores = json.loads((made.path / "scores.json").read_text())
     if as_json:
         show_artifact(made, as_json, **{name: scores[name] for name in ("tasks", "protocol", "contamination")})
@@ -108,43 +97,12 @@ def post_train(
     where = open_home(home)
     with working():
         from clapcur.cli.experiments import run_flow
-        from clapcur.flows.post_train import post_train as flow
+        from clapcur.flows.order import checkpoint_of, replay_of, sources_of
+        from clapcur.flows.order import post_train as flow
 
         given = sources_of(where, clips), settings, replay_of(where, replay)
         made = run_flow(flow, checkpoint_of(where, checkpoint), *given)
     show_artifact(made, as_json)
-
-
-def sources_of(home: Home, name: str) -> dict[str, Artifact]:
-    """Return what sounds are composed from, by role: a labelled manifest, or a set with the manifests behind it."""
-    found = labelled_clips(home, name) if Path(name).exists() else _find_any(home, name)
-    if found.kind != "improvement_set":
-        return {"clips": found}
-    return {"improvement_set": found} | _manifests_of(home, found, ("pool", "teacher_pairs"))
-
-
-def replay_of(home: Home, name: str) -> dict[str, Artifact]:
-    """Return what is replayed, by role: nothing, given pairs, or a set with the manifests behind it."""
-    if not name:
-        return {}
-    found = _find_any(home, name)
-    if found.kind == "manifest":
-        return {"teacher_pairs": found}
-    return {"replay": found} | _manifests_of(home, found, ("pool", "captions", "teacher_pairs"))
-
-
-def _find_any(home: Home, name: str) -> Artifact:
-    from clapcur.lineage.queries import find as find_any
-
-    found = find_any(home, name)
-    if found.kind not in ("manifest", "improvement_set"):
-        raise ArtifactError(f"expected a manifest or an Improvement-Set, got the {found.kind} {found.id}")
-    return found
-
-
-def _manifests_of(home: Home, chosen: Artifact, roles: tuple[str, ...]) -> dict[str, Artifact]:
-    inputs = chosen.record["inputs"]
-    return {role: find(home, inputs[role], "manifest") for role in roles if role in inputs}
 
 
 def show_order(made: Artifact, scores: Mapping[str, Any]) -> None:
@@ -164,30 +122,3 @@ def show_order(made: Artifact, scores: Mapping[str, Any]) -> None:
 
 def _percent(interval: list[float]) -> str:
     return interval_text([round(100 * limit, 1) for limit in interval])
-
-
-def checkpoint_of(home: Home, name: str) -> Artifact:
-    """Return the checkpoint that an id means, or a file or folder, which is adopted."""
-    if not Path(name).exists():
-        return find(home, name, "checkpoint")
-    from clapcur.stages.adopt import AdoptConfig
-    from clapcur.tasks.adopt import adopt
-
-    return adopt.fn(AdoptConfig(source=str(Path(name).absolute())), {})
-
-
-def labelled_clips(home: Home, name: str) -> Artifact:
-    """Return the manifest that an id means, or a table, which is ingested."""
-    if not Path(name).exists():
-        return find(home, name, "manifest")
-    from clapcur.stages.ingest import IngestConfig
-    from clapcur.tasks.ingest import ingest
-
-    return ingest.fn(IngestConfig(source=str(Path(name).absolute())), "clips")
-
-
-def window_of(checkpoint: Artifact) -> float:
-    """Return the seconds that a checkpoint hears at a time."""
-    from clapcur.models.folder import read_config
-
-    return read_config(checkpoint.path / "config.json").window_s

@@ -42,7 +42,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import comb as binomial
 
 from clapcur.data.class_names import PROMPT, prompts
 from clapcur.data.composed_captions import CONNECTORS, Meaning, phrase, replaced_phrase, reversed_meaning
@@ -94,7 +93,8 @@ def top_set_probability(similarity_NC: Floats, is_target_NC: NDArray[np.bool_]) 
     beaten_N = (~is_target_NC & (rounded_NC > lowest_N1)).any(axis=1)
     is_tied_NC = rounded_NC == lowest_N1
     right_N, all_N = (is_tied_NC & is_target_NC).sum(axis=1), is_tied_NC.sum(axis=1)
-    return np.where(beaten_N, 0.0, 1 / binomial(all_N, right_N))
+    draws_N = np.array([comb(*counts) for counts in zip(all_N.tolist(), right_N.tolist(), strict=True)], np.float64)
+    return np.where(beaten_N, 0.0, 1 / draws_N)
 
 
 def top_one_probability(similarity_NC: Floats, is_target_NC: NDArray[np.bool_]) -> NDArray[np.float64]:
