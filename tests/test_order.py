@@ -15,7 +15,7 @@ from clapcur.data.compositions import Compositions
 from clapcur.data.manifest import Manifest
 from clapcur.data.takedowns import why_tainted
 from clapcur.errors import CheckpointError, OutdatedError
-from clapcur.experiments.post_training import PostTraining, warn_of_deaf_tower
+from clapcur.experiments.post_training import PostTraining, post_training_from_file, warn_of_deaf_tower
 from clapcur.lineage import queries
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, OrderHeadConfig
 from clapcur.stages.adopt import AdoptConfig
@@ -203,3 +203,38 @@ def test_a_tower_that_cannot_hear_order_is_warned_of_before_it_is_trained(caplog
     head = dataclasses.replace(deaf.audio, order_head=OrderHeadConfig())
     warn_of_deaf_tower(settings, dataclasses.replace(deaf, audio=head))
     assert not caplog.text
+
+
+def test_a_file_changes_what_it_names_and_nothing_else(tmp_path):
+    """A file that sets the budget alone must not let everything learn, without soft labels."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("stages: [b]\ntrain: {num_examples: 960, order: {alpha_cross: 0.0}}\norder_head: null\n")
+    found, built_in = post_training_from_file(path), PostTraining()
+    order = dataclasses.replace(built_in.train.order, alpha_cross=0.0)
+    assert found == dataclasses.replace(
+        built_in,
+        stages=("b",),
+        order_head=None,
+        train=dataclasses.replace(built_in.train, num_examples=960, order=order),
+    )
+    path.write_text("train: {steps: 3}")
+    with pytest.raises(ValueError, match="unknown key 'train.steps'"):
+        post_training_from_file(path)
+
+
+def test_each_stage_is_a_training_of_its_own_and_only_a_head_that_is_there_learns():
+    """A stage that adds a second head, or names a part that is not there, fails after the first one is paid for."""
+    plain = ClapConfig()
+    made = dict(PostTraining().changed("a,b", order_head=True, seed=7).trainings(plain))
+    assert list(made) == ["teminal-a", "teminal-b"]
+    assert [config.order.stages for config in made.values()] == [("a",), ("b",)]
+    for config in made.values():
+        assert config.seed == 7 and "order_head" in config.learns and config.order.add_head == OrderHeadConfig()
+    ((name, config),) = PostTraining().changed("a+b", order_head=False, seed=None).trainings(plain)
+    assert name == "teminal-ab" and config.order.stages == ("a", "b")
+    assert "order_head" not in config.learns and config.order.add_head is None
+    head = dataclasses.replace(plain, audio=AudioConfig(order_head=OrderHeadConfig(hidden_size=4)))
+    ((_, config),) = PostTraining().changed("b", order_head=True, seed=None).trainings(head)
+    assert "order_head" in config.learns and config.order.add_head is None
+    assert PostTraining().composing(dataclasses.replace(plain, window_s=2.0)).duration_s == 2.0
+    assert PostTraining().composing(dataclasses.replace(plain, window_s=10.0)).duration_s == 5.0

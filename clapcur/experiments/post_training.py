@@ -2,10 +2,11 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from clapcur.config import from_dict, frozen, read_mapping
+from clapcur.config import from_dict, frozen, read_mapping, to_dict
 from clapcur.models.config import ClapConfig, OrderHeadConfig
 from clapcur.stages.compose import ComposeConfig
 from clapcur.stages.train import SoftLabels, TrainConfig
@@ -23,7 +24,7 @@ class PostTraining:
     stages: tuple[str, ...] = ("a", "b")
     """The trainings: a, b, or a+b for one with both losses."""
     compose: ComposeConfig = ComposeConfig()
-    """How sounds are put together; items are as long as the window of the checkpoint, unless that is longer."""
+    """How sounds are put together; its duration_s is cut to the window of the checkpoint."""
     train: TrainConfig = TrainConfig(
         num_examples=48_000, batch_size=96, learning_rate=1e-4, gradient_clip=0.5, order=OrderTraining(),
         selection="order", learns=LEARNS, soft_labels=SoftLabels(), hard_target="identical", replay_probability=0.5,
@@ -69,8 +70,17 @@ class PostTraining:
 
 
 def post_training_from_file(path: Path) -> PostTraining:
-    """Return the post-training that a YAML file describes."""
-    return from_dict(PostTraining, read_mapping(path), where=str(path))
+    """Return the post-training that a YAML file describes; what it leaves out, at any depth, is as built in."""
+    return from_dict(PostTraining, _over(to_dict(PostTraining()), read_mapping(path)), where=str(path))
+
+
+def _over(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(defaults)
+    for name, value in given.items():
+        below = merged.get(name)
+        is_nested = isinstance(below, Mapping) and isinstance(value, Mapping)
+        merged[name] = _over(below, value) if is_nested else value
+    return merged
 
 
 def warn_of_deaf_tower(settings: PostTraining, model: ClapConfig) -> None:
