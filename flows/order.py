@@ -81,14 +81,21 @@ def zste(
     Artifact
         The scores.
     """
-    window_s = read_config(checkpoint.path / "config.json").window_s
-    composing = ComposeConfig(
-        duration_s=duration_s or window_s, num_held_out_groups=num_groups, held_out=1.0, prompt=prompt, seed=seed
-    )
+    composing = composing_test(checkpoint, num_groups, duration_s, prompt, seed)
     composed = compose(composing, {"clips": clips}, "evaluation", campaign)
     inputs = {"checkpoint": checkpoint, "compositions": composed, "clips": clips}
     name = str(checkpoint.record.get("tags", {}).get("row", "checkpoint"))
     return score(ZsteConfig(prompt=prompt, seed=seed), inputs, name, seed, campaign)
+
+
+def composing_test(
+    checkpoint: Artifact, num_groups: int, duration_s: float | None, prompt: str, seed: int
+) -> ComposeConfig:
+    """Return how the sounds of a test are put together, all of them held out, by default for the window of a model."""
+    window_s = read_config(checkpoint.path / "config.json").window_s
+    return ComposeConfig(
+        duration_s=duration_s or window_s, num_held_out_groups=num_groups, held_out=1.0, prompt=prompt, seed=seed
+    )
 
 
 def checkpoint_of(home: Home, name: str) -> Artifact:

@@ -49,12 +49,18 @@ def zste(
     """
     where = open_home(home)
     with working():
-        from clapcur.cli.experiments import run_flow
-        from clapcur.flows.order import checkpoint_of, labelled_clips
-        from clapcur.flows.order import zste as flow
+        from clapcur.flows.order import checkpoint_of, composing_test, labelled_clips
+        from clapcur.stages.zste import ZsteConfig
+        from clapcur.tasks.compose import compose
+        from clapcur.tasks.zste import zste as run
 
         scored, sounds = checkpoint_of(where, checkpoint), labelled_clips(where, clips)
-        made = run_flow(flow, scored, sounds, num_groups, duration, prompt, seed)
+        composed = compose.fn(
+            composing_test(scored, num_groups, duration, prompt, seed), {"clips": sounds}, "evaluation"
+        )
+        inputs = {"checkpoint": scored, "compositions": composed, "clips": sounds}
+        row = str(scored.record.get("tags", {}).get("row", "checkpoint"))
+        made = run.fn(ZsteConfig(prompt=prompt, seed=seed), inputs, row, seed)
     scores = json.loads((made.path / "scores.json").read_text())
     if as_json:
         show_artifact(made, as_json, **{name: scores[name] for name in ("tasks", "protocol", "contamination")})
