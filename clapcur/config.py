@@ -41,6 +41,15 @@ def machine(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"machine": True})
 
 
+def added(neutral: Any) -> Any:
+    """Declare a field that was added when artifacts existed already, with the value that they were made with.
+
+    At that value it is not signed, so that they keep their ids. The value belongs to the past: it stays `neutral`,
+    whatever the default may become.
+    """
+    return dataclasses.field(default=neutral, metadata={"neutral": neutral})
+
+
 def describe(cls: type) -> dict[str, str]:
     """Return the text below each field of a config class, by name, with those of the classes it inherits from."""
     texts: dict[str, str] = {}
@@ -67,7 +76,7 @@ def canonical(value: Any) -> Any:
         return {
             field.name: canonical(getattr(value, field.name))
             for field in dataclasses.fields(value)
-            if not field.metadata.get("machine")
+            if not field.metadata.get("machine") and not _is_neutral(field, getattr(value, field.name))
         }
     if isinstance(value, Mapping):
         return {str(key): canonical(item) for key, item in value.items()}
@@ -82,6 +91,10 @@ def canonical(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"cannot sign a value of type {type(value).__name__}: {value!r}")
+
+
+def _is_neutral(field: dataclasses.Field[Any], value: Any) -> bool:
+    return "neutral" in field.metadata and value == field.metadata["neutral"]
 
 
 def canonical_json(value: Any) -> str:

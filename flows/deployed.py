@@ -79,6 +79,8 @@ Teacher = Annotated[
 def run_name() -> str:
     """Name a run by what it is asked for: flow, dataset, strategy and seed."""
     asked = flow_run.parameters
+    if "config" not in asked:
+        return f"{flow_run.flow_name} {asked['checkpoint']} seed {asked['seed']}"
     try:
         dataset = read_mapping(config_path(asked["config"])).get("name")
     except (ClapcurError, OSError):  # the flow itself will say so

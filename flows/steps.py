@@ -9,16 +9,20 @@ from clapcur.data.class_names import prompts
 from clapcur.data.rows import Row
 from clapcur.experiments import preflight
 from clapcur.experiments.config import Experiment
+from clapcur.experiments.order import OrderEvaluation, PostTraining, warn_of_deaf_tower
+from clapcur.models.folder import read_config
 from clapcur.stages.audition import AuditionConfig
 from clapcur.stages.embed import EmbedConfig
 from clapcur.stages.evaluate import EvaluateConfig
 from clapcur.stages.ingest import IngestConfig
 from clapcur.stages.merge import MergeConfig
 from clapcur.stages.train import TrainConfig
+from clapcur.stages.zste import ZsteConfig
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
 from clapcur.tasks.adopt import adopt
 from clapcur.tasks.audition import audition
+from clapcur.tasks.compose import compose
 from clapcur.tasks.curate import curate
 from clapcur.tasks.embed import embed
 from clapcur.tasks.evaluate import evaluate
@@ -26,6 +30,7 @@ from clapcur.tasks.ingest import ingest
 from clapcur.tasks.merge import merge
 from clapcur.tasks.pool import grow
 from clapcur.tasks.train import train
+from clapcur.tasks.zste import zste
 
 Manifests = Mapping[str, Artifact]  # by role: pairs, pool, captions, evaluation
 
@@ -158,3 +163,42 @@ def evaluated(
     else:
         given["prompt_embeddings"] = embed_prompts(checkpoint, prompts(config.class_names, config.prompt), campaign)
     return evaluate(config, given, row, seed, campaign)
+
+
+def post_trained(
+    settings: PostTraining, checkpoint: Artifact, sources: Mapping[str, Artifact], replay: Mapping[str, Artifact],
+    row: Row, campaign: Campaign | None = None,
+) -> Artifact:  # fmt: skip
+    """Teach a checkpoint the order of sounds; return the checkpoint of the last stage.
+
+    Parameters
+    ----------
+    settings : PostTraining
+    checkpoint : Artifact
+    sources : mapping
+        What sounds are composed from, by role: ``clips``, or ``improvement_set`` with ``pool`` and ``teacher_pairs``.
+    replay : mapping
+        What keeps the old ability, by role: ``replay`` with the manifests behind it, or ``teacher_pairs``; empty for
+        the single sounds by their names.
+    row : Row
+        That the checkpoint becomes.
+    campaign : Campaign, optional
+    """
+    model = read_config(checkpoint.path / "config.json")
+    warn_of_deaf_tower(settings, model)
+    composed = compose(settings.composing(model), sources, "training", campaign)
+    places = {role: artifact for role, artifact in sources.items() if artifact.kind == "manifest"}
+    inputs = {"teacher": checkpoint, "compositions": composed, **places, **replay}
+    for config in settings.trainings(model):
+        checkpoint = train(config, {**inputs, "init": checkpoint}, row, campaign)
+    return checkpoint
+
+
+def order_scores(
+    test: OrderEvaluation, checkpoint: Artifact, clips: Artifact, row: Row, seed: int, campaign: Campaign | None = None
+) -> Artifact:
+    """Put labelled single sounds together, and score what a checkpoint hears of their order."""
+    window_s = read_config(checkpoint.path / "config.json").window_s
+    composed = compose(test.composing(window_s), {"clips": clips}, "evaluation", campaign)
+    inputs = {"checkpoint": checkpoint, "compositions": composed, "clips": clips}
+    return zste(ZsteConfig(prompt=test.prompt, seed=test.seed), inputs, row, seed, campaign)

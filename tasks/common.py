@@ -22,7 +22,8 @@ from clapcur.store.home import Home
 
 P = ParamSpec("P")
 R = TypeVar("R")
-SHAPED_BY_CLIPS = ("improvement_set", "checkpoint")  # kinds that are made again without a clip that was taken down
+SHAPED_BY_CLIPS = ("improvement_set", "compositions", "checkpoint")
+# kinds that are made again without a clip that was taken down
 WAITS_S = (5, 30, 120)  # together longer than a database takes to restart
 AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, ConnectionError)  # what it is when a server is not there
 

@@ -23,7 +23,7 @@ def load(entry):
 def test_the_promised_deployments_are_there():
     promised = {
         "train-teacher", "embed-pool", "curate", "train-student", "evaluate", "improve", "compare", "land", "reconcile",
-        "recurate", "forget",
+        "recurate", "forget", "post-train", "zste",
     }  # fmt: skip
     assert promised <= set(NAMES)
     assert len(set(NAMES)) == len(NAMES)
@@ -42,7 +42,8 @@ def test_every_deployment_is_a_flow_of_its_name_with_a_form_that_explains_itself
     for name, field in schema.properties.items():
         assert len(field["description"]) > 20, name
         assert field["title"] != name
-    assert entry["entrypoint"].startswith("clapcur.flows.deployed_pools.") or "config" in schema.required
+    elsewhere = ("clapcur.flows.deployed_pools.", "clapcur.flows.deployed_order.")
+    assert entry["entrypoint"].startswith(elsewhere) or "config" in schema.required
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=NAMES)

@@ -169,6 +169,7 @@ def test_a_pool_clip_touches_its_set_the_student_and_the_students_scores(home, m
         "manifests": [made["pool"].id],
         "embeddings": [embedded],
         "improvement_sets": [made["set"].id],
+        "compositions": [],
         "checkpoints": [made["student"].id],
         "scores": [made["student_scores"].id],
         "models": [],

@@ -26,7 +26,18 @@ from pathlib import Path
 
 import typer
 
-from clapcur.cli import auditioning, checkpoints, collecting, corpora, experiments, landing, servers, stages, tracing
+from clapcur.cli import (
+    auditioning,
+    checkpoints,
+    collecting,
+    corpora,
+    experiments,
+    landing,
+    ordering,
+    servers,
+    stages,
+    tracing,
+)
 from clapcur.errors import ClapcurError, Interrupted, printable
 from clapcur.servers.supervisor import ProcessError
 from clapcur.store.artifacts import why_not_written
@@ -94,6 +105,16 @@ COMMANDS = (
         "      --config my-sounds.yaml --soft-labels",
     ),
     ("evaluate", stages.evaluate, "clapcur evaluate 5be7d1 90aa41 --classes classes.txt"),
+    (
+        "post-train",
+        ordering.post_train,
+        "clapcur post-train 5be7d1 --clips c4e6f0\n  clapcur post-train 5be7d1 --clips labelled.csv --stages b",
+    ),
+    (
+        "zste",
+        ordering.zste,
+        "clapcur zste 5be7d1 --clips 90aa41\n  clapcur zste my-clap/ --clips labelled.csv",
+    ),
     ("report", stages.report, "clapcur report teacher=d3a1 continued=0c77 ads+sl=b2f9\n  clapcur report 6e5f0b"),
     ("export", checkpoints.export, "clapcur export 5be7d1 my-clap/ --format hf"),
     ("trace", tracing.trace, "clapcur trace 5be7d1\n  clapcur trace 5be7d1 --pairs --json > pairs.jsonl"),

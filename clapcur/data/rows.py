@@ -1,12 +1,14 @@
 """The rows of a comparison: what a student learns from, and whether its targets are softened.
 
 This module alone knows how a row is spelled: ``ads+sl`` in commands, tags and names of runs, ``ADS+SL`` in tables.
+Behind a comma stands what a checkpoint was post-trained with: ``ads+sl,teminal``; the teacher's own is ``teminal``.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
-from clapcur.config import frozen
+from clapcur.config import added, frozen
 
 ImprovementSetName = Literal["du", "ds", "ads"]
 Strategy = Literal["teacher", "continued", "sl", "du", "ds", "ads"]
@@ -22,6 +24,8 @@ class Row:
     """What the student learns from."""
     soft_labels: bool = False
     """Whether its targets are softened."""
+    teminal: bool = added(neutral=False)
+    """Whether it is post-trained on the order of sounds afterwards."""
 
     def __post_init__(self) -> None:
         """Refuse rows that contradict their name."""
@@ -40,8 +44,9 @@ class Row:
             There is no such row.
         """
         known = {row.name: row for row in PAPER_ROWS}
-        if (row := known.get(text.strip().lower())) is None:
-            raise ValueError(f"expected the name of a row, one of {', '.join(known)}; got {text!r}")
+        known |= {row.post_trained.name: row.post_trained for row in PAPER_ROWS}
+        if (row := known.get("".join(text.lower().split()))) is None:
+            raise ValueError(f"expected the name of a row, one of {'; '.join(known)}; got {text!r}")
         return row
 
     @staticmethod
@@ -52,12 +57,27 @@ class Row:
     @property
     def name(self) -> str:
         """The row's short name, such as ``ads+sl``."""
-        return f"{self.strategy}+sl" if self.soft_labels and self.strategy != "sl" else self.strategy
+        name = f"{self.strategy}+sl" if self.soft_labels and self.strategy != "sl" else self.strategy
+        if not self.teminal:
+            return name
+        return "teminal" if self.strategy == "teacher" else f"{name},teminal"
 
     @property
     def label(self) -> str:
         """The row's name as the paper writes it: teacher, continued, SL, DU, DU+SL, ..."""
+        if self.teminal:
+            return "TeminAL" if self.strategy == "teacher" else f"{self.before.label}, TeminAL"
         return self.name if self.strategy in ("teacher", "continued") else self.name.upper()
+
+    @property
+    def post_trained(self) -> "Row":
+        """The row that is post-trained from this one."""
+        return replace(self, teminal=True)
+
+    @property
+    def before(self) -> "Row":
+        """The row that a post-trained one started from; any other is its own."""
+        return replace(self, teminal=False)
 
     @property
     def improvement_set(self) -> ImprovementSetName | None:
@@ -65,9 +85,14 @@ class Row:
         return self.strategy if self.strategy in IMPROVEMENT_SETS else None
 
     @property
+    def is_teacher(self) -> bool:
+        """Whether the row is the teacher as it is."""
+        return self.strategy == "teacher" and not self.teminal
+
+    @property
     def is_student(self) -> bool:
         """Whether the row is neither the teacher nor the control."""
-        return self.strategy not in ("teacher", "continued")
+        return self.teminal or self.strategy not in ("teacher", "continued")
 
     @property
     def tags(self) -> dict[str, str | bool]:

@@ -4,6 +4,7 @@ It does not matter *when* the clip was forgotten: a take-down may fall between a
 read out of records and tables in the store, each time anew. It follows every way in which a clip shapes a model:
 
 - the pairs of an Improvement-Set and of a replay, and the given pairs of a teacher, held-out ones too;
+- the single sounds that compositions are made of;
 - the model that embedded what a set was chosen from, and the one that a training started from or was taught by;
 - what people heard of a clip, where a threshold was calibrated on it, and a correction for hubs, measured on the pool;
 - the evaluation clips that chose the weights.
@@ -85,6 +86,8 @@ class _Lineage:
         config, inputs = (key.config, key.inputs) if key else _said(folder)
         if kind == "improvement_set":
             yield from self._in_set(folder, config, inputs, is_written)
+        if kind == "compositions" and is_written:
+            yield from self._in_compositions(folder, inputs)
         skipped = SHORTCUTS.get(kind, ()) + (EXCLUDING if kind == "improvement_set" else ())
         for role, below in inputs.items():
             if role in skipped:
@@ -98,7 +101,7 @@ class _Lineage:
 
     def _in_manifest(self, kind: str, role: str, config: Mapping[str, Any], manifest: Artifact) -> str:
         """Return how a manifest in this role brings a forgotten clip in; what a pool only lists does not count."""
-        if kind == "embeddings" or role in ("pool", "captions"):
+        if kind == "embeddings" or role in ("pool", "captions", "clips"):
             is_measured = role == "pool" and kind == "improvement_set" and config.get("hubness")
             found = self._listed_in(manifest) if is_measured else set()
         elif role == "teacher_pairs":
@@ -120,6 +123,14 @@ class _Lineage:
             if why := _told(self._paired(folder, listed), f"the Improvement-Set {folder.name}"):
                 yield why
 
+    def _in_compositions(self, folder: Path, inputs: Mapping[str, str]) -> Iterator[str]:
+        sources = [self._store.find(inputs[role]) for role in ("clips", "pool", "teacher_pairs") if role in inputs]
+        listed = set().union(*(self._listed_in(manifest) for manifest in sources))
+        check_payload(folder)
+        found = self._paired(folder, listed, "sources.parquet")
+        if why := _told(found, f"the recipe of the compositions {folder.name}"):
+            yield why
+
     def _listed_in(self, manifest: Artifact) -> Set[str]:
         """Return the forgotten clips that a manifest lists, also under another id of the same sound or recording."""
         if manifest.id not in self._listed:
@@ -131,14 +142,14 @@ class _Lineage:
             self._listed[manifest.id] = set(clips.clip_id[are_forgotten(clips, self._names)])
         return self._listed[manifest.id]
 
-    def _paired(self, folder: Path, listed: Set[str]) -> Set[str]:
+    def _paired(self, folder: Path, listed: Set[str], table: str = "pairs.parquet") -> Set[str]:
         """Return the forgotten clips that are in pairs; `listed` are those known by their sound or recording."""
         import pyarrow as pa
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
         wanted, found = pa.array(sorted(listed | self._names), pa.string()), set[str]()
-        with pq.ParquetFile(folder / "pairs.parquet") as file:
+        with pq.ParquetFile(folder / table) as file:
             for batch in file.iter_batches(columns=["clip_id"]):
                 clips = batch["clip_id"].cast(pa.string())
                 found.update(clips.filter(pc.is_in(clips, wanted)).to_pylist())

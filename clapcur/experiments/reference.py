@@ -8,6 +8,7 @@ from typing import Any
 
 from clapcur.config import describe
 from clapcur.experiments.config import Experiment, defaults
+from clapcur.experiments.order import PostTraining
 from clapcur.stages.ingest import IngestConfig
 from clapcur.stages.train import TrainConfig
 
@@ -16,14 +17,15 @@ GIVEN = ("pairs", "evaluation", "class_names")  # what no default can stand for
 HEAD = """# Every field of an experiment's config
 
 This page is made from the config classes (`python -m clapcur.experiments.reference`). `clapcur init my-sounds.yaml`
-writes a short file to start from; every field below may be added to it. Paths are relative to the file. The defaults
+writes a short file to start from; every field below may be added to it. The last tables, from PostTraining on, are of
+the file that `--config` of `clapcur post-train` names. Paths are relative to the file. The defaults
 are those of such a file. Fields marked *machine* say how a result is computed and not what it is: changing one never
 makes a new artifact.
 """
 
 
 def page() -> str:
-    """Return the page as Markdown: one table for each class, in the order in which the fields lead to them."""
+    """Return the page as Markdown: a table for each class, in the order in which the fields lead to them."""
     start = defaults()
     teacher = start.teacher
     assert teacher is not None and teacher.model is not None
@@ -33,7 +35,12 @@ def page() -> str:
         for value in (start, start.soft_labels, model, model.audio, model.text, model.audio.front_end)
     }
     known[TrainConfig] = {"teacher": teacher, "student": start.student}
-    return "\n".join([HEAD, *(_table(cls, known.get(cls, {"default": cls})) for cls in classes_of(Experiment))])
+    shown = classes_of(Experiment)
+    order = PostTraining()
+    known |= {type(value): {"default": value} for value in (order, order.compose)}
+    further = [cls for cls in classes_of(PostTraining) if cls not in shown]
+    tables = [_table(cls, known.get(cls, {"default": cls})) for cls in (*shown, *further)]
+    return "\n".join([HEAD, *tables])
 
 
 def classes_of(root: type) -> list[type]:

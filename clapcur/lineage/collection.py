@@ -269,7 +269,10 @@ def _holding_forgotten(home: Home, records: Records) -> set[str]:
                 table = batch.to_pandas()
                 clips.update(table.clip_id[are_forgotten(table, refused)])
     wanted = pa.array(sorted(clips))
-    tables = {"embeddings": ("ids.parquet", "id"), "improvement_set": ("pairs.parquet", "clip_id")}
+    tables = {
+        "embeddings": ("ids.parquet", "id"), "improvement_set": ("pairs.parquet", "clip_id"),
+        "compositions": ("sources.parquet", "clip_id"),
+    }  # fmt: skip
     found = set()
     for name, record in records.items():
         file, column = tables.get(record["kind"], ("", ""))

@@ -26,7 +26,9 @@ COLOURS = {  # on light and on dark ground
     "checkpoint": ("#1f6a96", "#6bb6e0"),
     "embeddings": ("#6c757d", "#9aa8b1"),
     "improvement_set": ("#a8620d", "#e3a556"),
+    "compositions": ("#8a6d1a", "#d6b95c"),
     "scores": ("#7a4aa0", "#bd93e0"),
+    "order_scores": ("#7a4aa0", "#bd93e0"),
     "report": ("#a83262", "#ec8bb2"),
     "decision": ("#b3402a", "#f08a74"),
 }

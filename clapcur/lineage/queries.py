@@ -22,10 +22,11 @@ from clapcur.store.records import label
 from clapcur.tracking import registered_version
 
 MIN_CLIP_DIGITS = 6
-TRAINED_ON = ("improvement_set", "replay", "teacher_pairs")  # roles whose pairs a training reads
+TRAINED_ON = ("improvement_set", "compositions", "replay", "teacher_pairs")  # roles whose pairs a training reads
+TABLES = {"improvement_set": "pairs.parquet", "compositions": "sources.parquet"}  # that list the clips of a choice
 INHERITED = (  # roles through which one model shapes the next: as its start, or by what it embedded
     "init", "teacher", "checkpoint", "prompt_embeddings", "pool_embeddings", "caption_embeddings",
-    "teacher_clip_embeddings", "teacher_caption_embeddings", "improvement_set", "replay",
+    "teacher_clip_embeddings", "teacher_caption_embeddings", "improvement_set", "replay", "compositions",
 )  # fmt: skip
 
 
@@ -153,7 +154,7 @@ def trace_pairs(home: Home, name: str) -> Iterator[dict[str, Any]]:
         Unknown, or of a kind that has no pairs.
     """
     artifact = find(home, name)
-    if artifact.kind in ("improvement_set", "manifest"):
+    if artifact.kind in ("improvement_set", "manifest", "compositions"):
         return _pairs_of(home, artifact, artifact.kind, frozenset())
     if artifact.kind == "checkpoint":
         return _pairs_behind(home, artifact)
@@ -190,6 +191,9 @@ def _held_out(inputs: Mapping[str, Artifact], config: Mapping[str, Any]) -> froz
 
 
 def _pairs_of(home: Home, source: Artifact, role: str, held_out: frozenset[str]) -> Iterator[dict[str, Any]]:
+    if source.kind == "compositions":
+        yield from _sounds_of(home, source, role)
+        return
     import pyarrow.parquet as pq
 
     from clapcur.data.manifest import read_locations
@@ -224,6 +228,32 @@ def _pairs_of(home: Home, source: Artifact, role: str, held_out: frozenset[str])
                     }
 
 
+def _sounds_of(home: Home, source: Artifact, role: str) -> Iterator[dict[str, Any]]:
+    """Yield both clips of every training group, with the caption of the one before the other."""
+    from clapcur.data.compositions import Compositions, Group
+
+    composed = Compositions.open(source)
+    paths: dict[str, str] = {}
+    for name in set(source.record["inputs"].values()):
+        below = home.store.find(name)
+        if below.kind == "manifest" and (below.path / LOCATIONS).exists():
+            from clapcur.data.manifest import read_locations
+
+            places = read_locations(below.path)
+            paths |= zip(places.clip_id, places.path, strict=True)
+    text = dict(zip(composed.captions.caption_id, composed.captions.caption, strict=True))
+    similarity = dict(zip(composed.sources.clip_id, composed.sources.similarity, strict=True))
+    for group in Group.of(composed.of_split("train")):
+        caption = composed.caption_ids[group.meaning("forward")][0]
+        for clip, name in ((group.clip_a, group.class_a), (group.clip_b, group.class_b)):
+            known = float(similarity[clip])
+            yield {
+                "clip_id": clip, "caption_id": caption, "caption": text[caption], "path": paths.get(clip),
+                "similarity": None if known != known else known, "class": name, "class_similarity": None,
+                "source": source.id, "role": role, "group": group.group_id,
+            }  # fmt: skip
+
+
 def _lookup(manifests: Iterable[Artifact], name: str, key: str, value: str) -> dict[str, str]:
     import pyarrow.parquet as pq
 
@@ -250,7 +280,8 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
     -------
     dict
         ``clip_id``, then lists of ``{"id", "label", "uri", "because"}``: ``manifests`` that list
-        it, ``embeddings`` of those, ``improvement_sets`` that hold it or were measured on it,
+        it, ``embeddings`` of those, ``improvement_sets`` that hold it or were measured on it, ``compositions`` that
+        are made of it or came of such a set,
         ``checkpoints`` trained on such a set or on given pairs with it, or selected on it; what was
         started from, taught by or curated with one of those; ``scores`` of these checkpoints and
         scores measured on it, and the registered
@@ -268,7 +299,7 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
     catalog.catch_up(home.store)
     listing = _tables(home, catalog, "manifest", "clips.parquet")
     pairing = _tables(home, catalog, "manifest", "pairs.parquet")
-    choosing = _tables(home, catalog, "improvement_set", "pairs.parquet")
+    choosing = [table for kind, name in TABLES.items() for table in _tables(home, catalog, kind, name)]
     start = _start_of_id(clip)
     holds = {file: _clips_from(file, start) for file in (*listing, *pairing, *choosing)}
     clip_id = _clip_id(clip, start, set().union(*(holds[file] for file in (*listing, *choosing))))
@@ -291,11 +322,15 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
     further = _inheriting(catalog.downstream(*trained, roles=INHERITED), trained | held)
     kinds |= catalog.kinds(further)
     checkpoints = {name: why for name, why in further.items() if kinds.get(name) == "checkpoint"} | trained
-    held = {name: why for name, why in further.items() if kinds.get(name) == "improvement_set"} | held
+    held = {name: why for name, why in further.items() if kinds.get(name) in TABLES} | held
     measured = {
         edge.artifact_id: f"measured on {edge.input_id}"
         for edge in edges
         if edge.role == "evaluation" and edge.input_id in manifests
+    } | {
+        edge.artifact_id: f"measured on compositions {edge.input_id}"
+        for edge in edges
+        if edge.role == "compositions" and edge.input_id in held
     }
     scored = {
         edge.artifact_id: f"scores of {edge.input_id}"
@@ -308,7 +343,7 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
         if edge.role == "manifest" and edge.input_id in manifests
     }
     below = measured | scored | embedded
-    kinds |= catalog.kinds([*checkpoints, *below])
+    kinds |= catalog.kinds([*checkpoints, *below, *held])
 
     def listed(kind: str, reasons: Mapping[str, str]) -> list[dict[str, str]]:
         wanted = {name: why for name, why in reasons.items() if kinds.get(name, kind) == kind}
@@ -319,8 +354,9 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
         "manifests": listed("manifest", dict.fromkeys(manifests, "lists it")),
         "embeddings": listed("embeddings", embedded),
         "improvement_sets": listed("improvement_set", held),
+        "compositions": listed("compositions", held),
         "checkpoints": listed("checkpoint", checkpoints),
-        "scores": listed("scores", measured | scored),
+        "scores": listed("scores", measured | scored) + listed("order_scores", measured | scored),
         "models": [
             {"id": f"{name}@{alias}", "label": "in MLflow", "uri": standing.uri, "because": f"is {standing.id}"}
             for name, aliases in _models(home).items()

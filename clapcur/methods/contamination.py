@@ -20,9 +20,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from clapcur.data.compositions import Compositions
 from clapcur.data.embeddings import EmbeddingTable
 from clapcur.data.improvement_set import ImprovementSet
 from clapcur.data.recordings import asked_as, known_as, place_differs, recording_id, without_place
+from clapcur.data.scores import Contamination
 from clapcur.errors import ArtifactError, EmptySetError
 from clapcur.store.artifacts import ANCESTOR, Artifact, Store
 
@@ -34,10 +36,11 @@ IDENTITY = ["clip_id", "pcm_sha256", "recording_id"]
 LEAST_DIFFERENT = 100  # clips below which the tail of their similarities says nothing; ours
 MOST_DIFFERENT = 5000  # clips that are compared with each other to find the threshold; ours
 PASSED_ON = ("init", "teacher")  # roles through which one checkpoint hands on what it learned
-LEARNED_FROM = ("teacher_pairs", "improvement_set", "replay")
+LEARNED_FROM = ("teacher_pairs", "improvement_set", "replay", "compositions")
 READ_OF = {  # roles of the inputs that are read of an artifact of each kind
     "checkpoint": (*PASSED_ON, *LEARNED_FROM),
     "improvement_set": ("pool", "teacher_pairs", "teacher_clip_embeddings", "evaluation_embeddings"),
+    "compositions": ("clips", "pool", "teacher_pairs"),
 }
 
 
@@ -367,6 +370,53 @@ def learned_from(checkpoint: Artifact, known: Mapping[str, Artifact]) -> Learned
     return learned
 
 
+def known_to(
+    checkpoint: Artifact, known: Mapping[str, Artifact], evaluation_id: str, clips: pd.DataFrame
+) -> tuple[Contamination, dict[str, str]]:
+    """Say which of some evaluation clips a checkpoint has learned from.
+
+    Parameters
+    ----------
+    checkpoint : Artifact
+    known : mapping of str to Artifact
+        Its ancestors by id, as `ancestors` finds them.
+    evaluation_id : str
+        Of the artifact that the clips are scored by: sets that were curated against it know their near duplicates.
+    clips : DataFrame
+        Clips table of a manifest.
+
+    Returns
+    -------
+    Contamination
+    dict of str to str
+        The first reason of each clip that is known.
+    """
+    learned = learned_from(checkpoint, known)
+    found = overlap(clips, learned.clips)
+    for near in near_duplicates_by(learned.sets, known, evaluation_id, clips):
+        found = found.with_near_duplicates(near)
+    reasons = found.reason_of()
+    status = "contaminated" if reasons else "unknown" if learned.unknown else "clean"
+    return Contamination(status=status, **found.as_json(), unknown=learned.unknown), reasons
+
+
+def couples_trained_on(checkpoint: Artifact, known: Mapping[str, Artifact]) -> set[tuple[str, str]] | None:
+    """Return the couples of classes whose order a checkpoint, or one that it came from, was trained on.
+
+    None where nothing was composed for any of them. `known` are its ancestors by id, as `ancestors` finds them.
+    """
+    found: set[tuple[str, str]] | None = None
+    name: str | None = checkpoint.id
+    known = {**known, checkpoint.id: checkpoint}
+    while name in known:
+        inputs = known[name].record["inputs"]
+        if (composed := known.get(inputs.get("compositions", ""))) is not None:
+            trained = Compositions.open(composed).of_split("train")
+            found = (found or set()) | set(zip(trained.class_a, trained.class_b, strict=True))
+        name = inputs.get("init")
+    return found
+
+
 def near_duplicates_by(
     sets: Iterable[Artifact], known: Mapping[str, Artifact], evaluation_id: str, clips: pd.DataFrame
 ) -> Iterator[Overlap]:
@@ -391,11 +441,13 @@ def near_duplicates_by(
 
 
 def _clips_of(made: Artifact, known: Mapping[str, Artifact]) -> pd.DataFrame:
-    """Return the clips of a manifest's pairs, or those that stand in an Improvement-Set."""
+    """Return the clips of a manifest's pairs, or those that stand in an Improvement-Set or in compositions."""
     if made.kind == "manifest":
         return pd.read_parquet(made.path / "clips.parquet", columns=IDENTITY)
-    chosen = set(ImprovementSet.open(made).pairs(["clip_id"]).clip_id)
+    is_composed = made.kind == "compositions"
+    table = Compositions.open(made).sources if is_composed else ImprovementSet.open(made).pairs(["clip_id"])
+    chosen = set(table.clip_id)
     inputs = made.record["inputs"]
-    manifests = [known[inputs[role]] for role in ("pool", "teacher_pairs") if role in inputs]
+    manifests = [known[inputs[role]] for role in ("clips", "pool", "teacher_pairs") if role in inputs]
     clips = pd.concat([_clips_of(manifest, known) for manifest in manifests]).drop_duplicates("clip_id")
     return clips[clips.clip_id.isin(chosen)]

@@ -329,6 +329,8 @@ def _soften(form: SoftForm, similarity_BN: Tensor, temperature: float | None) ->
 
 def _divergence(logits_BN: Tensor, target_BN: Tensor) -> Tensor:
     log_probability_BN = F.log_softmax(_at_least_float32(logits_BN), dim=1)
+    # a logit of -inf takes its pair out: 0 * inf would be NaN
+    log_probability_BN = log_probability_BN.masked_fill(torch.isneginf(logits_BN) & (target_BN == 0), 0.0)
     return F.kl_div(log_probability_BN, target_BN.to(log_probability_BN), reduction="sum") / logits_BN.shape[1]
 
 

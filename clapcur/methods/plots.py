@@ -10,7 +10,7 @@ that it shows.
 import functools
 import logging
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
 
@@ -21,6 +21,8 @@ from clapcur.data.improvement_set import Card
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from clapcur.data.order_scores import TaskScore
 
 INK, ACCENT, MUTED = "#222222", "#2a6f97", "#c9d6df"
 NO_METADATA = {"Software": None}  # the same figure is the same bytes
@@ -219,3 +221,29 @@ def most_confused(confusion: NDArray[np.int64], limit: int) -> NDArray[np.int64]
     right = np.diagonal(confusion)
     wrong = confusion.sum(axis=0) + confusion.sum(axis=1) - 2 * right
     return np.sort(np.argsort(-wrong, kind="stable")[:limit])
+
+
+@side_picture
+def order_figure(scores: Mapping[str, "TaskScore"], path: Path) -> None:
+    """Draw what a model hears of order: the score of each task with its interval, and a mark at chance.
+
+    Parameters
+    ----------
+    scores : mapping of str to TaskScore
+        By task.
+    path : Path
+        The PNG to write.
+    """
+    names = list(scores)[::-1]
+    figure = new_figure(6, 0.8 + 0.28 * len(names))
+    axes = figure.subplots()
+    for place, name in enumerate(names):
+        found = scores[name]
+        axes.plot([100 * limit for limit in found.interval], [place, place], color=MUTED, linewidth=4)
+        axes.plot(100 * found.score, place, "o", color=ACCENT)
+        axes.plot(100 * found.chance, place, "|", color=INK, markersize=12)
+    axes.set_yticks(range(len(names)), label_texts(names))
+    axes.set_xlim(-2, 102)
+    axes.set_xlabel("% right; the line is chance, the bar the 95 % interval")
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)

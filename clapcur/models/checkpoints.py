@@ -219,6 +219,8 @@ def refusal(model: Clap, format: str, ignore_int16: bool = False) -> str | None:
     The tensors are written and read again in memory: what the reader makes of them is what the model would become.
     """
     family, config = FORMS[format], model.config
+    if config.audio.order_head is not None:
+        return "it has no place for the order head of the audio tower"
     encoder = model.text.encoder
     if why := family.refusal(config, encoder.config.model_type):
         return str(why)

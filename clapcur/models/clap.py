@@ -10,6 +10,7 @@ Shapes: B batch, N clips, M captions, K classes, T samples, L frames, F features
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,7 +25,7 @@ from clapcur.audio.throughput import Pace
 from clapcur.config import check_seed
 from clapcur.data.class_names import PROMPT, alike, prompts, readable
 from clapcur.methods.devices import pick_device
-from clapcur.models.config import MAX_SCALE, ClapConfig
+from clapcur.models.config import MAX_SCALE, ClapConfig, OrderHeadConfig
 from clapcur.models.folder import load_weights, read_config, save_weights, write_config
 from clapcur.models.front_end import LogMel
 from clapcur.models.prefetch import OnBad, Window, on_device, read_ahead, to_host
@@ -94,6 +95,30 @@ class Clap(nn.Module):
         """
         with seeded(seed):
             return cls(config, build_text_tower(config.text, captions))
+
+    def with_order_head(self, head: OrderHeadConfig | None = None, seed: int = 0) -> "Clap":
+        """Return this model with an order-aware pooling, with the same embeddings until it learns.
+
+        Parameters
+        ----------
+        head : OrderHeadConfig, optional
+        seed : int
+            Of the head's weights.
+
+        Raises
+        ------
+        ValueError
+            There is one already.
+        """
+        if self.config.audio.order_head is not None:
+            raise ValueError("the model has an order head already; train it, there is no place for a second one")
+        audio = replace(self.config.audio, order_head=head or OrderHeadConfig())
+        with seeded(seed):
+            made = Clap(replace(self.config, audio=audio), self.text)
+        lacking = made.load_state_dict(self.state_dict(), strict=False)
+        assert not lacking.unexpected_keys and all(key.startswith("audio.order_head.") for key in lacking.missing_keys)
+        made.precision = self.precision
+        return made.to(self.logit_scale.device).train(self.training)
 
     # -- tensors in, tensors out: for training
 

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from clapcur.models.config import FIRST_CHANNELS, POOLING
+from clapcur.models.config import FIRST_CHANNELS, POOLING, OrderHeadConfig
+from clapcur.models.order_head import OrderHead
 
 
 class ConvBlock(nn.Module):
@@ -51,6 +52,8 @@ class Cnn14(nn.Module):
         After every block; 0.2 in PANNs.
     dropout : float in [0, 1)
         Before and after `fc1`; 0.5 in PANNs.
+    order_head : OrderHeadConfig, optional
+        Adds to what is pooled over frames, see `clapcur.models.order_head`.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Cnn14(nn.Module):
         num_mels: int = 64,
         block_dropout: float = 0.2,
         dropout: float = 0.5,
+        order_head: OrderHeadConfig | None = None,
     ) -> None:
         super().__init__()
         channels = [FIRST_CHANNELS[width] * 2**i for i in range(6)]
@@ -74,6 +78,7 @@ class Cnn14(nn.Module):
         self.fc1 = nn.Linear(channels[5], channels[5])
         nn.init.xavier_uniform_(self.fc1.weight)
         nn.init.zeros_(self.fc1.bias)
+        self.order_head = OrderHead(order_head, channels[5]) if order_head is not None else None
 
     def forward(self, logmel_BLM: Tensor) -> Tensor:
         """Features of a clip.
@@ -105,7 +110,8 @@ class Cnn14(nn.Module):
             x = self.get_submodule(f"conv_block{i}")(x, pool=2 if i < 6 else 1)
             x = F.dropout(x, self.block_dropout, self.training)
         x = x.mean(dim=3)  # over bands: (B, C, L / 32)
-        x = x.amax(dim=2) + x.mean(dim=2)
+        pooled = x.amax(dim=2) + x.mean(dim=2)
+        x = pooled if self.order_head is None else pooled + self.order_head(x)
         x = F.dropout(x, self.dropout, self.training)
         x = F.relu_(self.fc1(x))
         return F.dropout(x, self.dropout, self.training)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from clapcur import config
-from clapcur.config import frozen
+from clapcur.config import added, frozen
 
 FIRST_CHANNELS = {"full": 64, "small": 16, "tiny": 8}
 """Channels of Cnn14's first block at each width; five doublings follow, so that a clip's features
@@ -18,6 +18,15 @@ tiny: an eighth, 1.3 M, which trains on a CPU."""
 
 POOLING = 32
 """Frames, and mel bands, behind one cell of Cnn14's last map: five halvings."""
+
+RECEPTIVE_FRAMES = 284
+"""Frames that one cell of Cnn14's last map depends on: 12 convolutions of 3 and five halvings between them."""
+
+Part = Literal[
+    "audio", "audio_last", "order_head", "audio_projection", "text", "text_last", "text_projection", "logit_scale"
+]
+"""What a training may teach alone: towers, the last layer of each (Cnn14's `fc1` or HTSAT's last stage; the encoder's
+last layer), the order head, the projections and the scale; see `clapcur.models.parts`."""
 
 MAX_SCALE = 100.0
 """Largest exp(logit_scale), as in CLIP (Radford et al. 2021, section 2.5)."""
@@ -143,6 +152,19 @@ class HtsatConfig:
 
 
 @frozen
+class OrderHeadConfig:
+    """A recurrent layer over the frames that adds the order of sounds to what is pooled without it."""
+
+    hidden_size: int = 128
+    """Units in each of the two directions."""
+
+    def __post_init__(self) -> None:
+        """Refuse a layer without units."""
+        if self.hidden_size < 1:
+            raise ValueError(f"hidden_size must be at least 1, got {self.hidden_size}")
+
+
+@frozen
 class AudioConfig:
     """The audio tower: front end, and Cnn14 or HTSAT behind it."""
 
@@ -156,6 +178,8 @@ class AudioConfig:
     """Dropout probability after every convolution block; as PANNs."""
     dropout: float = 0.5
     """Dropout probability before and after the last layer; as PANNs."""
+    order_head: OrderHeadConfig | None = added(None)
+    """Order-aware pooling beside that of the tower, for either of them; None: that of the tower alone."""
 
     def __post_init__(self) -> None:
         """Refuse a tower that could not be built."""
@@ -277,6 +301,14 @@ class ClapConfig:
                 f"window_s is {self.window_s:g}, {frames} frames; HTSAT's picture holds {most}, and a window is longer "
                 f"than half a frame of {front_end.n_fft} samples"
             )
+
+    @property
+    def hears_order_s(self) -> float:
+        """Seconds over which the audio tower can tell what came first; at most the window."""
+        if self.audio.order_head is not None or self.audio.htsat is not None:  # HTSAT's last stage sees every frame
+            return self.window_s
+        front_end = self.audio.front_end
+        return min(self.window_s, RECEPTIVE_FRAMES * front_end.hop_samples / front_end.sample_rate)
 
     @property
     def num_samples(self) -> int:

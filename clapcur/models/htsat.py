@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from clapcur.models.config import HtsatConfig
+from clapcur.models.config import HtsatConfig, OrderHeadConfig
+from clapcur.models.order_head import OrderHead
 
 
 class Htsat(nn.Module):
@@ -24,9 +25,11 @@ class Htsat(nn.Module):
     config : HtsatConfig
     num_mels : int
         Mel bands of the input.
+    order_head : OrderHeadConfig, optional
+        Adds to what is pooled over frames, see `clapcur.models.order_head`.
     """
 
-    def __init__(self, config: HtsatConfig, num_mels: int) -> None:
+    def __init__(self, config: HtsatConfig, num_mels: int, order_head: OrderHeadConfig | None = None) -> None:
         from transformers import ClapAudioModel
 
         super().__init__()
@@ -36,6 +39,7 @@ class Htsat(nn.Module):
             for name, index in list(module.named_buffers(recurse=False)):
                 if name == "relative_position_index":
                     module.register_buffer(name, index, persistent=False)
+        self.order_head = OrderHead(order_head, self.num_features) if order_head is not None else None
 
     def forward(self, logmel_BLM: Tensor) -> Tensor:
         """Features of a clip.
@@ -60,8 +64,11 @@ class Htsat(nn.Module):
                 f"expected log-mel frames of shape (batch, frames, bands) with at most {self.max_frames} frames, got "
                 f"{tuple(logmel_BLM.shape)}; use a shorter window"
             )
-        features_BF: Tensor = self.model(input_features=logmel_BLM.unsqueeze(1)).pooler_output
-        return features_BF
+        heard = self.model(input_features=logmel_BLM.unsqueeze(1))
+        features_BF: Tensor = heard.pooler_output
+        if self.order_head is None:
+            return features_BF
+        return features_BF + self.order_head(heard.last_hidden_state.mean(dim=2))  # over bands: (B, F, frames)
 
 
 def hugging_face_config(config: HtsatConfig, num_mels: int) -> Any:

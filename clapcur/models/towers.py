@@ -12,8 +12,8 @@ def build_audio_tower(config: AudioConfig) -> Cnn14 | Htsat:
     """Build Cnn14 or HTSAT, with fresh weights."""
     num_mels = config.front_end.num_mels
     if config.htsat is not None:
-        return Htsat(config.htsat, num_mels)
-    tower = Cnn14(config.width, num_mels, config.block_dropout, config.dropout)
+        return Htsat(config.htsat, num_mels, config.order_head)
+    tower = Cnn14(config.width, num_mels, config.block_dropout, config.dropout, config.order_head)
     # The layout of memory changes no value; on a CPU a training step takes 0.6 of the time.
     return tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

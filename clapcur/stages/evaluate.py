@@ -41,7 +41,7 @@ from clapcur.data.scores import (
     ZeroShotScores,
 )
 from clapcur.errors import DataError, ManifestError
-from clapcur.methods.contamination import learned_from, near_duplicates_by, overlap
+from clapcur.methods.contamination import known_to
 from clapcur.methods.metrics import (
     accuracy,
     bootstrap_interval,
@@ -139,19 +139,14 @@ def _contamination(inputs: Mapping[str, Artifact], manifest: Manifest, table: pd
     scored = set(table.clip_id) if is_classified else set(manifest.pairs.clip_id)
     clips = manifest.clips[manifest.clips.clip_id.isin(scored)].reset_index(drop=True)
     known = {artifact.id: artifact for artifact in inputs.values()}
-    learned = learned_from(inputs["checkpoint"], known)
-    found = overlap(clips, learned.clips)
-    for near in near_duplicates_by(learned.sets, known, inputs["evaluation"].id, clips):
-        found = found.with_near_duplicates(near)
-    reasons = found.reason_of()
-    status = "contaminated" if reasons else "unknown" if learned.unknown else "clean"
+    said, reasons = known_to(inputs["checkpoint"], known, inputs["evaluation"].id, clips)
     of_others = None
     if is_classified:
         table["known_by"] = [reasons.get(clip, "") for clip in table.clip_id]
         others = table[table.known_by == ""]
         if reasons and len(others):
             of_others = float((others.predicted == others.label).mean())
-    return Contamination(status=status, **found.as_json(), unknown=learned.unknown, accuracy_of_others=of_others)
+    return dataclasses.replace(said, accuracy_of_others=of_others)
 
 
 def _zero_shot(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
 
 EXPERIMENT = "clapcur"  # of what was made outside any campaign
-DATASETS = ("manifest", "improvement_set")
+DATASETS = ("manifest", "improvement_set", "compositions")
 UPLOADED = (".png", ".html", ".csv", ".md")
 UPLOADED_NAMES = ("card.json", "scores.json", "config.json", "decision.json")
 MAX_UPLOAD = 20 * 2**20  # bytes; larger tables stay in the store, MLflow gets a sample
@@ -152,7 +152,7 @@ class MlflowPage:
             self.client.log_inputs(run_id, datasets)
         if artifact.kind == "checkpoint":
             self._model(artifact, run)
-        if artifact.kind == "scores":
+        if artifact.kind in ("scores", "order_scores"):
             self._tell_scores(record)
         if artifact.kind == "decision":
             self._tell_standing(record["config"]["dataset"])
@@ -176,8 +176,8 @@ class MlflowPage:
         checkpoint = self._store.find(record["inputs"]["checkpoint"])
         run = self.open_run(checkpoint.record)
         about: dict[str, str | None] = {"model_id": self._model(checkpoint, run)}
-        if "evaluation" in record["inputs"]:
-            evaluation = self._store.find(record["inputs"]["evaluation"]).record
+        if measured := record["inputs"].get("evaluation", record["inputs"].get("compositions")):
+            evaluation = self._store.find(measured).record
             about["dataset_name"] = records.dataset_name(evaluation)
             about["dataset_digest"] = records.digest(evaluation)
             self.client.log_inputs(run.info.run_id, [self._dataset(evaluation, "evaluation")])

@@ -1,11 +1,11 @@
 """What a training is: model, budget, optimiser, targets, mix and selection."""
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
-from clapcur.config import check_seed, frozen, machine
+from clapcur.config import added, check_seed, frozen, machine
 from clapcur.methods.losses import SoftForm
-from clapcur.models.config import ClapConfig
+from clapcur.models.config import ClapConfig, OrderHeadConfig, Part
 
 
 @frozen
@@ -25,6 +25,35 @@ class SoftLabels:
             raise ValueError(f"beta must lie in [0, 1], got {self.beta}")
         if self.temperature <= 0:
             raise ValueError(f"the teacher's temperature must be positive, got {self.temperature}")
+
+
+@frozen
+class OrderTraining:
+    """Training on composed groups: how many sounds there are (a) and in which order (b); arXiv 2408.09269."""
+
+    stages: tuple[Literal["a", "b"], ...] = ("b",)
+    """Which losses: each batch takes one of them at random. A after B in one training is another: give one each."""
+    alpha_same: float = 1.0
+    """Stage b: weight of the same two sounds in another order as negatives; 0 takes them out."""
+    alpha_cross: float = 1.0
+    """Stage b: weight of other sounds in another order as negatives; 0 takes them out."""
+    softness: float = 0.0
+    """Stage a: share of the target that goes to pairs with some of the same sounds; 0 is the paper's."""
+    add_head: OrderHeadConfig | None = None
+    """Order-aware pooling that the audio tower is given first; None: it stays as it is."""
+    max_single_loss: float = 0.02
+    """Weights that recognise so much less of the held-out single sounds than the start, as a share, are not chosen."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        if not self.stages or len(set(self.stages)) != len(self.stages):
+            raise ValueError(f"stages are a, b, or both once, got {', '.join(self.stages) or 'none'}")
+        for name in ("alpha_same", "alpha_cross"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a finite weight of at least 0, got {getattr(self, name)}")
+        for name in ("softness", "max_single_loss"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
 
 
 @frozen
@@ -76,10 +105,15 @@ class TrainConfig:
     """Precision of the towers (autocast); front end, logits and losses are always float32."""
     held_out: float = 0.1
     """Share of the source recordings of the teacher's pairs that no batch contains."""
-    selection: Literal["held_out", "last", "reference"] = "held_out"
-    """Which weights become the checkpoint: those with the least held-out loss, the last ones, or (reference) those with
-    the best accuracy on the very clips that are scored afterwards. The last is what the reference code does; use it
-    only to compare with its figures."""
+    selection: Literal["held_out", "last", "reference", "order"] = "held_out"
+    """Which weights become the checkpoint: those with the least held-out loss, the last ones, (reference) those with
+    the best accuracy on the very clips that are scored afterwards, or (order) those with the greatest
+    sqrt(R@1 * max(0, order - 50)) on held-out groups (arXiv 2301.02074), R@1 and order in per cent. The last is what
+    the reference code does; use it only to compare with its figures."""
+    order: OrderTraining | None = added(None)
+    """Losses of order on composed groups; needs the input `compositions`. None: pairs as ever."""
+    learns: tuple[Part, ...] = added(())
+    """Parts that learn, all others stay as they are to the byte; empty: everything but `frozen_towers`."""
     test_prompts: tuple[str, ...] = ()
     """With selection="reference": class prompts, in the order of `test_classes`."""
     test_classes: tuple[str, ...] = ()
@@ -121,10 +155,23 @@ class TrainConfig:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if not 0 <= self.held_out < 1:
             raise ValueError(f"held_out must lie in [0, 1), got {self.held_out}")
+        for part in self.learns:
+            if part not in get_args(Part):
+                raise ValueError(f"learns names parts, of {', '.join(get_args(Part))}, got {part!r}")
         if self.selection == "held_out" and (self.held_out == 0 or self.num_evaluations < 1):
             raise ValueError(
                 "selection='held_out' needs held_out > 0 and num_evaluations > 0; or take selection='last'"
             )
+        if self.order is None and self.selection == "order":
+            raise ValueError("selection='order' is for a training on composed groups: give `order`")
+        if self.order is not None and self.selection not in ("order", "last"):
+            raise ValueError(
+                f"a training on composed groups has selection='order' or 'last', got selection={self.selection!r}"
+            )
+        if self.selection == "order" and self.num_evaluations < 1:
+            raise ValueError("selection='order' needs num_evaluations > 0; or take selection='last'")
+        if self.learns and self.frozen_towers:
+            raise ValueError("`learns` names all that learns: leave frozen_towers out")
         if len(self.test_prompts) != len(self.test_classes):
             raise ValueError(
                 f"expected one prompt for each of {len(self.test_classes)} test_classes, got {len(self.test_prompts)}"

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from clapcur.audio import WaveformCache
+from clapcur.data.compositions import Renderer
 from clapcur.stages.train.sampling import Batch
 
 T = TypeVar("T")
@@ -38,13 +39,16 @@ class Waveforms:
         Threads that decode ahead.
     short : {"repeat", "repeatpad", "pad"}
         How a clip that is shorter than a crop fills it, see `clapcur.audio.fit`.
+    renderer : Renderer, optional
+        Of composed items, which are loaded by their names like clips.
     """
 
     def __init__(
         self, paths: Mapping[str, str], *, sample_rate: int, num_samples: int, cache_mib: int, num_workers: int,
-        short: Literal["repeat", "repeatpad", "pad"] = "repeat",
+        short: Literal["repeat", "repeatpad", "pad"] = "repeat", renderer: Renderer | None = None,
     ):  # fmt: skip
         self.paths, self.sample_rate, self.num_samples, self.short = paths, sample_rate, num_samples, short
+        self._renderer = renderer
         DECODED.max_bytes = max(DECODED.max_bytes, cache_mib * 2**20)
         self._pool = ThreadPoolExecutor(max(1, num_workers), thread_name_prefix="decode")
 
@@ -54,6 +58,8 @@ class Waveforms:
         return torch.from_numpy(np.stack(crops))
 
     def _crop(self, clip_id: str, offset: float) -> NDArray[np.float32]:
+        if self._renderer is not None and clip_id in self._renderer:
+            return self._renderer.window(clip_id, self.sample_rate, self.num_samples)
         path = self.paths[clip_id]
         return DECODED.crop(path, self.sample_rate, self.num_samples, offset, self.short, clip_id)
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from clapcur.data.compositions import Compositions
 from clapcur.data.improvement_set import ImprovementSet
 from clapcur.data.manifest import Manifest
 from clapcur.errors import DataError, EmptySetError
 from clapcur.stages.train.config import TrainConfig
-from clapcur.stages.train.sampling import PairSource
+from clapcur.stages.train.sampling import GroupSource, PairSource, Source
 from clapcur.store.artifacts import Artifact
 
 
@@ -17,17 +18,20 @@ from clapcur.store.artifacts import Artifact
 class TrainingData:
     """Everything a step reads: sources of pairs, texts, and where the clips lie."""
 
-    main: PairSource
-    replay: PairSource | None
+    main: Source
+    replay: Source | None
     held_out: pd.DataFrame  # clip_id, caption_id
     test: pd.DataFrame  # clip_id, label; empty unless the test set chooses
     captions: dict[str, str]  # caption_id -> text
     paths: dict[str, str]  # clip_id -> address
     counts: dict[str, int] = field(default_factory=dict)
+    compositions: Compositions | None = None
 
 
 def gather_data(inputs: Mapping[str, Artifact], config: TrainConfig) -> TrainingData:
     """Open the manifests and Improvement-Sets, and keep the held-out recordings out of all of them."""
+    if config.order is not None:
+        return _gather_compositions(inputs, config)
     roles = ("teacher_pairs", "pool", "captions", "evaluation")
     manifests = [Manifest.open(inputs[role]) for role in roles if role in inputs]
     teacher_pairs = manifests[0]
@@ -59,14 +63,67 @@ def gather_data(inputs: Mapping[str, Artifact], config: TrainConfig) -> Training
         {f"{s.name}_pairs": len(s.pairs) for s in (main, replay) if s} | {"held_out_pairs": len(held_out_captions)},
     )
     for used in (main, replay):
-        if used is None:
-            continue
-        if missing := set(used.pairs.clip_id) - set(data.paths) | set(used.pairs.caption_id) - set(data.captions):
-            raise DataError(
-                f"{len(missing)} clips or captions of {used.name!r} are in none of the given manifests, the first is "
-                f"{min(missing)}; give the pool and the captions that the set was curated from"
-            )
+        if used is not None:
+            _check_known(used, data)
     return data
+
+
+def _gather_compositions(inputs: Mapping[str, Artifact], config: TrainConfig) -> TrainingData:
+    """Open compositions, and what is replayed: an Improvement-Set, given pairs, or the single sounds by their names."""
+    if "compositions" not in inputs or "init" not in inputs:
+        raise ValueError("a training on composed groups needs the inputs `compositions` and `init`")
+    assert config.order is not None
+    composed = Compositions.open(inputs["compositions"])
+    manifests = [
+        Manifest.open(inputs[role]) for role in ("clips", "teacher_pairs", "pool", "captions") if role in inputs
+    ]
+    if config.selection == "order" and composed.of_split("held_out").empty:
+        raise EmptySetError(
+            "the compositions have no held-out group to select a checkpoint with; compose with held_out above 0, or "
+            "take selection='last'"
+        )
+    main = GroupSource(composed, stages=config.order.stages, seed=config.seed)
+    replay = None
+    if config.replay_probability > 0:
+        sources = composed.sources
+        held_out = set(sources.clip_id[sources.split == "held_out"])
+        if "replay" in inputs:
+            name, pairs = "replay", ImprovementSet.open(inputs["replay"]).pairs()
+        elif "teacher_pairs" in inputs:
+            given = Manifest.open(inputs["teacher_pairs"])
+            name, pairs = "teacher_pairs", given.pairs
+            held_out |= given.held_out(config.held_out)
+        else:
+            name, pairs = "single_sounds", _single_sounds(composed)
+        replay = PairSource(pairs[~pairs.clip_id.isin(held_out)], name=name, seed=config.seed)
+    captions = dict(zip(composed.captions.caption_id, composed.captions.caption, strict=True))
+    for manifest in manifests:
+        captions |= zip(manifest.captions.caption_id, manifest.captions.caption, strict=True)
+    data = TrainingData(
+        main, replay, pd.DataFrame(columns=["clip_id", "caption_id"]), pd.DataFrame(), captions,
+        {clip: path for manifest in manifests for clip, path in manifest.paths.items()},
+        {"training_groups": len(composed.of_split("train")), "held_out_groups": len(composed.of_split("held_out"))},
+        composed,
+    )  # fmt: skip
+    if replay is not None:
+        data.counts[f"{replay.name}_pairs"] = replay.num_examples
+        _check_known(replay, data)
+    return data
+
+
+def _single_sounds(composed: Compositions) -> pd.DataFrame:
+    """Return the training sources with the phrase that names them alone."""
+    sources = composed.sources[composed.sources.split == "train"]
+    named = composed.captions[composed.captions.connector == "sound"].set_index("one").caption_id
+    return pd.DataFrame({"clip_id": sources.clip_id, "caption_id": sources["class"].map(named)})
+
+
+def _check_known(used: PairSource, data: TrainingData) -> None:
+    if missing := set(used.pairs.clip_id) - set(data.paths) | set(used.pairs.caption_id) - set(data.captions):
+        raise DataError(
+            f"{len(missing)} clips or captions of {used.name!r} are in none of the given manifests, the first is "
+            f"{min(missing)}; give the pool and the captions that the set was curated from"
+        )
 
 
 def _test_clips(inputs: Mapping[str, Artifact], config: TrainConfig) -> pd.DataFrame:

@@ -10,16 +10,24 @@ from typing import Any
 import psutil
 import torch
 
+from clapcur.data.compositions import Renderer
 from clapcur.errors import CheckpointError
 from clapcur.models.clap import Clap, load_model
+from clapcur.models.parts import let_learn
 from clapcur.progress import progress
 from clapcur.stages.train.config import TrainConfig
-from clapcur.stages.train.crops import Waveforms
+from clapcur.stages.train.crops import DECODED, Waveforms
 from clapcur.stages.train.data import TrainingData, gather_data
 from clapcur.stages.train.ranks import Ranks, first_of
 from clapcur.stages.train.sampling import Batch, Mixture
 from clapcur.stages.train.saved_state import StopRequest, TrainingState
-from clapcur.stages.train.selection import held_out_batches, held_out_loss, test_accuracy
+from clapcur.stages.train.selection import (
+    held_out_batches,
+    held_out_loss,
+    held_out_order,
+    order_captions,
+    test_accuracy,
+)
 from clapcur.stages.train.step import (
     ContrastiveStep,
     Loaded,
@@ -55,6 +63,7 @@ class Training:
         self.model = _initial_model(inputs, config, self.data, ranks.device)
         for tower in config.frozen_towers:
             getattr(self.model, tower).requires_grad_(False)
+        learning = let_learn(self.model, config.learns) if config.learns else None
         teacher = None
         if config.soft_labels is not None:
             role = "teacher" if "teacher" in inputs else "init"
@@ -70,12 +79,13 @@ class Training:
         self.waveforms = Waveforms(
             self.data.paths, sample_rate=self.model.config.audio.front_end.sample_rate,
             num_samples=self.model.config.num_samples, cache_mib=config.cache_mib, num_workers=config.num_workers,
-            short=self.model.config.short,
+            short=self.model.config.short, renderer=_renderer(self.data, self.model),
         )  # fmt: skip
-        self.text = TextFeatures(self.model, self.data.captions, "text" in config.frozen_towers)
+        is_frozen = not any(weight.requires_grad for weight in self.model.text.parameters())
+        self.text = TextFeatures(self.model, self.data.captions, is_frozen)
         self.state = TrainingState(self.model, optimiser, state)
         self.state.load()
-        self.step = ContrastiveStep(self.model, teacher, self.text, optimiser, config, ranks)
+        self.step = ContrastiveStep(self.model, teacher, self.text, optimiser, config, ranks, learning)
         self.step.micro_batch = self.state.micro_batch or self.step.micro_batch
         self.evaluates_first = "init" in inputs and config.selection != "reference"
         self._remember()
@@ -96,9 +106,14 @@ class Training:
                 self._remember_held_out()
 
     def _remember_held_out(self) -> None:
-        if self.ranks.rank == 0 and len(self.data.held_out) >= 2:  # the first rank alone evaluates
+        if self.ranks.rank != 0:  # the first rank alone evaluates
+            return
+        if len(self.data.held_out) >= 2:
             for chosen in held_out_batches(self.data.held_out):
                 self.text.remember(chosen.caption_id.tolist())
+        if self.data.compositions is not None and self.config.selection == "order":
+            for captions in order_captions(self.data.compositions):
+                self.text.remember(captions)
 
     def batches(self) -> Iterator[tuple[Batch, Loaded]]:
         """Yield the batches that are left, and of each what is this process's."""
@@ -179,6 +194,13 @@ def _lead(training: Training, work: Workspace) -> dict[str, Any]:
             accuracy = test_accuracy(model, data.test, config, training.text, training.waveforms, device)
             state.note(state.step, {"test_accuracy": accuracy}, work.on_step)
             loss = -accuracy
+        if config.selection == "order":
+            assert data.compositions is not None and config.order is not None
+            heard = held_out_order(model, data.compositions, training.text, training.waveforms, device)
+            state.note(state.step, heard, work.on_step)
+            start = state.first("held_out_single")
+            keeps = heard["held_out_single"] >= start - config.order.max_single_loss
+            loss = -heard["held_out_choice"] if keeps else math.inf
         if loss < state.best_loss:
             state.keep_best(loss)
 
@@ -217,8 +239,15 @@ def _lead(training: Training, work: Workspace) -> dict[str, Any]:
     return {
         "counts": data.counts
         | {f"seen.{name}": seen for name, seen in training.mixture.examples_seen(config.num_steps).items()},
-        "metrics": state.summary() | {"logit_scale": model.scale().item()},
+        "metrics": _chosen(config, state.summary()) | {"logit_scale": model.scale().item()},
     }
+
+
+def _chosen(config: TrainConfig, figures: dict[str, float]) -> dict[str, float]:
+    """Return the figures of a training, with the best one under the name of what chose the weights."""
+    if config.selection == "order" and "held_out_loss" in figures:
+        figures["held_out_choice"] = -figures.pop("held_out_loss")
+    return figures
 
 
 class Meter:
@@ -254,6 +283,25 @@ class Meter:
         return {"samples_per_s": speed, "memory_mib": memory / 2**20}
 
 
+def _renderer(data: TrainingData, model: Clap) -> Renderer | None:
+    """Return what renders the composed items of a training.
+
+    Raises
+    ------
+    CheckpointError
+        They are longer than the model's window: cut, a sequence may lose one of its sounds.
+    """
+    if data.compositions is None:
+        return None
+    duration_s, window_s = data.compositions.duration_s, model.config.window_s
+    if round(duration_s * model.config.audio.front_end.sample_rate) > model.config.num_samples:
+        raise CheckpointError(
+            f"the checkpoint hears {window_s:g} s at a time, the composed items have {duration_s:g} s; compose them "
+            f"with duration_s of at most {window_s:g}"
+        )
+    return Renderer(data.compositions, data.paths, DECODED)
+
+
 def _initial_model(
     inputs: Mapping[str, Artifact], config: TrainConfig, data: TrainingData, device: torch.device
 ) -> Clap:
@@ -264,6 +312,13 @@ def _initial_model(
                 f"the config describes another model than the checkpoint {inputs['init'].id} it should start from; "
                 "leave `model` out to take the checkpoint's"
             )
+        if config.order is not None and config.order.add_head is not None:
+            if model.config.audio.order_head is None:  # the stage before may have added it
+                model = model.with_order_head(config.order.add_head, config.seed)
+            elif model.config.audio.order_head != config.order.add_head:
+                raise CheckpointError(
+                    f"the checkpoint {inputs['init'].id} has another order head than add_head asks for; leave it out"
+                )
         return model
     if config.model is None:
         raise ValueError("a training without an `init` checkpoint needs a `model` config")

@@ -48,6 +48,10 @@ class TrainingState:
         self._times.append({"step": step, "time_ms": time.time_ns() // 1_000_000, **measured})
         on_step(step, {**metrics, **measured})
 
+    def first(self, name: str) -> float:
+        """Return the first value of a metric in the history, of this process or of the one that was killed."""
+        return float(next(row[name] for row in self._history if name in row))
+
     def keep_best(self, loss: float) -> None:
         """Remember the present weights as the best so far."""
         self.best_loss, self.best_step = loss, self.step

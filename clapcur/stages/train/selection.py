@@ -8,8 +8,11 @@ import pandas as pd
 import torch
 
 from clapcur.data.class_names import readable
+from clapcur.data.composed_captions import Meaning, reversed_meaning
+from clapcur.data.compositions import KINDS, Compositions, Group, item_id
 from clapcur.errors import CheckpointError
 from clapcur.methods.losses import hard_target, soft_contrastive_loss
+from clapcur.methods.zste import top_one_probability
 from clapcur.models.clap import Clap
 from clapcur.stages.train.config import TrainConfig
 from clapcur.stages.train.crops import Waveforms
@@ -57,6 +60,64 @@ def held_out_batches(pairs: pd.DataFrame) -> Iterator[pd.DataFrame]:
     shuffled = pairs.sample(frac=1.0, random_state=0)
     for rows in np.array_split(np.arange(len(shuffled)), math.ceil(len(shuffled) / HELD_OUT_BATCH)):
         yield shuffled.iloc[rows]
+
+
+def held_out_order(
+    model: Clap, compositions: Compositions, text: TextFeatures, waveforms: Waveforms, device: torch.device
+) -> dict[str, float]:
+    """Return what a model hears of the held-out groups: order, everything, and both in one figure; evaluation mode.
+
+    Returns
+    -------
+    dict
+        ``held_out_order``: share of sequences that are nearer to their caption than to that of the reverse;
+        ``held_out_single``: share of single sounds that are nearest to their own name; ``held_out_recall``: R@1 of all
+        items among the captions of everything that is held out, the ones and the others; ``held_out_choice``:
+        sqrt(R@1 * max(0, order - 50)), both in per cent (arXiv 2301.02074). Ties count as chance.
+    """
+    was_training = model.training
+    model.eval()
+    items = _held_out_items(compositions)
+    meanings = sorted({meaning for _, meaning in items})
+    with torch.inference_mode():
+        text_MD = torch.cat([text.encode(captions) for captions in order_captions(compositions)])
+        similarities = []
+        for start in range(0, len(items), HELD_OUT_BATCH):
+            names = [name for name, _ in items[start : start + HELD_OUT_BATCH]]
+            waveform = waveforms.load(names, np.full(len(names), 0.5)).to(device)
+            similarities.append((model.encode_audio(waveform) @ text_MD.T).cpu().numpy())
+    model.train(was_training)
+    similarity_NM, place = np.concatenate(similarities), {meaning: index for index, meaning in enumerate(meanings)}
+    own_N = np.array([place[meaning] for _, meaning in items])
+    is_own_NM = own_N[:, None] == np.arange(len(meanings))
+    recall = top_one_probability(similarity_NM, is_own_NM).mean()
+    single_N = np.array([meaning[0] == "single" for _, meaning in items])
+    names_M = np.array([meaning[0] == "single" for meaning in meanings])
+    single = top_one_probability(similarity_NM[single_N][:, names_M], is_own_NM[single_N][:, names_M]).mean()
+    sequence_N = np.array([meaning[0] == "sequence" for _, meaning in items])
+    turned_N = [place[reversed_meaning(meaning)] for _, meaning in items if meaning[0] == "sequence"]
+    both_N2 = np.stack([similarity_NM[sequence_N, own_N[sequence_N]], similarity_NM[sequence_N, turned_N]], axis=1)
+    order = top_one_probability(both_N2, np.tile([True, False], (len(both_N2), 1))).mean()
+    return {
+        "held_out_order": float(order), "held_out_single": float(single), "held_out_recall": float(recall),
+        "held_out_choice": math.sqrt(100 * recall * max(0.0, 100 * order - 50)),
+    }  # fmt: skip
+
+
+def order_captions(compositions: Compositions) -> Iterator[list[str]]:
+    """Yield the captions of everything that is held out, one a meaning, in the batches in which they are embedded."""
+    meanings = sorted({meaning for _, meaning in _held_out_items(compositions)})
+    captions = [compositions.caption_ids[meaning][0] for meaning in meanings]
+    for start in range(0, len(captions), HELD_OUT_BATCH):
+        yield captions[start : start + HELD_OUT_BATCH]
+
+
+def _held_out_items(compositions: Compositions) -> list[tuple[str, Meaning]]:
+    return [
+        (item_id(group.group_id, kind), group.meaning(kind))
+        for group in Group.of(compositions.of_split("held_out"))
+        for kind in KINDS
+    ]
 
 
 def test_accuracy(

@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from clapcur.errors import CheckpointError
 from clapcur.methods.losses import contrastive_loss_of_rows, hard_target, soft_targets, target_statistics
+from clapcur.methods.temporal_losses import shared_event_target, temporal_log_weights
 from clapcur.models.clap import Clap
 from clapcur.stages.train.config import SoftLabels, TrainConfig
 from clapcur.stages.train.ranks import Ranks
@@ -172,17 +173,20 @@ class ContrastiveStep:
     optimiser : torch.optim.Optimizer
     config : TrainConfig
     ranks : Ranks
+    learning : sequence of Module, optional
+        All that is in training mode during a step; the whole model but the frozen towers where not given.
     """
 
     def __init__(
         self, model: Clap, teacher: Teacher | None, text: TextFeatures, optimiser: torch.optim.Optimizer,
-        config: TrainConfig, ranks: Ranks,
+        config: TrainConfig, ranks: Ranks, learning: Sequence[nn.Module] | None = None,
     ):  # fmt: skip
         self.model, self.teacher, self.text, self.optimiser = model, teacher, text, optimiser
         self.config, self.ranks = config, ranks
         self.micro_batch = min(config.micro_batch or config.batch_size, config.batch_size // ranks.size)
         self.towers: Any = ranks.wrap(Towers(model))
         self._parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        self._learning = learning
 
     def __call__(self, batch: Batch, loaded: Loaded) -> dict[str, float]:
         """Take the step of a batch and return what is worth a curve.
@@ -194,7 +198,9 @@ class ContrastiveStep:
         CheckpointError
             The device ran out of memory and the micro-batch cannot be halved.
         """
-        self.model.train()
+        self.model.train(self._learning is None)
+        for module in self._learning or ():
+            module.train()
         for tower in self.config.frozen_towers:
             getattr(self.model, tower).eval()
         rate = self.config.learning_rate_at(batch.step)
@@ -264,7 +270,7 @@ class ContrastiveStep:
                 )
                 return made
 
-        hard_NN = hard_target(batch.caption_ids, batch.clip_ids, form=config.hard_target, device=device)
+        hard_NN, log_weights_NN = self._hard_target(batch)
         is_whole = len(parts) == 1
         with torch.set_grad_enabled(is_whole):
             made = [forward(index) for index in range(len(parts))]
@@ -272,13 +278,17 @@ class ContrastiveStep:
             put_back()  # the statistics take their step in the second pass
         audio_BD, text_BD = (torch.cat([rows[side] for rows in made]).detach().requires_grad_() for side in (0, 1))
         scale = made[0][2].detach().requires_grad_()
-        if self.teacher is None:
+        if self.teacher is None or batch.groups is not None:  # a composed pair is right by construction
             targets = hard_NN[own], hard_NN[own]
         else:
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 targets = self.teacher.targets(logmels, caption_ids, hard_NN, ranks)
         audio_logits_BN = scale * audio_BD @ ranks.gather(text_BD).T
         text_logits_BN = audio_logits_BN.T if ranks.size == 1 else scale * text_BD @ ranks.gather(audio_BD).T
+        if log_weights_NN is not None:  # symmetric: the rows of one direction are those of the other
+            audio_logits_BN, text_logits_BN = (
+                logits + log_weights_NN[own] for logits in (audio_logits_BN, text_logits_BN)
+            )
         loss = contrastive_loss_of_rows(audio_logits_BN, text_logits_BN, *targets)
         # The ranks' losses add up to the batch's, but their gradients of the weights are averaged.
         gradients = [ranks.size * g for g in torch.autograd.grad(loss, (audio_BD, text_BD, scale))]
@@ -290,9 +300,12 @@ class ContrastiveStep:
                 rows = made[0] if is_whole else forward(index)
                 count = 3 if is_last else 2  # the scale's gradient is of the batch, not of a part
                 upstream = [gradients[0][part], gradients[1][part], gradients[2]]
-                torch.autograd.backward(rows[:count], upstream[:count])
+                pairs = zip(rows[:count], upstream[:count], strict=True)
+                learned = [(row, gradient) for row, gradient in pairs if row.requires_grad]
+                torch.autograd.backward([row for row, _ in learned], [gradient for _, gradient in learned])
 
-        statistics = {} if self.teacher is None else target_statistics(targets[0], own)
+        is_soft = self.teacher is not None and batch.groups is None
+        statistics = target_statistics(targets[0], own) if is_soft else {}
         totals = ranks.total(torch.stack([loss, *(value / ranks.size for value in statistics.values())]))
         return {
             "loss": totals[0],
@@ -300,6 +313,18 @@ class ContrastiveStep:
             "gradient_norm": nn.utils.clip_grad_norm_(self._parameters, config.gradient_clip),
             **{f"target.{name}": total for name, total in zip(statistics, totals[1:], strict=True)},
         }
+
+    def _hard_target(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Return the target that nobody softens, shape (N, N), and log weights where the pairs have some."""
+        config, groups, device = self.config, batch.groups, self.ranks.device
+        if groups is None or config.order is None:
+            return hard_target(batch.caption_ids, batch.clip_ids, form=config.hard_target, device=device), None
+        hard_NN = hard_target(groups.meanings, batch.clip_ids, form="identical", device=device)
+        if groups.stage == "a":
+            return shared_event_target(hard_NN, groups.events, config.order.softness), None
+        codes = (torch.from_numpy(codes_N).to(device) for codes_N in (groups.group_codes_N, groups.kind_codes_N))
+        order = config.order
+        return hard_NN, temporal_log_weights(*codes, alpha_same=order.alpha_same, alpha_cross=order.alpha_cross)
 
 
 class NotFinite(CheckpointError):

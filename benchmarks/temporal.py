@@ -1,0 +1,170 @@
+"""Teach order on real sounds: TeminAL from the benchmark teacher and from its ADS+SL student, scored by ZSTE.
+
+Sounds to compose from are UrbanSound8K folds 1 and 10 and ESC-10 folds 1 to 3, with their labels; or, in the rows
+``curated``, what the ADS set of the same seed says of unlabelled clips. Scored are UrbanSound8K fold 2 and ESC-10 folds
+4 and 5, which share no recording with them: every task of ZSTE on groups composed of them, and single sounds zero-shot,
+before and after. Settings are chosen on held-out groups of the composed ones, never on these.
+
+    python benchmarks/temporal.py --seeds 0,1,2                        # every row, from both checkpoints
+    python benchmarks/temporal.py --rows "A,B" --start teacher --steps 20 --groups 40    # minutes: does it run
+
+Needs the real sounds of ``../shared/data`` (or ``--data``) and the extra ``clapcur[minilm]``. Prints a JSON line for
+each row, start and seed.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from us8k import DATA, base, read_manifest, with_steps, write_csv, write_tables
+
+from clapcur.data.report_table import ReportTable
+from clapcur.data.rows import Row
+from clapcur.store.artifacts import Artifact
+from clapcur.store.home import Home
+
+COMPOSED = {"urbansound8k": ("1", "10"), "esc10": ("1", "2", "3")}  # folds
+SCORED = {"urbansound8k": ("2",), "esc10": ("4", "5")}
+SAME = {"dog": "dog_bark"}  # one sound under two names
+ROWS = ("before", "A", "B", "A,B", "A+B", "A,B without replay", "A,B without head", "A,B curated")
+
+
+def clips_of(data: Path, folds: dict[str, tuple[str, ...]]) -> list[dict[str, str]]:
+    """Return the labelled clips of these folds, the labels of both corpora made one."""
+    rows = [row | {"corpus": corpus} for corpus in folds for row in read_manifest(data / corpus)]
+    return [
+        row | {"label": SAME.get(row["label"], row["label"])} for row in rows if row["fold"] in folds[row["corpus"]]
+    ]
+
+
+def manifests_of(data: Path, folder: Path) -> dict[str, Artifact]:
+    """Ingest what is composed from and what is scored; no recording is in both."""
+    from clapcur.stages.ingest import IngestConfig
+    from clapcur.tasks.ingest import ingest
+
+    folder.mkdir(parents=True, exist_ok=True)
+    scored = clips_of(data, SCORED)
+    known = {row["recording_id"] for row in scored} - {""}
+    tables = {
+        "composed": [row for row in clips_of(data, COMPOSED) if row["recording_id"] not in known],
+        "scored": scored,
+        **{f"scored-{corpus}": [row for row in scored if row["corpus"] == corpus] for corpus in SCORED},
+    }
+    columns = ("path", "label", "recording_id", "fold")
+    return {
+        name: ingest(IngestConfig(source=str(write_csv(folder / f"{name}.csv", rows, columns))), name)
+        for name, rows in tables.items()
+    }
+
+
+def settings_of(name: str, steps: int, groups: int, seed: int):
+    """Return the post-training of a row."""
+    from clapcur.experiments.order import PostTraining
+
+    plain = PostTraining()
+    chosen = name.split(" ")[0].lower()
+    train = dataclasses.replace(plain.train, num_examples=plain.train.batch_size * steps, seed=seed)
+    if name.endswith("without replay"):
+        train = dataclasses.replace(train, replay_probability=0.0, soft_labels=None)
+    return PostTraining(
+        stages=tuple(chosen.split(",")),
+        compose=dataclasses.replace(plain.compose, num_groups=groups, seed=seed),
+        train=train,
+        order_head=None if name.endswith("without head") else plain.order_head,
+    )
+
+
+def starts(experiment, seed: int, names: list[str]) -> dict[str, Artifact]:
+    """Return the checkpoints of a seed that are begun with, as the comparison makes them."""
+    from clapcur.flows.compare import compare
+
+    rows = tuple(map(Row.parse, names))
+    report = compare(dataclasses.replace(experiment, rows=rows, seeds=(seed,)))
+    store = Home.open().store
+    return {line.row.name: store.find(seed.checkpoint) for line, seed in ReportTable.open(report).seeds}
+
+
+def scores_of(checkpoint: Artifact, manifests: dict[str, Artifact], groups: int, seed: int) -> dict[str, object]:
+    """Return order and single sounds of a checkpoint, each with its interval; one test for all seeds."""
+    from clapcur.data.manifest import Manifest
+    from clapcur.data.order_scores import OrderScores
+    from clapcur.data.scores import ZeroShotScores
+    from clapcur.experiments.order import OrderEvaluation
+    from clapcur.flows.steps import evaluated, order_scores
+    from clapcur.stages.evaluate import EvaluateConfig
+
+    of_row = Row.of(checkpoint.record)
+    made = order_scores(OrderEvaluation(num_groups=groups), checkpoint, manifests["scored"], of_row, seed)
+    order = dataclasses.asdict(OrderScores.open(made))
+    single = {}
+    for corpus in SCORED:
+        manifest = manifests[f"scored-{corpus}"]
+        names = tuple(sorted(Manifest.open(manifest).clips.label.str.replace("_", " ").unique()))
+        config = EvaluateConfig(class_names=names)
+        found = ZeroShotScores.open(evaluated(config, checkpoint, manifest, 1, of_row, seed))
+        single[corpus] = {"accuracy": found.accuracy, "interval": found.interval}
+    return {name: order[name] for name in ("tasks", "relations", "average", "contamination")} | {"single": single}
+
+
+def run(arguments: argparse.Namespace) -> Iterator[dict[str, object]]:
+    """Yield the result of each row, start and seed."""
+    from clapcur.flows.order import post_train, replay_of, sources_of
+
+    home = Home.open()
+    tables = write_tables(arguments.data, home.root / "us8k" / "final", "final")
+    experiment = base(tables, "us8k-final")
+    if arguments.start_steps:
+        experiment = with_steps(experiment, arguments.start_steps)
+    manifests = manifests_of(arguments.data, home.root / "temporal")
+    for seed in map(int, arguments.seeds.split(",")):
+        needs_set = "ads+sl" in arguments.start or any(name.endswith("curated") for name in arguments.rows)
+        checkpoints = starts(experiment, seed, ["teacher", "ads+sl"] if needs_set else ["teacher"])
+        for start in arguments.start:
+            for name in arguments.rows:
+                checkpoint = checkpoints[start]
+                if name != "before":
+                    own = checkpoint.record["inputs"]
+                    sources = sources_of(home, manifests["composed"].id)
+                    if name.endswith("curated"):
+                        sources = sources_of(home, checkpoints["ads+sl"].record["inputs"]["improvement_set"])
+                    settings = settings_of(name, arguments.steps, arguments.groups, seed)
+                    replay = replay_of(home, own.get("improvement_set", own["teacher_pairs"]))
+                    replay = {} if name.endswith("without replay") else replay
+                    checkpoint = post_train(checkpoint, sources, settings, replay)
+                found = scores_of(checkpoint, manifests, arguments.test_groups, seed)
+                yield {"row": name, "start": start, "seed": seed, "checkpoint": checkpoint.id} | found
+
+
+def main() -> None:
+    """Run the rows and print a JSON line for each; they are appended to ``--output`` too."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
+    parser.add_argument("--start", nargs="+", default=["teacher", "ads+sl"], choices=["teacher", "ads+sl"])
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--steps", type=int, default=500, help="of each stage")
+    parser.add_argument("--groups", type=int, default=2000, help="to train on")
+    parser.add_argument("--test-groups", type=int, default=400, help="that are scored")
+    parser.add_argument("--start-steps", type=int, help="of teacher and student; default: as published")
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--output", type=Path, help="append one JSON object per row")
+    arguments = parser.parse_args()
+    if not arguments.data.is_dir():
+        sys.exit(f"the real sounds are not at {arguments.data}; give their folder with --data")
+    for name, value in Home.open().environment().items():
+        os.environ.setdefault(name, value)
+    from clapcur.servers.flow_server import flows_allowed
+
+    with flows_allowed(Home.open()):
+        for result in run(arguments):
+            print(json.dumps(result), flush=True)
+            if arguments.output:
+                with open(arguments.output, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(result) + "\n")
+
+
+if __name__ == "__main__":
+    main()

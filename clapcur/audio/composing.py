@@ -1,0 +1,120 @@
+"""Two sounds put together: one after the other or both at once, always of one length and one level.
+
+Pure functions of waveforms, float32 of shape (T,). Nothing is random, so the same recipe is the same bytes. What the
+length or the level of a clip would tell of how it was put together, a model would learn in place of the order: so every
+kind fills the whole length, and has the same root mean square.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+FRAME_S = 0.02  # over which the level is taken where silence is looked for
+SILENT_DB = 40.0  # below the loudest frame; ours
+PAUSE_DB = 20.0  # below the loudest cut of a clip, a cut counts as a pause; ours
+FADE = 0.1  # of the shorter clip: CompA's cross-fade (arXiv 2310.08753)
+EDGE_S = 0.005  # fade at both ends, so that nothing clicks
+LEVEL = 0.1  # root mean square of what comes out, -20 dB of full scale; ours
+
+Waveform = NDArray[np.float32]
+
+
+def audible_part(waveform: Waveform, sample_rate: int) -> tuple[float, float]:
+    """Return where a clip begins and ends to be heard, in seconds: silence at both ends is left out.
+
+    Parameters
+    ----------
+    waveform : array, shape (T,)
+    sample_rate : int
+        Hz.
+
+    Returns
+    -------
+    start_s, end_s : float
+        Equal for a clip that is silent from end to end.
+    """
+    size = max(1, round(FRAME_S * sample_rate))
+    padded = np.pad(waveform.astype(np.float64), (0, -len(waveform) % size))
+    power = np.square(padded).reshape(-1, size).mean(axis=1)
+    if not power.any():
+        return 0.0, 0.0
+    heard = np.flatnonzero(power > power.max() * 10 ** (-SILENT_DB / 10))
+    return heard[0] * size / sample_rate, min(len(waveform), (heard[-1] + 1) * size) / sample_rate
+
+
+def sized(waveform: Waveform, num_samples: int, offset: float) -> Waveform:
+    """Cut or repeat a clip to a length, and bring it to unit root mean square.
+
+    Parameters
+    ----------
+    waveform : array, shape (T,)
+        Not silent.
+    num_samples : int
+        Length that comes out.
+    offset : float in [0, 1]
+        Place of the cut within the slack of a longer clip, unless there is a pause: then the loudest cut. A shorter
+        clip is repeated from its start, its copies faded into each other.
+    """
+    missing = num_samples - len(waveform)
+    if missing <= 0:
+        return _at_level(_cut(waveform, num_samples, int(offset * -missing)), 1.0)
+    made = waveform
+    while len(made) < num_samples:
+        made = _faded_over(made, waveform, int(FADE * len(waveform)))
+    return _at_level(made[:num_samples], 1.0)
+
+
+def one_sound(one: Waveform, num_samples: int, offset: float, sample_rate: int) -> Waveform:
+    """Return one sound for the whole length."""
+    return _finished(sized(one, num_samples, offset), sample_rate)
+
+
+def one_after_the_other(
+    first: Waveform, second: Waveform, num_samples: int, offsets: tuple[float, float], sample_rate: int
+) -> Waveform:
+    """Return two sounds, each for half of the length, the one faded into the other."""
+    fade = round(FADE * num_samples / 2)
+    length = (num_samples + fade) // 2
+    lengths = length, num_samples + fade - length
+    before, after = sized(first, lengths[0], offsets[0]), sized(second, lengths[1], offsets[1])
+    return _finished(_faded_over(before, after, fade), sample_rate)
+
+
+def both_at_once(
+    one: Waveform, other: Waveform, num_samples: int, offsets: tuple[float, float], sample_rate: int
+) -> Waveform:
+    """Return two sounds of equal level on top of each other for the whole length, equal whichever is first."""
+    summed = sized(one, num_samples, offsets[0]) + sized(other, num_samples, offsets[1])
+    return _finished(summed, sample_rate)
+
+
+def _cut(waveform: Waveform, num_samples: int, start: int) -> Waveform:
+    energy = np.concatenate([[0.0], np.cumsum(np.square(waveform, dtype=np.float64))])
+    energy_of_cut = energy[num_samples:] - energy[:-num_samples]
+    if energy_of_cut[start] < 10 ** (-PAUSE_DB / 10) * energy_of_cut.max():
+        start = int(energy_of_cut.argmax())
+    return waveform[start : start + num_samples]
+
+
+def _faded_over(first: Waveform, second: Waveform, fade: int) -> Waveform:
+    """Put one behind the other with `fade` samples in common, at equal power."""
+    if not fade:
+        return np.concatenate([first, second])
+    angle = (np.arange(fade, dtype=np.float32) + 0.5) * np.float32(np.pi / 2 / fade)
+    middle = first[-fade:] * np.cos(angle) + second[:fade] * np.sin(angle)
+    return np.concatenate([first[:-fade], middle, second[fade:]])
+
+
+def _finished(waveform: Waveform, sample_rate: int) -> Waveform:
+    made, edge = waveform.copy(), min(len(waveform) // 2, round(EDGE_S * sample_rate))
+    if edge:
+        ramp = (np.arange(edge, dtype=np.float32) + 0.5) / edge
+        made[:edge] *= ramp
+        made[-edge:] *= ramp[::-1]
+    return _at_level(made, LEVEL)
+
+
+def _at_level(waveform: Waveform, level: float) -> Waveform:
+    """Return a waveform with this root mean square; silence stays silence."""
+    power = float(np.square(waveform, dtype=np.float64).mean())
+    gain = level / np.sqrt(power) if power > 0 else 0.0
+    return (waveform * gain).astype(np.float32)

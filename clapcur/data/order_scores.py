@@ -1,0 +1,60 @@
+"""Scores of what a checkpoint hears of the order of sounds, as ZSTE leaves them: ``scores.json``.
+
+Beside it lies ``items.parquet``, the score of each item in each task.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from clapcur.data.scores import Contamination
+from clapcur.store.payloads import Payload
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskScore:
+    """The score of one task, from 0 to 1."""
+
+    score: float
+    interval: tuple[float, float]
+    chance: float
+    # of a model that knows nothing
+    num_items: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderProtocol:
+    """Under which conditions order was scored; scores of different protocols cannot be compared."""
+
+    task: str
+    num_groups: int
+    num_classes: int
+    num_recordings: int
+    duration_s: float
+    # of an item
+    window_s: float
+    # that the model hears at a time
+    prompt: str
+    interval: str
+    # in words
+    seed: int
+    # of the distractors and of the bootstrap
+
+    def facts(self) -> dict[str, Any]:
+        """Return what holds, by name."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderScores(Payload):
+    """The scores of all tasks of `clapcur.methods.zste`, and their means."""
+
+    KIND = "order_scores"
+    FILE = "scores.json"
+
+    tasks: dict[str, TaskScore]
+    average: float
+    # of the published tasks
+    relations: float
+    # of those among them that ask for the relation of two sounds
+    contamination: Contamination
+    protocol: OrderProtocol

@@ -1,0 +1,127 @@
+"""Post-training on the order of sounds, and its test: how sounds are put together, and what learns from them."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from clapcur.config import check_seed, from_dict, frozen, read_mapping, to_dict
+from clapcur.data.class_names import PROMPT, check_prompt
+from clapcur.models.config import ClapConfig, OrderHeadConfig, Part
+from clapcur.stages.compose import ComposeConfig
+from clapcur.stages.ingest import IngestConfig
+from clapcur.stages.train import SoftLabels, TrainConfig
+from clapcur.stages.train.config import OrderTraining
+
+log = logging.getLogger("clapcur")
+# the paper's, of the parts that lead to an embedding
+LEARNS: tuple[Part, ...] = ("audio_last", "audio_projection", "text_last", "text_projection")
+STAGES: dict[str, tuple[Literal["a", "b"], ...]] = {"a": ("a",), "b": ("b",), "a+b": ("a", "b")}
+
+
+@frozen
+class PostTraining:
+    """Composed groups, and one training for each of the stages, each from the checkpoint of the one before."""
+
+    stages: tuple[str, ...] = ("a", "b")
+    """The trainings: a, b, or a+b for one with both losses."""
+    compose: ComposeConfig = ComposeConfig()
+    """How sounds are put together; its duration_s is cut to the window of the checkpoint."""
+    train: TrainConfig = TrainConfig(
+        num_examples=48_000, batch_size=96, learning_rate=1e-4, gradient_clip=0.5, order=OrderTraining(),
+        selection="order", learns=LEARNS, soft_labels=SoftLabels(), hard_target="identical", replay_probability=0.5,
+    )  # fmt: skip
+    """Each training; the stage, and the order head among what learns, are filled in."""
+    order_head: OrderHeadConfig | None = OrderHeadConfig()
+    """Order-aware pooling that a tower without one is given; None: the tower stays as it is."""
+
+    def __post_init__(self) -> None:
+        """Refuse stages that there are none of, and a training without order."""
+        if not self.stages or not set(self.stages) <= STAGES.keys():
+            raise ValueError(f"stages are of {', '.join(STAGES)}, got {', '.join(self.stages) or 'none'}")
+        if self.train.order is None:
+            raise ValueError("a post-training trains on composed groups: give train.order")
+
+    def changed(self, stages: str, order_head: bool, seed: int | None) -> "PostTraining":
+        """Return the same with what a command line says."""
+        chosen = dataclasses.replace(
+            self, stages=tuple(stages.split(",")), order_head=self.order_head if order_head else None
+        )
+        return chosen if seed is None else chosen.seeded(seed)
+
+    def seeded(self, seed: int) -> "PostTraining":
+        """Return the same with another seed of groups and training."""
+        composing, training = dataclasses.replace(self.compose, seed=seed), dataclasses.replace(self.train, seed=seed)
+        return dataclasses.replace(self, compose=composing, train=training)
+
+    def composing(self, model: ClapConfig) -> ComposeConfig:
+        """Return how sounds are put together for a model: not longer than it hears at a time."""
+        return dataclasses.replace(self.compose, duration_s=min(self.compose.duration_s, model.window_s))
+
+    def trainings(self, model: ClapConfig) -> Iterator[TrainConfig]:
+        """Yield the trainings of a model, in their order."""
+        assert self.train.order is not None
+        has_head = model.audio.order_head is not None or self.order_head is not None
+        parts: tuple[Part, ...] = ("order_head",) if has_head else ()
+        learns = tuple(dict.fromkeys((*self.train.learns, *parts)))
+        for stage in self.stages:
+            order = dataclasses.replace(
+                self.train.order, stages=STAGES[stage],
+                add_head=None if model.audio.order_head is not None else self.order_head,
+            )  # fmt: skip
+            learning = learns if self.train.learns else ()
+            yield dataclasses.replace(self.train, order=order, learns=learning)
+
+
+@frozen
+class OrderEvaluation:
+    """How it is scored what a checkpoint hears of the order of sounds."""
+
+    clips: IngestConfig | None = None
+    """Labelled single sounds that are put together; None: the evaluation clips."""
+    num_groups: int = 200
+    """Groups of two sounds; each is heard in five ways."""
+    duration_s: float | None = None
+    """Length of every item, in seconds; None: the window of the checkpoint."""
+    prompt: str = PROMPT
+    """What captions begin with; {} is the place of what is heard."""
+    seed: int = 0
+    """Of the groups, the distractors and the bootstrap; the seeds of an experiment share one test."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        check_seed(self.seed)
+        check_prompt(self.prompt)
+        self.composing(5.0)
+
+    def composing(self, window_s: float) -> ComposeConfig:
+        """Return how the sounds are put together for a model, all of them held out."""
+        return ComposeConfig(
+            duration_s=self.duration_s or window_s, num_held_out_groups=self.num_groups, held_out=1.0,
+            prompt=self.prompt, seed=self.seed,
+        )  # fmt: skip
+
+
+def post_training_from_file(path: Path) -> PostTraining:
+    """Return the post-training that a YAML file describes; what it leaves out, at any depth, is as built in."""
+    return from_dict(PostTraining, _over(to_dict(PostTraining()), read_mapping(path)), where=str(path))
+
+
+def _over(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(defaults)
+    for name, value in given.items():
+        below = merged.get(name)
+        merged[name] = _over(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def warn_of_deaf_tower(settings: PostTraining, model: ClapConfig) -> None:
+    """Warn where neither the pooling nor the receptive field of the audio tower can carry order over an item."""
+    heard_s, duration_s = model.hears_order_s, settings.composing(model).duration_s
+    if settings.order_head is None and heard_s < duration_s:
+        log.warning(
+            "the audio tower pools without order and tells what came first within %.2f s only, the composed items have "
+            "%.2f s: it hears their order near the joint alone; give it an order head (--order-head)", heard_s,
+            duration_s,
+        )  # fmt: skip

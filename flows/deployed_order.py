@@ -1,0 +1,97 @@
+"""The deployments about the order of sounds: they take a checkpoint and sounds, and no experiment."""
+
+import logging
+from typing import Annotated, Literal
+
+from prefect import State
+
+from clapcur.experiments.order import OrderEvaluation, PostTraining, post_training_from_file
+from clapcur.flows import order
+from clapcur.flows.deployed import config_path, deployed, done, shown
+from clapcur.store.home import Home
+
+Checkpoint = Annotated[
+    str,
+    shown(
+        title="Checkpoint",
+        description="What is taught or scored [id, its first digits, or a file or folder of a CLAP on the worker].",
+        min_length=1,
+    ),
+]
+Seed = Annotated[int, shown(title="Seed", description="Of the groups and the training [whole number].", ge=0)]
+
+
+@deployed("post-train", hours=24 * 7)
+def post_train(
+    checkpoint: Checkpoint,
+    clips: Annotated[
+        str,
+        shown(
+            title="Single sounds",
+            description="What is put together [id of a labelled manifest or of an Improvement-Set, or a table with"
+            " labels on the worker]. A set needs no label.",
+            min_length=1,
+        ),
+    ],
+    stages: Annotated[
+        Literal["a,b", "a", "b", "a+b"],
+        shown(
+            title="Stages",
+            description="a: how many sounds; b: in which order; a,b: one after the other; a+b: both at once.",
+        ),
+    ] = "a,b",
+    order_head: Annotated[
+        bool,
+        shown(title="Order head", description="Give the audio tower a pooling that hears order, where it has none."),
+    ] = True,
+    replay: Annotated[
+        str,
+        shown(
+            title="Replay",
+            description="What keeps the old ability [id of an Improvement-Set or of a manifest of pairs]. Empty: the"
+            " single sounds by their names.",
+        ),
+    ] = "",
+    settings: Annotated[
+        str,
+        shown(
+            title="Settings",
+            description="File with the fields of a post-training [path on the worker's machine]. Empty: built in.",
+        ),
+    ] = "",
+    seed: Seed = 0,
+) -> State:
+    """Teach a checkpoint to hear in which order sounds come, from single sounds alone."""
+    logging.getLogger("clapcur").setLevel(logging.INFO)
+    home = Home.open()
+    chosen = post_training_from_file(config_path(settings)) if settings else PostTraining()
+    return done(
+        order.post_train.fn(
+            order.checkpoint_of(home, checkpoint), order.sources_of(home, clips),
+            chosen.changed(stages, order_head, seed), order.replay_of(home, replay),
+        )
+    )  # fmt: skip
+
+
+@deployed("zste", hours=48)
+def zste(
+    checkpoint: Checkpoint,
+    clips: Annotated[
+        str,
+        shown(
+            title="Single sounds",
+            description="What is put together [id of a labelled manifest, or a table with labels on the worker].",
+            min_length=1,
+        ),
+    ],
+    num_groups: Annotated[
+        int,
+        shown(title="Groups", description="Groups of two sounds; each is heard in five ways [whole number].", ge=1),
+    ] = 200,
+    seed: Seed = 0,
+) -> State:
+    """Score what a checkpoint hears of the order of sounds, zero-shot, with the chance of each task."""
+    logging.getLogger("clapcur").setLevel(logging.INFO)
+    home = Home.open()
+    scored, sounds = order.checkpoint_of(home, checkpoint), order.labelled_clips(home, clips)
+    return done(order.zste.fn(scored, sounds, OrderEvaluation(num_groups=num_groups, seed=seed)))

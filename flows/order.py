@@ -1,0 +1,79 @@
+"""The order of sounds: teach a checkpoint to hear it, and score what it hears."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from prefect import flow
+
+from clapcur.data.rows import Row
+from clapcur.errors import ArtifactError
+from clapcur.experiments.order import OrderEvaluation, PostTraining
+from clapcur.flows.steps import order_scores, post_trained
+from clapcur.lineage.queries import find
+from clapcur.stages.adopt import AdoptConfig
+from clapcur.stages.ingest import IngestConfig
+from clapcur.store.artifacts import Artifact
+from clapcur.store.catalog import Campaign
+from clapcur.store.home import Home
+from clapcur.tasks.adopt import adopt
+from clapcur.tasks.ingest import ingest
+
+
+@flow(name="post-train", flow_run_name="post-train-{checkpoint.id}")
+def post_train(
+    checkpoint: Artifact, sources: Mapping[str, Artifact], settings: PostTraining,
+    replay: Mapping[str, Artifact] | None = None, campaign: Campaign | None = None,
+) -> Artifact:  # fmt: skip
+    """Teach a checkpoint the order of sounds; see `clapcur.flows.steps.post_trained`."""
+    row = Row.of(checkpoint.record).post_trained
+    return post_trained(settings, checkpoint, sources, replay or {}, row, campaign)
+
+
+@flow(name="zste", flow_run_name="zste-{checkpoint.id}")
+def zste(checkpoint: Artifact, clips: Artifact, test: OrderEvaluation, campaign: Campaign | None = None) -> Artifact:
+    """Score what a checkpoint hears of the order of labelled sounds; see `clapcur.flows.steps.order_scores`."""
+    return order_scores(test, checkpoint, clips, Row.of(checkpoint.record), test.seed, campaign)
+
+
+def checkpoint_of(home: Home, name: str) -> Artifact:
+    """Return the checkpoint that an id means, or a file or folder, which is adopted."""
+    if not Path(name).exists():
+        return find(home, name, "checkpoint")
+    return adopt(AdoptConfig(source=str(Path(name).absolute())), {})
+
+
+def labelled_clips(home: Home, name: str) -> Artifact:
+    """Return the manifest that an id means, or a table, which is ingested."""
+    if not Path(name).exists():
+        return find(home, name, "manifest")
+    return ingest(IngestConfig(source=str(Path(name).absolute())), "clips")
+
+
+def sources_of(home: Home, name: str) -> dict[str, Artifact]:
+    """Return what sounds are composed from, by role: a labelled manifest, or a set with the manifests behind it."""
+    found = labelled_clips(home, name) if Path(name).exists() else _clips_or_set(home, name)
+    if found.kind != "improvement_set":
+        return {"clips": found}
+    return {"improvement_set": found} | _manifests_of(home, found, ("pool", "teacher_pairs"))
+
+
+def replay_of(home: Home, name: str) -> dict[str, Artifact]:
+    """Return what is replayed, by role: nothing, given pairs, or a set with the manifests behind it."""
+    if not name:
+        return {}
+    found = _clips_or_set(home, name)
+    if found.kind == "manifest":
+        return {"teacher_pairs": found}
+    return {"replay": found} | _manifests_of(home, found, ("pool", "captions", "teacher_pairs"))
+
+
+def _clips_or_set(home: Home, name: str) -> Artifact:
+    found = find(home, name)
+    if found.kind not in ("manifest", "improvement_set"):
+        raise ArtifactError(f"expected a manifest or an Improvement-Set, got the {found.kind} {found.id}")
+    return found
+
+
+def _manifests_of(home: Home, chosen: Artifact, roles: tuple[str, ...]) -> dict[str, Artifact]:
+    inputs = chosen.record["inputs"]
+    return {role: find(home, inputs[role], "manifest") for role in roles if role in inputs}
