@@ -5,7 +5,7 @@ from prefect import flow
 from clapcur.config import signature
 from clapcur.experiments import preflight
 from clapcur.experiments.config import Experiment
-from clapcur.flows.steps import improvement_sets, ingest_all, score, student, teacher_of
+from clapcur.flows.steps import checkpoint_of, improvement_sets, ingest_all, order_scores, score, teacher_of
 from clapcur.stages.report import ReportConfig, ReportRow
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
@@ -29,12 +29,11 @@ def compare(experiment: Experiment) -> Artifact:
         teacher = teacher_of(experiment, seed, manifests, campaign)
         sets = improvement_sets(experiment, manifests, teacher, seed, campaign)
         for row in experiment.rows:
-            checkpoint = (
-                teacher
-                if row.strategy == "teacher"
-                else student(experiment, row, seed, manifests, teacher, sets, campaign)
-            )
-            role = f"scores.{row.name}.seed{seed}"
-            scores[role] = score(experiment, row, seed, manifests, checkpoint, campaign)
-            rows.append(ReportRow(strategy=row.strategy, soft_labels=row.soft_labels, seed=seed, scores=role))
+            checkpoint = checkpoint_of(experiment, row, seed, manifests, teacher, sets, campaign)
+            line = ReportRow.of(row, seed)
+            scores[line.scores] = score(experiment, row, seed, manifests, checkpoint, campaign)
+            if experiment.order is not None:
+                heard = order_scores(experiment.order, checkpoint, manifests["order"], row, seed, campaign)
+                scores[line.order_scores] = heard
+            rows.append(line)
     return report(ReportConfig(title=experiment.name, rows=tuple(rows), note=experiment.note), scores, campaign)

@@ -18,7 +18,9 @@ def improve(experiment: Experiment, strategy: Literal["du", "ds", "ads"] = "ads"
     Returns
     -------
     Artifact
-        The report of three rows: teacher, continued and the student.
+        The report of three rows: teacher, continued and the student; and of those of the experiment that post-train the
+        teacher or this student.
     """
     rows = (Row(strategy="teacher"), Row(strategy="continued"), Row(strategy=strategy, soft_labels=soft_labels))
-    return compare.fn(dataclasses.replace(experiment, rows=rows))
+    post_trained = tuple(row for row in experiment.rows if row.teminal and row.before in (rows[0], rows[2]))
+    return compare.fn(dataclasses.replace(experiment, rows=rows + post_trained))

@@ -46,6 +46,8 @@ CANDIDATES = (  # what a curation compares: role of the table, what is embedded,
 def ingest_all(experiment: Experiment, campaign: Campaign) -> dict[str, Artifact]:
     """Return the manifests by role, once they fit the experiment.
 
+    Beside those of `Manifests` there are ``single_sounds`` and ``order``, where the experiment names them.
+
     A pool that is given by its name is the newest version of what landed in it.
     """
     manifests = {}
@@ -58,6 +60,11 @@ def ingest_all(experiment: Experiment, campaign: Campaign) -> dict[str, Artifact
         parts = [manifests["pairs"], *(ingest(config, "pairs", campaign) for config in experiment.more_pairs)]
         manifests["pairs"] = merge(MergeConfig(share=experiment.share_of_pairs), parts, "pairs", campaign)
     preflight.check_manifests(experiment, manifests)
+    if experiment.single_sounds is not None:
+        manifests["single_sounds"] = ingest(experiment.single_sounds, "single_sounds", campaign)
+    if experiment.order is not None:
+        clips = experiment.order.clips
+        manifests["order"] = manifests["evaluation"] if clips is None else ingest(clips, "order", campaign)
     return manifests
 
 
@@ -140,6 +147,27 @@ def student(
             inputs["replay"] = sets["ds"]
     training = experiment.train_student(row, seed)
     return train(training, inputs | selecting(training, manifests), row, campaign)
+
+
+def checkpoint_of(
+    experiment: Experiment, row: Row, seed: int, manifests: Manifests, teacher: Artifact, sets: Mapping[str, Artifact],
+    campaign: Campaign,
+) -> Artifact:  # fmt: skip
+    """Return the checkpoint of any row: the teacher, a student, or one of these post-trained on the order of sounds."""
+    if row.is_teacher:
+        return teacher
+    if not row.teminal:
+        return student(experiment, row, seed, manifests, teacher, sets, campaign)
+    start = checkpoint_of(experiment, row.before, seed, manifests, teacher, sets, campaign)
+    sources = {"clips": manifests["single_sounds"]} if "single_sounds" in manifests else {}
+    if not sources:
+        sources = {"improvement_set": sets[experiment.composed_from(row)], "teacher_pairs": manifests["pairs"]}
+        sources |= {role: manifests[role] for role in ("pool",) if role in manifests}
+    replay = {"teacher_pairs": manifests["pairs"]}
+    if row.improvement_set is not None:
+        replay |= {"replay": sets[row.improvement_set]}
+        replay |= {role: manifests[role] for role in ("pool", "captions") if role in manifests}
+    return post_trained(experiment.post_training.seeded(seed), start, sources, replay, row, campaign)
 
 
 def score(

@@ -224,12 +224,22 @@ def with_seeds(experiment: "Experiment", text: str) -> "Experiment":
 def chosen_rows(rows: Sequence["Row"], text: str) -> tuple["Row", ...]:
     """Return the rows of these strategies, and teacher and control."""
     wanted = {"teacher", "continued"} | {name.strip().lower() for name in text.split(",")}
+    rows = (*rows, *(row for name in sorted(wanted) if (row := _post_trained(name)) is not None and row not in rows))
     known = {row.strategy for row in rows} | {row.name for row in rows} | {"teacher", "continued"}
     if unknown := sorted(wanted - known):
         raise typer.BadParameter(
             f"no row is called {', '.join(unknown)}; the rows are {', '.join(row.name for row in rows)}"
         )
-    return tuple(row for row in rows if wanted & {row.strategy, row.name})
+    return tuple(row for row in rows if row.name in wanted or (row.strategy in wanted and not row.teminal))
+
+
+def _post_trained(name: str) -> "Row | None":
+    """Return the row with TeminAL that a name means: any experiment can have it."""
+    try:
+        row = Row.parse(name)
+    except ValueError:
+        return None
+    return row if row.teminal else None
 
 
 def run_flow(flow: Callable[..., T], *arguments: Any, **options: Any) -> T:

@@ -400,9 +400,8 @@ def _make_report(home: Home, rows: list[str], title: str, note: str) -> Artifact
             row = Row.parse(name)
         except ValueError as error:
             raise typer.BadParameter(f"expected a row such as ads+sl=SCORES, got {text!r}: {error}") from None
-        role = f"scores.{row.name}.seed{int(seed or 0)}"
-        inputs[role] = find(home, scores, "scores")
-        lines.append(ReportRow(strategy=row.strategy, soft_labels=row.soft_labels, seed=int(seed or 0), scores=role))
+        lines.append(ReportRow.of(row, int(seed or 0)))
+        inputs[lines[-1].scores] = find(home, scores, "scores")
     with working():
         from clapcur.tasks.report import report as run
 

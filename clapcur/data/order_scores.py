@@ -6,8 +6,13 @@ Beside it lies ``items.parquet``, the score of each item in each task.
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from clapcur.data.scores import Contamination
+from clapcur.store.artifacts import Artifact
 from clapcur.store.payloads import Payload
+
+ITEMS = "items.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,3 +63,9 @@ class OrderScores(Payload):
     # of those among them that ask for the relation of two sounds
     contamination: Contamination
     protocol: OrderProtocol
+
+
+def items_of(artifact: Artifact, task: str) -> pd.DataFrame:
+    """Return what each item of one task scored: item_id, score, recording_a and recording_b, sorted by item."""
+    items = pd.read_parquet(artifact.path / ITEMS, columns=["item_id", "task", "score", "recording_a", "recording_b"])
+    return items[items.task == task].drop(columns="task").sort_values("item_id", ignore_index=True)

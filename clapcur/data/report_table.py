@@ -34,6 +34,19 @@ class SeedScores:
     checkpoint: str
     improvement_set: str | None
     contamination: Contamination
+    order_scores: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderLine:
+    """What a row hears of the order of two sounds, over its seeds: the task ``order`` of ZSTE, 0 to 1."""
+
+    score: float
+    interval: tuple[float, float]
+    chance: float
+    relations: float
+    # mean of the published tasks that ask for the relation of two sounds
+    vs_teacher: Change | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +70,8 @@ class ReportLine:
     contamination: Contamination
     # of the worst seed
     by_seed: list[SeedScores]
+    order: OrderLine | None = None
+    # where it was scored
 
     @property
     def row(self) -> Row:
@@ -72,6 +87,8 @@ class ReportProtocol(Protocol):
     # numbers of examples of the students: one, where the comparison is fair
     selection: list[str]
     # what chose the weights
+    order: str | None = None
+    # how order was scored, in words
 
 
 @dataclass(frozen=True, kw_only=True)

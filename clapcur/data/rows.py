@@ -1,7 +1,7 @@
 """The rows of a comparison: what a student learns from, and whether its targets are softened.
 
 This module alone knows how a row is spelled: ``ads+sl`` in commands, tags and names of runs, ``ADS+SL`` in tables.
-Behind a comma stands what a checkpoint was post-trained with: ``ads+sl,teminal``; the teacher's own is ``teminal``.
+``ads+sl+teminal`` is the student ``ads+sl``, post-trained on the order of sounds; ``teminal`` the teacher post-trained.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ class Row:
 
     @staticmethod
     def parse(text: str) -> "Row":
-        """Return the row of a short name, such as ``ads+sl``.
+        """Return the row of a short name, such as ``ads+sl``, or of its label, such as ``ADS+SL, TeminAL``.
 
         Raises
         ------
@@ -45,8 +45,8 @@ class Row:
         """
         known = {row.name: row for row in PAPER_ROWS}
         known |= {row.post_trained.name: row.post_trained for row in PAPER_ROWS}
-        if (row := known.get("".join(text.lower().split()))) is None:
-            raise ValueError(f"expected the name of a row, one of {'; '.join(known)}; got {text!r}")
+        if (row := known.get("".join(text.lower().split()).replace(",", "+"))) is None:
+            raise ValueError(f"expected the name of a row, one of {', '.join(known)}; got {text!r}")
         return row
 
     @staticmethod
@@ -60,7 +60,7 @@ class Row:
         name = f"{self.strategy}+sl" if self.soft_labels and self.strategy != "sl" else self.strategy
         if not self.teminal:
             return name
-        return "teminal" if self.strategy == "teacher" else f"{name},teminal"
+        return "teminal" if self.strategy == "teacher" else f"{name}+teminal"
 
     @property
     def label(self) -> str:

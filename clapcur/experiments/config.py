@@ -25,6 +25,7 @@ from clapcur.data.class_names import (
 from clapcur.data.marks import marks_from_file
 from clapcur.data.rows import PAPER_ROWS, ImprovementSetName, Row
 from clapcur.data.tables import whole_number
+from clapcur.experiments.order import OrderEvaluation, PostTraining
 from clapcur.methods.thresholds import Threshold
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
 from clapcur.stages.adopt import AdoptConfig
@@ -115,6 +116,13 @@ class Experiment:
     """The rows that are compared."""
     seeds: tuple[int, ...] = (0,)
     """Seeds; each makes one teacher and one set of students."""
+    post_training: PostTraining = PostTraining()
+    """How the rows with TeminAL learn the order of sounds; the seed is that of the row."""
+    single_sounds: IngestConfig | None = None
+    """Labelled single sounds that a post-training puts together; None: those of the row's Improvement-Set (DS where it
+    has none with classes), which nobody labelled."""
+    order: OrderEvaluation | None = None
+    """How it is scored what each row hears of the order of sounds; None: it is not."""
     note: str = ""
     """A note for readers of the report."""
     on_landing: LandingRules = LandingRules()
@@ -141,7 +149,12 @@ class Experiment:
         wanted = {row.improvement_set for row in self.rows if row.improvement_set}
         if "ads" in wanted and self.ads_replay == "ds":
             wanted.add("ds")
+        wanted |= {self.composed_from(row) for row in self.rows if row.teminal and self.single_sounds is None}
         return sorted(wanted)
+
+    def composed_from(self, row: Row) -> ImprovementSetName:
+        """Return the set whose clips a row's post-training puts together: its own, where that knows their classes."""
+        return row.strategy if row.strategy in ("ds", "ads") else "ds"
 
     def curate(self, strategy: ImprovementSetName) -> CurateConfig:
         """Return the curation of one strategy."""
@@ -199,15 +212,19 @@ def experiment_from_file(path: Path | str) -> Experiment:
     folder = path.absolute().parent
     if missing := [name for name in ("pairs", "evaluation", "class_names") if name not in values]:
         raise ValueError(f"{path}: missing {', '.join(missing)}")
-    for name in ("pairs", "pool", "captions", "evaluation"):
+    for name in SOURCES:
         if values.get(name) is not None:
             values[name] = _ingest_values(values[name], folder)
     values["more_pairs"] = [_ingest_values(value, folder) for value in _listed(values.get("more_pairs"))]
     if isinstance(values["class_names"], str):
         values["class_names"] = find_class_names(values["class_names"], folder)
     values = _with_curation(values, folder, path)
+    if isinstance(values.get("rows"), list):
+        values["rows"] = [vars(Row.parse(row)) if isinstance(row, str) else row for row in values["rows"]]
     values.setdefault("name", path.stem)
     start = defaults()
+    if isinstance(values.get("order"), Mapping) and values["order"].get("clips") is not None:
+        values["order"] = values["order"] | {"clips": _ingest_values(values["order"]["clips"], folder)}
     if values.get("checkpoint") is not None:
         values["checkpoint"] = _checkpoint_values(values["checkpoint"], folder)
         start = _beside_a_checkpoint(start)
@@ -379,7 +396,8 @@ def _with_curation(values: dict[str, Any], folder: Path, where: Path) -> dict[st
     return {**others, "curation": both} if both else others
 
 
-WHOLE = {"pairs", "pool", "captions", "evaluation", "audio_threshold", "caption_threshold", "du_threshold"}
+SOURCES = ("pairs", "pool", "captions", "evaluation", "single_sounds")  # what is ingested: a path, or a mapping
+WHOLE = {*SOURCES, "audio_threshold", "caption_threshold", "du_threshold"}
 
 
 def _merge(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -38,11 +38,7 @@ def check_config(experiment: Experiment) -> None:
     """
     from clapcur.methods.devices import pick_device
 
-    rows = tuple(
-        ReportRow(strategy=row.strategy, soft_labels=row.soft_labels, seed=seed, scores=f"{row.name}.{seed}")
-        for row in experiment.rows
-        for seed in experiment.seeds
-    )
+    rows = tuple(ReportRow.of(row, seed) for row in experiment.rows for seed in experiment.seeds)
     ReportConfig(title=experiment.name, rows=rows, note=experiment.note)
     experiment.evaluate()
     EmbedConfig(what="audio", num_crops=experiment.num_crops)

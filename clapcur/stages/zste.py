@@ -24,7 +24,7 @@ from clapcur.config import check_seed, frozen, machine
 from clapcur.data.class_names import PROMPT, check_prompt
 from clapcur.data.compositions import KINDS, Compositions, Renderer, item_id
 from clapcur.data.manifest import Manifest, union
-from clapcur.data.order_scores import OrderProtocol, OrderScores, TaskScore
+from clapcur.data.order_scores import ITEMS, OrderProtocol, OrderScores, TaskScore
 from clapcur.errors import CheckpointError, EmptySetError
 from clapcur.methods.contamination import couples_trained_on, known_to
 from clapcur.methods.plots import order_figure
@@ -109,7 +109,7 @@ def zste(inputs: Mapping[str, Artifact], config: ZsteConfig, work: Workspace) ->
     average, relations = (float(np.mean([scores[task].score for task in tasks])) for tasks in (TASKS, RELATIONS))
     table = OrderScores(tasks=scores, average=average, relations=relations, contamination=said, protocol=protocol)
     table.write(work.path)
-    items.to_parquet(work.path / "items.parquet", index=False)
+    items.to_parquet(work.path / ITEMS, index=False)
     order_figure(scores, work.path / "order.png")
     metrics = {f"zste.{name}": found.score for name, found in scores.items()}
     metrics |= {"zste.average": average, "zste.relations": relations}

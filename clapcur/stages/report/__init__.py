@@ -7,7 +7,7 @@ would change, while ``sd`` says what another seed would.
 
 Payload: ``table.json`` (everything), ``table.csv``, ``table.md``, ``accuracy.png``, ``per_class.png`` and
 ``report.html``. Inputs: ``scores`` artifacts by the roles that the rows name, and the checkpoint of each, whose role
-has ``checkpoint.`` in front.
+has ``checkpoint.`` in front; where order was scored, what each row hears of it, whose role has ``order.`` in front.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from clapcur.config import frozen
-from clapcur.data.report_table import Change, ReportLine, ReportProtocol, ReportTable, SeedScores
+from clapcur.config import added, frozen
+from clapcur.data.order_scores import OrderScores, items_of
+from clapcur.data.report_table import Change, OrderLine, ReportLine, ReportProtocol, ReportTable, SeedScores
 from clapcur.data.rows import STRATEGIES, Row, Strategy
 from clapcur.data.scores import Contamination, ZeroShotScores, predictions
 from clapcur.errors import DataError
 from clapcur.methods.metrics import bootstrap_interval, paired_change
+from clapcur.methods.zste import pigeonhole_interval
 from clapcur.stages.report.html import (
     MARK,
     accuracy_figure,
@@ -56,11 +58,23 @@ class ReportRow:
     """Of its training; rows of one seed are compared with each other."""
     scores: str
     """Role of its scores among the inputs, such as scores.ads+sl.seed0."""
+    teminal: bool = added(neutral=False)
+    """Whether it was post-trained on the order of sounds."""
+
+    @staticmethod
+    def of(row: Row, seed: int) -> "ReportRow":
+        """Return the line of a row and seed, with the usual role of its scores."""
+        return ReportRow(**vars(row), seed=seed, scores=f"scores.{row.name}.seed{seed}")
 
     @property
     def row(self) -> Row:
         """The row of the comparison."""
-        return Row(strategy=self.strategy, soft_labels=self.soft_labels)
+        return Row(strategy=self.strategy, soft_labels=self.soft_labels, teminal=self.teminal)
+
+    @property
+    def order_scores(self) -> str:
+        """Role of what it hears of the order of sounds, where that was scored."""
+        return f"order.{self.scores}"
 
 
 @frozen
@@ -92,12 +106,15 @@ class Scored:
     scores: ZeroShotScores
     clips: pd.DataFrame  # clip_id, group, label, predicted, transductive
     checkpoint: Mapping[str, Any]  # its record
+    heard: Artifact | None = None  # its order scores
 
     @classmethod
-    def open(cls, line: ReportRow, artifact: Artifact, checkpoint: Artifact) -> "Scored":
+    def open(cls, line: ReportRow, inputs: Mapping[str, Artifact]) -> "Scored":
         """Read finished scores, and the record of the checkpoint that they are of."""
+        artifact, checkpoint = inputs[line.scores], inputs[f"checkpoint.{line.scores}"]
         scores = ZeroShotScores.open(artifact)
-        return cls(line, artifact, scores, predictions(artifact), checkpoint.record)
+        heard = inputs.get(line.order_scores)
+        return cls(line, artifact, scores, predictions(artifact), checkpoint.record, heard)
 
     @cached_property
     def correct_N(self) -> NDArray[np.float64]:
@@ -122,6 +139,7 @@ class Scored:
             checkpoint=self.checkpoint["id"],
             improvement_set=self.checkpoint["inputs"].get("improvement_set"),
             contamination=Contamination(status=known.status, num_clips=known.num_clips, by_reason=known.by_reason),
+            order_scores=None if self.heard is None else self.heard.id,
         )
 
 
@@ -138,7 +156,7 @@ def report(inputs: Mapping[str, Artifact], config: ReportConfig, work: Workspace
     wanted = {role for line in config.rows for role in (line.scores, f"checkpoint.{line.scores}")}
     if missing := sorted(wanted - set(inputs)):
         raise ValueError(f"the report names inputs that were not given: {', '.join(missing)}")
-    scored = [Scored.open(line, inputs[line.scores], inputs[f"checkpoint.{line.scores}"]) for line in config.rows]
+    scored = [Scored.open(line, inputs) for line in config.rows]
     protocol = common_protocol(scored)
     rows = summarise(scored)
     table = ReportTable(title=config.title, note=config.note, protocol=protocol, rows=rows)
@@ -176,9 +194,12 @@ def common_protocol(scored: Sequence[Scored]) -> ReportProtocol:
                 )
         if not first.clips[["clip_id", "group", "label"]].equals(other.clips[["clip_id", "group", "label"]]):
             raise DataError(f"{both} were scored on different clips or labels; evaluate them on one manifest")
-    students = [item.checkpoint["config"] for item in scored if item.line.strategy != "teacher"]
+    students = [
+        item.checkpoint["config"] for item in scored if item.line.strategy != "teacher" and not item.line.teminal
+    ]
     return ReportProtocol(
         **vars(first.scores.protocol),
+        order=common_order([item.heard for item in scored if item.heard is not None]),
         budget=sorted({config["num_examples"] for config in students if "num_examples" in config}),
         selection=sorted({config["selection"] for config in students if "selection" in config}),
     )
@@ -191,13 +212,13 @@ def summarise(scored: Sequence[Scored]) -> list[ReportLine]:
         by_row.setdefault(item.line.row, {})[item.line.seed] = item
     teacher, continued = (by_row.get(Row(strategy=base)) for base in ("teacher", "continued"))
     lines = []
-    for row in sorted(by_row, key=lambda row: (STRATEGIES.index(row.strategy), row.soft_labels)):
+    for row in sorted(by_row, key=lambda row: (row.teminal, STRATEGIES.index(row.strategy), row.soft_labels)):
         seeds = dict(sorted(by_row[row].items()))
         items = list(seeds.values())
         correct_SN = np.stack([item.correct_N for item in items])
         transductive_SN = np.stack([item.transductive_N for item in items])
         bootstrap = _bootstrap(items[0])
-        is_teacher = row.strategy == "teacher"
+        is_teacher = row.is_teacher
         lines.append(
             ReportLine(
                 name=row.label,
@@ -214,9 +235,62 @@ def summarise(scored: Sequence[Scored]) -> list[ReportLine]:
                 transductive_vs_teacher=None if is_teacher else _change(seeds, teacher, "transductive_N"),
                 contamination=worst_contamination(items),
                 by_seed=[item.of_seed for item in items],
+                order=order_line(seeds, None if is_teacher else teacher),
             )
         )
     return lines
+
+
+def common_order(heard: Sequence[Artifact]) -> str | None:
+    """Return in words how order was scored, None where it was not.
+
+    Raises
+    ------
+    DataError
+        The rows were scored on different groups.
+    """
+    found = {OrderScores.open(artifact).protocol for artifact in heard}
+    composed = {artifact.record["inputs"]["compositions"] for artifact in heard}
+    if len(found) > 1 or len(composed) > 1:
+        raise DataError(
+            f"order was scored under {len(found)} protocols and on {len(composed)} compositions, so that rows cannot "
+            "be compared; score all rows on the same groups"
+        )
+    if not found:
+        return None
+    (protocol,) = found
+    return (
+        f"{protocol.num_groups} groups of two sounds, {protocol.num_recordings} recordings, {protocol.num_classes} "
+        f"classes, {protocol.duration_s:g} s an item"
+    )
+
+
+def order_line(seeds: Mapping[int, Scored], teacher: Mapping[int, Scored] | None) -> OrderLine | None:
+    """Return what a row hears of order, averaged over its seeds, and the paired change against the teacher."""
+    tables = {seed: items_of(item.heard, "order") for seed, item in seeds.items() if item.heard is not None}
+    if not tables:
+        return None
+    score_N = np.mean([table.score for table in tables.values()], axis=0)
+    recordings_N2 = next(iter(tables.values()))[["recording_a", "recording_b"]].to_numpy(str)
+    scores = [OrderScores.open(item.heard) for item in seeds.values() if item.heard is not None]
+    pairs = [(item.heard, partner.heard) for item, partner in _paired(seeds, teacher)]
+    changes = [
+        items_of(after, "order").score - items_of(before, "order").score
+        for after, before in pairs
+        if after is not None and before is not None
+    ]
+    change = None
+    if changes:
+        change_N = np.mean(changes, axis=0)
+        interval = pigeonhole_interval(change_N, recordings_N2, level=LEVEL, num_resamples=NUM_RESAMPLES)
+        change = Change(change=float(change_N.mean()), interval=interval, num_seeds=len(changes))
+    return OrderLine(
+        score=float(score_N.mean()),
+        interval=pigeonhole_interval(score_N, recordings_N2, level=LEVEL, num_resamples=NUM_RESAMPLES),
+        chance=scores[0].tasks["order"].chance,
+        relations=float(np.mean([one.relations for one in scores])),
+        vs_teacher=change,
+    )
 
 
 def worst_contamination(items: Sequence[Scored]) -> Contamination:
@@ -231,20 +305,21 @@ def _change(
     base: Mapping[int, Scored] | None,
     what: Literal["correct_N", "transductive_N"] = "correct_N",
 ) -> Change | None:
-    """Return the paired change against a base, with its interval; None where there is nothing to compare.
-
-    Every seed is compared with the base of the same seed. A base of one seed only is everybody's base.
-    """
-    if base is None:
-        return None
-    only = next(iter(base.values())) if len(base) == 1 else None
-    pairs = [(item, partner) for seed, item in seeds.items() if (partner := only or base.get(seed)) is not None]
-    if not pairs:
+    """Return the paired change against a base, with its interval; None where there is nothing to compare."""
+    if not (pairs := _paired(seeds, base)):
         return None
     before_N = np.mean([getattr(partner, what) for _, partner in pairs], axis=0)
     after_N = np.mean([getattr(item, what) for item, _ in pairs], axis=0)
     change, low, high = paired_change(before_N, after_N, **_bootstrap(pairs[0][0]))
     return Change(change=change, interval=(low, high), num_seeds=len(pairs))
+
+
+def _paired(seeds: Mapping[int, Scored], base: Mapping[int, Scored] | None) -> list[tuple[Scored, Scored]]:
+    """Return every seed with the base of the same seed. A base of one seed only is everybody's base."""
+    if not base:
+        return []
+    only = next(iter(base.values())) if len(base) == 1 else None
+    return [(item, partner) for seed, item in seeds.items() if (partner := only or base.get(seed)) is not None]
 
 
 def _bootstrap(like: Scored) -> dict[str, Any]:
@@ -279,7 +354,8 @@ def render(rows: Sequence[ReportLine]) -> "Table":
     table.add_column("")
     for name in ("accuracy %", "95 %"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in ("vs teacher", "vs continued", "transductive"):
+    has_order = any(row.order for row in rows)
+    for name in ("vs teacher", "vs continued", "transductive", *(("order",) if has_order else ())):
         table.add_column(name, justify="right")  # breaks before the bracket where 80 columns are all there is
 
     def change(of: Change | None) -> Text:
@@ -299,10 +375,11 @@ def render(rows: Sequence[ReportLine]) -> "Table":
             change(row.vs_teacher),
             change(row.vs_continued),
             f"{100 * row.transductive:.1f}",
+            *((f"{100 * row.order.score:.1f}" if row.order else "-",) if has_order else ()),
         )
     if contaminated := [line for line in contamination_lines(rows) if line.startswith(MARK)]:
         table.caption, table.caption_justify = "\n".join(contaminated), "left"
     return table
 
 
-STAGE = Stage("report", "2", "report", report)
+STAGE = Stage("report", "3", "report", report)

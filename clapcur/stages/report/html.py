@@ -35,6 +35,7 @@ MEANING = {
     "DS": "student of the training pairs whose caption is near one of the classes (domain-specific)",
     "ADS": "student of pool clips with captions near one of the classes (augmented domain-specific)",
     "+SL": "the same set, with soft labels",
+    "TeminAL": "post-trained on sounds that were put together, to hear which came first",
 }
 MARK = "†"  # behind the name of a row whose clips its checkpoint has learned from
 KNOWN_BY = {
@@ -51,6 +52,7 @@ def as_csv(rows: Sequence[ReportLine]) -> str:
     columns += ["transductive", "transductive_interval_low", "transductive_interval_high"]
     columns += [f"{name}{part}" for name in CHANGES for part in ("", "_low", "_high")]
     columns += ["contamination", "contaminated_clips"]
+    columns += ["order", "order_low", "order_high", "order_vs_teacher", "order_vs_teacher_low", "order_vs_teacher_high"]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -64,6 +66,12 @@ def as_csv(rows: Sequence[ReportLine]) -> str:
             change: Change | None = getattr(row, name)
             values = (change.change, *change.interval) if change else (None, None, None)
             flat[name], flat[f"{name}_low"], flat[f"{name}_high"] = values
+        flat["order"] = row.order.score if row.order else None
+        if row.order:
+            flat["order_low"], flat["order_high"] = row.order.interval
+        if row.order and (heard := row.order.vs_teacher):
+            flat["order_vs_teacher"] = heard.change
+            flat["order_vs_teacher_low"], flat["order_vs_teacher_high"] = heard.interval
         writer.writerow(flat)
     return text.getvalue()
 
@@ -71,12 +79,15 @@ def as_csv(rows: Sequence[ReportLine]) -> str:
 def as_markdown(table: ReportTable) -> str:
     """Return the table as Markdown to paste, in per cent; a change whose interval leaves out zero is bold."""
     head = "| | accuracy | 95 % interval | vs teacher | vs continued | transductive | vs teacher |"
-    lines = [head, "|---|--:|:-:|--:|--:|--:|--:|"]
+    has_order = any(row.order for row in table.rows)
+    lines = [head + " order | vs teacher |" * has_order, "|---|--:|:-:|--:|--:|--:|--:|" + "--:|--:|" * has_order]
     for row in table.rows:
-        shown = (change_text(getattr(row, name)) for name in CHANGES)
+        heard = row.order.vs_teacher if row.order else None
+        shown = (change_text(change) for change in (*(getattr(row, name) for name in CHANGES), heard))
         changes = [f"**{text}**" if is_clear else text for text, is_clear in shown]
         cells = [cell_text(name_text(row)), accuracy_text(row), interval_text(row.interval), *changes[:2]]
         cells += [f"{100 * row.transductive:.1f}", changes[2]]
+        cells += [f"{100 * row.order.score:.1f}" if row.order else "-", changes[3]] if has_order else []
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines + ["", *(f"- {' '.join(line.split())}" for line in protocol_lines(table))]) + "\n"
 
@@ -156,6 +167,13 @@ def protocol_lines(table: ReportTable) -> list[str]:
     elif facts.selection == ["last"]:
         lines.append("every student is the last step of its training: no clip chose a checkpoint")
     lines += contamination_lines(rows)
+    if facts.order is not None:
+        lines.append(
+            f"order: how often the caption that tells the right order is nearer than the other one, chance 50 %, on "
+            f"{facts.order}"
+        )
+    if any(row.row.teminal for row in rows):
+        lines.append("TeminAL: that checkpoint, post-trained beyond the budget on sounds that were put together")
     return [*lines, "transductive: all clips classified at once (text-anchored EM, arXiv 2606.17160), without labels"]
 
 
@@ -170,7 +188,7 @@ def accuracy_figure(rows: Sequence[ReportLine], path: Path) -> None:
     has_seeds = any(row.num_seeds > 1 for row in rows)
     for place, row in enumerate(rows):
         low, high = (100 * limit for limit in row.interval)
-        colour = INK if row.strategy in ("teacher", "continued") else ACCENT
+        colour = ACCENT if row.row.is_student else INK
         axes.plot([low, high], [place, place], color=colour, linewidth=2.2, solid_capstyle="round", zorder=2)
         axes.plot(100 * row.accuracy, place, "o", color=colour, markersize=7, zorder=4)
         (hollow,) = axes.plot(100 * row.transductive, place, "o", markeredgecolor=colour, markersize=6, zorder=3)
@@ -178,7 +196,7 @@ def accuracy_figure(rows: Sequence[ReportLine], path: Path) -> None:
         if has_seeds:
             single = [100 * seed.accuracy for seed in row.by_seed]
             axes.plot(single, [place + 0.27] * len(single), ".", color=colour, markersize=5, alpha=0.6, zorder=3)
-    teacher = next((100 * row.accuracy for row in rows if row.strategy == "teacher"), None)
+    teacher = next((100 * row.accuracy for row in rows if row.row.is_teacher), None)
     if teacher is not None:
         axes.axvline(teacher, color=MUTED, linewidth=1.2, zorder=1)
     axes.set_yticks(range(len(rows)), label_texts(row.name for row in rows), parse_math=False)
@@ -270,6 +288,7 @@ def as_html(table: ReportTable, folder: Path) -> str:
         note=table.note,
         rows=[_shown(row, row.accuracy == best) for row in rows],
         meanings=MEANING,
+        has_order=any(row.order for row in rows),
         figures=[
             {"uri": _data_uri(folder / name), "alt": alt, "caption": caption}
             for name, alt, caption in figures
@@ -291,6 +310,8 @@ def _shown(row: ReportLine, is_best: bool) -> dict[str, Any]:
         "spread": f"{100 * row.sd:.1f}" if row.sd is not None else "",
         "interval": interval_text(row.interval),
         "transductive": f"{100 * row.transductive:.1f}",
+        "order": f"{100 * row.order.score:.1f}" if row.order else "",
+        "order_vs_teacher": _shown_change(row.order.vs_teacher if row.order else None),
         **{name: _shown_change(getattr(row, name)) for name in CHANGES},
     }
 
