@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from clapcur.data import champions
 from clapcur.data.manifest import Manifest
 from clapcur.experiments.config import Experiment
 from clapcur.flows.recurate import pool_name
@@ -44,7 +45,8 @@ def plan(experiment: Experiment) -> tuple[str, list[Step]]:
     pool_name(experiment)
     manifests = ingest_all(experiment, Campaign(experiment.name, "plan", "plan"))
     news = pools.news(home, manifests["pool"], experiment.curate(rules.strategy))
-    why = news.due(rules.min_new_clips, rules.max_wait_hours)
+    outdated = champions.why_outdated(home.store, experiment.name)
+    why = news.due(rules.min_new_clips, rules.max_wait_hours) or outdated
     seed = experiment.seeds[0]
     training, teacher = experiment.train_teacher(seed), known_teacher(home, experiment, seed, manifests)
     num_clips = len(Manifest.open(manifests["pool"]).clips)

@@ -65,7 +65,8 @@ def bring_up_to_date(experiment: Experiment, force: bool) -> Artifact:
     home, rules = Home.open(), experiment.on_landing
     version = grow(pool_name(experiment))
     news = pools.news(home, version, experiment.curate(rules.strategy))
-    why = news.due(rules.min_new_clips, rules.max_wait_hours) or champions.why_outdated(home.store, experiment.name)
+    outdated = champions.why_outdated(home.store, experiment.name)
+    why = news.due(rules.min_new_clips, rules.max_wait_hours) or outdated
     if not (why or force or news.curated == version):
         log.info("%s: nothing to do yet, %d new clips since %.1f h", version.id, news.new_clips, news.hours)
         return version
@@ -81,7 +82,7 @@ def bring_up_to_date(experiment: Experiment, force: bool) -> Artifact:
     teacher = teacher_of(experiment, seed, manifests, campaign)
     sets = improvement_sets(experiment, manifests, teacher, seed, campaign)
     share = share_changed(home, sets[rules.strategy], judged_sets(home, experiment.name))
-    if share is not None and share < rules.min_changed and not force:
+    if share is not None and share < rules.min_changed and not (force or outdated):
         log.info("%.1f %% of the pairs changed, %.1f %% are worth a student", 100 * share, 100 * rules.min_changed)
         return sets[rules.strategy]
     challenger = student(experiment, row, seed, manifests, teacher, sets, campaign)

@@ -43,29 +43,51 @@ def forgotten_names(store: Store) -> frozenset[str]:
     Raises
     ------
     DamagedArtifact
-        The record of a tombstone is damaged and nothing else says what it forgot: nothing may be taken in, trained or
-        promoted until somebody does.
+        A tombstone cannot be read and nothing else says what it forgot: nothing may be taken in, trained or promoted
+        until somebody does.
     """
-    said = (_said(folder) for folder in sorted(store.root.glob(f"{KIND}/*")) if folder.is_dir())
-    return frozenset(name for pairs in said for field, value in pairs for name in _names(field, value))
+    return frozenset(
+        name for folder in _folders(store) for field, value in _said(folder) for name in _names(field, value)
+    )
+
+
+def _folders(store: Store) -> list[Path]:
+    """Return the folders of all tombstones, those that were set aside too.
+
+    Not to be able to look is no proof that there are none, and neither is a file in the place of a folder.
+    """
+    root = store.root / KIND
+    try:
+        return sorted(one for one in root.iterdir() if not one.name.startswith(".") or one.is_dir())
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not root.is_symlink():
+            return []
+        raise DamagedArtifact(
+            f"the tombstones in {root} cannot be read ({error.strerror}), so that nobody knows what was taken down: "
+            "make the folder readable, or restore it from a backup"
+        ) from error
 
 
 def _said(folder: Path) -> list[tuple[str, str]]:
     """Return fields and values of a tombstone, from its files and from its record."""
-    marks = [path.name.partition("=") for path in folder.iterdir()]
-    said = [(field, value.replace("%2F", "/").replace("%25", "%")) for field, _, value in marks if field in FIELDS]
+    said: list[tuple[str, str]] = []
     try:
+        marks = [path.name.partition("=") for path in folder.iterdir()]
+        said = [(field, value.replace("%2F", "/").replace("%25", "%")) for field, _, value in marks if field in FIELDS]
         config = checked_record(folder)["config"]
-    except DamagedArtifact as damage:
+        told = [(field, str(config.get(field, ""))) for field in FIELDS]
+        if not any(value for _, value in told):
+            raise DamagedArtifact(f"the record of the tombstone {folder.name} names nothing")
+        return said + told
+    except (DamagedArtifact, OSError) as damage:
         if not said:
+            why = str(damage) if isinstance(damage, DamagedArtifact) else f"{folder} cannot be read ({damage.strerror})"
             raise DamagedArtifact(
-                f"{damage}. Nobody knows which clip this tombstone forgot: run `clapcur forget` on that clip again, "
+                f"{why}. Nobody knows which clip this tombstone forgot: run `clapcur forget` on that clip again, "
                 f"then delete {folder}"
             ) from None
     except ArtifactError:  # no record: somebody is writing it, or was killed, or it was deleted
         pass
-    else:
-        said += [(field, str(config.get(field, ""))) for field in FIELDS]
     return said
 
 

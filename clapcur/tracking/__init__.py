@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from clapcur.errors import ArtifactError
+from clapcur.errors import ArtifactError, DamagedArtifact
 from clapcur.store.artifacts import RECORD, Key
 from clapcur.store.catalog import Campaign, Catalog
 from clapcur.store.home import Home
@@ -175,6 +175,8 @@ def _with_page(home: Home, catalog: Catalog, tell: Callable[[MlflowPage], None])
     """Say something to MLflow; where it does not answer, warn and leave it alone for a while."""
     try:
         tell(MlflowPage(home, catalog))
+    except DamagedArtifact:  # of our own store: nobody knows what was taken down, and no alias may move
+        raise
     except Exception as error:  # whatever MLflow does, the run of the pipeline goes on
         first_time = home.mlflow_uri not in _rests_until
         _rests_until[home.mlflow_uri] = time.monotonic() + REST_S
