@@ -1,170 +1,258 @@
-"""The commands and the Python of the README run as they are written, one after another, in a folder of small sounds."""
+"""Every command and every piece of Python in README and docs runs, in the order and to the letter of its page.
+
+Each page has a folder of its own with the files that it names: sounds of half a second, and checkpoints of other
+projects in their forms with towers of next to nothing, on disk and in a cache of the Hub. Trainings are short
+(tests/brief). What cannot run here is listed with the reason, and only what the pages hold may be listed.
+"""
 
 import os
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from building import write_tone, write_tones
+import soundfile
+import torch
+from building import write_tone
 from source_tree import ROOT
+from test_checkpoints import CONTAINERS, FAMILIES, cnn14, stored_filters
+from test_docs import TEXT
+from test_hugging_face import write_hugging_face
+from tiny_checkpoints import bert_source, from_shapes, gpt2_source, roberta_source
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+from clapcur.store.home import Home
 
-README = (ROOT / "README.md").read_text()
-BIN = Path(sys.executable).parent
-NOT_RUN = {  # why not here
-    "make demo": "takes minutes; what it runs is what `improve` and `compare` run",
-    "make test": "would run this test",
-    "clapcur improve --pairs": "trains for minutes; the same flow runs from the config",
-    "clapcur improve --checkpoint": "needs a model from the Hugging Face Hub",
-    "clapcur adopt": "needs Microsoft's file; tests/test_checkpoints.py reads files of that form",
-    "clapcur export": "of a student whose teacher came from the Hub; tests/test_hugging_face.py does it",
-    "clapcur up": "runs until Ctrl-C; tests/test_up.py",
-}
-TINY = """
-teacher:
-  num_examples: 16
-  batch_size: 8
-  num_evaluations: 0
-  model:
-    audio: {width: tiny, front_end: {sample_rate: 16000, n_fft: 512, hop_samples: 320, num_mels: 40, f_max: 7800}}
-    text: {source: bert-tiny, hidden_size: 16, num_layers: 1, vocab_size: 100}
-    embedding_dim: 16
-    window_s: 0.7
-student: {num_examples: 8, batch_size: 8, num_evaluations: 0}
-rows: [{strategy: teacher}, {strategy: ads, soft_labels: true}]
-near_duplicate: null
-"""
+PAGES = {path.relative_to(ROOT).as_posix(): text for path, text in TEXT.items()}
+GENERATED = ("docs/commands.md", "docs/config.md")  # usage and fields, no lines to type
+PROGRAMS = r"(?:\.venv/bin/)?clapcur|mlflow|python|make|docker|torchrun|ray|cp|editor|mkdir|git|pip|for|done"
+COMMAND = re.compile(rf"(?:[A-Z_]+=\S+ +)*(?:{PROGRAMS})\s.*|done")
+
+NETWORK, SERVER, DOCKER = "it needs a network", "it runs until somebody ends it", "it needs Docker"
+MACHINES, LONG, DATA = "it needs several machines or GPUs", "it takes minutes", "it needs data that are not here"
+NOT_RUN = [  # (what a line begins with, why)
+    ("make ", LONG), ("clapcur up", SERVER), ("clapcur watch", SERVER), ("mlflow models serve", SERVER),
+    ("clapcur ingest s3://", NETWORK), ("clapcur compare --recipe", DATA),
+    ("clapcur init table2.yaml", DATA), ("python benchmarks/", DATA), ("docker ", DOCKER), ("cp .env.example", DOCKER),
+    ("for name in", DOCKER), ("editor .env", DOCKER), ("mkdir -p /srv", DOCKER), ("mkdir -p backup", DOCKER),
+    ("git pull", DOCKER), ("done", DOCKER), ("torchrun ", MACHINES), ("ray start", MACHINES),
+    ("RAY_ADDRESS=", MACHINES), ("pip install", NETWORK), ("clapcur post-train", LONG),
+    ("clapcur compare my-sounds.yaml --strategies", LONG),
+    ("python -m flows.register", "it needs servers of your own; test_deployments calls it"),
+]  # fmt: skip
+NOT_RUN_PYTHON = {"docs/corpora.md": NETWORK}  # it downloads
 
 
-def fenced(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+@dataclass(frozen=True)
+class Step:
+    """One thing to run."""
+
+    page: str
+    language: str  # sh or python
+    text: str
+
+    @property
+    def why_not(self) -> str:
+        """Why it is not run; empty where it is."""
+        if self.language == "python":
+            return NOT_RUN_PYTHON.get(self.page, "")
+        return next((why for start, why in NOT_RUN if self.text.startswith(start)), "")
 
 
-def commands() -> list[str]:
-    """Return the command lines of the README in order, without their comments."""
-    lines = [line for block in fenced("") for line in block.replace("\\\n", " ").splitlines()]
-    found = [re.sub(r"\s{2,}#.*|\s#\s.*", "", line).strip() for line in lines]
-    return [line for line in found if re.match(r"(\.venv/bin/)?(clapcur|make|mlflow|export) ", line)]
+def steps_of(page: str) -> Iterator[Step]:
+    """Yield what a page shows, in its order: lines of fenced blocks, commands between backticks, pieces of Python."""
+    pattern = re.compile(r"^```(\w*)\n(.*?)^```|`([^`\n]+)`", re.DOTALL | re.MULTILINE)
+    for language, block, inline in pattern.findall(PAGES[page]):
+        if language == "python":
+            yield Step(page, "python", block)
+        elif language in ("", "sh"):
+            lines = block.replace("\\\n", " ").splitlines() if block else [inline]
+            stripped = (re.sub(r"\s+#.*", "", line).strip() for line in lines)
+            for line in stripped:
+                is_named_only = inline and len(line.split()) < 3 and line != "clapcur sync"
+                if COMMAND.fullmatch(line) and not is_named_only and "..." not in line:
+                    yield Step(page, "sh", line)
 
 
-def reason_of(line: str) -> str | None:
-    return next((why for start, why in NOT_RUN.items() if line.removeprefix(".venv/bin/").startswith(start)), None)
+STEPS = [step for page in PAGES if page not in GENERATED for step in steps_of(page)]
+RUN = list(dict.fromkeys(step.page for step in STEPS if not step.why_not))  # README comes first
+
+
+def test_only_what_is_in_the_docs_is_listed_as_not_run():
+    """A reason that outlives its line covers the next one that begins alike."""
+    lines = [step.text for step in STEPS if step.language == "sh"]
+    assert [start for start, _ in NOT_RUN if not any(line.startswith(start) for line in lines)] == []
+    assert [
+        page for page in NOT_RUN_PYTHON if page not in {one.page for one in STEPS if one.language == "python"}
+    ] == []
+
+
+def test_what_is_listed_keeps_no_page_from_being_run():
+    assert {"README.md", "docs/checkpoints.md", "docs/shards.md", "docs/operations.md"} <= set(RUN)
+    runs = [step.text for step in STEPS if not step.why_not]
+    assert any("mlflow models predict" in text for text in runs) and len(runs) > 25
+
+
+# -- the files that the pages name
+
+CLASSES = {"dog": 300, "rain": 1200, "siren": 4000}  # Hz
+
+
+def bert_with_weights(folder: Path) -> None:
+    """Write a tiny BERT as the Hub has it; PANNs brings no text tower, and starts from these weights."""
+    from transformers import BertConfig, BertModel
+
+    bert_source(folder)
+    BertModel(BertConfig.from_pretrained(folder)).save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make the folder of a user: the files that the README names."""
-    folder = tmp_path_factory.mktemp("user")
-    write_tones(folder)
-    for name in ("pairs.csv", "labelled.csv", "classes.txt"):
-        text = (folder / name).read_text()
-        (folder / name).write_text(text.replace("low hum", "rain").replace("low_hum", "rain"))
-    for month in (11, 12):
-        for number in range(4):
-            write_tone(
-                folder / f"recordings/2026-{month}/{number}.wav", (200, 3000)[number % 2], seed=100 * month + number
-            )
-    shutil.copy(folder / "recordings/2026-11/0.wav", folder / "recording.wav")
-    (folder / "clips.csv").write_text("path\nrecordings/2026-11/0.wav\nrecordings/2026-12/1.wav\n")
-    (folder / ".venv").mkdir()
-    (folder / ".venv/bin").symlink_to(BIN)
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a cache of the Hub with tiny models of the names in the docs."""
+    root = tmp_path_factory.mktemp("hub")
+    for name, write in {
+        "laion/clap-htsat-unfused": write_hugging_face, "laion/larger_clap_general": write_hugging_face,
+        "roberta-base": lambda folder: roberta_source(folder, max_length=77), "bert-base-uncased": bert_with_weights,
+        "gpt2": gpt2_source, "prajjwal1/bert-medium": bert_source,
+    }.items():  # fmt: skip
+        repository = root / f"models--{name.replace('/', '--')}"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text("0" * 40)
+        write(repository / "snapshots" / ("0" * 40))
+    return root
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Write the sounds, tables, classes and checkpoints that the pages name into a fresh folder."""
+    folder = tmp_path / "my project"
+    seeds = iter(range(1000))
+
+    def sounds(where: str, count: int) -> list[tuple[str, str]]:
+        made = []
+        for index in range(count):
+            name = list(CLASSES)[index % 3]
+            path = f"{where}/{index}.wav"
+            write_tone(folder / path, CLASSES[name], seed=next(seeds))
+            made.append((path, name))
+        return made
+
+    pairs = [
+        # one caption of each class is its prompt, so that it is near to it for a model that has learned nothing
+        (path, f"this is a sound of {name}" if n < len(CLASSES) else f"a {name}, take {n}", f"p{n}")
+        for n, (path, name) in enumerate(sounds("paired", 24))
+    ]
+    pd.DataFrame(pairs, columns=["path", "caption", "recording_id"]).to_csv(folder / "pairs.csv", index=False)
+    labelled = pd.DataFrame(sounds("labelled", 12), columns=["path", "label"])
+    labelled.to_csv(folder / "labelled.csv", index=False)
+    (folder / "classes.txt").write_text("\n".join(CLASSES))
+    for month in ("2026-11", "2026-12"):
+        sounds(f"recordings/{month}", 9)
+    pd.DataFrame({"path": [f"{folder}/recordings/2026-12/{n}.wav" for n in range(3)]}).to_csv(folder / "clips.csv")
+    recordings = folder / "recordings" / "2026-11"
+    for name, path in {"recording": recordings / "1.wav", "dog": recordings / "0.wav"}.items():
+        (folder / f"{name}.wav").write_bytes(path.read_bytes())
+    soundfile.write(folder / "rain.flac", *soundfile.read(recordings / "1.wav", dtype="int16"))
+    write_shards(folder)
+    write_checkpoints(folder)
+    (folder / ".venv").symlink_to(sys.prefix)
     return folder
 
 
-class Shell:
-    """A user's shell: what one line exports holds for the next; names in capitals are those of what was made."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        outside = {name: value for name, value in os.environ.items() if not name.startswith(("CLAPCUR_", "MLFLOW_"))}
-        self.environment = outside | {"PATH": f"{BIN}:{os.environ['PATH']}", "PWD": str(folder)}
-
-    def run(self, line: str) -> str:
-        if line.startswith("export "):
-            for name, value in re.findall(r"(\w+)=(\S+)", line):
-                self.environment[name] = value.replace("$PWD", str(self.folder))
-            return ""
-        done = subprocess.run(
-            ["bash", "-c", line], cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    def filled(self, line: str) -> str:
-        """Return a line with ids in place of STUDENT, SET, ID, OTHER and the clip that is forgotten."""
-        if not re.search(r"\b(STUDENT|SET|ID|OTHER|9f3a01)\b", line):
-            return line
-        from clapcur.store.home import Home
-
-        store = Home(self.folder / ".clapcur").store
-        students = [one for one in store.of_kind("checkpoint") if "improvement_set" in one.record["inputs"]]
-        chosen = store.find(students[-1].record["inputs"]["improvement_set"])
-        from clapcur.data.improvement_set import ImprovementSet
-
-        forgotten = ImprovementSet.open(chosen).pairs(["clip_id"]).clip_id[0]
-        values = {
-            "STUDENT": students[-1].id, "SET": chosen.id, "ID": students[-1].id, "OTHER": students[0].id,
-            "9f3a01": forgotten[:8],
-        }  # fmt: skip
-        return re.sub(r"\b(STUDENT|SET|ID|OTHER|9f3a01)\b", lambda match: values[match[0]], line)
+def write_shards(folder: Path) -> None:
+    (folder / "shards").mkdir()
+    with tarfile.open(folder / "shards" / "shard-000123.tar", "w") as tar:
+        for path in sorted((folder / "recordings" / "2026-12").iterdir()):
+            tar.add(path, path.name)
 
 
-@pytest.fixture(scope="module")
-def story(folder: Path) -> Iterator[dict[str, str]]:
-    """Run the README from top to bottom; gives what each line printed."""
-    shell, said = Shell(folder), {}
-    for line in commands():
-        if reason_of(line) is None:
-            said[line] = shell.run(shell.filled(line))
-        if "clapcur init" in line:  # as a user edits it
-            config = folder / "my-sounds.yaml"
-            config.write_text(config.read_text() + TINY)
-        if "clapcur compare" in line:  # "Give the pool a name in the config"
-            text = config.read_text()
-            config.write_text(text.replace("pool: recordings/", "pool: pool:field"))
-    yield said
-
-
-def test_every_command_of_the_readme_runs_as_it_is_written(story: dict[str, str], folder: Path) -> None:
-    """A command that fails is the first thing that a newcomer sees; `mlflow models predict` did."""
-    assert len(story) > 15
-    assert "promoted" in story["clapcur recurate my-sounds.yaml"].lower()
-    predicted = next(text for line, text in story.items() if line.startswith("mlflow models predict"))
-    assert predicted.count("recordings/2026-1") == 2 and re.search(r"rain|high.whistle", predicted)
-    assert (folder / "tree.html").is_file()
-
-
-def test_nothing_is_left_beside_what_was_asked_for(story: dict[str, str], folder: Path) -> None:
-    """MLflow made a database of its own in the folder where it was called."""
-    assert {path.name for path in folder.iterdir()} - {".venv", ".clapcur"} == {
-        "pairs", "pairs.csv", "labelled.csv", "classes.txt", "tones.yaml", "0.wav", "1.wav", "2.wav", "3.wav",
-        "recordings", "recording.wav", "clips.csv", "my-sounds.yaml", "tree.html",
+def write_checkpoints(folder: Path) -> None:
+    """Write files of other projects, under the names that their releases have."""
+    names = {
+        "CLAP_weights_2022.pth": "msclap-2022", "CLAP_weights_2023.pth": "msclap-2023",
+        "630k-audioset-best.pt": "laion", "blat_cnn14_bertm.pth": "blat",
+        "save/CKPT+2023-01-01+00-00-00+00/clap.ckpt": "msclap-2022",
     }  # fmt: skip
+    for name, family in names.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        tensors = FAMILIES[family](folder / ".source" / family)
+        torch.save(tensors if name.endswith(".ckpt") else {CONTAINERS[family]: tensors, "epoch": 3}, folder / name)
+    panns = from_shapes(cnn14()) | {"logmel_extractor.melW": stored_filters(32000)}
+    torch.save({"iteration": 1, "model": panns}, folder / "Cnn14_mAP=0.431.pth")
 
 
-def test_the_reasons_are_of_lines_that_are_there() -> None:
-    lines = [line.removeprefix(".venv/bin/") for line in commands()]
-    assert [start for start in NOT_RUN if not any(line.startswith(start) for line in lines)] == []
+# -- what people do between the lines
 
 
-def test_the_python_of_the_readme_runs(story: dict[str, str], folder: Path) -> None:
-    (block,) = fenced("python")
-    shell = Shell(folder)
-    student = shell.filled("STUDENT")
-    for name in ("dog.wav", "rain.flac"):
-        write_tone(folder / "py" / name, 500, seed=len(name))
-    code = block.replace(".clapcur/", "../.clapcur/").replace("<id>", student)
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder / "py",
-        env=shell.environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+def before(step: Step, folder: Path) -> None:
+    """Do what the page tells in words before this line: put the own values into a config, name the pool."""
+    config = folder / "my-sounds.yaml"
+    if step.text.endswith("improve my-sounds.yaml"):
+        rows = "rows: [{strategy: teacher}, {strategy: continued}, {strategy: ads, soft_labels: true}]"
+        config.write_text(f"{re.sub(r'count: [0-9]+', 'count: 12', config.read_text())}{rows}\n")
+    if step.text == "clapcur recurate my-sounds.yaml":
+        config.write_text(config.read_text().replace("pool: recordings/", "pool: pool:field"))
+
+
+EFFECTS: dict[str, Callable[[Path, str], bool]] = {  # what is in a line: whether what it promises came
+    ".venv/bin/clapcur improve": lambda folder, out: "vs teacher" in out and "continued" in out,
+    ".venv/bin/clapcur init": lambda folder, out: (folder / "my-sounds.yaml").is_file(),
+    ".venv/bin/clapcur compare": lambda folder, out: "ADS+SL" in out,
+    "clapcur improve": lambda folder, out: "vs teacher" in out,
+    "clapcur export $STUDENT my-clap/": lambda folder, out: (folder / "my-clap" / "preprocessor_config.json").is_file(),
+    "clapcur export $STUDENT student.pth": lambda folder, out: (folder / "student.pth").is_file(),
+    "clapcur recurate": lambda folder, out: "decision" in out and "champion" in out,
+    "clapcur plan": lambda folder, out: "embed pool" in out,
+    "clapcur forget": lambda folder, out: "is forgotten" in out,
+    "clapcur trace $STUDENT --html": lambda folder, out: (folder / "tree.html").is_file(),
+    "clapcur trace clapcur-my-sounds@champion": lambda folder, out: re.match(r"[0-9a-f]{12}  train ", out) is not None,
+    "clapcur verify --all": lambda folder, out: "damaged" in out or "whole" in out,
+    "mlflow models predict": lambda folder, out: out.count("recordings/2026-12/") == 3,
+}
+
+
+def ids(folder: Path) -> dict[str, str]:
+    """Return the newest ids of a home under the words that stand for them in the docs."""
+    store = Home(folder / ".clapcur").store
+    found: dict[str, str] = {}
+    sets = [one.id for one in store.of_kind("improvement_set")] if store.root.is_dir() else []
+    if sets:
+        students = [one for one in store.of_kind("checkpoint") if "improvement_set" in one.record["inputs"]]
+        pool = [one for one in store.of_kind("manifest") if "pool" in str(one.record["tags"].get("role"))]
+        found = {"SET": sets[-1], "OTHER": sets[0], "STUDENT": students[-1].id, "CHECKPOINT": students[-1].id}
+        found |= {"MANIFEST": pool[-1].id} if pool else {}
+        found["CLIP"] = pd.read_parquet(store.find(sets[-1]).path / "pairs.parquet").clip_id.iloc[0]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_pages_run_as_they_are_written(project, hub):
+    """README's `mlflow models predict` failed, and left a database where it was typed."""
+    program = Path(sys.executable).parent
+    environment = {name: value for name, value in os.environ.items() if name != "CLAPCUR_HOME"} | {
+        "PATH": f"{program}{os.pathsep}{os.environ['PATH']}", "HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": f"{ROOT / 'tests' / 'brief'}",
+    }  # fmt: skip
+    snippets: list[Step] = []
+    for step in [one for page in RUN for one in steps_of(page) if not one.why_not]:
+        page = step.page
+        before(step, project)
+        if step.language == "python":
+            snippets = [one for one in snippets if one.page == page] + [step]
+            command = [sys.executable, "-c", "\n".join(one.text for one in snippets)]
+        else:
+            command = ["bash", "-euc", step.text]
+        done = subprocess.run(
+            command, cwd=project, env=environment | ids(project), capture_output=True, text=True, timeout=180
+        )
+        assert done.returncode == 0, f"{page}: {step.text}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+        for start, came in EFFECTS.items():
+            if start in step.text:
+                assert came(project, done.stdout), f"{page}: {step.text}\n{done.stdout}{done.stderr}"
+        stray = [name for name in ("mlflow.db", "mlruns", "mlartifacts", "prefect.db") if (project / name).exists()]
+        assert stray == [], f"{page}: {step.text} left {stray}"
