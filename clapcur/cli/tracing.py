@@ -283,10 +283,10 @@ def sync(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Send to MLflow what it has not received.
+    """Send to MLflow what it has not received, and mend what it has.
 
-    Run it too after the home was moved or copied: MLflow's addresses become those of the new place. Exits with 1 where
-    something still waits.
+    In a home that was moved or copied, every address of a file or a model leads to the new place afterwards. Exits with
+    1 where something still waits.
     """
     from clapcur import tracking
 
@@ -300,6 +300,11 @@ def sync(
         raise ArtifactError(
             f"{delivery.waiting} messages were not taken by MLflow at {where.mlflow_uri}, see above; they are kept: "
             "mend it and run `clapcur sync` again"
+        )
+    if not tracking.answers(where):
+        raise ArtifactError(
+            f"MLflow at {where.mlflow_uri} could not be brought up to date, see above; mend it and run `clapcur sync` "
+            "again"
         )
 
 

@@ -4,6 +4,7 @@ All of it is read out of records: a pool is the chain of the manifests that `cla
 """
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -220,11 +221,21 @@ def _sets_of(home: Home, version: Artifact, curation: Any) -> list[Artifact]:
 def follow(home: Home, config: Path) -> None:
     """Remember the file of an experiment whose student is kept up to date with its pool."""
     paths = sorted({*followed(home), config.absolute()})
-    write_atomic(home.root / FOLLOWED, json.dumps([str(path) for path in paths], indent=1))
+    entries = [{"path": str(path), "from_home": os.path.relpath(path, home.root)} for path in paths]
+    write_atomic(home.root / FOLLOWED, json.dumps(entries, indent=1))
 
 
 def followed(home: Home) -> list[Path]:
-    """Return the files of the experiments that are kept up to date; those that are gone are left out."""
+    """Return the files of the experiments that are kept up to date; those that are gone are left out.
+
+    A file that is no longer where it was is looked for at the same place seen from the home: they may have been moved
+    together.
+    """
     path = home.root / FOLLOWED
-    found = [Path(text) for text in json.loads(path.read_text())] if path.exists() else []
-    return [path for path in found if path.is_file()]
+    entries = json.loads(path.read_text()) if path.exists() else []
+    found = set()
+    for entry in entries:
+        named = [entry] if isinstance(entry, str) else [entry["path"], entry["from_home"]]  # once, only the path
+        places = (Path(os.path.normpath(home.root / name)) for name in named)
+        found.update([place for place in places if place.is_file()][:1])
+    return sorted(found)

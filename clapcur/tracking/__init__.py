@@ -16,7 +16,6 @@ from clapcur.store.catalog import Campaign, Catalog
 from clapcur.store.home import Home
 from clapcur.tracking.curves import Live, Point
 from clapcur.tracking.fields import ARTIFACT_TAG
-from clapcur.tracking.moved import readdress
 from clapcur.tracking.runs import MlflowPage, one_line
 
 if TYPE_CHECKING:
@@ -50,8 +49,9 @@ def deliver(home: Home) -> Delivery:
 def sync(home: Home, rebuild: bool = False) -> Delivery:
     """Tell MLflow everything that waits, what was given up and what the catalog never knew too.
 
-    Runs whose status a killed or sleeping process left wrong are mended: what has a record is FINISHED, what has none
-    and is made by nobody is KILLED. Of a home that was moved or copied the addresses become those of the new place.
+    Where the home was moved, what MLflow knows of files and models leads to where they are now. Runs whose status a
+    killed or sleeping process left wrong are mended: what has a record is FINISHED, what has none and is made by nobody
+    is KILLED.
 
     Parameters
     ----------
@@ -60,7 +60,6 @@ def sync(home: Home, rebuild: bool = False) -> Delivery:
         Make the catalog again from the store and tell everything anew, for an MLflow that lost
         its database. Known runs are completed, not doubled.
     """
-    readdress(home)
     catalog = Catalog.open(home)
     if rebuild:
         catalog.rebuild(home.store)
@@ -68,6 +67,11 @@ def sync(home: Home, rebuild: bool = False) -> Delivery:
         catalog.catch_up(home.store)
     catalog.requeue(everything=rebuild)
     return _deliver(home, catalog, mends=True)
+
+
+def answers(home: Home) -> bool:
+    """Return whether MLflow answered when it was last told something."""
+    return home.mlflow_uri not in _rests_until
 
 
 def point_aliases(home: Home) -> None:

@@ -20,6 +20,7 @@ from clapcur.errors import ArtifactError
 from clapcur.store.artifacts import sync_folder
 from clapcur.store.database import MIGRATES, file_of
 from clapcur.store.home import Home, sqlite_url
+from clapcur.tracking.moved import follow_home
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -40,8 +41,9 @@ log = logging.getLogger("clapcur")
 def prepared(home: Home, uri: str) -> Iterator[None]:
     """Make the tables that MLflow expects at this address; inside the block nobody else makes any.
 
-    What is behind a server is the server's concern. On other databases than SQLite a killed process leaves no half of
-    the tables: MLflow makes them there in one transaction.
+    Their addresses are those of this home, also where it was moved (`clapcur.tracking.moved`). What is behind a server
+    is the server's concern. On other databases than SQLite a killed process leaves no half of the tables: MLflow makes
+    them there in one transaction.
 
     Raises
     ------
@@ -56,19 +58,27 @@ def prepared(home: Home, uri: str) -> Iterator[None]:
     with FileLock(home.mlflow_lock), MIGRATES:
         if file := _file_behind(uri):
             make_whole(file)
+        if url := _url_of(uri):
+            with _engine(url) as engine:
+                follow_home(engine, home)
         yield
 
 
 def _file_behind(uri: str) -> Path | None:
     """Return the SQLite file of an address, however it is spelled; None for another database, or one in memory."""
+    url = _url_of(uri)
+    return file_of(url) if url is not None and url.get_backend_name() == "sqlite" else None
+
+
+def _url_of(uri: str) -> "sa.URL | None":
+    """Return the database of an address; None for one in memory, and for a folder, as MLflow once had them."""
     import sqlalchemy as sa
 
     try:
         url = sa.make_url(uri)
-    except sa.exc.ArgumentError:  # a folder, as MLflow once had them
+    except sa.exc.ArgumentError:
         return None
-    is_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
-    return file_of(url) if is_file else None
+    return None if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:") else url
 
 
 def make_whole(path: Path) -> None:
@@ -194,11 +204,12 @@ def _discard(path: Path) -> None:
 
 
 @contextmanager
-def _engine(path: Path) -> "Iterator[sa.Engine]":
-    """Open a file as MLflow does, without a connection that outlives the block."""
+def _engine(place: "Path | sa.URL") -> "Iterator[sa.Engine]":
+    """Open a file or another database as MLflow does, without a connection that outlives the block."""
     import sqlalchemy as sa
 
-    engine = sa.create_engine(sqlite_url(path.absolute(), "sqlite+pysqlite"), poolclass=sa.NullPool)
+    url = sqlite_url(place.absolute(), "sqlite+pysqlite") if isinstance(place, Path) else place
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
     try:
         yield engine
     finally:

@@ -1,105 +1,174 @@
-"""A home that was moved or copied: MLflow and manifests keep absolute addresses, which become those of the new place.
+"""A home that was moved or copied: MLflow's absolute addresses are made those of the place where the home is now.
 
-MLflow's SQLite file has the place of every run, model and data set, its model folders the place of the store, and a
-manifest the place of its clips, where these lie in the home. `clapcur sync` calls `readdress`.
+MLflow writes the whole address of every run's files, of every model and of every registered version into its tables,
+and of the artifact in our store there is one in tags, in datasets and in the file that a logged model consists of. In
+another place all of them lead nowhere, or into the home that was copied.
+
+An earlier place of the home is what its own addresses name. Another home, which keeps its runs in the same tables, is
+told from it by its files: they are there and not here.
 """
 
 import json
 import logging
 import os
 import re
-import sqlite3
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote
 
-from clapcur.data.manifest import read_locations, write_locations
-from clapcur.store.artifacts import LOCATIONS, write_atomic
+import sqlalchemy as sa
+import yaml
+
+from clapcur.errors import ManifestError
+from clapcur.store.artifacts import write_atomic
 from clapcur.store.home import Home
 
-ADDRESSES = {  # columns of MLflow's tables that hold places
-    "experiments": ("artifact_location",),
-    "runs": ("artifact_uri",),
-    "tags": ("value",),
-    "datasets": ("dataset_source",),
-    "logged_models": ("artifact_location",),
-    "logged_model_tags": ("tag_value",),
-    "model_versions": ("source", "storage_location"),
-    "model_version_tags": ("value",),
-}
+FILES = {"experiments": "artifact_location", "runs": "artifact_uri"}  # where the home's own addresses are found
+ADDRESSES = (  # (table, column): each value is an address
+    *FILES.items(),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+TAGS = {"tags": ("key", "value"), "logged_model_tags": ("tag_key", "tag_value"), "model_version_tags": ("key", "value")}
+OURS = ("clapcur.uri", "clapcur.pairs")  # the tags that hold an address
 
+Rewrite = Callable[[str], str]
 log = logging.getLogger("clapcur")
 
 
-def readdress(home: Home) -> list[Path]:
-    """Replace the places that the home had before by the one that it has now, and return the earlier ones.
+def follow_home(engine: sa.Engine, home: Home) -> None:
+    """Rewrite what still names an earlier place of the home; the caller holds MLflow's lock.
 
-    A place that is this very home under another name, such as a link or the mount of a container, is left as it is.
+    Files come first and the tables last, in one transaction: what was cut off is found again by the next call.
     """
-    earlier = [place for place in _places(home) if not _is_same(place, home.root)]
-    for place in earlier:
-        _in_tables(home, place)
-        _in_model_folders(home, place)
-        _in_manifests(home, place)
-        log.info("the home was at %s before: what MLflow and manifests say of it is now %s", place, home.root)
-    return earlier
+    if not (before := former_roots(engine, home)):
+        return
+    moved = _rewriting(before, home.root)
+    _move_models(engine, moved)
+    _move_clips(home, before)
+    count = _move_tables(engine, moved)
+    log.warning(
+        "this home was in %s before: %d addresses in MLflow lead to %s now",
+        ", ".join(map(str, before)),
+        count,
+        home.root,
+    )
 
 
-def _places(home: Home) -> list[Path]:
-    """Return the homes in which MLflow's experiments keep their files."""
-    if not home.mlflow_file.is_file():
+def former_roots(engine: sa.Engine, home: Home) -> list[Path]:
+    """Return the places in which this home was when MLflow was told of its runs; the present one is not among them."""
+    tables = set(sa.inspect(engine).get_table_names())
+    if not tables.issuperset(FILES):
         return []
-    folder = re.compile(rf"file://(?P<root>/.*)/{re.escape(home.mlflow_artifacts.name)}(/.*)?")
-    with closing(sqlite3.connect(home.mlflow_file)) as db:
-        found = db.execute("SELECT artifact_location FROM experiments").fetchall()
-    matches = (folder.fullmatch(location or "") for (location,) in found)
-    return sorted({Path(unquote(match["root"])) for match in matches if match})
+    with engine.connect() as db:
+        if not _elsewhere(db, home, "experiments"):
+            return []
+        files = [found for table in FILES for found in _elsewhere(db, home, table)]
+    others = {root for root, below in files if (root / below).exists() and not (home.root / below).exists()}
+    return sorted(root for root in {root for root, _ in files} - others if not _is_same(root, home.root))
 
 
-def _is_same(place: Path, root: Path) -> bool:
+def _is_same(root: Path, other: Path) -> bool:
+    """Return whether both are one folder under two names, by a link or the mount of a container."""
     try:
-        return os.path.samefile(place, root)
+        return os.path.samefile(root, other)
     except OSError:  # nothing is there any more
-        return place == root
+        return False
 
 
-def _spellings(place: Path) -> tuple[str, str, str]:
-    """Return how the folder of a home begins an address, a path, and a text in JSON."""
-    path = f"{place}/"
-    return f"file://{quote(path)}", path, json.dumps(path)[:-1]
+def _elsewhere(db: sa.Connection, home: Home, table: str) -> list[tuple[Path, Path]]:
+    """Return the addresses of files in other homes than this one: the place of the home, and the path in it."""
+    query = sa.select(sa.column(FILES[table], sa.String)).select_from(sa.table(table)).distinct()
+    found = []
+    for (address,) in db.execute(query):
+        path = path_of(address or "")
+        if path is None or home.mlflow_artifacts.name not in path.parts[1:]:
+            continue
+        place = len(path.parts) - 1 - path.parts[::-1].index(home.mlflow_artifacts.name)
+        if (root := Path(*path.parts[:place])) != home.root:
+            found.append((root, Path(*path.parts[place:])))
+    return found
 
 
-def _in_tables(home: Home, place: Path) -> None:
-    address, path, quoted = zip(_spellings(place), _spellings(home.root), strict=True)
-    with closing(sqlite3.connect(home.mlflow_file, timeout=60)) as db, db:
-        for table, columns in ADDRESSES.items():
-            known = {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
-            for column in known.intersection(columns):
-                for old, new in (address, path):
-                    db.execute(
-                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
-                        (new, len(old) + 1, len(old), old),
-                    )
-                db.execute(
-                    f"UPDATE {table} SET {column} = replace({column}, ?, ?) WHERE instr({column}, ?)",
-                    (*quoted, quoted[0]),
-                )
+def path_of(address: str) -> Path | None:
+    """Return the path behind the address of a local file, as MLflow writes it; None for any other address."""
+    if address.startswith("file://"):
+        return Path(unquote(address.removeprefix("file://")))
+    return Path(address) if address.startswith("/") else None
 
 
-def _in_model_folders(home: Home, place: Path) -> None:
-    address, _, quoted = zip(_spellings(place), _spellings(home.root), strict=True)
-    for folder in home.mlflow_artifacts.glob("*/models/*/artifacts"):
-        for path in (folder / "MLmodel", *folder.glob("data/*.json")):
-            text = path.read_text() if path.is_file() else ""
-            if (new := text.replace(*address).replace(*quoted)) != text:
-                write_atomic(path, new)
+def _rewriting(before: list[Path], now: Path) -> Rewrite:
+    """Return a function that replaces the earlier places in a text by the present one, in paths and in addresses."""
+    forms = {}
+    for root in before:
+        forms[f"file://{quote(os.fsencode(root))}"] = f"file://{quote(os.fsencode(now))}"
+        forms[str(root)] = str(now)
+    spelled = "|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
+    pattern = re.compile(rf"(?<!\S)({spelled})(?=/)")
+    return lambda text: pattern.sub(lambda match: forms[match[1]], text)
 
 
-def _in_manifests(home: Home, place: Path) -> None:
-    begins = f"{place}/"
+def _move_tables(engine: sa.Engine, moved: Rewrite) -> int:
+    """Rewrite all addresses in MLflow's tables, and return how many there were."""
+
+    def in_source(text: str) -> str:
+        told = json.loads(text)
+        return json.dumps(told | {"uri": moved(told["uri"])})
+
+    with engine.begin() as db:
+        count = sum(_move_column(db, table, column, moved) for table, column in ADDRESSES)
+        for table, (key, value) in TAGS.items():
+            count += _move_column(db, table, value, moved, sa.column(key).in_(OURS))
+        ours = sa.column("dataset_source_type") == "clapcur"
+        return count + _move_column(db, "datasets", "dataset_source", in_source, ours)
+
+
+def _move_column(db: sa.Connection, name: str, column: str, moved: Rewrite, where: Any = None) -> int:
+    """Rewrite one column, each distinct value once; return how many values changed."""
+    table, values = sa.table(name, sa.column(column)), sa.column(column, sa.String)
+    query = sa.select(values).select_from(table).where(values.is_not(None)).distinct()
+    condition = sa.true() if where is None else where
+    changes = [(old, new) for (old,) in db.execute(query.where(condition)).all() if (new := moved(old)) != old]
+    for old, new in changes:
+        db.execute(sa.update(table).where(values == old, condition).values({column: new}))
+    return len(changes)
+
+
+def _move_models(engine: sa.Engine, moved: Rewrite) -> None:
+    """Rewrite the files of logged models that are in the home."""
+    from mlflow.models import Model
+
+    for folder in _model_folders(engine, moved):
+        for path in (folder / "data").glob("*.json"):
+            told = json.loads(path.read_text())
+            write_atomic(path, json.dumps(told | {"store": moved(told["store"])}))
+        model = Model.from_dict(yaml.safe_load((folder / "MLmodel").read_text()))
+        model.artifact_path = moved(model.artifact_path or "")
+        model.save(str(folder / "MLmodel"))
+
+
+def _model_folders(engine: sa.Engine, moved: Rewrite) -> Iterator[Path]:
+    with engine.connect() as db:
+        query = sa.select(sa.column("artifact_location", sa.String)).select_from(sa.table("logged_models"))
+        for (address,) in db.execute(query).all():
+            folder = path_of(moved(address))
+            if moved(address) != address and folder and (folder / "MLmodel").exists():
+                yield folder
+
+
+def _move_clips(home: Home, before: list[Path]) -> None:
+    """Rewrite where clips are that are in the home itself, as those of the demo are."""
+    from clapcur.data.manifest import read_locations, write_locations
+
     for manifest in home.store.of_kind("manifest"):
-        if (manifest.path / LOCATIONS).exists():
+        try:
             places = read_locations(manifest.path)
-            is_inside = places.path.str.startswith(begins)
-            moved = places.path.where(~is_inside, f"{home.root}/" + places.path.str.removeprefix(begins))
-            write_locations(places.assign(path=moved), manifest.path)
+        except ManifestError as error:
+            log.warning("%s", error)
+            continue
+        for root in before:
+            inside = places.path.str.startswith(f"{root}/")
+            places.loc[inside, "path"] = str(home.root) + places.path[inside].str.removeprefix(str(root))
+        write_locations(places, manifest.path)

@@ -8,11 +8,13 @@ Whoever may ask a served model names files on the server. So it reads only regul
 What may not be read is answered like what does not exist. `clapcur.audio.access.open_regular` checks this where files
 are opened, so that a link that changes in between does not lead out.
 
-The model in MLflow is an address: the weights stay in the store, which must be within reach. `clapcur.tracking.models`
+The model in MLflow is an address: the weights stay in the store, which must be within reach. Of a home that was moved,
+`clapcur sync` rewrites it. `clapcur.tracking.models`
 writes what MLflow keeps, `_load_pyfunc` is what it calls.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,17 +111,31 @@ def _split(names: str) -> list[str]:
     return [name.strip() for name in names.split(SEPARATOR) if name.strip()]
 
 
+def _store_of(told: Mapping[str, Any]) -> Store:
+    """Return the store that an address names; where that is gone, the one of the home that the environment names.
+
+    Raises
+    ------
+    DataError
+        Neither holds the checkpoint.
+    """
+    chosen = os.environ.get("CLAPCUR_HOME")
+    places = [Path(told["store"]), *([Path(chosen).expanduser() / "store"] if chosen else [])]
+    for place in places:
+        if (place / "checkpoint" / told["id"]).is_dir():
+            return Store(place)
+    raise DataError(
+        f"the checkpoint {told['id']} is not in {' nor in '.join(map(str, places))}; where its home was moved, run "
+        "`clapcur sync --home HOME`, or name the home with CLAPCUR_HOME"
+    )
+
+
 def _load_pyfunc(path: str) -> ZeroShotClassifier:
     """Return the model behind the address in a file; MLflow calls this by its name."""
     from clapcur.models.clap import load_model
 
     told = json.loads(Path(path).read_text())
-    store = Store(Path(told["store"]))
-    if not store.root.is_dir():
-        raise DataError(
-            f"the store of this model, {store.root}, is not there; where its home was moved or copied, `clapcur sync "
-            "--home PLACE` writes the new place into its models"
-        )
+    store = _store_of(told)
     checkpoint = store.find(told["id"])
     if why := why_tainted(store, checkpoint):
         raise DataError(f"the checkpoint {checkpoint.id} is not served: {why}; serve the champion that took its place")
