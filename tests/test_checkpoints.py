@@ -566,7 +566,7 @@ def test_panns_weights_in_a_model_of_another_rate_ask_whose_filters_to_hear_with
 def test_what_is_for_panns_is_refused_elsewhere(written, loaded, tmp_path):
     """A text config that is ignored looks like one that was used."""
     path, _ = written("blat")
-    with pytest.raises(ValueError, match="text go with PANNs' weights, and this is blat"):
+    with pytest.raises(ValueError, match="text go with the weights of PANNs or YAMNet, and this is blat"):
         load_checkpoint(path, text=TEXT, text_source=path.parent / "text")
     loaded("blat").save(tmp_path)
     with pytest.raises(ValueError, match="config, captions go with PANNs"):

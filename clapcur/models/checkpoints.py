@@ -20,11 +20,12 @@ from clapcur.methods.devices import pick_device
 from clapcur.models.clap import Clap, load_model, seeded
 from clapcur.models.collapse import COLLAPSED, PROMPTS, TextSpread, text_collapse
 from clapcur.models.config import ClapConfig, TextConfig
-from clapcur.models.formats import blat, files, hugging_face, laion, msclap, onnx_files, panns
+from clapcur.models.formats import blat, files, hugging_face, laion, msclap, onnx_files, panns, yamnet
 from clapcur.models.formats.ledger import Ask, Filters, FrontEndChoice, Ledger, Reading
 from clapcur.models.text import blank_encoder, build_text_tower, load_tokenizer
 
-FAMILIES = (hugging_face, laion, msclap, blat, panns)
+FAMILIES = (hugging_face, laion, msclap, blat, panns, yamnet)
+AUDIO_ALONE = (panns, yamnet)  # whose files have no text tower: that and the space come from a config
 SaveFormat = Literal["clapcur", "msclap", "laion", "hf", "onnx"]
 
 
@@ -74,8 +75,8 @@ def load_checkpoint(
 ) -> tuple[Clap, LoadReport]:
     """Load a model that clapcur or another project saved.
 
-    MS-CLAP 2022 and 2023, clap_curation, LAION-CLAP and `ClapModel` without fusion, BLAT, PANNs' Cnn14 (the audio
-    tower alone), and folders of `Clap.save`.
+    MS-CLAP 2022 and 2023, clap_curation, LAION-CLAP and `ClapModel` without fusion, BLAT, PANNs' Cnn14 and YAMNet
+    (audio towers alone), and folders of `Clap.save`.
 
     Parameters
     ----------
@@ -88,17 +89,17 @@ def load_checkpoint(
         A folder with the config and the tokenizer of the text encoder, whose weights the checkpoint has. Default: the
         name on the Hub of the model that the family starts from; for a `ClapModel` its own folder.
     config : ClapConfig, optional
-        For PANNs alone: everything but the audio tower's weights and width. Default: `ClapConfig()`.
+        For audio towers alone: everything but the audio tower's weights and width. Default: `ClapConfig()`.
     text : TextConfig, optional
-        For PANNs alone: the text tower, in place of `config.text`.
+        For audio towers alone: the text tower, in place of `config.text`.
     captions : sequence of str, optional
-        For PANNs alone, with the text source "bert-tiny": what its vocabulary is learned from.
+        For audio towers alone, with the text source "bert-tiny": what its vocabulary is learned from.
     pickled : bool
         Read a file that holds more than tensors. Opening such a file can run any code: only from people you trust.
     collapsed : bool
         Load a model whose text tower tells nothing apart, see `text_collapse`.
     seed : int
-        For PANNs alone: of the weights that the file does not have.
+        For audio towers alone: of the weights that the file does not have.
     device : str
         As in `load_model`.
 
@@ -114,7 +115,7 @@ def load_checkpoint(
         The file is damaged, of no known family, incomplete, or has tensors that nobody knows; it would need `pickled`,
         `front_end` or `collapsed`; or the text encoder's config and tokenizer cannot be had.
     ValueError
-        An argument for PANNs with another checkpoint, or a choice that does not exist.
+        An argument for an audio tower with another checkpoint, or a choice that does not exist.
     """
     if front_end not in (None, "from_config", "from_checkpoint"):
         raise ValueError(f"front_end must be 'from_config', 'from_checkpoint' or None, got {front_end!r}")
@@ -126,22 +127,22 @@ def load_checkpoint(
     family = next((each for each in FAMILIES if each.recognises(ledger)), None)
     if family is None:
         raise CheckpointError(
-            f"{source} is of no known family; known are MS-CLAP, clap_curation, LAION-CLAP, ClapModel, BLAT, PANNs "
-            f"and clapcur. It has {len(tensors)} tensors, the first are {', '.join(sorted(tensors)[:6])}"
+            f"{source} is of no known family; known are MS-CLAP, clap_curation, LAION-CLAP, ClapModel, BLAT, PANNs, "
+            f"YAMNet and clapcur. It has {len(tensors)} tensors, the first are {', '.join(sorted(tensors)[:6])}"
         )
-    if family is not panns:
+    if family not in AUDIO_ALONE:
         _refuse_for_others({"config": config, "text": text, "captions": captions}, family.__name__.split(".")[-1])
     elif text is not None:
         config = dataclasses.replace(config or ClapConfig(), text=text)
     with seeded(seed):
         reading = family.read(ledger, _ask(front_end, text_source, config, captions, folder))
         model = Clap(reading.config, reading.text)
-    if family is not panns:  # what was looked for where the caller said
+    if family not in AUDIO_ALONE:  # what was looked for where the caller said
         described = dataclasses.replace(reading.config.text, source=str(text_source or reading.config.text.source))
         model.config = dataclasses.replace(reading.config, text=described)
     fresh = _fill(model, ledger, reading, source)
     model.eval()
-    spread = None if family is panns else text_collapse(model)
+    spread = None if family in AUDIO_ALONE else text_collapse(model)
     if spread and spread.mean > COLLAPSED and not collapsed:
         raise CheckpointError(
             f"the text tower of {source} has collapsed: {len(PROMPTS)} different sounds have a mean cosine of "
@@ -221,6 +222,8 @@ def refusal(model: Clap, format: str, ignore_int16: bool = False) -> str | None:
     family, config = FORMS[format], model.config
     if config.audio.order_head is not None:
         return "it has no place for the order head of the audio tower"
+    if config.audio.yamnet is not None:
+        return "its audio tower is YAMNet"
     encoder = model.text.encoder
     if why := family.refusal(config, encoder.config.model_type):
         return str(why)
@@ -273,7 +276,9 @@ def _load_ours(folder: Path, front_end: FrontEndChoice, device: str) -> tuple[Cl
 
 def _refuse_for_others(given: dict[str, Any], family: str) -> None:
     if named := [name for name, value in given.items() if value is not None]:
-        raise ValueError(f"{', '.join(named)} go with PANNs' weights, and this is {family}, which brings its own")
+        raise ValueError(
+            f"{', '.join(named)} go with the weights of PANNs or YAMNet, and this is {family}, which brings its own"
+        )
 
 
 def _ask(

@@ -22,11 +22,19 @@ POOLING = 32
 RECEPTIVE_FRAMES = 284
 """Frames that one cell of Cnn14's last map depends on: 12 convolutions of 3 and five halvings between them."""
 
+YAMNET_LAYERS = (
+    (2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), (16, 1), (16, 1), (16, 1), (16, 1), (16, 1), (32, 2), (32, 1),
+)  # fmt: skip
+"""YAMNet's layers 2 to 14: channels as a multiple of the first layer's, and stride."""
+
+YAMNET_RECEPTIVE_FRAMES = 315
+"""Frames that one cell of YAMNet's last map depends on."""
+
 Part = Literal[
     "audio", "audio_last", "order_head", "audio_projection", "text", "text_last", "text_projection", "logit_scale"
 ]
-"""What a training may teach alone: towers, the last layer of each (Cnn14's `fc1` or HTSAT's last stage; the encoder's
-last layer), the order head, the projections and the scale; see `clapcur.models.parts`."""
+"""What a training may teach alone: towers, the last layer of each (Cnn14's `fc1`, HTSAT's last stage, YAMNet's layers
+13 and 14; the encoder's last layer), the order head, the projections and the scale; see `clapcur.models.parts`."""
 
 MAX_SCALE = 100.0
 """Largest exp(logit_scale), as in CLIP (Radford et al. 2021, section 2.5)."""
@@ -64,6 +72,11 @@ class FrontEndConfig:
     PANNs' filters of 32 kHz at 44.1 kHz hear 69-19 294 Hz, and MS-CLAP 2023 was trained so."""
     int16: bool = False
     """Round the waveform to 16 bits first, as LAION-CLAP does; the steps show in quiet bands."""
+    style: Literal["librosa", "tensorflow"] = added("librosa")
+    """Whose spectrogram: "librosa" (PANNs and CLAP): centred frames with reflected ends, power in dB; "tensorflow"
+    (YAMNet): frames from sample 0 on, bands that are triangles over mel, natural logarithm of magnitude plus amin."""
+    frame_samples: int | None = added(None)
+    """Samples in a frame, of "tensorflow" alone; zeros fill it up to n_fft. None: n_fft."""
 
     def __post_init__(self) -> None:
         """Refuse a front end whose bands would be empty or lie above what the waveform can hold."""
@@ -83,6 +96,14 @@ class FrontEndConfig:
                 f"above {self.sample_rate / 2:g} Hz: the upper bands would always be silent; "
                 f"set f_max to {self.sample_rate / 2:g} or less, or raise sample_rate"
             )
+        if self.style not in ("librosa", "tensorflow"):
+            raise ValueError(f"style must be 'librosa' or 'tensorflow', got {self.style!r}")
+        frame = self.frame_samples
+        if frame is not None and not (self.style == "tensorflow" and 1 <= frame <= self.n_fft):
+            raise ValueError(
+                f"frame_samples goes with the style 'tensorflow' and is at most n_fft ({self.n_fft}), got "
+                f"{frame} with {self.style!r}"
+            )
         if self.mel_norm not in ("slaney", None):
             raise ValueError(f"mel_norm must be 'slaney' or None, got {self.mel_norm!r}")
         if self.mel_scale not in ("slaney", "htk"):
@@ -91,8 +112,15 @@ class FrontEndConfig:
             raise ValueError(f"amin must be above 0, got {self.amin}; silence would be -inf dB")
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames of a clip of `num_samples`: one at every hop, centred, the first at sample 0."""
+        """Frames of a clip of `num_samples`: one at every hop, the first centred at sample 0 or beginning there."""
+        if self.style == "tensorflow":
+            return max(0, (num_samples - self.frame) // self.hop_samples + 1)
         return num_samples // self.hop_samples + 1
+
+    @property
+    def frame(self) -> int:
+        """Samples in a frame."""
+        return self.frame_samples or self.n_fft
 
 
 @frozen
@@ -151,6 +179,29 @@ class HtsatConfig:
         return self.picture * (self.picture // num_mels)
 
 
+YAMNET_FRONT_END = FrontEndConfig(
+    sample_rate=16_000, n_fft=512, frame_samples=400, hop_samples=160, num_mels=64, f_min=125.0, f_max=7500.0,
+    mel_norm=None, mel_scale="htk", amin=1e-3, style="tensorflow",
+)  # fmt: skip
+"""What YAMNet was trained with."""
+
+
+@frozen
+class YamnetConfig:
+    """YAMNet, a MobileNet that was trained to tag AudioSet (Plakal and Ellis 2020), without batch norms."""
+
+    channels: int = 32
+    """Channels of the first layer; the last has 32 times as many. 32: as published, 3.2 M parameters."""
+    dropout: float = 0.0
+    """Dropout probability of the features."""
+
+    def __post_init__(self) -> None:
+        """Refuse a tower that could not be built."""
+        if self.channels < 1:
+            raise ValueError(f"channels must be at least 1, got {self.channels}")
+        _check_dropout("dropout", self.dropout)
+
+
 @frozen
 class OrderHeadConfig:
     """A recurrent layer over the frames that adds the order of sounds to what is pooled without it."""
@@ -166,12 +217,14 @@ class OrderHeadConfig:
 
 @frozen
 class AudioConfig:
-    """The audio tower: front end, and Cnn14 or HTSAT behind it."""
+    """The audio tower: front end, and Cnn14, HTSAT or YAMNet behind it."""
 
     front_end: FrontEndConfig = FrontEndConfig()
     """From waveform to log-mel spectrogram."""
     htsat: HtsatConfig | None = None
     """HTSAT in place of Cnn14; None: Cnn14."""
+    yamnet: YamnetConfig | None = added(None)
+    """YAMNet in place of Cnn14, whose front end is a file's, see `clapcur.models.formats.yamnet`; None: Cnn14."""
     width: Literal["full", "small", "tiny"] = "full"
     """Of Cnn14 alone, as the fields below: of every layer, see FIRST_CHANNELS."""
     block_dropout: float = 0.2
@@ -179,10 +232,14 @@ class AudioConfig:
     dropout: float = 0.5
     """Dropout probability before and after the last layer; as PANNs."""
     order_head: OrderHeadConfig | None = added(None)
-    """Order-aware pooling beside that of the tower, for either of them; None: that of the tower alone."""
+    """Order-aware pooling beside that of the tower, for any of them; None: that of the tower alone."""
 
     def __post_init__(self) -> None:
         """Refuse a tower that could not be built."""
+        if self.htsat is not None and self.yamnet is not None:
+            raise ValueError("an audio tower is either HTSAT or YAMNet; leave one of them out")
+        if self.yamnet is not None:
+            return
         if self.htsat is not None:
             folds, rest = divmod(self.htsat.picture, self.front_end.num_mels)
             rows = self.htsat.picture // (self.htsat.patch << (len(self.htsat.depths) - 1))
@@ -287,6 +344,10 @@ class ClapConfig:
         if htsat is not None:
             self._check_frames(front_end, htsat)
             return
+        if self.audio.yamnet is not None:
+            if front_end.num_frames(self.num_samples) < 1:
+                raise ValueError(f"window_s is {self.window_s:g}, shorter than a frame of {front_end.frame} samples")
+            return
         least = max((POOLING - 1) * front_end.hop_samples, front_end.n_fft // 2 + 1)
         if self.num_samples < least:
             raise ValueError(
@@ -308,7 +369,8 @@ class ClapConfig:
         if self.audio.order_head is not None or self.audio.htsat is not None:  # HTSAT's last stage sees every frame
             return self.window_s
         front_end = self.audio.front_end
-        return min(self.window_s, RECEPTIVE_FRAMES * front_end.hop_samples / front_end.sample_rate)
+        frames = RECEPTIVE_FRAMES if self.audio.yamnet is None else YAMNET_RECEPTIVE_FRAMES
+        return min(self.window_s, frames * front_end.hop_samples / front_end.sample_rate)
 
     @property
     def num_samples(self) -> int:

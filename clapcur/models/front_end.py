@@ -1,4 +1,4 @@
-"""Waveform to log-mel spectrogram in dB, as PANNs computes it and always in float32.
+"""Waveform to log-mel spectrogram, as PANNs or as YAMNet computes it and always in float32.
 
 The filterbank and the window are rebuilt from the config and never stored: PANNs' checkpoints carry
 the filterbank of 32 kHz among their weights, and loading them strictly into a 44.1 kHz model moves
@@ -17,7 +17,7 @@ from clapcur.models.config import FrontEndConfig
 
 
 class LogMel(nn.Module):
-    """Log-mel spectrogram: centred STFT with reflected ends, power, mel bands, 10·log10.
+    """Log-mel spectrogram: STFT, power or magnitude, mel bands, logarithm; see `FrontEndConfig.style`.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class LogMel(nn.Module):
     def __init__(self, config: FrontEndConfig) -> None:
         super().__init__()
         self.config = config
-        window = torch.hann_window(config.n_fft, periodic=True, dtype=torch.float32)
+        window = torch.hann_window(config.frame, periodic=True, dtype=torch.float32)
         self.register_buffer("window", window, persistent=False)
         filters_FM = mel_filters(config)
         silent = int((filters_FM.amax(dim=0) == 0).sum())
@@ -74,6 +74,16 @@ class LogMel(nn.Module):
         )
         return power_BFL.transpose(1, 2)
 
+    def magnitude(self, waveform_BT: Tensor) -> Tensor:
+        """Magnitude spectrogram of frames that begin at sample 0 and are filled up with zeros, shape (B, L, F)."""
+        if waveform_BT.ndim != 2 or waveform_BT.shape[1] < self.config.frame:
+            raise ValueError(
+                f"expected waveforms of shape (batch, samples) with at least {self.config.frame} samples, got "
+                f"{tuple(waveform_BT.shape)}; pad or repeat them"
+            )
+        frames_BLN = waveform_BT.float().unfold(1, self.config.frame, self.config.hop_samples)
+        return torch.fft.rfft(frames_BLN * self.window, self.config.n_fft).abs()
+
     def forward(self, waveform_BT: Tensor) -> Tensor:
         """Log-mel spectrogram.
 
@@ -85,12 +95,14 @@ class LogMel(nn.Module):
         Returns
         -------
         Tensor, shape (B, L, M), float32
-            In dB re 1, also under autocast: half precision would lose quiet bands.
+            In dB re 1 (of the style "tensorflow": a natural logarithm), also under autocast: half precision would lose
+            quiet bands.
 
         Raises
         ------
         ValueError
-            A waveform is not longer than half a frame, or not two-dimensional.
+            A waveform is not longer than half a frame (of the style "tensorflow": shorter than a frame), or not
+            two-dimensional.
         TypeError
             The module was cast to half precision as a whole.
         """
@@ -102,6 +114,8 @@ class LogMel(nn.Module):
         with torch.autocast(waveform_BT.device.type, enabled=False):
             if self.config.int16:
                 waveform_BT = (waveform_BT.float().clamp(-1, 1) * 32767).trunc() / 32767
+            if self.config.style == "tensorflow":
+                return torch.log(self.magnitude(waveform_BT) @ self.mel_filters + self.config.amin)
             mel_BLM = self.power(waveform_BT) @ self.mel_filters
             return 10.0 * torch.log10(mel_BLM.clamp(min=self.config.amin))
 
@@ -124,11 +138,18 @@ def mel_filters(config: FrontEndConfig) -> Tensor:
     lowest, highest = (_hz_to_mel(hz, config.mel_scale) for hz in (config.f_min, config.f_max))
     edge_mel = torch.linspace(lowest, highest, config.num_mels + 2, dtype=torch.float64)
     edge_hz = _mel_to_hz(edge_mel, config.mel_scale)
-    low, centre, high = edge_hz[:-2], edge_hz[1:-1], edge_hz[2:]  # (M,) each
-    rising_FM = (bin_hz_F[:, None] - low) / (centre - low)
-    falling_FM = (high - bin_hz_F[:, None]) / (high - centre)
+    edges, bins_F = edge_hz, bin_hz_F
+    if config.style == "tensorflow":  # its triangles are straight over mel
+        edges, bins_F = edge_mel, _bins_to_mel(bin_hz_F, config.mel_scale)
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]  # (M,) each
+    rising_FM = (bins_F[:, None] - low) / (centre - low)
+    falling_FM = (high - bins_F[:, None]) / (high - centre)
     filters_FM = torch.minimum(rising_FM, falling_FM).clamp(min=0)
-    return filters_FM * 2 / (high - low) if config.mel_norm == "slaney" else filters_FM
+    return filters_FM * 2 / (edge_hz[2:] - edge_hz[:-2]) if config.mel_norm == "slaney" else filters_FM
+
+
+def _bins_to_mel(hz_F: Tensor, scale: str) -> Tensor:
+    return torch.tensor([_hz_to_mel(hz, scale) for hz in hz_F.tolist()], dtype=torch.float64)
 
 
 def _hz_to_mel(hz: float, scale: str) -> float:

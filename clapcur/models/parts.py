@@ -9,6 +9,7 @@ from clapcur.errors import CheckpointError
 from clapcur.models.clap import Clap
 from clapcur.models.cnn14 import Cnn14
 from clapcur.models.config import Part
+from clapcur.models.yamnet import Yamnet, from_layer
 
 LAYERS = ("encoder.layer", "transformer.layer", "layers", "h")  # where encoders of `transformers` keep their layers
 
@@ -34,6 +35,8 @@ def modules_of(model: Clap, part: Part) -> list[nn.Module]:
     if part == "audio_last":
         if isinstance(model.audio, Cnn14):
             return [model.audio.fc1]
+        if isinstance(model.audio, Yamnet):
+            return from_layer(model.audio, 13)
         encoder = model.audio.model.audio_encoder
         return [encoder.layers[-1], encoder.norm]
     if part == "text_last":

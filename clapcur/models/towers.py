@@ -6,13 +6,16 @@ from torch import nn
 from clapcur.models.cnn14 import Cnn14
 from clapcur.models.config import AudioConfig
 from clapcur.models.htsat import Htsat
+from clapcur.models.yamnet import Yamnet
 
 
-def build_audio_tower(config: AudioConfig) -> Cnn14 | Htsat:
-    """Build Cnn14 or HTSAT, with fresh weights."""
+def build_audio_tower(config: AudioConfig) -> Cnn14 | Htsat | Yamnet:
+    """Build Cnn14, HTSAT or YAMNet, with fresh weights."""
     num_mels = config.front_end.num_mels
     if config.htsat is not None:
         return Htsat(config.htsat, num_mels, config.order_head)
+    if config.yamnet is not None:
+        return Yamnet(config.yamnet, config.order_head).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     tower = Cnn14(config.width, num_mels, config.block_dropout, config.dropout, config.order_head)
     # The layout of memory changes no value; on a CPU a training step takes 0.6 of the time.
     return tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -36,7 +36,7 @@ class AdoptConfig:
     text_source: str | None = None
     """Folder, or name on the Hub, of the text encoder's config and tokenizer; None: what the family started from."""
     model: ClapConfig | None = None
-    """For PANNs weights, which are an audio tower alone: the rest of the model."""
+    """For the weights of PANNs or YAMNet, which are an audio tower alone: the rest of the model."""
     pickled: bool = False
     """Read a pickle file that may run code; only for files from people you trust."""
     collapsed: bool = False

@@ -8,7 +8,7 @@ front_ends
     the filterbank that a file stores, beside the one that is computed
 originals
     the names of HTSAT's own release, which two families use
-hugging_face, laion, msclap, panns, blat
+hugging_face, laion, msclap, panns, yamnet, blat
     the families
 onnx_files
     export only, for a runtime without torch

@@ -1,0 +1,136 @@
+"""YAMNet, Google's tagger of AudioSet: a MobileNet over log-mel frames, as an audio tower.
+
+Module names equal those of the weights as safetensors, in which the batch norms are folded into the convolutions. Its
+521-way head is no part of the tower; `clapcur.models.taggers` has it.
+
+Shapes: B batch, L frames, M mel bands, C channels, F features.
+
+References
+----------
+Plakal and Ellis 2020, tensorflow/models, research/audioset/yamnet; Howard et al. 2017, MobileNets, arXiv:1704.04861.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clapcur.models.config import YAMNET_LAYERS, OrderHeadConfig, YamnetConfig
+from clapcur.models.order_head import OrderHead
+
+
+class SameConv(nn.Conv2d):
+    """A 3x3 convolution with TensorFlow's padding "SAME": of a stride of 2, the odd cell goes to the end."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, groups: int = 1) -> None:
+        super().__init__(in_channels, out_channels, 3, stride, groups=groups)
+        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x_BCLM: Tensor) -> Tensor:
+        """Return maps whose sides are those of the input, divided by the stride and rounded up."""
+        if self.stride[0] == 1:
+            return F.conv2d(x_BCLM, self.weight, self.bias, 1, 1, 1, self.groups)
+        frames, bands = (1 + side % 2 for side in x_BCLM.shape[2:])  # padding of both ends together
+        padded = F.pad(x_BCLM, (bands // 2, bands - bands // 2, frames // 2, frames - frames // 2))
+        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, 1, self.groups)
+
+
+class First(nn.Module):
+    """The first layer: a whole convolution, and ReLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = SameConv(1, channels, stride=2)
+
+    def forward(self, x_BCLM: Tensor) -> Tensor:
+        """Return half as many frames and bands."""
+        return F.relu(self.conv(x_BCLM))
+
+
+class Separable(nn.Module):
+    """A convolution of each channel by itself, ReLU, a mix of the channels, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.depthwise_conv = SameConv(in_channels, in_channels, stride, groups=in_channels)
+        self.pointwise_conv = nn.Conv2d(in_channels, out_channels, 1)
+        nn.init.kaiming_normal_(self.pointwise_conv.weight, nonlinearity="relu")
+        assert self.pointwise_conv.bias is not None
+        nn.init.zeros_(self.pointwise_conv.bias)
+
+    def forward(self, x_BCLM: Tensor) -> Tensor:
+        """Return the mixed maps."""
+        return F.relu(self.pointwise_conv(F.relu(self.depthwise_conv(x_BCLM))))
+
+
+class Yamnet(nn.Module):
+    """The audio encoder.
+
+    Parameters
+    ----------
+    config : YamnetConfig
+    order_head : OrderHeadConfig, optional
+        Adds to what is pooled over frames, see `clapcur.models.order_head`.
+
+    Notes
+    -----
+    YAMNet hears patches of 96 frames. The network is convolutional: here a whole window passes at once, and the mean
+    over its map is the features. `clapcur.models.taggers` cuts patches, as published.
+    """
+
+    def __init__(self, config: YamnetConfig, order_head: OrderHeadConfig | None = None) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.num_features = channels = config.channels
+        self.layer1 = First(channels)
+        for number, (factor, stride) in enumerate(YAMNET_LAYERS, start=2):
+            self.add_module(f"layer{number}", Separable(self.num_features, channels * factor, stride))
+            self.num_features = channels * factor
+        self.order_head = OrderHead(order_head, self.num_features) if order_head is not None else None
+
+    def maps(self, logmel_BLM: Tensor) -> Tensor:
+        """Return the last map, shape (B, F, L / 32, M / 32), sides rounded up."""
+        x_BCLM = logmel_BLM.unsqueeze(1)
+        for number in range(1, len(YAMNET_LAYERS) + 2):
+            x_BCLM = self.get_submodule(f"layer{number}")(x_BCLM)
+        return x_BCLM
+
+    def forward(self, logmel_BLM: Tensor) -> Tensor:
+        """Features of a clip.
+
+        Parameters
+        ----------
+        logmel_BLM : Tensor, shape (B, L, M)
+            Logarithm of mel magnitudes, see `FrontEndConfig.style`.
+
+        Returns
+        -------
+        Tensor, shape (B, F)
+            At least 0 without an order head, not normalised.
+
+        Raises
+        ------
+        ValueError
+            No frame, or not three dimensions.
+        """
+        if logmel_BLM.ndim != 3 or logmel_BLM.shape[1] < 1:
+            raise ValueError(f"expected log-mel frames of shape (batch, frames, bands), got {tuple(logmel_BLM.shape)}")
+        frames_BCL = self.maps(logmel_BLM).mean(dim=3)
+        pooled = frames_BCL.mean(dim=2)
+        features = pooled if self.order_head is None else pooled + self.order_head(frames_BCL)
+        return F.dropout(features, self.dropout, self.training)
+
+
+def from_layer(tower: Yamnet, first: int) -> list[nn.Module]:
+    """Return the layers from one on, by its number in the names."""
+    return [tower.get_submodule(f"layer{number}") for number in range(first, len(YAMNET_LAYERS) + 2)]
+
+
+def patches(logmel_BLM: Tensor, length: int = 96, hop: int = 48) -> Tensor:
+    """Cut frames into patches as published, shape (B, P, length, M); a rest that fills none is left out."""
+    return (
+        logmel_BLM.unfold(1, length, hop).transpose(2, 3)
+        if logmel_BLM.shape[1] >= length
+        else torch.empty((len(logmel_BLM), 0, length, logmel_BLM.shape[2]), device=logmel_BLM.device)
+    )
