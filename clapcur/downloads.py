@@ -1,4 +1,4 @@
-"""What lies where a download should be: the pointer of a large file that was never fetched, or a page that says why."""
+"""What is where a download should be: the pointer of a large file that was never fetched, or a page that says why."""
 
 MARKUP = (b"<html", b"<!doctype", b"<head", b"<body", b"<?xml")
 LFS_POINTER = b"version https://git-lfs"

@@ -47,4 +47,4 @@ class OutdatedError(ClapcurError):
 
 
 class Interrupted(ClapcurError):
-    """The process was asked to stop; the work so far is saved and goes on at the next run."""
+    """The process was asked to stop; the work so far is saved and continues at the next run."""

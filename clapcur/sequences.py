@@ -1,7 +1,7 @@
 """Lists at the door: what is called with a sequence may get an array, a Series, a generator or a tuple.
 
 A pandas Series is indexed by its labels and not by its places, and a generator can be read once: both give wrong rows
-without a word. So public functions make a list of what they are given before anything else.
+silently. So public functions make a list of what they are given before anything else.
 """
 
 from collections.abc import Iterable, Mapping, Set

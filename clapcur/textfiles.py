@@ -1,6 +1,6 @@
 """Text files that people wrote: UTF-8 or UTF-16 by their byte order mark, else UTF-8; any other encoding is refused.
 
-Another encoding would be a guess, and a wrong guess changes names without a word.
+Another encoding would be a guess, and a wrong guess changes names silently.
 """
 
 import codecs

@@ -2,7 +2,7 @@
 
 An experiment is named by its YAML file, an artifact by its id. What exists is reused, so that every deployment brings
 about what it needs: `curate` alone trains the teacher where there is none yet. No flow is tried again by itself: an
-input that is wrong stays wrong, and a run that was stopped goes on from where it was when it is started again. What
+input that is wrong stays wrong, and a run that was stopped resumes where it stopped when it is started again. What
 time may mend, its tasks try again (`clapcur.tasks.common`).
 """
 
@@ -111,7 +111,7 @@ def deployed(name: str, hours: int) -> Callable[[Callable[P, State]], Flow[P, St
 
 
 def is_cancelling() -> bool:
-    """Tell whether somebody asked Prefect to cancel this run."""
+    """Return whether somebody asked Prefect to cancel this run."""
     with get_client(sync_client=True) as client:
         state = client.read_flow_run(UUID(flow_run.id)).state
     return state is not None and state.is_cancelling()

@@ -30,7 +30,7 @@ class Step(NamedTuple):
 
 
 def plan(experiment: Experiment) -> tuple[str, list[Step]]:
-    """Say whether `clapcur.flows.recurate` would go to work on this experiment now, and what it would cost.
+    """Return whether `clapcur.flows.recurate` would go to work on this experiment now, and what it would cost.
 
     Nothing but the ingest of the tables is run, which costs a look at every file.
 

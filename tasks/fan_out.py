@@ -3,7 +3,7 @@
 How many hands there are is no part of an experiment, so the environment says it: ``CLAPCUR_FAN_OUT`` is ``none`` (the
 default: this process), ``processes:4``, ``ray`` (the cluster that ``RAY_ADDRESS`` names, else the CPUs and GPUs of this
 machine) or ``ray:2`` (two CPUs of this machine). The workers must see the same store and the same sounds, at the same
-places. Whoever makes a part marks it on disk: a run that lost a worker goes on with what is missing, here or there.
+places. Whoever makes a part marks it on disk: a run that lost a worker continues with what is missing, here or there.
 """
 
 import os

@@ -26,7 +26,7 @@ MEMORY, ROOM = Path("/dev/shm"), 4 * 2**30  # bytes; ten times what was seen the
 
 
 def has_room(folder: Path) -> bool:
-    """Tell whether the tests can work there: it is writable, programs may be started from it, and there is space."""
+    """Return whether the tests can work there: it is writable, programs may be started from it, and there is space."""
     if not os.access(folder, os.W_OK):
         return False
     found = os.statvfs(folder)
@@ -40,7 +40,7 @@ SCRATCH = Path(tempfile.mkdtemp(prefix="clapcur-tests-"))
 JOURNAL = SCRATCH / "left-this-machine.txt"
 atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 
-# Prefect, MLflow and transformers read their settings when they are imported, so all of this stands before any of them.
+# Prefect, MLflow and transformers read their settings when they are imported, so all of this is before any of them.
 for name in list(os.environ):
     if name.startswith(("CLAPCUR_", "MLFLOW_", "PREFECT_")) and not name.startswith("CLAPCUR_TEST_"):
         del os.environ[name]  # a developer's own servers and stores are no place for tests to write to
@@ -85,7 +85,7 @@ _guard.loader.exec_module(importlib.util.module_from_spec(_guard))
 
 @pytest.fixture
 def journal() -> Path:
-    """Give the file that holds the refused ways out; what still stands in it when a test ends fails that test."""
+    """Give the file that holds the refused ways out; what still is in it when a test ends fails that test."""
     JOURNAL.touch()
     return JOURNAL
 

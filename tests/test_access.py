@@ -342,7 +342,7 @@ def test_a_source_whose_name_is_not_utf8_is_one_clear_error(tmp_path: Path) -> N
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which may become somebody who may not read")
 def test_what_may_not_be_read_is_in_quarantine() -> None:
-    """os.walk passes over a folder that it may not list, in silence."""
+    """os.walk passes over a folder that it may not list, silently."""
     with tempfile.TemporaryDirectory() as scratch:
         os.chmod(scratch, 0o755)
         pool = Path(scratch, "pool")
@@ -483,7 +483,7 @@ def test_a_compressed_tar_is_never_unpacked(tmp_path: Path) -> None:
 
 
 def test_parquet_that_unpacks_to_more_than_may_be_is_named_and_not_read(tmp_path: Path) -> None:
-    """A value that is stored once and stands in a thousand rows, a giant cell, and a giant row group of zeros."""
+    """A value that is stored once and is in a thousand rows, a giant cell, and a giant row group of zeros."""
     large, encoded = bytes(30 * 2**20), sound(0)
     small = pa.array([encoded], pa.large_binary())
     for name, column in {

@@ -89,7 +89,7 @@ def test_a_clip_in_a_container_is_the_clip_in_its_file(tmp_path: Path, kind: str
 
 @pytest.mark.parametrize("kind", ["FLAC", "WAV", "OGG", "AIFF"])
 def test_a_cut_clip_in_a_whole_container_is_named(tmp_path: Path, kind: str) -> None:
-    """The next member begins where the clip ends: libsndfile would read on into it, or stop without a word."""
+    """The next member begins where the clip ends: libsndfile would read on into it, or stop silently."""
     cut = sound(0, kind, num_samples=40_000)
     (address, _) = members_of(write_tar(tmp_path / "a.tar", {"a.wav": cut[: len(cut) // 2], "b.wav": cut})).values()
     answer = probe(address)

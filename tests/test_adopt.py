@@ -41,7 +41,7 @@ def adopted(home, **config):
 
 
 def test_an_adopted_model_embeds_as_the_one_that_was_published(home, published, tmp_path):
-    """What stands between a file and the store must not move a row, or the teacher is another."""
+    """What is between a file and the store must not move a row, or the teacher is another."""
     clip = tmp_path / "clip.wav"
     write_clip(clip, 3.0, 48_000)
     made = adopted(home, source=str(published))
@@ -75,7 +75,7 @@ def test_what_is_adopted_is_known_by_its_content_and_not_by_its_place(home, publ
     ("place", "why"), [("nothing-here", "no file, no folder, and no name on the Hub"), (".", "holds no checkpoint")]
 )
 def test_a_place_without_a_checkpoint_is_told_before_anything_is_made(home, tmp_path, monkeypatch, place, why):
-    """Half an artifact of a typing mistake would stand in the store for ever."""
+    """Half an artifact of a typing mistake would be in the store for ever."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(CheckpointError, match=why):

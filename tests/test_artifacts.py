@@ -100,7 +100,7 @@ def test_a_folder_without_a_record_is_not_an_artifact(store):
 
 
 def test_a_half_written_file_of_a_killed_run_leaves_with_the_commit(store):
-    """What a kill left behind would lie in the artifact for ever: no record names it, and no collection looks there."""
+    """What a kill left behind would be in the artifact for ever: no record names it, and no collection looks there."""
     work = store.open(KEY)
     for name in (".data.txt.0123456789ab.tmp", "deep/.data.txt.0123456789ab.tmp"):
         (work.path / name).parent.mkdir(exist_ok=True)

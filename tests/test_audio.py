@@ -451,7 +451,7 @@ def test_a_disk_that_fails_while_a_file_is_read_is_a_problem_of_that_file(
     ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else None,
 )
 def test_a_truncated_file_is_named(tmp_path: Path, name: str, kind: dict[str, str], share: float) -> None:
-    """Libsndfile reads what is left of a cut WAV or Ogg file without a word: half a clip with the whole's caption."""
+    """Libsndfile reads what is left of a cut WAV or Ogg file silently: half a clip with the whole's caption."""
     path = write(tmp_path / name, noise(5 * RATE), **kind)
     assert isinstance(probe(path), ClipInfo), "the whole file is good"
     assert reason(cut(path, share)) == "truncated"
@@ -459,7 +459,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, name: str, kind: dict[str, st
 
 @pytest.mark.parametrize("share", [0.98, 0.5, 0.02])
 def test_no_container_passes_when_it_is_cut(tmp_path: Path, share: float) -> None:
-    """Libsndfile reads what is left of most containers without a word, and a table may name any of them."""
+    """Libsndfile reads what is left of most containers silently, and a table may name any of them."""
     samples = np.random.default_rng(0).integers(-8000, 8000, 40_000) / 32768
     accepted, passed = set(), []
     for kind in soundfile.available_formats():
@@ -535,7 +535,7 @@ def test_an_ogg_without_the_mark_of_its_end_is_whole(tmp_path: Path, subtype: st
 
 
 def test_an_ogg_that_ends_inside_a_packet_is_named(tmp_path: Path) -> None:
-    """A last value of 255 in the page's table says that the packet goes on in the next page, which is not there."""
+    """A last value of 255 in the page's table says that the packet continues in the next page, which is not there."""
     path = write(tmp_path / "a.ogg", noise(5 * RATE))
     *before, last = pages(path.read_bytes())
     last[26 + last[26]] = 255

@@ -66,7 +66,7 @@ def improvement_set(
     store: Store, sounds: Path, num_clips: int = 12, missing: int = 0, strategy: str = "ads", classes=CLASSES,
     card: Mapping | None = None,
 ) -> Artifact:  # fmt: skip
-    """Make a set in which each clip has two captions, of its own class and of the next; clips lie in `sounds`."""
+    """Make a set in which each clip has two captions, of its own class and of the next; clips are in `sounds`."""
     names, texts = list(classes), list(classes.values())
     clips = [f"clip{index:060x}" for index in range(0xA1, 0xA1 + num_clips)]
     paths = {clip: sounds / f"{clip[-4:]}.wav" for clip in clips}

@@ -117,7 +117,7 @@ def test_entering_the_same_record_again_changes_nothing(catalog, url):
 
 
 def test_a_recomputed_artifact_replaces_its_entry_and_is_told_again(catalog):
-    """MLflow would go on showing the metrics of bytes that no longer exist."""
+    """MLflow would continue showing the metrics of bytes that no longer exist."""
     enter(catalog, a_record("a"))
     catalog.set_run("a" * 12, "run")
     catalog.mark(catalog.waiting()[0], delivered=True)

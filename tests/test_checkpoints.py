@@ -243,7 +243,7 @@ def test_a_cnn14_answers_as_the_network_written_out_with_the_files_tensors(
 def test_an_htsat_answers_what_the_package_of_its_release_answered(
     loaded, written, tmp_path, family, projection, rate, seconds
 ):
-    """Query, key and value in another order, or norms swapped, load without a word."""
+    """Query, key and value in another order, or norms swapped, load silently."""
     model, (_, tensors) = loaded(family), written(family)
     expected = torch.tensor(GOLDEN[family.split("-")[0]]["features"])
     waves_NT = torch.from_numpy(np.stack([clip(seconds, rate, seed) for seed in range(2)]))
@@ -292,7 +292,7 @@ def test_captions_answer_as_the_encoder_of_the_family_fed_one_by_one(loaded, wri
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_tensor_is_taken_or_left_for_a_reason(written, family):
-    """What is dropped in silence is missed by nobody until the scores are compared."""
+    """What is dropped silently is missed by nobody until the scores are compared."""
     path, tensors = written(family)
     model, report = load_checkpoint(path, text_source=path.parent / "text")
     assert (report.format, report.container) == (family, f"[{CONTAINERS[family]!r}]")

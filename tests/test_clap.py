@@ -501,7 +501,7 @@ def test_a_config_with_keys_too_many_or_too_few_is_refused(folder):
 
 
 def test_a_folder_of_the_first_format_loads_as_what_it_was(folder, model, clips):
-    """Keys that came later would lock people out of their own models, or stand in them as guesses."""
+    """Keys that came later would lock people out of their own models, or be in them as guesses."""
     path = folder / "config.json"
     values = json.loads(path.read_text())
     values["format"] = "clapcur.clap/1"
@@ -543,7 +543,7 @@ def test_a_model_that_makes_no_sense_is_refused(fields, message):
 
 
 def test_a_device_that_is_not_there_is_refused():
-    """Falling back to the CPU in silence turns hours into days."""
+    """Falling back to the CPU silently turns hours into days."""
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert pick_device("cpu").type == "cpu"
     with pytest.raises(ValueError, match="there is no cuda:99 here"):

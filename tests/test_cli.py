@@ -175,7 +175,7 @@ def test_what_is_wrong_is_said_in_one_line(answer, home, tmp_path, monkeypatch, 
         ("70", "threshold must be a cosine in [-1, 1], got 70; a percentage? every pair would be dropped"),
         ("count:0", "must keep at least one pair"),
         ("count:2.5", "a cosine such as 0.7, count:2000 or precision:0.8, got 'count:2.5'"),
-        ("precision:80", "a precision lies in (0, 1], got 80"),
+        ("precision:80", "a precision is in (0, 1], got 80"),
         ("similarity:0.7", "got 'similarity:0.7'"),
         ("nan", "got 'nan'"),
         ("much", "got 'much'"),
@@ -228,7 +228,7 @@ def test_a_process_exits_with_the_code_and_without_a_traceback(tmp_path):
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (KeyboardInterrupt(), 130, "interrupted; what was finished is kept, run again to go on"),
+        (KeyboardInterrupt(), 130, "interrupted; what was finished is kept, run it again to resume"),
         (Interrupted("stopped at step 5 of 9; the state is saved"), 143, "interrupted: stopped at step 5 of 9"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x.npy"), 1, "the disk is full"),
         (RuntimeError("(sqlite3.OperationalError) database or disk is full"), 1, "the disk is full"),

@@ -128,7 +128,7 @@ def test_a_pool_stays_with_what_its_next_version_begins_from():
     assert set(choice.remove) == {"student", "other"}
     assert choice.keep["v2"] == "newest version of the pool field"
     assert choice.keep["city"] == "newest version of the pool city"
-    assert choice.keep["s2"] == "the pool field goes on from it" == choice.keep["s1du"]
+    assert choice.keep["s2"] == "the pool field continues from it" == choice.keep["s1du"]
 
 
 def test_what_holds_a_forgotten_clip_stays_only_where_a_kept_model_was_made_from_it():
@@ -297,7 +297,7 @@ def test_a_removal_waits_for_who_holds_the_artifact(home, made):
 
 
 def test_a_forgotten_clip_leaves_sets_and_embeddings_too(home, made):
-    """The vector of a sound that somebody wanted back would lie on the disk for ever."""
+    """The vector of a sound that somebody wanted back would be on the disk for ever."""
     grown = []
     for landing in (["a", "b"], ["c"]):
         landed = manifest(home.store, "".join(landing), clips_table([clip(name) for name in landing]))

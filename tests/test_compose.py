@@ -229,7 +229,7 @@ def test_a_gpu_trains_one_model_at_a_time():
 
 
 def commands():
-    """Give the command lines of our programs, those that Python goes on to as well, each as a list of words."""
+    """Give the command lines of our programs, those that Python continues to as well, each as a list of words."""
     for name in OURS:
         command = SERVICES[name]["command"]
         if command[0] != "python":
@@ -281,7 +281,7 @@ def test_python_in_the_file_is_python(service):
 
 
 def ignored(path):
-    """Tell whether .dockerignore keeps a path of the root out of the build; the last line that fits counts."""
+    """Return whether .dockerignore keeps a path of the root out of the build; the last line that fits counts."""
     verdict = False
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         if line and not line.startswith("#"):

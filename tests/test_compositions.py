@@ -223,7 +223,7 @@ def test_no_recording_is_on_both_sides_and_each_side_uses_its_own_clips(scene):
 
 
 def test_a_build_with_a_recording_on_both_sides_fails(scene):
-    """The one fault that makes all scores wrong must not pass in silence."""
+    """The one fault that makes all scores wrong must not pass silently."""
     good = scene.compositions
     sources = good.sources.copy()
     taken = sources[sources.split == "train"].iloc[0]
@@ -309,7 +309,7 @@ def test_an_improvement_set_gives_the_clips_and_their_classes_without_any_label(
 
 
 def test_short_clips_are_left_out_and_counted_with_their_reason(scene):
-    """A clip that is dropped in silence changes a class nobody looks at."""
+    """A clip that is dropped silently changes a class nobody looks at."""
     paths = dict(Manifest.open(scene.clips).paths)
     clips = Manifest.open(scene.clips).clips
     paths["brief"] = write_sound(scene.folder / "brief.wav", 600.0, 7, duration_s=0.1)
@@ -366,7 +366,7 @@ def _with_strategy(store, made, strategy):
 
 
 def test_compositions_of_a_newer_schema_and_other_kinds_are_refused(scene):
-    """An old program that reads a new recipe renders something else without a word."""
+    """An old program that reads a new recipe renders something else silently."""
     with pytest.raises(ArtifactError, match="expected an artifact of the kind compositions, got the manifest"):
         Compositions.open(scene.clips)
 
@@ -381,7 +381,7 @@ def test_compositions_of_a_newer_schema_and_other_kinds_are_refused(scene):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("duration_s", 0.4, "duration_s must lie between"), ("held_out", 20, "held_out is a share"),
+        ("duration_s", 0.4, "duration_s must be between"), ("held_out", 20, "held_out is a share"),
         ("unseen_couples", -0.1, "unseen_couples is a share"), ("num_groups", 0, "num_groups must be at least 1"),
         ("connectors", ("until",), "connectors are of before, .*'until'"),
         ("prompt", "a sound", "the prompt must hold"), ("seed", -1, "seed must be"),

@@ -35,7 +35,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     ],
 )
 def test_a_config_that_is_none_is_one_line(tmp_path, text, said):
-    """The last of two equal keys counts without a word, and nine lines of aliases fill any memory."""
+    """The last of two equal keys counts silently, and nine lines of aliases fill any memory."""
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(DataError, match=said) as raised:
         read_mapping(tmp_path / "c.yaml")

@@ -137,7 +137,7 @@ def test_no_more_than_the_allowed_share_of_different_clips_passes_for_the_same(r
 
 
 def test_the_threshold_parts_copies_from_other_recordings(rng) -> None:
-    """A fixed 0.9999 misses every copy that was compressed; the calibrated one lies between the two crowds."""
+    """A fixed 0.9999 misses every copy that was compressed; the calibrated one is between the two crowds."""
     rows = unit(rng.standard_normal((400, 32)))
     copies = unit(rows[:50] + 0.02 * rng.standard_normal((50, 32)))
     clips = clips_table([f"{i:03d}" for i in range(400)], recording_id=[f"r{i // 2}" for i in range(400)])
@@ -288,7 +288,7 @@ def scored(store: Store, model: Artifact, clips: pd.DataFrame, **more: Artifact)
 
 
 def test_a_score_says_which_of_its_clips_the_checkpoint_has_learned_from(store) -> None:
-    """The accuracy of the clips that are new stands beside it: of all three of four are right, of these one of two."""
+    """The accuracy of the clips that are new is beside it: of all three of four are right, of these one of two."""
     clips = clips_table(["t2", "e1", "e2", "e3"], recording_id=["", "freesound:7", "freesound:8", "freesound:9"])
     scores, predictions = scored(store, student(store), clips)
     known = scores["contamination"]
@@ -326,7 +326,7 @@ def curated_against(store: Store, evaluation: pd.DataFrame, near_duplicate: obje
 
 
 def test_near_duplicates_of_teacher_clips_are_found_where_curation_had_embedded_both(store) -> None:
-    """The teacher's own pairs cannot be excluded; a score that lies on a copy of one must say so."""
+    """The teacher's own pairs cannot be excluded; a score that is on a copy of one must say so."""
     clips = clips_table(["e1", "e2"], recording_id=["freesound:21", ""])
     scores, _ = scored(store, curated_against(store, clips, 0.9999), clips)
     assert scores["contamination"]["by_reason"] == {"clip": 0, "recording": 0, "near_duplicate": 1}

@@ -168,7 +168,7 @@ def macs(folder: Path) -> Path:
 
 
 def test_macs_gives_every_sentence_and_the_place_of_the_recording(tmp_path: Path) -> None:
-    """The numbers behind the place are those of a segment; segments of one place would stand on both sides."""
+    """The numbers behind the place are those of a segment; segments of one place would be on both sides."""
     copy = read_copy(find_corpus("macs"), macs(tmp_path))
     assert by_path(copy) == {
         "audio/airport-barcelona-0-0-a.wav": (
@@ -220,7 +220,7 @@ def test_fsd50k_gives_title_and_description_as_the_caption(tmp_path: Path) -> No
     ],
 )
 def test_text_of_fsd50k_is_cleaned_as_the_reference_cleans_it(title, description, expected) -> None:
-    """Greedy within a line, not beyond it: what stands between two links goes, the next line stays."""
+    """Greedy within a line, not beyond it: what is between two links goes, the next line stays."""
     assert fsd50k_caption(title, description) == expected
 
 
@@ -418,7 +418,7 @@ def test_a_list_with_more_clips_than_were_published_is_refused(tmp_path: Path) -
 
 
 def test_a_clip_of_an_unknown_fold_is_refused(tmp_path: Path) -> None:
-    """Left out as a fold that was not asked for, it would be gone without a word."""
+    """Left out as a fold that was not asked for, it would be gone silently."""
     esc50(tmp_path)
     table = tmp_path / "meta/esc50.csv"
     table.write_text(table.read_text().replace(".wav,5,", ".wav,55,"))
@@ -435,7 +435,7 @@ def test_a_folder_that_is_no_copy_is_refused_with_what_it_should_hold(corpus: st
 
 
 def test_a_copy_without_any_audio_is_refused_whatever_is_allowed(tmp_path: Path) -> None:
-    """The list alone lies in many repositories; two thousand missing files are a wrong folder, not a bad copy."""
+    """The list alone is in many repositories; two thousand missing files are a wrong folder, not a bad copy."""
     esc50(tmp_path / "full")
     (tmp_path / "list/meta").mkdir(parents=True)
     (tmp_path / "full/meta/esc50.csv").rename(tmp_path / "list/meta/esc50.csv")
@@ -472,7 +472,7 @@ def test_an_experiment_names_a_corpus_its_folds_and_its_class_names(tmp_path: Pa
     ("values", "message"),
     [
         ({"source": "x", "corpus": "esc50", "metadata": "t.csv"}, "knows its own files: leave out metadata"),
-        ({"source": "pool:field", "corpus": "esc50"}, "a corpus lies in a folder"),
+        ({"source": "pool:field", "corpus": "esc50"}, "a corpus is in a folder"),
         ({"source": "x", "folds": ["1"]}, "folds are chosen of a corpus"),
     ],
 )

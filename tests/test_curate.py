@@ -367,7 +367,7 @@ def test_a_threshold_by_precision_is_the_lowest_that_reaches_it():
 
 
 def test_calibration_by_precision_reads_classes_of_captions_and_no_label(world, tmp_path):
-    """The threshold must come from held-out pairs, and its evidence stand in the card."""
+    """The threshold must come from held-out pairs, and its evidence must be in the card."""
     run(world, tmp_path, strategy="du", held_out=0.5, audio_threshold=Threshold(precision=0.9))
     evidence = world.card["calibration"]
     assert evidence["precision"] >= 0.9 and evidence["support"] >= LEAST_SUPPORT
@@ -389,7 +389,7 @@ def test_an_empty_set_says_which_threshold_would_give_pairs(world, tmp_path):
 
 
 def test_an_empty_set_says_what_was_left_out_as_evaluation(world, tmp_path):
-    """A teacher to whom all sounds are alike makes every clip a near duplicate; thresholds would be turned in vain."""
+    """A teacher to whom all sounds are alike makes every clip a near duplicate; no threshold would help."""
     inputs = world.inputs(with_evaluation=True)
     with pytest.raises(EmptySetError, match="no training pair.*left out: 30 as evaluation near duplicate"):
         run(world, tmp_path, inputs, strategy="ds", near_duplicate=-1.0, caption_threshold=Threshold(similarity=-1.0))
@@ -422,6 +422,6 @@ def test_the_card_agrees_with_the_pairs(world, tmp_path):
     ],
 )
 def test_thresholds_without_a_meaning_are_refused(make, message):
-    """A threshold of 70 would drop every pair without a word."""
+    """A threshold of 70 would drop every pair silently."""
     with pytest.raises(ValueError, match=message):
         make()

@@ -207,7 +207,7 @@ def test_options_without_a_meaning_are_refused(asked, message):
     size=st.integers(1, 5),
 )
 def test_counts_of_a_stream_are_those_of_the_whole_however_it_is_cut(tmp_path_factory, rows, size):
-    """A clip that goes on in the next table is one clip."""
+    """A clip that continues in the next table is one clip."""
     rows = sorted(rows)
     folder = tmp_path_factory.mktemp("stream")
     table = pa.table([[*column] for column in zip(*((c, t, 0.5, k, 0.5, 0) for c, t, k in rows), strict=True)], SCHEMA)

@@ -1,4 +1,4 @@
-"""What stands in deployments/prefect.yaml: every flow imports by its name, and its form explains itself."""
+"""What is in deployments/prefect.yaml: every flow imports by its name, and its form explains itself."""
 
 from pathlib import Path
 

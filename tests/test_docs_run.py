@@ -216,7 +216,7 @@ EFFECTS: dict[str, Callable[[Path, str], bool]] = {  # what is in a line: whethe
 
 
 def ids(folder: Path) -> dict[str, str]:
-    """Return the newest ids of a home under the words that stand for them in the docs."""
+    """Return the newest ids of a home under the words that represent them in the docs."""
     store = Home(folder / ".clapcur").store
     found: dict[str, str] = {}
     sets = [one.id for one in store.of_kind("improvement_set")] if store.root.is_dir() else []

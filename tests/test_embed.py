@@ -1,4 +1,4 @@
-"""Embedding as a stage: what is written, in which order, and that a killed run goes on."""
+"""Embedding as a stage: what is written, in which order, and that a killed run continues."""
 
 import dataclasses
 import os
@@ -273,7 +273,7 @@ def dies_at(call: int, action, counts=lambda *of: True):
 
 @pytest.mark.parametrize("step", ["aside 0", "aside 2", "anew 0", "anew 1", "anew 2"])
 def test_a_run_that_is_killed_while_it_leaves_clips_out_goes_on_to_the_same_bytes(corpus, tmp_path, monkeypatch, step):
-    """Shards that are written anew in their own place would be cut twice by the run that goes on."""
+    """Shards that are written anew in their own place would be cut twice by the run that continues."""
     monkeypatch.setattr(module, "SHARD_ROWS", 2)
     pool = ingested(corpus, tmp_path / "pool", 7)
     paths, inputs = Manifest.open(pool).paths, {"checkpoint": corpus.teacher(), "manifest": pool}
@@ -307,7 +307,7 @@ class Spoilt(torch.nn.Module):
 
 
 def test_a_row_that_is_not_finite_is_never_written(corpus, tmp_path, monkeypatch):
-    """A row of NaN is cached, and the stage that stumbles over it names whoever stands beside it."""
+    """A row of NaN is cached, and the stage that stumbles over it names whoever is beside it."""
     monkeypatch.setattr("clapcur.models.clap.for_inference", Spoilt)
     pool = ingested(corpus, tmp_path, 6)
     paths, inputs = Manifest.open(pool).paths, {"checkpoint": corpus.teacher(), "manifest": pool}

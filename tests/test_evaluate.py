@@ -89,7 +89,7 @@ def test_labels_never_enter_the_transductive_prediction(store):
 
 
 def test_a_label_without_a_class_name_is_an_error_that_names_both(store):
-    """Clips that are dropped because of a spelling would raise the score in silence."""
+    """Clips that are dropped because of a spelling would raise the score silently."""
     with pytest.raises(ManifestError, match="dogbark.*class names are dog bark, rain, siren"):
         run(store, labels=["dogbark", *LABELS[1:]])
 

@@ -90,7 +90,7 @@ def test_catalog_and_mlflow_are_inside_a_home_of_any_name(tmp_path, monkeypatch,
 
 
 def test_an_address_of_a_plain_path_stays_as_people_know_it(tmp_path):
-    """It stands in the commands that they copy."""
+    """It is in the commands that they copy."""
     assert sqlite_url(tmp_path / "mlflow.db", "sqlite+pysqlite") == f"sqlite:///{tmp_path}/mlflow.db"
     odd = Home.open(tmp_path / "what?")
     assert odd.mlflow_database == f"sqlite+pysqlite:///file:{tmp_path}/what%3F/mlflow.db?uri=true"

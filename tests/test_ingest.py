@@ -166,7 +166,7 @@ def test_a_folder_is_all_its_audio_in_whatever_depth(tmp_path: Path) -> None:
 
 
 def test_audio_that_libsndfile_cannot_read_is_seen_and_not_passed_over(tmp_path: Path) -> None:
-    """A pool of .m4a files that comes out empty, or a tenth smaller, without a word."""
+    """A pool of .m4a files that comes out empty, or a tenth smaller, silently."""
     tones(tmp_path, 1)
     (tmp_path / "a.m4a").write_bytes(b"\0\0\0\x20ftypM4A ")
     assert quarantined(scanned(tmp_path, max_bad_fraction=0.5)) == {"a.m4a": "unreadable"}
@@ -216,7 +216,7 @@ def test_columns_may_have_any_name_and_captions_many_columns(tmp_path: Path) -> 
 def test_a_wrong_column_is_named_with_those_that_there_are(
     tmp_path: Path, header: tuple[str, ...], columns: dict[str, str], said: str
 ) -> None:
-    """A column that is not found and counts as absent: all captions, or all the audio, are gone without a word."""
+    """A column that is not found and counts as absent: all captions, or all the audio, are gone silently."""
     (file,) = tones(tmp_path, 1)
     table = write_csv(tmp_path / "t.csv", [header, (file, "text")])
     with pytest.raises(ManifestError, match=said):

@@ -154,7 +154,7 @@ def test_the_champion_moves_only_for_more_than_luck(home, rng):
     told = [json.loads((one.path / "decision.json").read_text()) for one in (clear, unclear)]
     assert [one["promoted"] for one in told] == [True, False]
     assert told[0]["interval"][0] > 0 >= told[1]["interval"][0]
-    assert "does not lie above +0.0" in told[1]["why"]
+    assert "is not above +0.0" in told[1]["why"]
     standing = champions.standing(home.store, "tones")
     assert standing["champion"].id == told[0]["challenger"] and standing["challenger"].id == told[1]["challenger"]
     assert champions.standing(home.store, "other") == {}
@@ -305,7 +305,7 @@ def test_one_landing_after_another(home, experiment, prefect, tmp_path):
     latest = list(home.store.of_kind("improvement_set"))[-1]
     assert latest.record["inputs"]["pool"] == v4.id
     assert gone not in set(pd.read_parquet(latest.path / "pairs.parquet").clip_id)
-    assert land(IngestConfig(source=str(folder)), "field") == v4, "it lies in the folder still and must not return"
+    assert land(IngestConfig(source=str(folder)), "field") == v4, "it is in the folder still and must not return"
     soundfile.write(folder / "again.flac", *soundfile.read(Manifest.open(v3).paths[gone], dtype="int16"))
     assert land(IngestConfig(source=str(folder)), "field") == v4, "nor in another container"
 

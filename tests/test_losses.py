@@ -123,7 +123,7 @@ def test_zero_targets_are_finite_in_value_and_gradient():
 
 
 def test_one_negative_cosine_neither_kills_nor_bends_the_paper_form():
-    """With torch >= 1.13 the loss is NaN, its gradient finite: training goes on, elsewhere."""
+    """With torch >= 1.13 the loss is NaN, its gradient finite: training continues, elsewhere."""
     audio = torch.tensor([[1.0, 0.0], [0.6, 0.8], [-0.6, 0.8]], dtype=torch.float64)
     text = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]], dtype=torch.float64)
     audio_to_text, text_to_audio = soft_targets("paper", audio, text, beta=0.3)
@@ -200,7 +200,7 @@ def test_soft_targets_of_equicorrelated_rows_have_the_table_statistics():
 
 
 def test_repeated_captions_and_clips_share_the_mass():
-    """The diagonal calls a clip's own caption a negative where it stands in another row."""
+    """The diagonal calls a clip's own caption a negative where it is in another row."""
     captions, clips = ["dog", "rain", "dog", "cat"], ["a", "b", "c", "b"]
     target = hard_target(captions, clips, form="identical")
     expected = [[0.5, 0, 0.5, 0], [0, 0.5, 0, 0.5], [0.5, 0, 0.5, 0], [0, 0.5, 0, 0.5]]
@@ -220,7 +220,7 @@ def test_sharing_is_not_passed_on_from_pair_to_pair():
 )
 @settings(max_examples=25, deadline=None)
 def test_the_order_of_the_pairs_changes_nothing(codes, seed):
-    """A loss that depends on where a pair stands in the batch makes a seed out of the sampler."""
+    """A loss that depends on where a pair is in the batch makes a seed out of the sampler."""
     captions, clips = torch.tensor(codes).T
     order = torch.randperm(len(codes), generator=torch.Generator().manual_seed(seed))
     audio, text = unit_rows(len(codes), 4, seed), unit_rows(len(codes), 4, seed + 1)

@@ -75,7 +75,7 @@ def test_a_manifest_reads_back_what_was_written(tmp_path) -> None:
 
 
 def test_tables_that_contradict_each_other_are_refused() -> None:
-    """A pair whose clip is not there would be trained on with another clip's row, or drop out without a word."""
+    """A pair whose clip is not there would be trained on with another clip's row, or drop out silently."""
     clips, captions = clips_table(["a"]), captions_table(["wind"])
     for clip, caption, said in (("b", caption_id("wind"), "clip_id .*: b"), ("a", "nothing", "caption_id .*: nothing")):
         with pytest.raises(ManifestError, match=said):
@@ -134,7 +134,7 @@ def test_a_manifest_cannot_be_changed() -> None:
 
 
 def test_several_manifests_become_one_in_which_the_first_description_counts(tmp_path) -> None:
-    """Freesound's clips stand in Clotho and in FSD50K: counted twice, the teacher hears them twice."""
+    """Freesound's clips are in Clotho and in FSD50K: counted twice, the teacher hears them twice."""
     store = Store(tmp_path)
     first = manifest(
         store, "1", clips_table(["b", "c"], label=["dog", "rain"]), [("b", "a dog"), ("c", "rain")], ["wind"]

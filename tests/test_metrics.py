@@ -242,7 +242,7 @@ def test_equal_similarities_give_chance(k):
 
 
 def test_average_precision_equals_scikit_learn(monkeypatch):
-    """Precision at the wrong places still lies between 0 and 1."""
+    """Precision at the wrong places still is between 0 and 1."""
     sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
     monkeypatch.setattr(metrics, "QUERIES_AT_ONCE", 7)
     rng = np.random.default_rng(0)

@@ -41,7 +41,7 @@ def tones(tmp_path):
 def test_a_row_is_read_back_from_its_name_and_its_label(row):
     """A tag that means another row compares the wrong students."""
     assert Row.parse(row.name) == row == Row.parse(row.label)
-    assert "," not in row.name  # names stand in lists with commas between
+    assert "," not in row.name  # names are in lists with commas between
 
 
 def test_a_post_trained_teacher_is_no_teacher():

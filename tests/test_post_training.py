@@ -273,8 +273,8 @@ def test_settings_that_contradict_each_other_are_refused(changes, message):
     ("fields", "message"),
     [
         ({"stages": ()}, "stages are a, b, or both once, got none"), ({"stages": ("a", "a")}, "both once, got a, a"),
-        ({"alpha_same": -1.0}, "alpha_same must be a finite weight"), ({"softness": 2.0}, "softness must lie in"),
-        ({"max_single_loss": 5.0}, "max_single_loss must lie in"),
+        ({"alpha_same": -1.0}, "alpha_same must be a finite weight"), ({"softness": 2.0}, "softness must be in"),
+        ({"max_single_loss": 5.0}, "max_single_loss must be in"),
     ],
 )  # fmt: skip
 def test_losses_without_a_meaning_are_refused(fields, message):

@@ -240,7 +240,7 @@ def test_a_corpus_that_has_lost_a_part_is_not_taken_for_whole(corpus, tmp_path):
     ],
 )
 def test_impossible_sizes_are_refused(field, value, message):
-    """A corpus without a class, or with fewer leaks than asked for, would be made without a word."""
+    """A corpus without a class, or with fewer leaks than asked for, would be made silently."""
     with pytest.raises(ValueError, match=f"{field} must be {message}"):
         ProceduralConfig(**{field: value})
 
@@ -248,7 +248,7 @@ def test_impossible_sizes_are_refused(field, value, message):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("spread", 1.5, "spread must lie in"),
+        ("spread", 1.5, "spread must be in"),
         ("snr_db", (20, 5), "snr_db must be .low, high."),
         ("reverb_s", (0, 1), "reverb_s must be > 0 s"),
         ("colour_db", -1, "colour_db must be >= 0"),

@@ -41,7 +41,7 @@ from clapcur.methods.contamination import overlap
     ],
 )
 def test_an_id_is_read_alike_however_it_was_written(written: object, meant: str) -> None:
-    """Compared as typed, one recording is two, and its clips stand on both sides of an evaluation."""
+    """Compared as typed, one recording is two, and its clips are on both sides of an evaluation."""
     assert recording_id(written) == meant
     assert recording_id(meant) == meant, "reading it again changes nothing"
 

@@ -223,7 +223,7 @@ def test_the_record_has_the_accuracy_of_every_row_under_names_that_mlflow_takes(
     ],
 )
 def test_rows_under_different_protocols_are_refused(store, difference, complaint):
-    """A prompt alone moves accuracy by more than any strategy: such rows cannot stand in one table."""
+    """A prompt alone moves accuracy by more than any strategy: such rows cannot are in one table."""
     inputs = {"a": scores(store, "a", TEACHER[0]), "b": scores(store, "b", ADS_SL[0], **difference)}
     rows = (ReportRow(strategy="teacher", scores="a"), ReportRow(strategy="ads", scores="b"))
     with pytest.raises(DataError, match=complaint):

@@ -78,7 +78,7 @@ def test_a_model_gives_rows_in_the_order_of_the_values(model, form, tmp_path):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_model_is_made_from_captions_in_any_form(model, form):
-    """A generator that a check has used up would leave a vocabulary without a word."""
+    """A generator that a check has used up would leave a vocabulary silently."""
     made = Clap.create(model.config, form(TEXTS))
     assert made.text.tokenizer.get_vocab() == model.text.tokenizer.get_vocab()
 

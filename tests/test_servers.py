@@ -26,7 +26,7 @@ def program(name, code, is_ready=lambda: True):
 
 
 def lives(pid):
-    """Tell whether a process does anything yet; a zombie does not."""
+    """Return whether a process does anything yet; a zombie does not."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] not in "ZX"

@@ -167,7 +167,7 @@ def test_names_with_dots_do_not_share_their_captions(tmp_path: Path) -> None:
 
 
 def test_descriptions_without_a_clip_and_members_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
-    """Shards whose audio has another stem than its texts come out without captions, in silence."""
+    """Shards whose audio has another stem than its texts come out without captions, silently."""
     path = tmp_path / "a.tar"
     clips = {f"{number}.flac": sound(number) for number in range(30)}
     others = {
@@ -224,7 +224,7 @@ def test_a_value_of_a_wrong_type_is_named_and_stops_nothing(
 
 @pytest.mark.parametrize("cut", ["inside a clip", "inside a header", "between two members", "garbage"])
 def test_what_a_damaged_tar_has_lost_is_in_quarantine_and_the_rest_is_kept(tmp_path: Path, cut: str) -> None:
-    """Python's tarfile ends without a word where a header is cut or broken: half the pool, and nobody is told."""
+    """Python's tarfile ends silently where a header is cut or broken: half the pool, and nobody is told."""
     path = write_tar(tmp_path / "a.tar", {f"{number}.flac": sound(number) for number in range(20)})
     with tarfile.open(path) as tar:
         members = tar.getmembers()
@@ -403,7 +403,7 @@ def test_a_store_is_read_once_and_then_only_listed(
     ("url", "message"),
     [
         ("memory://nothing/here", "does not exist"),
-        ("memory://bucket/t.csv", "a table must lie on this machine"),
+        ("memory://bucket/t.csv", "a table must be on this machine"),
         ("gs://bucket/pool", "Please install gcsfs"),
     ],
 )

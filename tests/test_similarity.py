@@ -208,7 +208,7 @@ def test_no_product_is_further_off_than_its_bound_says(precision):
 
 
 def test_a_large_search_measures_the_device_and_a_product_that_lies_is_not_taken(monkeypatch):
-    """A device that sums bfloat16 in bfloat16 breaks the proof, and would lose pairs in silence."""
+    """A device that sums bfloat16 in bfloat16 breaks the proof, and would lose pairs silently."""
     cpu = torch.device("cpu")
     assert fastest_precision(cpu, 1000) == torch.float32
     product = Screen.product

@@ -17,6 +17,11 @@ TRACES = re.compile(
     r"py[p]i\.org|python[h]osted|npm[j]s|deb\.[d]ebian|(extra-)?index-[u]rl\b|[b]ash_jobs|/[f]arm/"
     r"|(?<![\w>}.)-])/(wor[k]|roo[t]|hom[e]/(?!you\b)\w+)/"
 )
+# Phrases that read as translated; CONTRIBUTING.md has the words in their place.
+STILTED = re.compile(
+    r"\b([T]ell whether|[S]ay (why|whether|which)\b|without a [w]ord\b|in [s]ilence\b|from which [o]n\b|in [v]ain\b"
+    r"|\bgoes [o]n\b|embeddings of [t]hen|(stand|lie)[s] (in|on|at|between|beside)\b|made [a]new|[r]ead-me)"
+)
 NEIGHBOURS = {"accelerate", "datasets", "evaluate", "laion_clap", "msclap", "peft", "sentencepiece", "torchvision"}
 OPT_IN = {
     "clapcur/models/formats/files.py": (
@@ -46,7 +51,7 @@ def project_files() -> list[Path]:
 
 
 def complaints(tree: ast.Module, is_test: bool = False) -> list[str]:
-    """Name what would let a file run code, or hide an error: with the line it stands in."""
+    """Name what would let a file run code, or hide an error: with the line it is in."""
     imported = [(item.line, item.target) for item in Module("any", tree).imports]
     said = [
         f"{line}: {name} runs code out of files"
@@ -70,7 +75,7 @@ def complaints(tree: ast.Module, is_test: bool = False) -> list[str]:
 
 
 def borrowed_names(files: list[Path], packages: set[str]) -> list[Path]:
-    """List the importable files and folders that stand in front of a package of the same name.
+    """List the importable files and folders that are in front of a package of the same name.
 
     Only what lies directly in a folder that Python puts on its path: the root, and the folder of a script or a test.
     """
@@ -97,6 +102,17 @@ def test_nothing_in_the_project_reads_or_writes_code_as_data():
     without_lines = [re.sub(r":\d+: ", ":", complaint) for complaint in said]
     assert [line for line in without_lines if not line.startswith(tuple(allowed))] == []
     assert len(said) == len(allowed)  # each of them once
+
+
+def test_no_text_has_phrases_that_read_as_translated():
+    """What a native editor would strike out comes back with the next page."""
+    found = []
+    for path in project_files():
+        if path.suffix in (".py", ".md", ".html", ".js", ".yaml") and path.name != "CONTRIBUTING.md":
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                if STILTED.search(line):
+                    found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert found == []
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def ended(prefect, run_id):
 def stack(tmp_path_factory):
     """Start the command on PostgreSQL, once for both tests; gives process, home, folder, options and the database.
 
-    An experiment without a pool lies where it was started, ``plain.yaml``.
+    An experiment without a pool is where it was started, ``plain.yaml``.
     """
     from clapcur.store.home import Home
 

@@ -293,7 +293,7 @@ def test_a_full_disk_is_named_with_the_place_and_what_to_do(home, fill, tmp_path
         return {}
 
     with pytest.raises(
-        ArtifactError, match="(the disk is full|quota is used up): .*improvement_set.*run again, it goes on"
+        ArtifactError, match="(the disk is full|quota is used up): .*improvement_set.*run it again, it resumes"
     ):
         run(Stage("curate", "1", "improvement_set", compute), {}, {}, home)
     (work,) = (home.root / "store" / "improvement_set").iterdir()

@@ -1,7 +1,7 @@
 """Stage versions: a stage whose source changed gets a new version, or a note that its results are what they were.
 
 The version is part of an artifact's identity. A changed stage under the old version would hand out old artifacts as new
-ones, and no later check could tell. `stage_sources.json` remembers the source that each version stands for: the stage's
+ones, and no later check could tell. `stage_sources.json` remembers the source that each version represents: the stage's
 own module and what it reaches in the layers below. After a change, one of these::
 
     python tests/test_stage_versions.py                              # the version in STAGE was raised
@@ -89,7 +89,7 @@ def complaint(stage: str, recorded: Entry | None, version: str, sources: Mapping
     if recorded is None:
         return f"{stage} is new here: record it with `{tool}`"
     if version != recorded["version"]:
-        return f"{stage} went from version {recorded['version']} to {version}: record what it stands for with `{tool}`"
+        return f"{stage} went from version {recorded['version']} to {version}: record what it represents with `{tool}`"
     old = recorded["sources"]
     changed = sorted(name for name in {*old, *sources} if old.get(name) != sources.get(name))
     if changed:

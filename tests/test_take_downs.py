@@ -1,7 +1,7 @@
 """A clip that was taken down is in no champion: every order of landing, re-curation, take-down and gate is tried.
 
 The flows, their tasks, the store, the gate and the pools are the real ones. What takes long is not: towers of bytes
-stand for models, so that a whole re-curation takes a moment and many orders can be tried. Each says which clips made
+represent models, so that a whole re-curation takes a moment and many orders can be tried. Each says which clips made
 it, which is what the test believes: it asks no code of ours what a lineage holds. `test_landing` does one order of it
 with real trainings.
 """
@@ -117,7 +117,7 @@ class World:
 
 
 def made_of(checkpoint: Artifact) -> set[str]:
-    """Return the ids of the clips that made a checkpoint, as the stage that stands for a training wrote them down."""
+    """Return the ids of the clips that made a checkpoint, as the stage that represents a training wrote them down."""
     return set(json.loads((checkpoint.path / "clips.json").read_text()))
 
 

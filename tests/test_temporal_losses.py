@@ -142,7 +142,7 @@ def test_the_soft_target_of_stage_a_goes_by_the_events_that_two_pairs_share():
         (lambda: temporal_log_weights(torch.arange(2), torch.arange(2), alpha_same=-1), "alpha_same must be"),
         (lambda: temporal_log_weights(torch.arange(2), torch.arange(2), alpha_cross=math.nan), "alpha_cross must be"),
         (lambda: shared_event_target(torch.eye(2), [{"dog"}, set()]), "at least one event"),
-        (lambda: shared_event_target(torch.eye(1), [{"dog"}], softness=1.5), r"softness must lie in \[0, 1\], got 1.5"),
+        (lambda: shared_event_target(torch.eye(1), [{"dog"}], softness=1.5), r"softness must be in \[0, 1\], got 1.5"),
         (lambda: temporal_contrastive_loss(torch.ones(2, 3), torch.eye(3)[:2], 1.0), "audio rows must be unit"),
         (
             lambda: temporal_contrastive_loss(

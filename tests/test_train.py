@@ -245,7 +245,7 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_unbroken_one(corpus
     steps = []
     again.on_step = lambda step, metrics: steps.append(step)
     resumed = corpus.store.commit(again, train(inputs, config, again), 0.0)
-    assert min(steps) == 4, "the run must go on from the saved state and not from the start"
+    assert min(steps) == 4, "the run must continue from the saved state and not from the start"
     assert all(torch.equal(unbroken[name], tensor) for name, tensor in weights(resumed).items())
     assert [row["step"] for row in history(resumed)] == sorted(row["step"] for row in history(resumed))
 
@@ -356,7 +356,7 @@ def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
 
 
 def test_masks_hide_stretches_and_nothing_else():
-    """SpecAugment that blanks whole clips, or shares one mask over the batch, would harm in silence."""
+    """SpecAugment that blanks whole clips, or shares one mask over the batch, would harm silently."""
     torch.manual_seed(0)
     clips = torch.randn(50, 64, 32)
     hidden = mask(clips, 1, 1) != clips
@@ -423,7 +423,7 @@ print(corpus.store.commit(work, train(inputs, config, work), 0.0).id)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     store = Store(tmp_path / "store")
     assert [a.kind for a in store].count("checkpoint") == 1, "only the teacher is finished"
-    finished = subprocess.run([sys.executable, "-c", script, "go on"], capture_output=True, text=True, timeout=120)
+    finished = subprocess.run([sys.executable, "-c", script, "continue"], capture_output=True, text=True, timeout=120)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.split()[:2] == ["step", "3"]
     assert [a.kind for a in store].count("checkpoint") == 2

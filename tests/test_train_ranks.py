@@ -333,7 +333,7 @@ def test_a_training_in_two_processes_is_that_of_one_and_resumes_exactly(corpus):
 
 
 def test_two_processes_stop_at_the_same_loss_and_one_of_them_says_so(corpus, capfd):
-    """A helper that goes on alone waits for the first process for half an hour."""
+    """A helper that continues alone waits for the first process for half an hour."""
     config = dataclasses.replace(
         TEACHER, processes=2, learning_rate=1e30, gradient_clip=1e30, selection="last", num_evaluations=0, warmup=0.0
     )

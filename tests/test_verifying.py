@@ -1,4 +1,4 @@
-"""Damage in a store: what is named, what can be made again and by whom, and what goes on working meanwhile."""
+"""Damage in a store: what is named, what can be made again and by whom, and what continues working meanwhile."""
 
 import json
 

@@ -55,7 +55,7 @@ def test_batches_come_in_order_and_hold_what_a_plain_loop_decodes(clips, num_wor
 
 
 def test_only_a_few_batches_are_decoded_before_they_are_wanted(clips):
-    """Without a limit a pool of a million clips would lie in memory before the first is embedded."""
+    """Without a limit a pool of a million clips would be in memory before the first is embedded."""
     taken = []
     decoded = read_ahead((taken.append(i) or clips[:1] for i in range(50)), WINDOW, num_workers=2)
     next(decoded)

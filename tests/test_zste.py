@@ -100,7 +100,7 @@ def test_a_model_that_knows_everything_is_always_right_and_drops_on_reversed_cap
 
 
 def test_equal_similarities_score_chance_in_every_task():
-    """The authors' right answer stands at index 0: with equal similarities argmax gives 100 %."""
+    """The authors' right answer is at index 0: with equal similarities argmax gives 100 %."""
     groups = groups_of(20)
     same = unit(np.ones((20, 5, 4)))
     table = score_items(OrderTest(groups, same, NAMES, lambda texts: unit(np.ones((len(texts), 4)))))
@@ -245,10 +245,10 @@ def test_every_connector_is_asked():
         (lambda: top_set_probability(np.full((1, 2), np.nan), np.ones((1, 2), bool)), "must be finite"),
         (lambda: top_set_probability(np.ones((1, 2)), np.zeros((1, 2), bool)), "at least one right candidate"),
         (lambda: pigeonhole_interval(np.ones(2), np.ones((3, 2))), "recordings for each"),
-        (lambda: pigeonhole_interval(np.ones(2), np.ones((2, 2)), level=95), "level must lie in"),
+        (lambda: pigeonhole_interval(np.ones(2), np.ones((2, 2)), level=95), "level must be in"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(call, message):
-    """NaN counts as a miss without a word."""
+    """NaN counts as a miss silently."""
     with pytest.raises(ValueError, match=message):
         call()

@@ -96,7 +96,7 @@ def batches(
 ) -> Iterator[pa.RecordBatch]:
     """Yield rows in batches that do not fill the memory, whatever the cells hold.
 
-    A value that is stored once may stand in every row. A batch has so few rows that they fit even if each is as large
+    A value that is stored once may be in every row. A batch has so few rows that they fit even if each is as large
     as its whole row group.
 
     Raises

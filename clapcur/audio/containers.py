@@ -1,4 +1,4 @@
-"""What the bytes of a file promise: libsndfile reads the rest of a cut file without a word.
+"""What the bytes of a file promise: libsndfile reads the rest of a cut file silently.
 
 Only bytes are read here, at their places (`os.pread`), so that the descriptor's own position does not move.
 """

@@ -45,7 +45,7 @@ class UnusableAudio(DataError):
 
 
 def open_audio(path: Path | str) -> FileIO:
-    """Open what lies at an address (`clapcur.audio.addresses`) and is a regular file that is not empty, unbuffered."""
+    """Open what is at an address (`clapcur.audio.addresses`) and is a regular file that is not empty, unbuffered."""
     try:
         file = open_address(os.fspath(path))
     except EOFError as error:

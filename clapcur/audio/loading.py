@@ -216,7 +216,7 @@ def fit(
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     if not 0 <= offset <= 1:
-        raise ValueError(f"offset must lie in [0, 1], as a share of the slack, got {offset}")
+        raise ValueError(f"offset must be in [0, 1], as a share of the slack, got {offset}")
     if short not in ("repeat", "repeatpad", "pad", "zeros"):
         raise ValueError(f"short must be 'repeat', 'repeatpad', 'pad' or 'zeros', got {short!r}")
     start = int(offset * abs(len(waveform) - num_samples))

@@ -1,4 +1,4 @@
-"""Opening: what lies at an address as a descriptor, so that it is read like any file.
+"""Opening: what is at an address as a descriptor, so that it is read like any file.
 
 What is no file of its own comes as a file in memory (Linux's memfd): a descriptor like any other, so that libsndfile
 reads it without Python's lock, and the checks of `clapcur.audio.containers` hold for it. A member of a tar costs one
@@ -26,7 +26,7 @@ BLOCK_BYTES = 2**22  # of an object, in one request
 
 
 def open_address(address: str) -> FileIO:
-    """Open what lies at an address: a descriptor at its start, unbuffered.
+    """Open what is at an address: a descriptor at its start, unbuffered.
 
     Raises
     ------

@@ -37,9 +37,9 @@ class ProbeRules:
                 f"durations must be 0 <= min < max in s, got {self.min_duration_s} and {self.max_duration_s}"
             )
         if not 0 <= self.silence_peak < 1:
-            raise ValueError(f"silence_peak must lie in [0, 1) (full scale is 1), got {self.silence_peak}")
+            raise ValueError(f"silence_peak must be in [0, 1) (full scale is 1), got {self.silence_peak}")
         if not 1 <= self.max_peak <= MAX_SAMPLE:
-            raise ValueError(f"max_peak must lie in [1, 2**31] (full scale is 1), got {self.max_peak}")
+            raise ValueError(f"max_peak must be in [1, 2**31] (full scale is 1), got {self.max_peak}")
 
     @property
     def longest_s(self) -> float:

@@ -10,7 +10,7 @@ exit meaning
 1    something outside the program is not as expected: a file, a manifest, a checkpoint
 2    wrong usage: an option, a value of a config
 130  stopped by Ctrl-C
-143  stopped by SIGTERM; a training has saved its state, and the same command goes on from it
+143  stopped by SIGTERM; a training has saved its state, and the same command continues from it
 ==== =====================================================================================
 
 Every error is one line that says what to do. A traceback is a bug of ours (or of a library); `CLAPCUR_TRACEBACK=1`
@@ -218,7 +218,7 @@ def run(arguments: Sequence[str]) -> int:
 def _stopped(stop: BaseException) -> int:
     if isinstance(stop, Interrupted):
         return _say(f"interrupted: {stop}", TERMINATED)
-    return _say("interrupted; what was finished is kept, run again to go on", CTRL_C)
+    return _say("interrupted; what was finished is kept, run it again to resume", CTRL_C)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -277,7 +277,7 @@ def _refused_by_home() -> str | None:
 
 
 def _is_raised_by_us(error: BaseException) -> bool:
-    """Tell whether the error was raised in our own code, as a judgement of a value, and not in a library below it."""
+    """Return whether the error was raised in our own code, as a judgement of a value, and not in a library below it."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

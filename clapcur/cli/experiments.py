@@ -114,7 +114,7 @@ def improve(
 ) -> None:
     """Make a better student from your sounds.
 
-    The student stands beside its teacher and the control, which is the teacher trained on for the same budget.
+    The student is beside its teacher and the control, which is the teacher trained on for the same budget.
     Give an experiment file, or the four paths --pairs, --pool, --classes and --evaluation.
     """
     given = {"--pairs": pairs, "--pool": pool, "--evaluation": evaluation, "--captions": captions}

@@ -138,7 +138,7 @@ def plan(config: Config, home: HomeOption = None, as_json: JsonOption = False) -
         return
     rows = [(step.what, f"{step.new:,}", f"{step.reused:,}", _duration(step.seconds)) for step in steps]
     show(columns_table(("", "new", "reused", "about"), rows, right=("new", "reused", "about")))
-    show(f"It is time: {why}." if why else "It is not time yet; `clapcur recurate --force` goes on all the same.")
+    show(f"It is time: {why}." if why else "It is not time yet; `clapcur recurate --force` starts it all the same.")
 
 
 def _duration(seconds: float | None) -> str:

@@ -47,7 +47,7 @@ NearOption = Annotated[
     str,
     typer.Option(
         "--near-duplicate",
-        help="Cosine from which on a clip and an evaluation clip count as the same sound; or calibrated, or never.",
+        help="Cosine at or above which a clip and an evaluation clip count as the same sound; or calibrated, or never.",
     ),
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Of the training; default: that of the config.")]
@@ -87,7 +87,7 @@ def ingest(
     fold: Annotated[list[str] | None, typer.Option(help="Of the corpus; give it again for several.")] = None,
     min_duration: Annotated[float | None, typer.Option(help="Seconds; shorter clips go to quarantine.")] = None,
     max_duration: Annotated[float | None, typer.Option(help="Seconds; longer clips go to quarantine.")] = None,
-    max_bad: Annotated[float, typer.Option(help="Share of bad rows from which on it is an error.")] = 0.1,
+    max_bad: Annotated[float, typer.Option(help="Share of bad rows at or above which it is an error.")] = 0.1,
     root: RootsOption = None,
     role: Annotated[
         str, typer.Option(help="What it is for, as MLflow shows it: pairs, pool, captions, evaluation.")
@@ -152,7 +152,7 @@ def train_teacher(
 
 
 def train_student(
-    teacher: Annotated[str, typer.Option(help="The checkpoint that the student goes on from.")],
+    teacher: Annotated[str, typer.Option(help="The checkpoint that the student starts from.")],
     pairs: Annotated[str, typer.Option(help="Manifest of the teacher's pairs: held out, and replayed.")],
     config: TrainingFile,
     improvement_set: Annotated[

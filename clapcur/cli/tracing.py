@@ -100,7 +100,7 @@ def impact(
     """Show everything that one clip influenced.
 
     From a sound up to every Improvement-Set that holds it, every checkpoint trained on it, their scores, and the
-    registered models that stand on them. For a recording, what each clip that was cut from it has touched.
+    registered models that are on them. For a recording, what each clip that was cut from it has touched.
     """
     from clapcur.lineage import queries as lineage
 

@@ -51,7 +51,7 @@ AUDIOCAPS = Corpus(
     departures=(
         "the reference's index has 44,292 captions, what was left on YouTube at its time; every copy differs",
         "captions as published; the reference removes commas (in 15 % of the training captions) and makes _ a space",
-        "the five captions of a val or test clip never stand on two sides of a split",
+        "the five captions of a val or test clip are never on two sides of a split",
     ),
     read=read,
 )

@@ -58,7 +58,7 @@ CLOTHO = Corpus(
         "the reference's index holds all three splits (29,646 captions, the evaluation split among them); here only "
         "development is taken unless `folds` names more: 3,839 clips, 19,195 captions",
         "captions as published; the reference removes commas (in 17 % of them) and makes _ a space",
-        "the captions of one clip never stand on two sides of a split; the reference splits pairs",
+        "the captions of one clip are never on two sides of a split; the reference splits pairs",
     ),
     read=read,
 )

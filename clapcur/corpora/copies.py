@@ -1,7 +1,7 @@
 """A corpus as it is published, and a local copy of it: what should be there, what is, and what is missing.
 
 A reader (one module a corpus) turns the corpus' own files into entries. It names every clip that the corpus lists,
-whether its file is there or not: `read_copy` compares both with what was published, and nothing is left out in silence.
+whether its file is there or not: `read_copy` compares both with what was published, and nothing is left out silently.
 """
 
 import os
@@ -87,7 +87,7 @@ class Copy:
     missing: tuple[str, ...]
     # paths of entries that are no file
     unlisted: Mapping[str, int]
-    # clips that were published and stand in no list of this copy, by fold
+    # clips that were published and are in no list of this copy, by fold
 
     @property
     def num_expected(self) -> int:

@@ -1,7 +1,7 @@
 """ESC-50: 2,000 environmental sounds of 5 s in 50 classes, five folds. Piczak 2015, doi 10.1145/2733373.2806390.
 
 The archive's own layout: ``meta/esc50.csv`` (filename, fold, target, category, esc10, src_file, take) and ``audio/``.
-``src_file`` is the Freesound id of the recording; a recording lies in one fold. Labels are as written (``sea_waves``);
+``src_file`` is the Freesound id of the recording; a recording is in one fold. Labels are as written (``sea_waves``);
 `clapcur.data.class_names` makes them readable, in the order of ``target``.
 """
 
@@ -34,7 +34,7 @@ ESC50 = Corpus(
     recordings="Freesound",
     departures=(
         "like the reference: all five folds are scored, 2,000 clips",
-        "the reference leaves absent files out without a word; here each is named and counted",
+        "the reference leaves absent files out silently; here each is named and counted",
     ),
     read=read,
 )

@@ -17,7 +17,7 @@ from clapcur.errors import ManifestError
 from clapcur.textfiles import read_text
 
 NAME = "FSD50K"
-LINKS = re.compile(r"<a.*</a>")  # from the first to the last link of a line, with what stands between them
+LINKS = re.compile(r"<a.*</a>")  # from the first to the last link of a line, with what is between them
 DROPPED = str.maketrans({",": None, "$": None, "*": None, "\r": None, "\n": " ", "_": " "})
 
 
@@ -67,7 +67,7 @@ FSD50K = Corpus(
     recordings="Freesound",
     departures=(
         "like the reference: 36,796 clips, which is the official train split; text cleaned of links, commas, $ and *",
-        "how its unpublished index joined title and description is not known; here a space stands between them",
+        "how its unpublished index joined title and description is not known; here a space is between them",
     ),
     read=read,
 )

@@ -76,7 +76,7 @@ class ImprovementSetWriter:
             self._temporary.unlink(missing_ok=True)
 
     def add(self, pairs: pa.Table) -> None:
-        """Add a table of `SCHEMA`; a clip may go on in the next one.
+        """Add a table of `SCHEMA`; a clip may continue in the next one.
 
         Raises
         ------

@@ -131,7 +131,7 @@ class Manifest:
             Expected share of the recordings.
         """
         if not 0 <= fraction < 1:
-            raise ValueError(f"the held-out fraction must lie in [0, 1), got {fraction}")
+            raise ValueError(f"the held-out fraction must be in [0, 1), got {fraction}")
         return {clip for clip, group in self.groups.items() if _uniform("held-out", group) < fraction}
 
     def sample(self, share: float) -> "Manifest":
@@ -152,7 +152,7 @@ class Manifest:
 
 
 def union(manifests: Sequence[Manifest]) -> Manifest:
-    """Return all clips, captions and pairs; of a clip that stands in several, the first description counts."""
+    """Return all clips, captions and pairs; of a clip that is in several, the first description counts."""
 
     def joined(name: str, *columns: str) -> pd.DataFrame:
         tables = pd.concat([getattr(manifest, name) for manifest in manifests])

@@ -31,7 +31,7 @@ def read_marks(path: Path | str) -> pd.DataFrame:
     -------
     DataFrame
         `COLUMNS` in this order, all text but ``similarity`` (float, NaN where the cell is empty), one row per pair,
-        sorted by clip_id and caption_id. Other columns are left out; a line that stands there twice counts once.
+        sorted by clip_id and caption_id. Other columns are left out; a line that is there twice counts once.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def read_marks(path: Path | str) -> pd.DataFrame:
 
 
 def marks_from_file(path: Path | str) -> tuple[Mark, ...]:
-    """Return the marks of a file as they stand in a config: what was judged is part of a set's identity."""
+    """Return the marks of a file as they are in a config: what was judged is part of a set's identity."""
     table = read_marks(path)
     return tuple(zip(table.clip_id, table.caption_id, table["mark"], strict=True))
 

@@ -24,13 +24,13 @@ def aligned(one: Iterator[pa.Table], other: Iterator[pa.Table]) -> Iterator[tupl
     Parameters
     ----------
     one, other : iterators of tables
-        Sorted by ``clip_id``; a clip may lie in several consecutive tables of its stream.
+        Sorted by ``clip_id``; a clip may be in several consecutive tables of its stream.
     """
     streams, ended = [one, other], [False, False]
     held: list[pa.Table | None] = [None, None]
     while True:
         for side, stream in enumerate(streams):
-            while not ended[side] and _is_one_clip(held[side]):  # the last clip may go on in the next table
+            while not ended[side] and _is_one_clip(held[side]):  # the last clip may continue in the next table
                 block = next(stream, None)
                 ended[side] = block is None
                 held[side] = held[side] if block is None else _joined(held[side], block)

@@ -1,4 +1,4 @@
-"""Tables from files: CSV, TSV, JSONL and Parquet, as a header and rows with the line each stands on.
+"""Tables from files: CSV, TSV, JSONL and Parquet, as a header and rows with the line each is on.
 
 Strict where a lenient reader would shift captions into the wrong column: a row must have as many cells as the header,
 or it is none; a quote must be closed. Texts are UTF-8, or UTF-16 with a byte order mark, with any line ends. Cells are
@@ -126,7 +126,7 @@ def _delimited(path: Path, delimiter: str, encoding: str) -> tuple[list[str], Ro
                     line,
                     ManifestError(
                         f"{path}, line {line}: {len(values)} cells where the header has {len(names)}; "
-                        "a caption with a comma or a tab must stand in double quotes"
+                        "a caption with a comma or a tab must be in double quotes"
                     ),
                 )
 

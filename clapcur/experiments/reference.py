@@ -12,7 +12,7 @@ from clapcur.experiments.order import PostTraining
 from clapcur.stages.ingest import IngestConfig
 from clapcur.stages.train import TrainConfig
 
-GIVEN = ("pairs", "evaluation", "class_names")  # what no default can stand for
+GIVEN = ("pairs", "evaluation", "class_names")  # what no default can replace
 
 HEAD = """# Every field of an experiment's config
 

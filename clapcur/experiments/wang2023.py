@@ -1,7 +1,7 @@
 """The paper's experiments as configs: Tables 2 and 3 of Wang et al. 2023, with the settings of its code.
 
 docs/reproduction.md lists what differs, why, and in which direction it should move the figures. What the paper does not
-state is taken from its code (zhepeiw/clap_curation at 70f5d30) and its read-me.
+state is taken from its code (zhepeiw/clap_curation at 70f5d30) and its README.
 """
 
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ DOMAINS: Mapping[Dataset, Domain] = {
     "us8k": Domain(corpus="urbansound8k", folder="UrbanSound8K", ds_threshold=0.60, ads_threshold=0.70),
     "tut17": Domain(corpus="tut2017", folder="TUT-2017", ds_threshold=0.675, ads_threshold=0.65),
 }
-DU_THRESHOLD = 0.70  # section 3.3; the reference's file says 0.75 and its read-me passes another as a flag
+DU_THRESHOLD = 0.70  # section 3.3; the reference's file says 0.75 and its README passes another as a flag
 
 PUBLISHED: Mapping[str, Mapping[Dataset, Mapping[str, tuple[float, float | None]]]] = {
     "wang2023/table2": {

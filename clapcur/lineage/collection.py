@@ -6,7 +6,7 @@ dataset; reports; what is younger than the grace; what the user names. Decisions
 themselves, whatever becomes of what they tell of. The rest goes: whoever wants it again computes it again.
 
 An artifact is removed record first, so that one which is half gone is no artifact. Its folder is then renamed, which
-takes no time, leaves the catalog, and only then is emptied: after a crash the next collection goes on.
+takes no time, leaves the catalog, and only then is emptied: after a crash the next collection continues.
 
 An artifact whose record is damaged cannot say what it was made from; the catalog still knows. All of that is kept, and
 so is the folder itself where something was made from it, or where it would be kept in any case: somebody may have a
@@ -74,7 +74,7 @@ class Plan:
     damaged: list[str]
     # ids whose record is damaged; what they were made from is kept
     since: float
-    # Unix seconds from which on everything is young
+    # Unix seconds at or above which everything is young
 
 
 def choose(
@@ -164,7 +164,7 @@ def _pool_roots(records: Records) -> dict[str, str]:
         if pool := name_of.get(record["inputs"].get(role, "")):
             newest[pool, record["stage"], canonical_json(record["config"])] = name
     return {
-        name: f"the pool {pool} goes on from it" if work else f"newest version of the pool {pool}"
+        name: f"the pool {pool} continues from it" if work else f"newest version of the pool {pool}"
         for (pool, *work), name in newest.items()
     }
 
@@ -324,7 +324,7 @@ def _has_record(folder: Path) -> bool:
 
 
 def _is_young(item: Item, since: float) -> bool:
-    """Tell whether somebody may still be writing into an unfinished folder."""
+    """Return whether somebody may still be writing into an unfinished folder."""
     return not item.folder.name.endswith(REMOVED) and _last_change(item.folder) >= since
 
 
@@ -358,7 +358,7 @@ def _stats(folder: Path) -> Iterator[os.stat_result]:
 def collect(home: Home, chosen: Plan) -> list[Item]:
     """Remove what was chosen and return what has gone.
 
-    What changed since it was chosen stays: a folder that is worked on again, an artifact that was made anew, or from
+    What changed since it was chosen stays: a folder that is worked on again, an artifact that was made again, or from
     which something new was made.
     """
     catalog, store = Catalog.open(home), home.store
@@ -401,7 +401,7 @@ def _is_as_chosen(item: Item, since: float) -> bool:
 
 
 def _is_used(catalog: Catalog, name: str, known: Collection[str]) -> bool:
-    """Tell whether something was made from an artifact that was not there when the choice was made."""
+    """Return whether something was made from an artifact that was not there when the choice was made."""
     return any(edge.artifact_id not in known for edge in catalog.downstream(name))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 SWEEPS = 24  # there and back again; the order with the fewest crossings is kept
 
-Edge = tuple[str, str]  # from, to; the first lies further left
+Edge = tuple[str, str]  # from, to; the first is further left
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def spread(wished: Sequence[float], heights: Sequence[float]) -> list[float]:
     for height in heights:
         offsets.append(bottom + height / 2)
         bottom += height
-    blocks: list[tuple[float, int]] = []  # sum and number of those that lie side by side
+    blocks: list[tuple[float, int]] = []  # sum and number of those that are side by side
     for wish, offset in zip(wished, offsets, strict=True):
         total, count = wish - offset, 1
         while blocks and blocks[-1][0] / blocks[-1][1] > total / count:

@@ -1,6 +1,6 @@
 """The page of a trace: what made an artifact, as a graph in one HTML file that needs nothing else.
 
-Sources stand on the left, the artifact on the right. Every node opens to its figures; the page works from the disk and
+Sources are on the left, the artifact on the right. Every node opens to its figures; the page works from the disk and
 without its script, which only lights up the way that led to a node.
 """
 

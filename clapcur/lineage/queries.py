@@ -90,7 +90,7 @@ def trace(home: Home, name: str) -> dict[str, Any]:
     dict
         ``id``, ``kind``, ``role`` (in the node above), ``label``, ``uri``, ``summary`` (one line),
         ``counts``, ``metrics``, ``thresholds`` and ``inputs``, a list of such nodes. A node that
-        stands elsewhere in the tree with its inputs has ``repeated`` true and none here; one
+        is elsewhere in the tree with its inputs has ``repeated`` true and none here; one
         whose record is gone has ``lost`` true.
     """
     artifact = find(home, name)
@@ -285,7 +285,7 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
         ``checkpoints`` trained on such a set or on given pairs with it, or selected on it; what was
         started from, taught by or curated with one of those; ``scores`` of these checkpoints and
         scores measured on it, and the registered
-        ``models`` whose alias stands on such a checkpoint, by names such as ``clapcur-esc50@champion``;
+        ``models`` whose alias is on such a checkpoint, by names such as ``clapcur-esc50@champion``;
         ``unread`` lists what could not be looked into because its table is lost.
 
     Raises

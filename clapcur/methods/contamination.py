@@ -73,7 +73,7 @@ def names_of(clips: pd.DataFrame, keys_of: Callable[[str], tuple[str, ...]] = kn
 
 
 def known_by(names: pd.DataFrame, others: Set[str]) -> pd.DataFrame:
-    """Return the rows of `names` that bear one of the other names; what stands for no name never does."""
+    """Return the rows of `names` that bear one of the other names; what is no name never does."""
     return names[names.name.isin(set(others) - {""})]
 
 
@@ -93,7 +93,7 @@ class Overlap:
     checked: tuple[str, ...] = REASONS[:2]
     # reasons that were looked for
     threshold: float | None = None
-    # similarity from which on a clip counts as a near duplicate
+    # similarity at or above which a clip counts as a near duplicate
     nearest_N: NDArray[np.float32] | None = None
     # similarity of each clip to the nearest other, where it was looked for
 
@@ -152,7 +152,7 @@ def overlap(
     rows_ND, other_rows_MD : array, shapes (N, D) and (M, D), optional
         Their unit rows by one checkpoint, in the order of the tables.
     near_duplicate : float in [-1, 1], optional
-        Similarity from which on two clips count as the same sound. Without it, or without rows, it is not looked.
+        Similarity at or above which two clips count as the same sound. Without it, or without rows, it is not looked.
 
     Notes
     -----
@@ -208,7 +208,7 @@ def _as_their_twins(twins: Set[str], clips: pd.DataFrame, matches: pd.DataFrame)
 # --- near duplicates -------------------------------------------------------------------------------------------------
 
 NearDuplicate = float | Literal["calibrated"] | None
-# audio similarity from which on two clips count as the same sound; "calibrated": found on clips that are known to
+# audio similarity at or above which two clips count as the same sound; "calibrated": found on clips that are known to
 # differ; None: it is not looked
 
 
@@ -270,14 +270,14 @@ def nearest_different(
 
 
 def calibrated_threshold(similarity_N: NDArray[np.float32], false_alarms: float = 0.001) -> float:
-    """Return the similarity from which on hardly any two clips that are known to differ would pass for the same.
+    """Return the similarity at or above which hardly any two clips that are known to differ would pass for the same.
 
     Parameters
     ----------
     similarity_N : array, shape (N,)
         Of each clip to the nearest that is known to differ (`nearest_different`).
     false_alarms : float in [0, 1)
-        Share of the clips that may lie at the threshold or above.
+        Share of the clips that may be at the threshold or above.
 
     Raises
     ------
@@ -331,7 +331,7 @@ def ancestors(store: Store, checkpoint: Artifact) -> dict[str, Artifact]:
 def learned_from(checkpoint: Artifact, known: Mapping[str, Artifact]) -> LearnedFrom:
     """Return the clips that a checkpoint learned from, by its record and those of its ancestors.
 
-    Clips of pairs that were held out count too: they chose its weights. Of a pool only the clips that stand in the
+    Clips of pairs that were held out count too: they chose its weights. Of a pool only the clips that are in the
     Improvement-Set count.
 
     Parameters
@@ -373,7 +373,7 @@ def learned_from(checkpoint: Artifact, known: Mapping[str, Artifact]) -> Learned
 def known_to(
     checkpoint: Artifact, known: Mapping[str, Artifact], evaluation_id: str, clips: pd.DataFrame
 ) -> tuple[Contamination, dict[str, str]]:
-    """Say which of some evaluation clips a checkpoint has learned from.
+    """Return which of some evaluation clips a checkpoint has learned from.
 
     Parameters
     ----------
@@ -434,14 +434,14 @@ def near_duplicates_by(
             heard = pd.read_parquet(pairs.path / "clips.parquet", columns=IDENTITY)
             rows_ND = EmbeddingTable.open(own).select(heard.clip_id.tolist())
             rows_MD = EmbeddingTable.open(foreign).select(clips.clip_id.tolist())
-        except (KeyError, FileNotFoundError):  # collected since: what was looked for stands in what was checked
+        except (KeyError, FileNotFoundError):  # collected since: what was looked for is in what was checked
             continue
         threshold, _ = near_duplicate_threshold(value, heard, rows_ND)
         yield overlap(clips, heard, rows_MD, rows_ND, threshold)
 
 
 def _clips_of(made: Artifact, known: Mapping[str, Artifact]) -> pd.DataFrame:
-    """Return the clips of a manifest's pairs, or those that stand in an Improvement-Set or in compositions."""
+    """Return the clips of a manifest's pairs, or those that are in an Improvement-Set or in compositions."""
     if made.kind == "manifest":
         return pd.read_parquet(made.path / "clips.parquet", columns=IDENTITY)
     is_composed = made.kind == "compositions"

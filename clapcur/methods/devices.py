@@ -9,7 +9,7 @@ def pick_device(name: str) -> torch.device:
     Raises
     ------
     ValueError
-        There is no such device: falling back to the CPU would take days in silence.
+        There is no such device: falling back to the CPU would take days silently.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

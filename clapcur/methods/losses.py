@@ -85,7 +85,7 @@ def soft_contrastive_loss(logits_NN: Tensor, audio_to_text_NN: Tensor, text_to_a
     ------
     ValueError
         Shapes differ, or a target is negative or not a number: its logarithm would make the loss
-        NaN while the gradient stays finite, so that training goes on towards something else.
+        NaN while the gradient stays finite, so that training continues towards something else.
 
     Notes
     -----
@@ -174,7 +174,7 @@ def identical_target(caption_codes_N: Tensor, clip_codes_N: Tensor) -> Tensor:
     """Target in which pairs with the same caption, or the same clip, share the mass.
 
     A caption set with few classes puts the same caption twice into a batch. The diagonal then calls
-    a clip's own caption a negative because it stands in another row, and the two copies repel each
+    a clip's own caption a negative because it is in another row, and the two copies repel each
     other.
 
     Parameters
@@ -256,7 +256,7 @@ def soft_targets(
     the torch 1.10 that its code pins, a negative target adds nothing to the loss, which the clamp
     reproduces; since torch 1.13 it makes the loss NaN. The rows of ``paper`` are not distributions:
     with a mean off-diagonal cosine of 0.3 and beta 0.3 they sum to 6.7 in a batch of 64 and to 47
-    in one of 512, and the diagonal keeps 15 % and 2 % of them. The softening that a beta stands for
+    in one of 512, and the diagonal keeps 15 % and 2 % of them. The softening that a beta represents
     thus grows with the batch, and so does the gradient. ``row`` and ``softmax`` (both ours)
     take the second away and temper the first. ``cross_modal`` follows [3]_: the only one of the
     four in which the teacher may find a clip's own caption a poor one.

@@ -336,13 +336,13 @@ def transductive_posteriors(
     -----
     [3]_ reports +4.6 to +9.2 points on sound events, nothing below about 2.5 clips per class, and
     none where the zero-shot posterior is near chance: see `transductive_diagnostics`. It uses the
-    test clips together, so its scores stand beside inductive ones, not among them.
+    test clips together, so its scores are shown beside inductive ones, not among them.
 
     The frame is that of [3]_ and [4]_: the prior enters as y^lambda, means start from confident
     clips and are made unit again in every round. Two choices are ours, as the constants of [3]_
     were not at hand:
 
-    - Audio rows are centred first. Audio and text of a CLAP lie in different cones, so that the
+    - Audio rows are centred first. Audio and text of a CLAP are in different cones, so that the
       audio's common direction is most of every cosine; it separates no classes.
     - The variance is per *effective* dimension, the participation ratio of the audio's spectrum,
       tr(C)^2 / tr(C^2). With the nominal D the likelihood of a 1024-dimensional embedding, which
@@ -380,7 +380,7 @@ def transductive_posteriors(
 
 
 def transductive_diagnostics(posterior_NK: Floats) -> dict[str, float]:
-    """Say whether a batch could carry a transduction; needs no labels.
+    """Return whether a batch could carry a transduction; needs no labels.
 
     Parameters
     ----------
@@ -407,7 +407,7 @@ def transductive_diagnostics(posterior_NK: Floats) -> dict[str, float]:
 
 
 class _Ties:
-    """The first k places of every ranking, and the ties that each of them lies in.
+    """The first k places of every ranking, and the ties that each of them is in.
 
     All arrays have the shape (Q, k): ``place`` from 0; ``size`` of the tie, ``relevant`` items in
     it and ``relevant_before`` it; ``offset`` of the place in its tie. ``num_relevant`` is (Q,).

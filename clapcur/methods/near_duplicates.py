@@ -18,7 +18,7 @@ CLUSTER_ROWS = 50_000  # about; ours: a second or two of products a cluster on a
 def duplicate_of(
     rows_ND: NDArray[np.float32], threshold: float, seed: int = 0, device: torch.device | str | None = None
 ) -> NDArray[np.int64]:
-    """Return for each row the row that stands for it: itself where it stays.
+    """Return for each row the row that represents it: itself where it stays.
 
     Parameters
     ----------

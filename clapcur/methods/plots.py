@@ -128,7 +128,7 @@ def near_duplicate_figure(
     different_N : array or None
         The same among clips of different recordings, where the threshold was found on them.
     threshold : float or None
-        Similarity from which on a clip counts as the same sound.
+        Similarity at or above which a clip counts as the same sound.
     path : Path
         The PNG to write.
     """
@@ -146,7 +146,7 @@ def near_duplicate_figure(
             axes.axvline(1 - threshold, color=INK, linewidth=1)
         title = f"{int((nearest_N >= threshold).sum()):,} clips at or above {threshold:.4f}"
     axes.set_xscale("log")
-    axes.set_xlim(edges[-1], edges[0])  # what is nearer stands further to the right, as in the other figures
+    axes.set_xlim(edges[-1], edges[0])  # what is nearer is further to the right, as in the other figures
     axes.set_ylim(bottom=0)
     axes.set_xlabel("1 - audio similarity")
     axes.set_ylabel("clips")

@@ -5,7 +5,7 @@ Both are cross-entropies over the similarities of a stacked batch of composed pa
 - stage A ("how many"): the target, in which pairs that share an event need not be enemies (`shared_event_target`);
 - stage B ("in which order"): the weight of each negative, by whether it is of the same group (`temporal_log_weights`).
 
-So a training adds the weights to its logits and goes on as ever: `temporal_contrastive_loss` is all of it in one call.
+A training adds the weights to its logits and does the rest as ever: `temporal_contrastive_loss` is both in one call.
 
 Shapes: N pairs in the batch (row i of the audio belongs to row i of the text), D embedding.
 
@@ -29,7 +29,7 @@ from clapcur.methods.losses import contrastive_loss_of_rows
 def shared_event_target(hard_NN: Tensor, events: Sequence[AbstractSet[Hashable]], softness: float = 0.0) -> Tensor:
     """Target of stage A: each pair's own, and a share for pairs that hold some of the same events.
 
-    "A single dog" and "a dog and a cat" stand in one batch by construction; with the diagonal as the only right answer
+    "A single dog" and "a dog and a cat" are in one batch by construction; with the diagonal as the only right answer
     each is taught that the dog of the other is wrong.
 
     Parameters
@@ -57,7 +57,7 @@ def shared_event_target(hard_NN: Tensor, events: Sequence[AbstractSet[Hashable]]
     Ours. [1]_ has the diagonal, also where two groups of a batch hold the same classes.
     """
     if not 0 <= softness <= 1:
-        raise ValueError(f"softness must lie in [0, 1], got {softness:g}")
+        raise ValueError(f"softness must be in [0, 1], got {softness:g}")
     if hard_NN.shape != (len(events), len(events)):
         raise ValueError(f"expected the events of each of {len(hard_NN)} pairs, got {len(events)}")
     if not all(events):

@@ -38,7 +38,7 @@ class Threshold:
         if self.count is not None and self.count < 1:
             raise ValueError(f"a threshold by count must keep at least one pair, got {self.count}")
         if self.precision is not None and not 0 < self.precision <= 1:
-            raise ValueError(f"a precision lies in (0, 1], got {self.precision:g}")
+            raise ValueError(f"a precision is in (0, 1], got {self.precision:g}")
 
 
 def precision_threshold(scores: NDArray[np.float32], agrees: NDArray[np.bool_], target: float) -> dict[str, float]:

@@ -28,7 +28,7 @@ mean. Shapes: G groups, N items, C candidates, D embedding.
 References
 ----------
 .. [1] Sinha et al. 2024, arXiv:2408.09269: tasks 1 to 5. Task 5's published target marks both events as the first, and
-    its right answers stand at index 0; here targets are explicit.
+    its right answers are at index 0; here targets are explicit.
 .. [2] Thrush et al. 2022, "Winoground", arXiv:2204.03162.
 .. [3] Owen 2007, "The pigeonhole bootstrap", arXiv:0712.1111.
 """
@@ -172,7 +172,7 @@ def pigeonhole_interval(
             f"expected recordings for each of at least one score, got {len(recordings_NR)}, {len(score_N)}"
         )
     if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level:g}")
+        raise ValueError(f"level must be in (0, 1), got {level:g}")
     names, code_NR = np.unique(recordings_NR, return_inverse=True)
     code_NR = code_NR.reshape(recordings_NR.shape)
     is_single_N = (code_NR == code_NR[:, :1]).all(axis=1)

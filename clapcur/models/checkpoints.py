@@ -1,7 +1,7 @@
 """Checkpoints in and out: a model of ours from what others released, and back into their form.
 
 `load_checkpoint` knows a file by the names of its tensors, never by its own name, and loses none of them without a
-word: each is taken, or ignored for a reason that stands in the report, or is an error.
+word: each is taken, or ignored for a reason that is in the report, or is an error.
 
 `save_checkpoint` writes a form only where that form can say all that the model is: it reads back what it is about to
 write, and compares.
@@ -215,7 +215,7 @@ FORMS: dict[str, Any] = {"msclap": msclap, "laion": laion, "hf": hugging_face}
 
 
 def refusal(model: Clap, format: str, ignore_int16: bool = False) -> str | None:
-    """Say why a form of another project cannot hold a model, or return None.
+    """Return why a form of another project cannot hold a model, or return None.
 
     The tensors are written and read again in memory: what the reader makes of them is what the model would become.
     """
@@ -259,7 +259,7 @@ def refusal(model: Clap, format: str, ignore_int16: bool = False) -> str | None:
 
 
 def is_ours(folder: Path) -> bool:
-    """Tell whether a folder is one of `Clap.save`."""
+    """Return whether a folder is one of `Clap.save`."""
     return (folder / "text").is_dir() and (folder / "config.json").is_file()
 
 

@@ -162,7 +162,7 @@ class Clap(nn.Module):
     # -- files and captions in, arrays out: for use
 
     def embed_audio(self, paths: Iterable[Path | str], num_crops: int = 1, batch_size: int = 32) -> NDArray[np.float32]:
-        """Embed audio files; the same file gives the same row, whatever stands beside it.
+        """Embed audio files; the same file gives the same row, whatever is beside it.
 
         Parameters
         ----------
@@ -284,7 +284,7 @@ class Clap(nn.Module):
         transductive: bool = False,
         num_crops: int = 1,
     ) -> "pd.DataFrame":
-        """Say which class each file sounds like, among classes given by name alone.
+        """Return which class each file sounds like, among classes given by name alone.
 
         Parameters
         ----------

@@ -1,7 +1,7 @@
 """Cnn14 of PANNs: log-mel frames to one feature vector a clip, at three widths.
 
 Module names equal those of the PANNs release, so its weights load by name; its 527-way head
-`fc_audioset` is left out, since only what stands before it is used.
+`fc_audioset` is left out, since only what is before it is used.
 
 Shapes: B batch, L frames, M mel bands, C channels, F features.
 

@@ -79,7 +79,7 @@ class FrontEndConfig:
     """Samples in a frame, of "tensorflow" alone; zeros fill it up to n_fft. None: n_fft."""
 
     def __post_init__(self) -> None:
-        """Refuse a front end whose bands would be empty or lie above what the waveform can hold."""
+        """Refuse a front end whose bands would be empty or above what the waveform can hold."""
         for name in ("sample_rate", "n_fft", "hop_samples", "num_mels"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:

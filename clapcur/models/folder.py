@@ -1,7 +1,7 @@
 """The files of a saved model: config and weights, read back exactly or not at all.
 
-PyTorch's `strict=False` skips what does not fit without a word, and the model then answers from
-noise; so does a default that stands in for a setting the file lacks.
+PyTorch's `strict=False` skips what does not fit silently, and the model then answers from
+noise; so does a default in place of a setting the file lacks.
 """
 
 import json

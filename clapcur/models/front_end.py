@@ -27,7 +27,7 @@ class LogMel(nn.Module):
     Raises
     ------
     ValueError
-        A band lies between two frequency bins.
+        A band is between two frequency bins.
 
     Notes
     -----
@@ -46,7 +46,7 @@ class LogMel(nn.Module):
         silent = int((filters_FM.amax(dim=0) == 0).sum())
         if silent:
             raise ValueError(
-                f"{silent} of {config.num_mels} mel bands lie between two frequency bins, "
+                f"{silent} of {config.num_mels} mel bands are between two frequency bins, "
                 f"{(config.filter_rate or config.sample_rate) / config.n_fft:g} Hz apart, and would always be silent; "
                 "raise n_fft or lower num_mels"
             )

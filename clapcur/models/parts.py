@@ -48,7 +48,7 @@ def let_learn(model: Clap, parts: Iterable[Part]) -> list[nn.Module]:
     """Let these parts learn and nothing else; return their modules, the only ones to be in training mode.
 
     All others stay in evaluation mode: a batch norm in training mode changes its statistics though its weights are
-    frozen, and dropout goes on.
+    frozen, and dropout continues.
     """
     parts = tuple(parts)
     model.requires_grad_(False)

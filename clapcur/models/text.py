@@ -69,7 +69,7 @@ class TextTower(nn.Module):
             encoder.pooler = None
         if pooling == "last":
             encoder.config.use_cache = False  # nothing is generated
-        tokenizer.padding_side = "right"  # so that [CLS] stands first
+        tokenizer.padding_side = "right"  # so that [CLS] is first
         self.encoder, self.tokenizer = encoder, tokenizer
         self.pooling, self.max_tokens, self.suffix = pooling, max_tokens, suffix
         self.num_features = int(encoder.config.hidden_size)
@@ -311,7 +311,7 @@ def load_tokenizer(source: Path | str) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=is_here)
     for key in ("is_local", "local_files_only"):  # how it was loaded, which it would save
         tokenizer.init_kwargs.pop(key, None)
-    # Where the vocabulary is missing, transformers 5 makes an empty tokenizer without a word.
+    # Where the vocabulary is missing, transformers 5 makes an empty tokenizer silently.
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise CheckpointError(f"{source} has no vocabulary: every word would be unknown")
     return tokenizer

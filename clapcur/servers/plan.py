@@ -249,7 +249,7 @@ def choose_port(wanted: int | None, default: int, flag: str) -> int:
 
 
 def is_free(port: int) -> bool:
-    """Tell whether a server could listen on this port of loopback."""
+    """Return whether a server could listen on this port of loopback."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: the last one's rests do not count
         try:
@@ -261,7 +261,7 @@ def is_free(port: int) -> bool:
 
 @functools.cache
 def has_gpu() -> bool:
-    """Tell whether NVIDIA's driver shows a GPU."""
+    """Return whether NVIDIA's driver shows a GPU."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return False
@@ -272,7 +272,7 @@ def has_gpu() -> bool:
 
 
 def beside(url: str, name: str, driver: str) -> str:
-    """Return the address of the database that stands beside the catalog's, such as ``clapcur_mlflow``."""
+    """Return the address of the database that is beside the catalog's, such as ``clapcur_mlflow``."""
     import sqlalchemy as sa
 
     catalog = sa.make_url(url)

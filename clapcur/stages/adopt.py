@@ -22,7 +22,7 @@ from clapcur.store.artifacts import Artifact, Stage, Workspace, sha256_file
 
 VERSION = "1"
 READ = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.json", "*.txt", "*.model")
-"""What of a folder makes a model; the rest (pictures, read-mes, events) may change."""
+"""What of a folder makes a model; the rest (pictures, READMEs, events) may change."""
 
 
 @frozen
@@ -47,7 +47,7 @@ class AdoptConfig:
     """Seed of the weights that a partial checkpoint lacks."""
 
     def __post_init__(self) -> None:
-        """Refuse a seed that is none."""
+        """Refuse an invalid seed."""
         check_seed(self.seed)
 
     @property

@@ -62,7 +62,7 @@ class ComposeConfig:
     min_clip_s: float = 0.3
     """Clips with less to be heard, in seconds, are left out."""
     max_bad_fraction: float = 0.1
-    """Share of clips that cannot be used from which on it is an error."""
+    """Share of clips that cannot be used at or above which it is an error."""
     seed: int = 0
     """Of the couples, the clips and where these are cut."""
     num_workers: int = machine(2)
@@ -74,7 +74,7 @@ class ComposeConfig:
         check_prompt(self.prompt)
         if self.duration_s < 2 * self.min_clip_s or self.duration_s > READ_S:
             raise ValueError(
-                f"duration_s must lie between two clips of {self.min_clip_s:g} s and {READ_S:g} s, got "
+                f"duration_s must be between two clips of {self.min_clip_s:g} s and {READ_S:g} s, got "
                 f"{self.duration_s:g}"
             )
         for name, most in (("held_out", 1), ("unseen_couples", 1), ("max_bad_fraction", 1)):

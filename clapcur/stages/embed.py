@@ -285,7 +285,7 @@ def _can_be_read(row: Any) -> bool:
 
 
 def _retry(work: Workspace) -> None:
-    """Let a run that goes on make those shards again of which a left-out clip can be read now."""
+    """Let a run that continues make those shards again of which a left-out clip can be read now."""
     for note in work.scratch.glob("left-out-*.json"):
         index, rows = int(note.stem.rpartition("-")[2]), left_out_table(json.loads(note.read_text()))
         if not work.is_done(_mark(index)) or any(map(_can_be_read, rows.itertuples())):
@@ -325,7 +325,7 @@ def _mark(index: int) -> str:
 def _new(ids: Sequence[str], inputs: Mapping[str, Artifact], paths: Mapping[str, str] | None) -> list[str]:
     """Return the ids whose rows are not taken over from an earlier table, in the order in which they are embedded.
 
-    Clips of a container are read as they lie in it: at random, each cell of a Parquet file would cost its row group.
+    Clips of a container are read as they are in it: at random, each cell of a Parquet file would cost its row group.
     """
     known = set(read_ids(inputs["previous"].path)) if "previous" in inputs else set()
     new = [name for name in ids if name not in known]

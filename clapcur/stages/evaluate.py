@@ -8,7 +8,7 @@ enter.
 A score also says whether its clips were in what the checkpoint learned from (`clapcur.methods.contamination`): in the
 pairs and Improvement-Sets of its own training and of every checkpoint that it came from, by their records. A checkpoint
 from elsewhere has no such records, and its scores say that it is not known. Where a set behind it was curated against
-these very clips, near duplicates of the teacher's clips are looked for in the embeddings of then.
+these very clips, near duplicates of the teacher's clips are looked for in the embeddings that the curation used.
 
 Inputs by role: ``checkpoint``, ``audio_embeddings``, ``evaluation`` (a labelled manifest) with ``prompt_embeddings``,
 or (a manifest with pairs) with ``caption_embeddings``; and what the checkpoint was made from, as

@@ -1,7 +1,7 @@
 """Gate: may a new student take the champion's place? Two scores on the same clips -> a decision.
 
 The challenger must be better by more than chance: the lower end of the interval of the change, clip by clip and over
-source recordings, must lie above ``min_change``. The decision and its figures are kept either way. Labelled clips that
+source recordings, must be above ``min_change``. The decision and its figures are kept either way. Labelled clips that
 decide so again and again are used up as evidence, little by little: give the gate clips that no table is printed from,
 where you can.
 
@@ -36,7 +36,7 @@ class GateConfig:
         """Raise ValueError unless the level is in (0, 1)."""
         check_seed(self.seed)
         if not 0 < self.level < 1:
-            raise ValueError(f"the level of an interval lies in (0, 1), got {self.level:g}; a percentage?")
+            raise ValueError(f"the level of an interval is in (0, 1), got {self.level:g}; a percentage?")
 
 
 def decide(inputs: Mapping[str, Artifact], config: GateConfig, work: Workspace) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def _why(accuracy: Mapping[str, float], change: tuple[float, float, float], conf
         f"[{low:+.1f}, {high:+.1f}]"
     )
     is_better = low > 100 * config.min_change
-    return f"{said}: the interval {'lies' if is_better else 'does not lie'} above {100 * config.min_change:+.1f}"
+    return f"{said}: the interval is {'' if is_better else 'not '}above {100 * config.min_change:+.1f}"
 
 
 STAGE = Stage("gate", "1", "decision", decide)

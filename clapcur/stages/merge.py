@@ -1,6 +1,6 @@
 """Merge: several manifests -> one, or a share of it. What a teacher learns from is seldom one corpus.
 
-Payload: that of a manifest (see `clapcur.data.manifest`). A clip that stands in several inputs counts once, as the
+Payload: that of a manifest (see `clapcur.data.manifest`). A clip that is in several inputs counts once, as the
 first of them describes it; its pairs are those of all.
 """
 
@@ -25,7 +25,7 @@ class MergeConfig:
     def __post_init__(self) -> None:
         """Refuse what is no share."""
         if not 0 < self.share <= 1:
-            raise ValueError(f"share must lie in (0, 1], got {self.share:g}; a percentage?")
+            raise ValueError(f"share must be in (0, 1], got {self.share:g}; a percentage?")
 
 
 def merge(inputs: Mapping[str, Artifact], config: MergeConfig, work: Workspace) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def merge(inputs: Mapping[str, Artifact], config: MergeConfig, work: Workspace) 
 
 
 def refresh_locations(artifact: Artifact, manifests: Sequence[Artifact]) -> None:
-    """Write where the clips lie now into a manifest that was merged before its inputs moved."""
+    """Write where the clips are now into a manifest that was merged before its inputs moved."""
     places = union([Manifest.open(manifest) for manifest in manifests]).locations
     clips = pd.read_parquet(artifact.path / "clips.parquet", columns=["clip_id"]).clip_id
     write_locations(places[places.clip_id.isin(clips)].reset_index(drop=True), artifact.path)

@@ -1,4 +1,4 @@
-"""Pool: the versions of a growing heap of sounds. An earlier version and a landing -> the next version.
+"""Pool: the versions of a growing collection of sounds. An earlier version and a landing -> the next version.
 
 The audio that lands is ingested like any other and then joined to what was there. A version names its parent, so that
 what was embedded and curated before is looked up and not made again. A clip that was taken down leaves with the next

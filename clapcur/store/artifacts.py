@@ -33,7 +33,7 @@ SCHEMA = 2  # of a record: from 2 on it says its own schema and has a digest
 WORK = "work"  # sub-folder of an unfinished artifact: parts and training state, gone when the record is written
 LOST = "lost.json"  # record of an artifact whose payload was damaged, until it is made again
 ANCESTOR = "ancestor."  # begins the role of an input that an input was made from: it is read, and shown nowhere
-LOCATIONS = "locations.parquet"  # where clips lie on this machine: replaceable, so not part of the payload's digests
+LOCATIONS = "locations.parquet"  # where clips are on this machine: replaceable, so not part of the payload's digests
 HISTORY = "history.jsonl"  # of a training: one line of metrics for each step
 TIMES = "times.jsonl"  # beside it, when and how fast: an equal run has other times, so not in the digests either
 ASIDE = ".aside"  # end of the name of a folder that was moved away because its record is damaged
@@ -147,7 +147,7 @@ class Workspace:
         return folder
 
     def is_done(self, part: str) -> bool:
-        """Tell whether this part was finished by an earlier, interrupted run."""
+        """Return whether this part was finished by an earlier, interrupted run."""
         return (self.scratch / f"{part}.done").exists()
 
     def mark_done(self, part: str) -> None:
@@ -442,7 +442,7 @@ class Store:
         return found
 
     def open(self, key: Key) -> Workspace:
-        """Return the workspace of an artifact that is about to be made, or goes on being made.
+        """Return the workspace of an artifact that is about to be made, or continues being made.
 
         A folder whose record is damaged is moved aside: what is in it cannot be told from what another run left.
         """

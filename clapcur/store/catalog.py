@@ -103,7 +103,7 @@ class Catalog:
             _post(db, artifact_id, topic, payload, again=False)
 
     def knows(self, artifact_id: str, finished: float) -> bool:
-        """Tell whether this artifact, as finished at this time, has been entered."""
+        """Return whether this artifact, as finished at this time, has been entered."""
         with self._engine.begin() as db:
             return bool(db.scalar(_column(ARTIFACT.c.finished, artifact_id)) == finished)
 

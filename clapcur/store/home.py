@@ -217,7 +217,7 @@ def _mode_of_new_home() -> int:
 
 
 def is_locked(path: Path) -> bool:
-    """Tell whether a living process holds the lock of this file."""
+    """Return whether a living process holds the lock of this file."""
     try:
         file = open(path)
     except FileNotFoundError:

@@ -165,7 +165,7 @@ def _machine() -> str:
 
 
 def _is_gone(owner: str) -> bool:
-    """Tell whether an owner on this machine is dead; False where it cannot be known."""
+    """Return whether an owner on this machine is dead; False where it cannot be known."""
     machine, pid, birth, _ = owner.split()
     return machine == _machine() and _birth(int(pid)) != birth
 

@@ -2,7 +2,7 @@
 
 A result that exists is reused without importing anything heavy. One that does not is made by one
 process, whoever else wants it waits and reuses. The order payload, record, catalog means that a
-crash at any point loses nothing that was finished: the next run finds it, or goes on from the
+crash at any point loses nothing that was finished: the next run finds it, or resumes from the
 parts that were marked done.
 """
 
@@ -77,7 +77,7 @@ def run(
     Raises
     ------
     ArtifactError
-        The disk is full or read-only; running again goes on.
+        The disk is full or read-only; running again continues.
     DamagedArtifact
         An input is not what was written; found before anything is computed with it.
     """
@@ -142,14 +142,14 @@ def _make(
         return home.store.commit(work, {"counts": {}, "metrics": {}, **said, **outcome}, started)
     except Interrupted:
         raise
-    except Exception as error:  # a full disk comes dressed as many errors; all others go on as they are
+    except Exception as error:  # a full disk comes dressed as many errors; all others continue as they are
         _check(lease, error)
         folder = home.store.folder(key.kind, key.id)
         why = next((reason for cause in _causes(error) if (reason := why_not_written(cause, home.root))), None)
         if why is None:
             raise
         raise ArtifactError(
-            f"{why}: {folder} could not be written; what was finished is kept, mend that and run again, it goes on "
+            f"{why}: {folder} could not be written; what was finished is kept, fix that and run it again, it resumes "
             "from there"
         ) from error
 

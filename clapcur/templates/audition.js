@@ -1,7 +1,7 @@
 // Play, seek, filter, sort, mark, export.
 //
 // It must run inside MLflow's artifact view, an iframe that allows scripts and nothing else: there localStorage throws
-// and downloads are dropped without a word. Marks then live as long as the page, and the export is shown as text to
+// and downloads are dropped silently. Marks then live as long as the page, and the export is shown as text to
 // copy.
 "use strict";
 (() => {

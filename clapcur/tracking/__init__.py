@@ -133,7 +133,7 @@ def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[s
             page.describe(run, record)
             opened.append((page, run))
         page, run = opened[0]
-        if points and run.info.status != "RUNNING":  # goes on from where an earlier try ended
+        if points and run.info.status != "RUNNING":  # resumes where an earlier try ended
             run = page.set_status(run.info.run_id, key.id, "RUNNING")
             opened[0] = page, run
         if run.info.status == "FINISHED":  # another process has made it, and tells its curves
@@ -181,7 +181,7 @@ def _with_page(home: Home, catalog: Catalog, tell: Callable[[MlflowPage], None])
         tell(MlflowPage(home, catalog))
     except DamagedArtifact:  # of our own store: nobody knows what was taken down, and no alias may move
         raise
-    except Exception as error:  # whatever MLflow does, the run of the pipeline goes on
+    except Exception as error:  # whatever MLflow does, the run of the pipeline continues
         first_time = home.mlflow_uri not in _rests_until
         _rests_until[home.mlflow_uri] = time.monotonic() + REST_S
         log.log(

@@ -64,7 +64,7 @@ class Live:
                 if ended:
                     self._close(status if sent else None)
                     return
-        except Exception as error:  # the training goes on; `history.jsonl` has every point
+        except Exception as error:  # the training continues; `history.jsonl` has every point
             log.warning("the curves are not shown while training: %s", " ".join(str(error).split()))
 
     def _gather(self) -> tuple[list[Point], bool, str | None]:

@@ -193,7 +193,7 @@ class MlflowPage:
             self._tell_standing(dataset)
 
     def _tell_standing(self, dataset: str) -> None:
-        """Point the aliases of a dataset's registered model at teacher, champion and challenger as they stand now."""
+        """Point the aliases of a dataset's registered model at teacher, champion and challenger as they are now."""
         from mlflow.exceptions import MlflowException
 
         name = records.model_name(dataset)
@@ -202,7 +202,7 @@ class MlflowPage:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            told = f"Students of {dataset}. `clapcur trace ID` shows what made one; the decisions stand in their runs."
+            told = f"Students of {dataset}. `clapcur trace ID` shows what made one; the decisions are in their runs."
             model = self.client.create_registered_model(name, {"clapcur.dataset": dataset}, told)
         standing = champions.standing(self._store, dataset)
         for alias in champions.ALIASES:
@@ -308,7 +308,7 @@ class MlflowPage:
     def _experiment(self, name: str) -> str:
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
-            here = None  # a server knows where its files go; without one they lie at home
+            here = None  # a server knows where its files go; without one they are at home
             if not self._home.mlflow_uri.startswith("http"):
                 here = (self._home.mlflow_artifacts / records.folder_name(name)).as_uri()
             kind = {"mlflow.experimentKind": "custom_model_development"}  # opens on runs, not on traces of chats

@@ -17,7 +17,7 @@ SENDS = ("socket.connect", "socket.sendto", "socket.sendmsg")  # arguments: sock
 
 
 def is_local(host: str) -> bool:
-    """Tell whether this name or address can only mean the machine we are on."""
+    """Return whether this name or address can only mean the machine we are on."""
     if host in ("", "localhost", socket.gethostname()):
         return True
     try:

@@ -1,7 +1,7 @@
 """The smallest real chain: a tiny synthetic corpus, tiny towers, and the commands from sounds to report.
 
 Every training saves its state after each step, and the captions fill two shards, so that a killed command has something
-to go on from.
+to continue from.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""What every campaign stands on: numbered steps with a seed each, a deadline, counts, failures.
+"""What every campaign is built on: numbered steps with a seed each, a deadline, counts, failures.
 
 A step is what can be repeated alone. Its random numbers depend on the seed, the campaign and its number, never on what
 ran before it or beside it.

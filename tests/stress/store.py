@@ -79,7 +79,7 @@ def _rounds(context: Run, whole: Path) -> list[list[Damage]]:
 
 
 def _copy(context: Run, whole: Path, name: str) -> Path:
-    """Return a home with the same store; catalog and MLflow are made anew by `clapcur sync`."""
+    """Return a home with the same store; catalog and MLflow are made again by `clapcur sync`."""
     home = context.folder / name / "home"
     shutil.copytree(whole / "store", home / "store")
     return home

@@ -1,4 +1,4 @@
-"""What lies between a sound and its file: room, background, microphone and level, drawn once a recording."""
+"""What is between a sound and its file: room, background, microphone and level, drawn once a recording."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ class Condition:
     def __post_init__(self) -> None:
         """Refuse ranges that are upside down or impossible."""
         if not 0 < self.spread <= 1:
-            raise ValueError(f"spread must lie in (0, 1], got {self.spread}: sounds are not defined further out")
+            raise ValueError(f"spread must be in (0, 1], got {self.spread}: sounds are not defined further out")
         for name in ("snr_db", "reverb_s", "reverb_db", "peak_db"):
             low, high = getattr(self, name)
             if low > high:
@@ -69,7 +69,7 @@ def record(sound: Waveform, sample_rate: int, condition: Condition, rng: np.rand
     Returns
     -------
     ndarray, shape (T,)
-        The recording; its largest sample lies in `condition.peak_db`.
+        The recording; its largest sample is in `condition.peak_db`.
     """
     wet = reverberate(sound, sample_rate, rng.uniform(*condition.reverb_s), rng.uniform(*condition.reverb_db), rng)
     noise = background(len(sound), sample_rate, rng)

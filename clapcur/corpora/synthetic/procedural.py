@@ -84,7 +84,7 @@ def generate(
 ) -> Corpus:
     """Make the corpus in `folder`, or find it there.
 
-    The folder appears at once and complete: until then the files lie in a hidden folder beside it. A second call with
+    The folder appears at once and complete: until then the files are in a hidden folder beside it. A second call with
     an equal config returns at once.
 
     Parameters
@@ -127,7 +127,7 @@ def generate(
 
 
 def _found(folder: Path, config: ProceduralConfig) -> bool:
-    """Tell whether `folder` already holds this corpus; raise where something else is in the way."""
+    """Return whether `folder` already holds this corpus; raise where something else is in the way."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     advice = "remove it or name another folder"

@@ -15,7 +15,7 @@ rounded to float32, and then compared with ``>=`` (as the paper's code does; fai
     screening    low-precision products and the bound of their error
     join         pairs over a threshold, caps, floors
     nearest      top k, the class of a caption, the floor under a caption's clips
-    clusters     a join of what lies near alone, where an exact one is out of reach
+    clusters     a join of what is near alone, where an exact one is out of reach
     histogram    counts of all pairs by similarity
 """
 

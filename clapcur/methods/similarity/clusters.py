@@ -18,7 +18,7 @@ from clapcur.methods.similarity.rows import Rows, as_rows, check_positive, load_
 
 @dataclass(frozen=True)
 class Clusters:
-    """Which texts lie together, and how many clusters a clip looks into.
+    """Which texts are together, and how many clusters a clip looks into.
 
     Attributes
     ----------

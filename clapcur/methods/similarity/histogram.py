@@ -28,14 +28,14 @@ def similarity_histogram(
     num_bins : int
         Equal bins; the default is 1e-4 wide.
     range : (float, float)
-        Outer edges; what lies beyond counts in the outermost bins.
+        Outer edges; what is beyond counts in the outermost bins.
     offsets, tile, device
         As in `similar_pairs`.
 
     Returns
     -------
     array, shape (num_bins,), int64
-        A bin holds its lower edge and not its upper one, the last bin both. Pairs that lie within
+        A bin holds its lower edge and not its upper one, the last bin both. Pairs that are within
         rounding (1e-6) of an edge may be counted on its other side: they are not scored again.
     """
     audio_ND = check_rows(audio_ND, "audio")
@@ -75,7 +75,7 @@ def threshold_for_count(counts: NDArray[np.int64], target: int, *, range: tuple[
     Returns
     -------
     float
-        The largest edge of a bin at or above which lie at least ``target`` pairs; the lowest of all
+        The largest edge of a bin at or above which there are at least ``target`` pairs; the lowest of all
         where there are fewer.
 
     Raises

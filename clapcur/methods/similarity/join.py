@@ -27,7 +27,7 @@ from clapcur.methods.similarity.screening import GROUPS, Screen, fastest_precisi
 
 TILES = {"cpu": (4096, 4096), "cuda": (8192, 32768)}  # clips and texts of one product; ours, measured
 BELOW_ALL = -4.0  # no score is as low
-GROUPS_PER_PLACE = 8  # groups of texts for each place under a cap: enough that their maxima lie near the best; ours
+GROUPS_PER_PLACE = 8  # groups of texts for each place under a cap: enough that their maxima are near the best; ours
 
 Proposals = tuple[Tensor, Tensor]
 
@@ -101,7 +101,7 @@ def similar_pairs(
     ------
     PairBlock
         Never empty, in the order of the clips. The blocks in sequence are sorted as one block is;
-        a clip lies in several consecutive ones only where it alone exceeds the budget.
+        a clip is in several consecutive ones only where it alone exceeds the budget.
 
     Raises
     ------
@@ -146,7 +146,7 @@ class Join:
         self.floor_M = torch.from_numpy(floor_M).to(self.text_MD.device)
         self.offset_N: Tensor | None = None if offsets is None else self._offset(offsets[0])
         self.offset_M: Tensor | None = None if offsets is None else self._offset(offsets[1])
-        if self.order_M is not None:  # the texts of a cluster stand together
+        if self.order_M is not None:  # the texts of a cluster are together
             self.text_MD, self.floor_M = self.text_MD[self.order_M], self.floor_M[self.order_M]
             self.offset_M = None if self.offset_M is None else self.offset_M[self.order_M]
         self.has_one_floor = len(floor_M) == 0 or bool((floor_M == floor_M[0]).all())

@@ -58,7 +58,7 @@ def top_k(
     similarity_QK : array, shape (Q, k), float32
         Cosines, falling.
     index_QK : array, shape (Q, k), int64
-        Rows of the keys. Of equally similar keys the one with the lower index stands first, and is
+        Rows of the keys. Of equally similar keys the one with the lower index is first, and is
         the one that is kept.
 
     Raises

@@ -25,7 +25,7 @@ WINDOW = f"{AUDIO}melspec_extractor.spectrogram.window"
 
 
 def recognises(ledger: Ledger) -> bool:
-    """Tell whether these are the names of this family."""
+    """Return whether these are the names of this family."""
     return "audio_proj.weight" in ledger and "text_proj.weight" in ledger and bool(ledger.names(TEXT))
 
 

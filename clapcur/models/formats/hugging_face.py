@@ -44,7 +44,7 @@ ROBERTA = (
 
 
 def recognises(ledger: Ledger) -> bool:
-    """Tell whether these are the names of this family."""
+    """Return whether these are the names of this family."""
     return bool(ledger.names("audio_model.audio_encoder.") and ledger.names("text_model."))
 
 
@@ -88,7 +88,7 @@ def read(ledger: Ledger, ask: Ask) -> Reading:
 
 
 def refusal(config: ClapConfig, encoder_type: str) -> str | None:
-    """Say why a model cannot take this form, or None."""
+    """Return why a model cannot take this form, or None."""
     if config.audio.htsat is None:
         return "its audio tower is a Cnn14, this form's is an HTSAT"
     if config.projection != "mlp":

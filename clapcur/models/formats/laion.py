@@ -30,7 +30,7 @@ TRANSFORMS = "MLPs behind the embedding, of an unused loss"
 
 
 def recognises(ledger: Ledger) -> bool:
-    """Tell whether these are the names of this family."""
+    """Return whether these are the names of this family."""
     return bool(ledger.names(AUDIO) and ledger.names(TEXT) and "audio_projection.0.weight" in ledger)
 
 
@@ -70,7 +70,7 @@ def read(ledger: Ledger, ask: Ask) -> Reading:
 
 
 def refusal(config: ClapConfig, encoder_type: str) -> str | None:
-    """Say why a model cannot take this form, or None."""
+    """Return why a model cannot take this form, or None."""
     if config.projection != "mlp":
         return f"its projections are {config.projection!r}, this form's are 'mlp'"
     if config.text.pooling != "pooler" or encoder_type not in ("bert", "roberta"):

@@ -71,7 +71,7 @@ class Ledger:
         self.ignored: dict[str, str] = {}
 
     def __contains__(self, name: str) -> bool:
-        """Tell whether the file has this name."""
+        """Return whether the file has this name."""
         return name in self.tensors
 
     def names(self, prefix: str) -> list[str]:
@@ -86,7 +86,7 @@ class Ledger:
         return self.tensors[name]
 
     def count(self, pattern: str) -> int:
-        """Count the different numbers that stand at the group of a pattern in names."""
+        """Count the different numbers that are at the group of a pattern in names."""
         return len({found[1] for name in self.tensors if (found := re.match(pattern, name))})
 
     def take(self, theirs: str, *ours: str) -> None:

@@ -35,7 +35,7 @@ PADDING_2023 = "!"
 
 
 def recognises(ledger: Ledger) -> bool:
-    """Tell whether these are the names of this family."""
+    """Return whether these are the names of this family."""
     return bool(ledger.names(f"{AUDIO}base.") and ledger.names(f"{TEXT}base."))
 
 
@@ -69,7 +69,7 @@ def read(ledger: Ledger, ask: Ask) -> Reading:
 
 
 def refusal(config: ClapConfig, encoder_type: str) -> str | None:
-    """Say why a model cannot take this form, or None."""
+    """Return why a model cannot take this form, or None."""
     if config.projection != "residual":
         return f"its projections are {config.projection!r}, this form's are 'residual'"
     if config.text.pooling not in ("cls", "last"):

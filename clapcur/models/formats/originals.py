@@ -15,7 +15,7 @@ from clapcur.models.formats.ledger import Ledger
 
 AUDIO = "audio."
 HTSAT = "audio.model.audio_encoder."
-"""Where the towers stand in a model of ours."""
+"""Where the towers are in a model of ours."""
 
 BLOCK = {
     "norm1": "layernorm_before",
@@ -35,7 +35,7 @@ HEAD = "head of 527 AudioSet classes, on no path to an embedding"
 
 
 def is_htsat(ledger: Ledger, prefix: str) -> bool:
-    """Tell which of the two towers stands under a prefix."""
+    """Return which of the two towers is under a prefix."""
     return f"{prefix}patch_embed.proj.weight" in ledger
 
 

@@ -19,7 +19,7 @@ FRESH = ("audio_projection.", "text.", "text_projection.", "logit_scale")
 
 
 def recognises(ledger: Ledger) -> bool:
-    """Tell whether these are the names of this family."""
+    """Return whether these are the names of this family."""
     return "conv_block1.conv1.weight" in ledger and "fc1.weight" in ledger and not ledger.names("audio")
 
 

@@ -12,7 +12,7 @@ from clapcur.models.formats.panns import FRESH
 
 
 def recognises(ledger: Ledger) -> bool:
-    """Tell whether these are the names of this family."""
+    """Return whether these are the names of this family."""
     return "layer1.conv.weight" in ledger and "layer14.pointwise_conv.weight" in ledger
 
 

@@ -9,7 +9,7 @@ Sounds are embedded while the page stays within its size, a clip of several pair
 place, or cannot be decoded, has a line with the reason in place of its sound. What was at its place is no part of the
 artifact's identity: after files are put back, another seed makes a page with them.
 
-Payload: ``audition.html`` and ``pairs.csv`` (which pairs, why, and how many pairs each stands for). Inputs:
+Payload: ``audition.html`` and ``pairs.csv`` (which pairs, why, and how many pairs each represents). Inputs:
 ``improvement_set``, and the manifests by the roles that it was curated from, see `audition_inputs`.
 """
 
@@ -137,7 +137,7 @@ def _class_thresholds(source: Artifact, card: Card, scored: pd.DataFrame) -> dic
     """Return the threshold that cut the pairs of each class.
 
     DS with a count that its classes share has one for each class, which its card does not tell: the lowest score that
-    was kept stands for it.
+    was kept represents it.
     """
     cut, config = cut_by(card.strategy), source.record["config"]
     thresholds = dict.fromkeys(card.class_coverage, card.thresholds[cut])

@@ -1,9 +1,9 @@
 """Which pairs of an Improvement-Set are worth hearing: evenly over classes, and over scores inside a class.
 
 A class gives three kinds of pairs. *border*: its lowest scores, the nearest above the threshold. *top*: its highest.
-*random*: one pair out of each of equally large parts of what lies between, so that the draw covers the range of scores.
+*random*: one pair out of each of equally large parts of what is between, so that the draw covers the range of scores.
 
-Each pair has a weight: how many pairs of the set it stands for. Border and top pairs are all there and weigh 1, a drawn
+Each pair has a weight: how many pairs of the set it represents. Border and top pairs are all there and weigh 1, a drawn
 one weighs as much as its part has pairs; the weights of a class add up to its size. A share that is weighted so (of
 pairs marked wrong, for instance) is therefore an estimate for the whole set, although the borders are heard more often.
 """

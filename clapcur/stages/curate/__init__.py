@@ -173,7 +173,7 @@ def _how_to_fill(
     config: CurateConfig, thresholds: Mapping[str, float], captions: Captions, evidence: Mapping[str, Any],
     num_captions: int, exclusions: Mapping[str, int],
 ) -> str:  # fmt: skip
-    """Say why the set is empty and which threshold would give pairs."""
+    """Return why the set is empty and which threshold would give pairs."""
     name = config.strategy.upper()
     if not len(captions.ids):
         return (

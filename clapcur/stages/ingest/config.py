@@ -74,7 +74,7 @@ class IngestConfig:
         if self.corpus is not None and (given := [name for name, value in others.items() if value is not None]):
             raise ValueError(f"the corpus {self.corpus} knows its own files: leave out {', '.join(given)}")
         if self.corpus is not None and self.landed_in is not None:
-            raise ValueError(f"a corpus lies in a folder, {self.source} is a pool; land the corpus in it first")
+            raise ValueError(f"a corpus is in a folder, {self.source} is a pool; land the corpus in it first")
         if self.folds and self.corpus is None:
             raise ValueError(f"folds are chosen of a corpus, got {', '.join(self.folds)} without `corpus`")
         if self.num_workers < 0:

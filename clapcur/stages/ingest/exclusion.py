@@ -1,7 +1,7 @@
 """What may never enter: clips named by exclusion lists, so that an evaluation set cannot leak into a pool.
 
 An entry is a clip id, a hash of samples, a path or a recording id. A clip goes when an entry names it, any of the
-paths it lies at, or any recording it was said to be cut from; so does the same sound in another container. Lists that
+paths it is at, or any recording it was said to be cut from; so does the same sound in another container. Lists that
 corpora publish are read as they are: AudioCaps' and UrbanSound8K's tables name recordings by ``youtube_id`` and
 ``fsID``, WavCaps' blacklists are JSON, and AudioSet's files are named ``Y{id}.wav``. How a list meets a clip is that of
 `clapcur.methods.contamination`.
@@ -114,7 +114,7 @@ def _without_place(entry: str, found: Set[str]) -> bool:
 
 
 def _meant(entry: str, base: str) -> set[str]:
-    """Return what an entry may stand for: a clip, samples, a path, a recording, or a file named by its recording."""
+    """Return what an entry may refer to: a clip, samples, a path, a recording, or a file named by its recording."""
     path = unicodedata.normalize("NFC", entry)
     spellings = {entry, path, unicodedata.normalize("NFD", path), entry.replace("\\", "/")}
     meant = {

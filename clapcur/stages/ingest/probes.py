@@ -1,7 +1,7 @@
 """Every file probed once: in parallel, and remembered in a SQLite file between runs.
 
 The memory is no truth: an answer holds for one path, size, time of change and set of rules; a file that is lost or
-broken costs time only. It is written every `CHUNK` clips, so that a killed ingest goes on where it was.
+broken costs time only. It is written every `CHUNK` clips, so that a killed ingest resumes where it stopped.
 """
 
 import dataclasses

@@ -152,7 +152,7 @@ def resolve(columns: Columns, header: Sequence[str], table: Path | str) -> Colum
             )
         means_it = {_plain(wanted)} | (PATH_LIKE if item.name == "path" else set())
         same = [name for name in header if _plain(name) in means_it and name not in claimed]
-        if same:  # 'Labels' would be dropped without a word, and 'filename' with all the audio
+        if same:  # 'Labels' would be dropped silently, and 'filename' with all the audio
             raise ManifestError(
                 f"{table} has no column {wanted!r} but {same[0]!r}; say `columns: {{{item.name}: {same[0]}}}` to use "
                 f"it or `{item.name}: null` to leave it"

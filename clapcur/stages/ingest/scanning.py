@@ -1,6 +1,6 @@
 """Rows and probes -> the tables of a manifest.
 
-Files of equal bytes are one clip, with the captions of all of them. Every row that cannot be used stands in the
+Files of equal bytes are one clip, with the captions of all of them. Every row that cannot be used is in the
 quarantine with its reason; nothing is dropped without being counted.
 """
 
@@ -36,7 +36,7 @@ class Scan:
     # same_sound: clips whose samples another clip has already; excluded: clips that an exclusion list named;
     # forgotten: clips that were taken down
     reasons: dict[str, int]
-    # how many stand in the quarantine, by reason
+    # how many are in the quarantine, by reason
     exclusions: dict[str, dict[str, int]]
     # of each list: entries, hit, clips
     rules: ProbeRules
@@ -84,7 +84,7 @@ def scan(
     ----------
     config : IngestConfig
     probe_cache : Path or None
-        SQLite file that remembers probes, so that an unchanged file is not decoded again and a killed ingest goes on.
+        SQLite file that remembers probes, so that an unchanged file is not decoded again and a killed ingest continues.
     on_progress : callable or None
         Called with (done, total) files, each time after the probe cache is on disk.
     forgotten : set of str

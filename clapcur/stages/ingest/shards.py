@@ -82,7 +82,7 @@ Remember = Callable[[str, Stamp | None, Callable[[], Listing]], Listing]
 
 
 def is_tar(path: str) -> bool:
-    """Tell whether a name is that of a tar, compressed or not."""
+    """Return whether a name is that of a tar, compressed or not."""
     return path.lower().endswith((".tar", *COMPRESSED))
 
 
@@ -287,7 +287,7 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 
 def holds_audio(path: str, columns: Columns) -> bool:
-    """Tell whether a Parquet file has a column of audio.
+    """Return whether a Parquet file has a column of audio.
 
     Raises
     ------

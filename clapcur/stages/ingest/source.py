@@ -138,7 +138,7 @@ def _admit(source: Source, roots: Sequence[str]) -> None:
 
 
 def _is_shard(path: str, columns: Columns, where_broken: bool) -> bool:
-    """Tell whether a file holds many clips; of a Parquet file that cannot be read, `where_broken` says it."""
+    """Return whether a file holds many clips; of a Parquet file that cannot be read, `where_broken` says it."""
     if not path.lower().endswith(".parquet"):
         return is_tar(path)
     try:
@@ -199,13 +199,13 @@ def _store(config: IngestConfig) -> Source:
                 source.stamps[f"{base}/{name}"] = stamp
     if not source.rows:
         raise ManifestError(
-            f"{url} holds no audio file and no shard; a table must lie on this machine, with URLs in its column path"
+            f"{url} holds no audio file and no shard; a table must be on this machine, with URLs in its column path"
         )
     return source
 
 
 def _is_audio(path: str, columns: Columns) -> bool:
-    """Tell whether a file of a folder is read: one clip, or many."""
+    """Return whether a file of a folder is read: one clip, or many."""
     return _has_audio_suffix(path) or _is_shard(path, columns, where_broken=True)
 
 
@@ -241,14 +241,14 @@ def _folder(folder: Path, config: IngestConfig) -> Source:
     if without == len(files):
         first = min((row.path for described in known.values() for row in described), default="absent")
         raise ManifestError(
-            f"no file of {folder} stands in {table}: the first file is {files[0]!r}, the table's first path is "
+            f"no file of {folder} is in {table}: the first file is {files[0]!r}, the table's first path is "
             f"{first!r}; set `audio_folder` to what its paths are relative to"
         )
     return Source(rows, str(folder), {"without_metadata": without, "without_file": len(known)}, bad)
 
 
 def _corpus(name: str, folder: Path, folds: Sequence[str]) -> Source:
-    """Read a copy of a corpus; a file that is not there stands in a row all the same, and its probe says so."""
+    """Read a copy of a corpus; a file that is not there is in a row all the same, and its probe says so."""
     copy = read_copy(find_corpus(name), folder, folds)
     rows = []
     for line, entry in enumerate(copy.entries, 1):

@@ -1,4 +1,4 @@
-"""The manifest artifact of a scan: its identity, its payload, and where its clips lie today."""
+"""The manifest artifact of a scan: its identity, its payload, and where its clips are today."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ def stage_for(scan: Scan) -> tuple[Stage, dict[str, Any]]:
 
 
 def refresh_locations(artifact: Artifact, scan: Scan) -> bool:
-    """Write where the clips lie now into a manifest that was made before, and tell whether anything had moved.
+    """Write where the clips are now into a manifest that was made before, and tell whether anything had moved.
 
     Raises
     ------

@@ -89,12 +89,12 @@ class ReportConfig:
     """What a reader must know of the sounds, such as that they are synthetic."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty report and a row that stands there twice."""
+        """Refuse an empty report and a row that is there twice."""
         names = [f"{line.row.label} of seed {line.seed}" for line in self.rows]
         if not names:
             raise ValueError("a report needs at least one row")
         if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"each row must stand in the report once, repeated: {', '.join(repeated)}")
+            raise ValueError(f"each row must be in the report once, repeated: {', '.join(repeated)}")
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def as_markdown(table: ReportTable) -> str:
 
 
 def cell_text(text: str) -> str:
-    """Return a text as it may stand in a cell of a Markdown table."""
+    """Return a text as it may be in a cell of a Markdown table."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
 
 
@@ -103,7 +103,7 @@ def name_text(row: ReportLine) -> str:
 
 
 def contamination_lines(rows: Sequence[ReportLine]) -> list[str]:
-    """Say of which rows the scored clips are new to the checkpoint, of which not, and of which nobody knows."""
+    """Return which rows have clips that are new to the checkpoint, which have not, and of which it is unknown."""
     by_status: dict[str, list[ReportLine]] = {}
     for row in rows:
         by_status.setdefault(row.contamination.status, []).append(row)

@@ -22,7 +22,7 @@ class SoftLabels:
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
         if not 0 <= self.beta <= 1:
-            raise ValueError(f"beta must lie in [0, 1], got {self.beta}")
+            raise ValueError(f"beta must be in [0, 1], got {self.beta}")
         if self.temperature <= 0:
             raise ValueError(f"the teacher's temperature must be positive, got {self.temperature}")
 
@@ -53,7 +53,7 @@ class OrderTraining:
                 raise ValueError(f"{name} must be a finite weight of at least 0, got {getattr(self, name)}")
         for name in ("softness", "max_single_loss"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 
 
 @frozen
@@ -152,9 +152,9 @@ class TrainConfig:
             )
         for name in ("replay_probability", "warmup"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if not 0 <= self.held_out < 1:
-            raise ValueError(f"held_out must lie in [0, 1), got {self.held_out}")
+            raise ValueError(f"held_out must be in [0, 1), got {self.held_out}")
         for part in self.learns:
             if part not in get_args(Part):
                 raise ValueError(f"learns names parts, of {', '.join(get_args(Part))}, got {part!r}")

@@ -160,7 +160,7 @@ def train(inputs: Mapping[str, Artifact], config: TrainConfig, work: Workspace) 
         The config's model and the one of the `init` checkpoint differ, a loss or a weight is not finite, one pair does
         not fit the memory, or another process of the training died.
     Interrupted
-        The process was told to stop; the state is saved and the next run goes on from it.
+        The process was told to stop; the state is saved and the next run resumes from it.
     """
     state = work.scratch / "state"
     job = {
@@ -227,7 +227,7 @@ def _lead(training: Training, work: Workspace) -> dict[str, Any]:
                 saved = time.monotonic()
             if stop.is_set:
                 stop.leave(
-                    f"stopped at step {state.step} of {config.num_steps}; the state is saved, run again to go on"
+                    f"stopped at step {state.step} of {config.num_steps}; the state is saved, run it again to resume"
                 )
     if config.selection != "last":
         if not state.has_best:

@@ -232,7 +232,7 @@ def as_helper(place: Mapping[str, Any]) -> Any:
 
 
 def _wait_for(helpers: Sequence["subprocess.Popen[str]"], store: dist.Store) -> None:
-    """Return when all are there; RuntimeError where one died before, for whom the rendezvous would wait in vain."""
+    """Return when all are there; RuntimeError where one died before, for which the rendezvous would wait for ever."""
     while not store.check([f"{rank} is here" for rank in range(1, len(helpers) + 1)]):
         if any(helper.poll() is not None for helper in helpers):
             raise RuntimeError("a process ended before it joined")
@@ -249,7 +249,7 @@ def _death_among(helpers: Sequence["subprocess.Popen[str]"]) -> CheckpointError 
     rank, code = died[0]
     return CheckpointError(
         f"process {rank} of {len(helpers) + 1} that train together died (exit {code}), it said why above; the state is "
-        "saved now and then, run again to go on"
+        "saved now and then, run it again to resume"
     )
 
 

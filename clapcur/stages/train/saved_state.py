@@ -1,4 +1,4 @@
-"""What a training must remember to go on as if it had never stopped.
+"""What a training must remember to continue as if it had never stopped.
 
 Weights, optimiser moments and the best weights so far go into one safetensors file, numbers and history into one JSON
 file; both are replaced atomically, the JSON last. No pickle.
@@ -134,7 +134,7 @@ class TrainingState:
             write_atomic(folder / name, "".join(json.dumps(row) + "\n" for row in rows))
 
     def summary(self) -> dict[str, float]:
-        """Return the figures that stand for the whole training."""
+        """Return the figures that represent the whole training."""
         losses = [row["loss"] for row in self._history if "loss" in row]
         figures: dict[str, float] = {"steps": self.step, "loss": sum(losses[-10:]) / max(1, len(losses[-10:]))}
         if self._best:

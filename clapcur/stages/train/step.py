@@ -47,7 +47,7 @@ class Loaded:
     tokens: Tokens | None  # None where a table has the text features
 
     def pinned(self) -> "Loaded":
-        """Return the same in memory that a GPU copies from while the host goes on."""
+        """Return the same in memory that a GPU copies from while the host continues."""
         tokens = self.tokens and {name: values.pin_memory() for name, values in self.tokens.items()}
         return Loaded(self.waveform_BT.pin_memory(), tokens)
 

@@ -25,7 +25,7 @@ _numbers = itertools.count()  # of the trainings of this process
 
 
 def is_launcher() -> bool:
-    """Tell whether torchrun started this process, together with others."""
+    """Return whether torchrun started this process, together with others."""
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
