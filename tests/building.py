@@ -153,7 +153,8 @@ def card(strategy: str = "ads", **said: Any) -> Card:
 
 def report_line(name: str, **said: Any) -> ReportLine:
     """Return a line of a report by its name, such as ADS+SL, with plausible values where none are given."""
-    row = Row.parse(name) if name.lower() in {row.name for row in PAPER_ROWS} else Row(strategy="ads")
+    known = {row.label: row for row in (*PAPER_ROWS, *(row.post_trained for row in PAPER_ROWS))}
+    row = known.get(name, Row(strategy="ads"))
     plausible: dict[str, Any] = {
         "num_seeds": 1, "accuracy": 0.5, "sd": None, "interval": (0.4, 0.6), "vs_teacher": None, "vs_continued": None,
         "transductive": 0.5, "transductive_interval": (0.4, 0.6), "transductive_vs_teacher": None,
@@ -165,7 +166,9 @@ def report_line(name: str, **said: Any) -> ReportLine:
             )
         ],
     }  # fmt: skip
-    return ReportLine(name=name, strategy=row.strategy, soft_labels=row.soft_labels, **plausible | said)
+    return ReportLine(
+        name=name, strategy=row.strategy, soft_labels=row.soft_labels, teminal=row.teminal, **plausible | said
+    )
 
 
 def report_table(rows: Sequence[ReportLine]) -> ReportTable:

@@ -1,6 +1,7 @@
 """The report: every number against one worked out by hand on four clips, and a page that stands alone."""
 
 import csv
+import html
 import io
 import json
 import re
@@ -9,7 +10,7 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
-from building import commit
+from building import commit, report_line, report_table
 
 from clapcur.data.report_table import Change, ReportTable
 from clapcur.data.scores import Contamination
@@ -388,3 +389,70 @@ def test_a_row_whose_clips_its_checkpoint_has_learned_from_is_marked_wherever_it
     console.print(render(ReportTable.open(made).rows))
     shown = " ".join(console.file.getvalue().split())
     assert "ADS †" in shown and "learned from 3 of the clips that it is scored on" in shown
+
+
+def changed_by(points, low, high):
+    return Change(change=points / 100, interval=(low / 100, high / 100), num_seeds=1)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said", "to_use"),
+    [
+        (
+            {"ADS+SL": {"vs_teacher": changed_by(-4.0, -11.7, 2.5)}},
+            "ADS+SL is not better than its teacher: -4.0 [-11.7, +2.5] points. Keep the teacher. The interval spans "
+            "14 points: more evaluation clips, of more recordings, would tell more.",
+            "teacher",
+        ),
+        (
+            {"DS": {"vs_teacher": changed_by(-4.0, -6.0, -2.0)}},
+            "DS is worse than its teacher: -4.0 [-6.0, -2.0] points. Keep the teacher.",
+            "teacher",
+        ),
+        (
+            {"ADS": {"vs_teacher": changed_by(5, 2, 8), "vs_continued": changed_by(3, 1, 5)}},
+            "ADS is better than its teacher: +5.0 [+2.0, +8.0] points. Use ADS.",
+            "ADS",
+        ),
+        (
+            {
+                "DU": {"vs_teacher": changed_by(1, -1, 3), "accuracy": 0.51},
+                "ADS": {"vs_teacher": changed_by(5, 2, 8), "vs_continued": changed_by(0.4, -1, 2), "accuracy": 0.55},
+            },
+            "ADS is better than its teacher: +5.0 [+2.0, +8.0] points. It is not better than the teacher trained for "
+            "longer (+0.4 [-1.0, +2.0]): the gain may come from more training and not from the new pairs. It is the "
+            "best of 2 students; the interval does not allow for that. Use ADS.",
+            "ADS",
+        ),
+        (
+            {
+                "ADS": {
+                    "vs_teacher": changed_by(5, 2, 8),
+                    "contamination": Contamination(status="contaminated", num_clips=3, by_reason={"clip": 3}),
+                }
+            },
+            "ADS is better than its teacher: +5.0 [+2.0, +8.0] points. The scores of ADS are contaminated by clips "
+            "that were trained on. Use ADS.",
+            "ADS",
+        ),
+    ],
+)
+def test_the_verdict_says_in_words_which_model_to_use(lines, said, to_use):
+    """It recommended the best student, which had lost 4 points against its teacher."""
+    rows = [report_line("teacher"), report_line("continued")]
+    table = report_table([*rows, *(report_line(name, **fields) for name, fields in lines.items())])
+    assert table.verdict.text == said
+    assert table.verdict.line.name == to_use and table.verdict.checkpoint == "c"
+
+
+def test_without_a_teacher_or_a_student_there_is_no_verdict():
+    assert report_table([report_line("teacher"), report_line("continued")]).verdict is None
+    assert report_table([report_line("ADS", vs_teacher=None)]).verdict is None
+
+
+def test_the_verdict_is_on_every_page_and_in_the_record(report):
+    verdict = ReportTable.open(report).verdict
+    assert verdict.text == report.record["verdict"]
+    assert verdict.text in (report.path / "table.md").read_text().replace("**", "")
+    page = (report.path / "report.html").read_text()
+    assert f'<p class="verdict">{html.escape(verdict.text)}</p>' in page

@@ -273,14 +273,17 @@ def scored_rows(report: Artifact, home: Home) -> list[dict[str, Any]]:
 
 
 def show_report(report: Artifact, home: Home, as_json: bool) -> bool:
-    """Print the table, or one line of JSON; tell whether people are reading."""
+    """Print the table and the verdict, or one line of JSON; return whether people are reading."""
     from clapcur.data.report_table import ReportTable
     from clapcur.stages.report import render
 
+    table = ReportTable.open(report)
     if as_json:
         print_json({"home": str(home.root), "rows": scored_rows(report, home)})
         return False
-    show(render(ReportTable.open(report).rows))
+    show(render(table.rows))
+    if table.verdict is not None:
+        show(f"{table.verdict.text}\n")
     show(f"Changes in points with their paired 95 % interval. The whole story: {report.path / 'report.html'}\n")
     return True
 
@@ -288,15 +291,18 @@ def show_report(report: Artifact, home: Home, as_json: bool) -> bool:
 def show_where_to_look(report: Artifact, home: Home) -> None:
     """Print the next commands, with ids that exist."""
     from clapcur.data.improvement_set import ImprovementSet
+    from clapcur.data.report_table import ReportTable
 
-    clapcur = command_line("clapcur", home)
+    clapcur, verdict = command_line("clapcur", home), ReportTable.open(report).verdict
+    if verdict is not None:
+        place = home.store.folder("checkpoint", verdict.checkpoint)
+        show(f"The model to use ({verdict.line.name}), for clapcur.load_model: {place}")
     students = [row for row in scored_rows(report, home) if row["improvement_set"]]
     if students:
         best = max(students, key=lambda row: row["accuracy"])
         chosen = ImprovementSet(home.store.folder("improvement_set", best["improvement_set"]))
         clip = next(chosen.blocks(["clip_id"]))["clip_id"][0].as_py()
         show(
-            f"The best student here, for clapcur.load_model: {home.store.folder('checkpoint', best['checkpoint'])}",
             f"  {clapcur} trace {best['checkpoint']}    what made it, down to every pair",
             f"  {clapcur} pairs {best['improvement_set']}    the pairs that it learned from",
             f"  {clapcur} impact {clip[:12]}   what one of its clips has touched",

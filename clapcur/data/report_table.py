@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from clapcur.data.rows import Row
+from clapcur.data.rows import Row, Strategy
 from clapcur.data.scores import Contamination, Protocol
 from clapcur.store.payloads import Payload
 
@@ -54,7 +54,7 @@ class ReportLine:
     """One line of the table: a strategy, with or without soft labels, over its seeds. Accuracies are 0 to 1."""
 
     name: str
-    strategy: str
+    strategy: Strategy
     soft_labels: bool
     num_seeds: int
     accuracy: float
@@ -70,13 +70,14 @@ class ReportLine:
     contamination: Contamination
     # of the worst seed
     by_seed: list[SeedScores]
+    teminal: bool = False
     order: OrderLine | None = None
     # where it was scored
 
     @property
     def row(self) -> Row:
         """The row of the comparison."""
-        return Row.parse(self.name)
+        return Row(strategy=self.strategy, soft_labels=self.soft_labels, teminal=self.teminal)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +111,75 @@ class ReportTable(Payload):
         return max(students, key=lambda line: line.accuracy, default=None)
 
     @property
+    def verdict(self) -> "Verdict | None":
+        """Whether the best student beats the teacher, and what to use; None where there is nothing to compare."""
+        teacher = next((line for line in self.rows if line.row.is_teacher), None)
+        if teacher is None or (best := self.best) is None or best.vs_teacher is None:
+            return None
+        students = [line for line in self.rows if line.row.is_student]
+        return Verdict(teacher=teacher, best=best, num_students=len(students))
+
+    @property
     def seeds(self) -> list[tuple[ReportLine, SeedScores]]:
         """Every row with each of its seeds."""
         return [(line, seed) for line in self.rows for seed in line.by_seed]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a comparison means for somebody who wants a model: is the best student better, and which one to use."""
+
+    teacher: ReportLine
+    best: ReportLine
+    num_students: int
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the best student's interval of the change against the teacher is above zero."""
+        return self.best.vs_teacher is not None and self.best.vs_teacher.interval[0] > 0
+
+    @property
+    def line(self) -> ReportLine:
+        """The row to use: the best student where it is better, else the teacher."""
+        return self.best if self.is_better else self.teacher
+
+    @property
+    def checkpoint(self) -> str:
+        """The id of the checkpoint to use, of the row's first seed: the most accurate of several would flatter it."""
+        return self.line.by_seed[0].checkpoint
+
+    @property
+    def text(self) -> str:
+        """The verdict in a few sentences."""
+        assert self.best.vs_teacher is not None
+        name, (low, high) = self.best.name, self.best.vs_teacher.interval
+        is_worse = high < 0
+        found = "is better than" if self.is_better else "is worse than" if is_worse else "is not better than"
+        sentences = [f"{name} {found} its teacher: {change_in_points(self.best.vs_teacher)} points."]
+        control = self.best.vs_continued
+        if self.is_better and control is not None and control.interval[0] <= 0:
+            sentences.append(
+                f"It is not better than the teacher trained for longer ({change_in_points(control)}): the gain may "
+                "come from more training and not from the new pairs."
+            )
+        if self.num_students > 1:
+            sentences.append(f"It is the best of {self.num_students} students; the interval does not allow for that.")
+        known = [line.name for line in (self.teacher, self.best) if line.contamination.status == "contaminated"]
+        if known:
+            sentences.append(f"The scores of {' and '.join(known)} are contaminated by clips that were trained on.")
+        sentences.append(f"Use {name}." if self.is_better else "Keep the teacher.")
+        if not self.is_better and not is_worse and high - low > WIDE:
+            sentences.append(
+                f"The interval spans {100 * (high - low):.0f} points: more evaluation clips, of more recordings, would "
+                "tell more."
+            )
+        return " ".join(sentences)
+
+
+WIDE = 0.1  # accuracy, 0 to 1: an interval that spans more hides a gain that people would want; ours
+
+
+def change_in_points(change: Change) -> str:
+    """Return a change in points with its interval, such as ``-4.0 [-11.7, +2.5]``."""
+    low, high = change.interval
+    return f"{100 * change.change:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"

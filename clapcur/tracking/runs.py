@@ -156,6 +156,8 @@ class MlflowPage:
             self._tell_scores(record)
         if artifact.kind == "decision":
             self._tell_standing(record["config"]["dataset"])
+        if verdict := record.get("verdict"):
+            self.client.set_tag(run_id, "mlflow.note.content", verdict)
         if artifact.kind == "tombstone":
             self.tell_standings()
         self._upload(artifact, run_id)

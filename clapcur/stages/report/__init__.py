@@ -169,6 +169,7 @@ def report(inputs: Mapping[str, Artifact], config: ReportConfig, work: Workspace
     write_atomic(work.path / "report.html", as_html(table, work.path))
     return {
         "counts": {"rows": len(rows), "scores": len(scored), "clips": protocol.num_clips},
+        "verdict": table.verdict.text if table.verdict else "",
         # MLflow takes no + in a name
         "metrics": {f"accuracy.{line.row.name.replace('+', '_')}": line.accuracy for line in rows},
     }
@@ -235,6 +236,7 @@ def summarise(scored: Sequence[Scored]) -> list[ReportLine]:
                 transductive_vs_teacher=None if is_teacher else _change(seeds, teacher, "transductive_N"),
                 contamination=worst_contamination(items),
                 by_seed=[item.of_seed for item in items],
+                teminal=row.teminal,
                 order=order_line(seeds, None if is_teacher else teacher),
             )
         )

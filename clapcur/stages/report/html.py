@@ -89,6 +89,8 @@ def as_markdown(table: ReportTable) -> str:
         cells += [f"{100 * row.transductive:.1f}", changes[2]]
         cells += [f"{100 * row.order.score:.1f}" if row.order else "-", changes[3]] if has_order else []
         lines.append("| " + " | ".join(cells) + " |")
+    if table.verdict is not None:
+        lines = [f"**{cell_text(table.verdict.text)}**", "", *lines]
     return "\n".join(lines + ["", *(f"- {' '.join(line.split())}" for line in protocol_lines(table))]) + "\n"
 
 
@@ -286,6 +288,7 @@ def as_html(table: ReportTable, folder: Path) -> str:
         "report.html",
         title=table.title,
         note=table.note,
+        verdict=table.verdict.text if table.verdict else "",
         rows=[_shown(row, row.accuracy == best) for row in rows],
         meanings=MEANING,
         has_order=any(row.order for row in rows),
