@@ -159,14 +159,16 @@ def checkpoint_of(
     if not row.teminal:
         return student(experiment, row, seed, manifests, teacher, sets, campaign)
     start = checkpoint_of(experiment, row.before, seed, manifests, teacher, sets, campaign)
-    sources = {"clips": manifests["single_sounds"]} if "single_sounds" in manifests else {}
-    if not sources:
-        sources = {"improvement_set": sets[experiment.composed_from(row)], "teacher_pairs": manifests["pairs"]}
-        sources |= {role: manifests[role] for role in ("pool",) if role in manifests}
+    behind = {"teacher_pairs": manifests["pairs"]}
+    behind |= {role: manifests[role] for role in ("pool", "captions") if role in manifests}
+    if "single_sounds" in manifests:
+        sources = {"clips": manifests["single_sounds"]}
+    else:
+        needed = {role: made for role, made in behind.items() if role != "captions"}
+        sources = {"improvement_set": sets[experiment.composed_from(row)], **needed}
     replay = {"teacher_pairs": manifests["pairs"]}
     if row.improvement_set is not None:
-        replay |= {"replay": sets[row.improvement_set]}
-        replay |= {role: manifests[role] for role in ("pool", "captions") if role in manifests}
+        replay = {"replay": sets[row.improvement_set], **behind}
     return post_trained(experiment.post_training.seeded(seed), start, sources, replay, row, campaign)
 
 

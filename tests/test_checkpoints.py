@@ -569,7 +569,7 @@ def test_what_is_for_panns_is_refused_elsewhere(written, loaded, tmp_path):
     with pytest.raises(ValueError, match="text go with the weights of PANNs or YAMNet, and this is blat"):
         load_checkpoint(path, text=TEXT, text_source=path.parent / "text")
     loaded("blat").save(tmp_path)
-    with pytest.raises(ValueError, match="config, captions go with PANNs"):
+    with pytest.raises(ValueError, match="config, captions go with the weights of PANNs or YAMNet"):
         load_checkpoint(tmp_path, config=ClapConfig(), captions=CAPTIONS)
 
 

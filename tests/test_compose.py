@@ -19,6 +19,7 @@ import tomllib
 import urllib.error
 import urllib.request
 import warnings
+from contextlib import suppress
 from fnmatch import fnmatch
 from graphlib import TopologicalSorter
 from importlib.resources import files
@@ -544,7 +545,10 @@ class TestNatively:
         import psutil
 
         native.program("prefect")
-        lines = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+        lines = []
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile, or is a zombie
+                lines.append(" ".join(child.cmdline()))
         assert any("mlflow.server" in line or "clapcur.servers.guard:mlflow" in line for line in lines)
         for secret in GIVEN.keys() - {"SOUNDS"}:
             assert not any(GIVEN[secret] in line for line in lines), secret

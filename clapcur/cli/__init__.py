@@ -23,8 +23,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from clapcur.cli import (
     auditioning,
@@ -33,6 +35,7 @@ from clapcur.cli import (
     corpora,
     experiments,
     landing,
+    looking,
     ordering,
     servers,
     stages,
@@ -47,11 +50,37 @@ PROBE_BYTES = 2**20  # less room than this and SQLite cannot work
 ROOT = Path(__file__).resolve().parents[2]
 OURS = tuple(str(ROOT / package) + os.sep for package in ("clapcur", "flows", "tasks"))
 
+SECTIONS = {
+    "The whole job": ("demo", "init", "improve", "compare"),
+    "Its stages": (
+        "download", "ingest", "adopt", "train-teacher", "embed", "curate", "audition", "train-student", "evaluate",
+        "post-train", "zste", "report",
+    ),
+    "Use a model": ("classify", "export"),
+    "What made it": ("ls", "show", "trace", "impact", "pairs", "why"),
+    "New audio": ("up", "land", "watch", "plan", "recurate", "forget"),
+    "Upkeep": ("gc", "verify", "sync", "catalog"),
+}  # fmt: skip
+
+
+class Grouped(TyperGroup):
+    """Lists the commands by purpose."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the sections of the help."""
+        for title, names in SECTIONS.items():
+            commands = [(name, self.get_command(ctx, name)) for name in names]
+            width = formatter.width - 6 - max(map(len, self.list_commands(ctx)))
+            with formatter.section(title):
+                formatter.write_dl([(name, one.get_short_help_str(width)) for name, one in commands if one is not None])
+
+
 app = typer.Typer(
     name="clapcur",
+    cls=Grouped,
     help="A better audio-text model for your sounds, without labels, and every pair traceable.",
     epilog="\b\nExample:\n  clapcur demo\n  clapcur improve my-sounds.yaml\n  clapcur trace STUDENT",
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: it answers before rich would be imported
 )
@@ -117,6 +146,14 @@ COMMANDS = (
     ),
     ("report", stages.report, "clapcur report teacher=d3a1 continued=0c77 ads+sl=b2f9\n  clapcur report 6e5f0b"),
     ("export", checkpoints.export, "clapcur export 5be7d1 my-clap/ --format hf"),
+    (
+        "classify",
+        looking.classify,
+        "clapcur classify dog.wav recordings/ --model 5be7d1 --classes esc50\n  "
+        'clapcur classify dog.wav --model clapcur-esc50@champion --classes "dog bark,rain,siren" --json',
+    ),
+    ("ls", looking.ls, "clapcur ls\n  clapcur ls checkpoint --limit 100"),
+    ("show", looking.show_one, "clapcur show 5be7d1"),
     ("trace", tracing.trace, "clapcur trace 5be7d1\n  clapcur trace 5be7d1 --pairs --json > pairs.jsonl"),
     ("impact", tracing.impact, "clapcur impact recordings/dog.wav"),
     ("pairs", tracing.pairs, 'clapcur pairs c4e6f0 --class "dog bark" --sort similarity --limit 10'),

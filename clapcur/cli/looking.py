@@ -1,0 +1,173 @@
+"""The commands that show what there is, and use a model: ls, show, classify."""
+
+import csv
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clapcur.cli.console import (
+    HomeOption,
+    JsonOption,
+    columns_table,
+    facts_table,
+    open_home,
+    print_json,
+    show,
+    working,
+)
+from clapcur.cli.tracing import ArtifactId
+from clapcur.data.class_names import PROMPT, find_class_names
+from clapcur.errors import ArtifactError
+from clapcur.lineage.collection import size_of
+from clapcur.store.records import label, shown_inputs
+
+UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+SHOWN_CLASSES = 3  # of a file, in the table
+
+
+def ls(
+    kind: Annotated[
+        str, typer.Argument(help="Such as checkpoint or improvement_set; default: all kinds.", show_default=False)
+    ] = "",
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 30,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List artifacts, the newest first.
+
+    Each with what made it, its experiment, age and size.
+    """
+    store = open_home(home, must_exist=True).store
+    kind = kind.replace("-", "_").replace(" ", "_")
+    everything = list(store)
+    kinds = sorted({artifact.kind for artifact in everything})
+    if kind and kind not in kinds:
+        kind = kind.removesuffix("s")
+    if kind and kind not in kinds:
+        raise ArtifactError(f"there is no artifact of the kind {kind!r} here; there are {', '.join(kinds) or 'none'}")
+    chosen = [artifact for artifact in everything if kind in ("", artifact.kind)]
+    chosen.sort(key=lambda artifact: (artifact.record["finished"], artifact.id), reverse=True)
+    rows = [_listed(artifact.record, size_of(artifact.path)) for artifact in chosen[:limit]]
+    if as_json:
+        print_json(rows)
+        return
+    columns = ("id", "kind", "made by", "experiment", "age", "size")
+    table = [
+        (row["id"], row["kind"].replace("_", " "), row["label"], row["experiment"], age(row["finished"]), _size(row))
+        for row in rows
+    ]
+    show(columns_table(columns, table, right=("age", "size")))
+    if len(chosen) > limit:
+        show(f"{len(chosen) - limit:,} older ones are not shown; --limit {len(chosen)} shows all.")
+
+
+def _listed(record: dict[str, Any], num_bytes: int) -> dict[str, Any]:
+    experiment = (record.get("campaign") or {}).get("experiment", "")
+    return {
+        "id": record["id"], "kind": record["kind"], "label": label(record), "experiment": experiment,
+        "finished": record["finished"], "bytes": num_bytes,
+    }  # fmt: skip
+
+
+def _size(row: dict[str, Any]) -> str:
+    return f"{row['bytes'] / 2**20:,.1f} MiB"
+
+
+def age(finished: float) -> str:
+    """Return how long ago something was finished, in its largest unit."""
+    seconds = max(0.0, time.time() - finished)
+    length, unit = next(((length, unit) for length, unit in UNITS if seconds >= length), UNITS[-1])
+    return f"{int(seconds // length)} {unit}"
+
+
+def show_one(artifact: ArtifactId, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Show one artifact.
+
+    What made it, its numbers, its inputs, and its folder.
+    """
+    from clapcur.lineage.queries import find
+
+    found = find(open_home(home, must_exist=True), artifact)
+    record = found.record
+    if as_json:
+        print_json(dict(record) | {"folder": str(found.path)})
+        return
+    numbers = {name: f"{value:,}" for name, value in record["counts"].items()}
+    numbers |= {name: f"{value:.4g}" for name, value in record["metrics"].items()}
+    facts: dict[str, Any] = {
+        record["kind"].replace("_", " "): record["id"],
+        "made by": f"{label(record)}, version {record['version']}" if "version" in record else label(record),
+        "experiment": (record.get("campaign") or {}).get("name", "none"),
+        "age": age(record["finished"]),
+        "took": f"{record['finished'] - record['started']:.1f} s",
+        "folder": str(found.path),
+    }
+    show(facts_table(facts | numbers))
+    if inputs := shown_inputs(record):
+        show("\nmade from:", facts_table(inputs))
+
+
+def classify(
+    files: Annotated[list[Path], typer.Argument(help="Audio files, or folders of them.", show_default=False)],
+    model: Annotated[str, typer.Option(help="A checkpoint: id, alias such as clapcur-esc50@champion, or a folder.")],
+    classes: Annotated[str, typer.Option(help="Class names: a file with one a line, a shipped list, or a,b,c.")],
+    prompt: Annotated[str, typer.Option(help="The caption of a class; {} is the place of its name.")] = PROMPT,
+    transductive: Annotated[bool, typer.Option(help="Let the files help each other, for a batch of many.")] = False,
+    num_crops: Annotated[int, typer.Option(min=1, help="Windows of a file that are averaged.")] = 1,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV with the probability of every class.")] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Classify audio files with a model.
+
+    The classes are given by name alone. The table shows the likeliest with their probabilities; --csv and --json give
+    the probability of every class.
+    """
+    if as_csv and as_json:
+        raise typer.BadParameter("give --csv or --json, not both")
+    names = find_class_names(classes, Path.cwd()) if "," not in classes else tuple(map(str.strip, classes.split(",")))
+    paths = [path for given in files for path in _audio_files(given)]
+    with working():
+        from clapcur.models.clap import load_model
+
+        folder = Path(model)
+        if not folder.is_dir():
+            from clapcur.lineage.queries import find
+
+            folder = find(open_home(home, must_exist=True), model, "checkpoint").path
+        table = load_model(folder).classify(paths, names, prompt, transductive, num_crops)
+    columns = table.columns.tolist()[4:]
+    if as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["path", "class", "similarity", *columns])
+        writer.writerows(table[["path", "class", "similarity", *columns]].itertuples(index=False, name=None))
+        return
+    if as_json:
+        for row in table.to_dict("records"):
+            probabilities = {name: row[column] for name, column in zip(names, columns, strict=True)}
+            print_json({name: row[name] for name in ("path", "class", "similarity")} | {"probabilities": probabilities})
+        return
+    shown = [(row["path"], *_likeliest(row, names, columns)) for row in table.to_dict("records")]
+    show(columns_table(("", *(("likeliest", "then", "then")[: min(SHOWN_CLASSES, len(names))])), shown))
+
+
+def _likeliest(row: Mapping[Any, Any], names: tuple[str, ...], columns: list[str]) -> list[str]:
+    ordered = sorted(zip(names, columns, strict=True), key=lambda pair: -row[pair[1]])
+    return [f"{name} {100 * row[column]:.0f} %" for name, column in ordered[:SHOWN_CLASSES]]
+
+
+def _audio_files(given: Path) -> list[Path]:
+    """Return a file, or the audio files below a folder, sorted."""
+    from clapcur.errors import DataError
+    from clapcur.stages.ingest.rows import AUDIO_SUFFIXES
+
+    if not given.is_dir():
+        return [given]
+    found = sorted(path for path in given.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+    if not found:
+        raise DataError(f"{given} holds no audio file; known are {', '.join(sorted(AUDIO_SUFFIXES))}")
+    return found
