@@ -22,7 +22,6 @@ from clapcur.cli.console import (
 from clapcur.cli.tracing import ArtifactId
 from clapcur.data.class_names import PROMPT, find_class_names
 from clapcur.errors import ArtifactError
-from clapcur.lineage.collection import size_of
 from clapcur.store.records import label, shown_inputs
 
 UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -41,6 +40,8 @@ def ls(
 
     Each with what made it, its experiment, age and size.
     """
+    from clapcur.lineage.collection import size_of
+
     store = open_home(home, must_exist=True).store
     kind = kind.replace("-", "_").replace(" ", "_")
     everything = list(store)
