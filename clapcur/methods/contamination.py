@@ -152,7 +152,8 @@ def overlap(
     rows_ND, other_rows_MD : array, shapes (N, D) and (M, D), optional
         Their unit rows by one checkpoint, in the order of the tables.
     near_duplicate : float in [-1, 1], optional
-        Similarity at or above which two clips count as the same sound. Without it, or without rows, it is not looked.
+        Similarity at or above which two clips count as the same sound. Without it, or without rows, the check is
+        skipped.
 
     Notes
     -----
@@ -209,7 +210,7 @@ def _as_their_twins(twins: Set[str], clips: pd.DataFrame, matches: pd.DataFrame)
 
 NearDuplicate = float | Literal["calibrated"] | None
 # audio similarity at or above which two clips count as the same sound; "calibrated": found on clips that are known to
-# differ; None: it is not looked
+# differ; None: the check is skipped
 
 
 def check_near_duplicate(value: NearDuplicate) -> None:

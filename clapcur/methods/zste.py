@@ -277,15 +277,15 @@ def _relations(test: OrderTest) -> Iterator[pd.DataFrame]:
     is_target = np.tile([True, False, False], (len(items), 1))
     scores = []
     for sequence, overlap in _variants():
-        texts = [
-            text
-            for _, meaning in items
-            for text in (
+        texts = []
+        for _, meaning in items:
+            one, other = sorted(meaning[1:])
+            both_at_once: Meaning = ("overlap", one, other)
+            texts += [
                 phrase(meaning, sequence, test.prompt),
                 phrase(reversed_meaning(meaning), sequence, test.prompt),
-                phrase(("overlap", *sorted(meaning[1:])), overlap, test.prompt),  # type: ignore[arg-type]  # a couple
-            )
-        ]
+                phrase(both_at_once, overlap, test.prompt),
+            ]
         rows_N3D = test.rows(texts).reshape(len(items), 3, -1)
         scores.append(top_set_probability(np.einsum("id,icd->ic", audio_ND, rows_N3D), is_target))
     yield _table("relation", items, np.mean(scores, axis=0), 1 / 3)
