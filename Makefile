@@ -16,7 +16,7 @@ INSTALLED := $(VENV)/.installed
 help: ## list what can be made
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' Makefile | awk -F "|" '{ printf "%-18s %s\n", $$1, $$2 }'
 
-demo: $(INSTALLED) ## generate a small corpus, improve a teacher on it, print the table (under 5 minutes; again: seconds)
+demo: $(INSTALLED) ## generate a small corpus, improve a teacher on it, print the table (minutes; again: seconds)
 	@$(BIN)/clapcur demo $(ARGS)
 
 test: $(INSTALLED) ## run the tests, for instance ARGS="-k curate" (under 10 minutes)
