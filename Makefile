@@ -16,7 +16,7 @@ INSTALLED := $(VENV)/.installed
 help: ## list what can be made
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' Makefile | awk -F "|" '{ printf "%-18s %s\n", $$1, $$2 }'
 
-demo: $(INSTALLED) ## generate a small corpus, improve a teacher on it, print the table (minutes; again: seconds)
+demo: $(INSTALLED) ## generate a small corpus, improve a teacher on it, print the table (4 minutes; again: seconds)
 	@$(BIN)/clapcur demo $(ARGS)
 
 test: $(INSTALLED) ## run the tests, for instance ARGS="-k curate" (under 10 minutes)
@@ -62,6 +62,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
 	  { echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
-	@echo "installing the pinned dependencies into $(VENV): about 3 minutes and 7.5 GB on disk (torchaudio has CUDA builds only)" >&2
+	@echo "installing the pinned dependencies into $(VENV): about 4 minutes and 7.5 GB on disk (torchaudio has CUDA builds only)" >&2
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
 	@touch $@

@@ -219,7 +219,7 @@ def base(tables: dict[str, Path], name: str):
     )  # fmt: skip
     training = TrainConfig(
         num_examples=64 * 120, batch_size=64, learning_rate=1e-3, hard_target="identical", frozen_towers=("text",),
-        precision="bfloat16", held_out=0.1, num_evaluations=4,
+        precision="auto", held_out=0.1, num_evaluations=4,
     )  # fmt: skip
     return Experiment(
         name=name,

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from clapcur.errors import CheckpointError, DataError
-from clapcur.methods.devices import pick_device
+from clapcur.methods.devices import pick_device, pick_precision
 from clapcur.models.clap import Clap, load_model
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
 from clapcur.models.projections import Projection
@@ -550,6 +550,27 @@ def test_a_device_that_is_not_there_is_refused():
         pick_device("cuda:99")
     with pytest.raises(ValueError, match="got 'gpu'"):
         pick_device("gpu")
+
+
+@pytest.mark.parametrize(
+    ("able", "asked", "expected", "warns"),
+    [
+        ({"avx2": True, "amx_bf16": False}, "auto", torch.float32, False),
+        ({"avx2": True, "amx_bf16": False}, "bfloat16", torch.bfloat16, True),
+        ({"avx2": True, "amx_bf16": False}, "float32", torch.float32, False),
+        ({"avx512_bf16": True}, "auto", torch.bfloat16, False),
+        ({"amx_bf16": True}, "bfloat16", torch.bfloat16, False),
+        ({"amx_bf16": True}, "float32", torch.float32, False),
+        ({"sve": True, "sve_bf16": True}, "auto", torch.bfloat16, False),
+    ],
+)
+def test_bfloat16_is_chosen_where_the_cpu_has_it_and_warned_of_elsewhere(
+    able, asked, expected, warns, monkeypatch, caplog
+):
+    """Emulated, a step takes ten to forty times as long: a demo of four minutes took half an hour."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert pick_precision(asked, torch.device("cpu")) == expected
+    assert ("no bfloat16 instructions" in caplog.text) == warns
 
 
 # -- real sound

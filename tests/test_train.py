@@ -466,6 +466,7 @@ def test_a_clapmodel_becomes_teacher_and_its_student_a_clapmodel_again(corpus, t
         precision="bfloat16",
     )
     made = corpus.run(config, corpus.student_inputs() | {"init": init})
+    assert made.record["environment"]["precision"] == "bfloat16"
     before, after = weights(init), weights(made)
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}

@@ -274,7 +274,7 @@ def demo_experiment(corpus: "Corpus", seed: int = 0) -> Experiment:
         text=TextConfig(pooling="mean", hidden_size=64, num_layers=1, vocab_size=800),
         embedding_dim=128, window_s=2.0, projection_dropout=0.1,
     )  # fmt: skip
-    training = TrainConfig(num_examples=64 * 80, learning_rate=4e-3, hard_target="identical", precision="bfloat16")
+    training = TrainConfig(num_examples=64 * 80, learning_rate=4e-3, hard_target="identical", precision="auto")
     return Experiment(
         name="demo-synthetic-sounds",
         note="These sounds are synthetic, made by formulas: the table shows that the machinery works, not what it does "
@@ -308,7 +308,7 @@ def defaults() -> Experiment:
         text=TextConfig(source="bert-tiny", pooling="mean"),
         embedding_dim=256, window_s=5.0, projection_dropout=0.1,
     )  # fmt: skip
-    training = TrainConfig(num_examples=64 * 200, learning_rate=1e-3, hard_target="identical", precision="bfloat16")
+    training = TrainConfig(num_examples=64 * 200, learning_rate=1e-3, hard_target="identical", precision="auto")
     placeholder = IngestConfig(source="")
     return Experiment(
         name="my-sounds",

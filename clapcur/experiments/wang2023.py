@@ -117,7 +117,7 @@ def experiment(recipe: str, dataset: Dataset, data: Path, selection: Selection =
     )
     training = TrainConfig(
         num_examples=BATCH * NUM_STEPS, batch_size=BATCH, optimiser="adam", learning_rate=1e-4, schedule="constant",
-        warmup=0.0, weight_decay=0.0, precision="bfloat16", held_out=0.17, selection=selection, num_evaluations=20,
+        warmup=0.0, weight_decay=0.0, precision="auto", held_out=0.17, selection=selection, num_evaluations=20,
     )  # fmt: skip
     pairs = [IngestConfig(source=str(places[corpus]), corpus=corpus, max_bad_fraction=0.3) for corpus in PAIRS]
     captioned = sorted(str(table) for table in places["audiocaps"].glob("**/*.csv"))

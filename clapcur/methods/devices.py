@@ -1,6 +1,10 @@
-"""Where the work is done."""
+"""Where the work is done, and in which precision."""
+
+import logging
 
 import torch
+
+log = logging.getLogger("clapcur")
 
 
 def pick_device(name: str) -> torch.device:
@@ -25,3 +29,32 @@ def pick_device(name: str) -> torch.device:
 def device_name(device: torch.device) -> str:
     """Return what people call a device: the model of a GPU, or cpu."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """Return the precision of a name; "auto" is bfloat16 where the device computes in it, else float32.
+
+    Warns
+    -----
+    One line in the log where bfloat16 was asked for and this CPU has no instructions for it: torch then emulates it,
+    and a backward pass takes ten to forty times as long as in float32.
+    """
+    if name == "float32":
+        return torch.float32
+    if has_bfloat16(device):
+        return torch.bfloat16
+    if name == "auto":
+        return torch.float32
+    log.warning(
+        "%s has no bfloat16 instructions and emulates them, many times slower than float32; `precision: auto` takes "
+        "float32 here", "this CPU" if device.type == "cpu" else device_name(device),
+    )  # fmt: skip
+    return torch.bfloat16
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether a device has bfloat16 instructions: GPUs from Ampere on; CPUs with AMX, AVX512-BF16 or SVE-BF16."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name, False) for name in ("amx_bf16", "avx512_bf16", "sve_bf16"))

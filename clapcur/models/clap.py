@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from clapcur.audio.throughput import Pace
 from clapcur.config import check_seed
 from clapcur.data.class_names import PROMPT, alike, prompts, readable
-from clapcur.methods.devices import pick_device
+from clapcur.methods.devices import pick_device, pick_precision
 from clapcur.models.config import MAX_SCALE, ClapConfig, OrderHeadConfig
 from clapcur.models.folder import load_weights, read_config, save_weights, write_config
 from clapcur.models.front_end import LogMel
@@ -395,7 +395,9 @@ def load_model(folder: Path | str, device: str = "auto", precision: Precision = 
         model = Clap(config, load_text_tower(folder / "text", config.text))
     load_weights(model, folder / "model.safetensors")
     model.precision = precision
-    return model.to(pick_device(device)).eval()
+    place = pick_device(device)
+    pick_precision(precision, place)  # warns where this device emulates it
+    return model.to(place).eval()
 
 
 def _unit(rows_BD: Tensor) -> Tensor:

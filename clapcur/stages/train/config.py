@@ -101,8 +101,9 @@ class TrainConfig:
     """SpecAugment: masks per clip, each of up to 1/8 of the frames."""
     frequency_masks: int = 0
     """SpecAugment: masks per clip, each of up to 1/8 of the mel bands."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the towers (autocast); front end, logits and losses are always float32."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Precision of the towers (autocast); front end, logits and losses are always float32. auto: bfloat16 on a GPU or
+    CPU that has instructions for it, else float32; the checkpoint's record says which."""
     held_out: float = 0.1
     """Share of the source recordings of the teacher's pairs that no batch contains."""
     selection: Literal["held_out", "last", "reference", "order"] = "held_out"

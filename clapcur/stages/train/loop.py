@@ -235,7 +235,10 @@ def _lead(training: Training, work: Workspace) -> dict[str, Any]:
         state.restore_best()
     model.eval().save(work.path)
     state.write_history(work.path)
-    work.environment |= {"device": str(device), "micro_batch": training.step.micro_batch}
+    work.environment |= {
+        "device": str(device), "micro_batch": training.step.micro_batch,
+        "precision": str(training.step.precision).removeprefix("torch."),
+    }  # fmt: skip
     return {
         "counts": data.counts
         | {f"seen.{name}": seen for name, seen in training.mixture.examples_seen(config.num_steps).items()},

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from clapcur.errors import CheckpointError
+from clapcur.methods.devices import pick_precision
 from clapcur.methods.losses import contrastive_loss_of_rows, hard_target, soft_targets, target_statistics
 from clapcur.methods.temporal_losses import shared_event_target, temporal_log_weights
 from clapcur.models.clap import Clap
@@ -183,6 +184,7 @@ class ContrastiveStep:
     ):  # fmt: skip
         self.model, self.teacher, self.text, self.optimiser = model, teacher, text, optimiser
         self.config, self.ranks = config, ranks
+        self.precision = pick_precision(config.precision, ranks.device)
         self.micro_batch = min(config.micro_batch or config.batch_size, config.batch_size // ranks.size)
         self.towers: Any = ranks.wrap(Towers(model))
         self._parameters = [p for group in optimiser.param_groups for p in group["params"]]
@@ -263,7 +265,7 @@ class ContrastiveStep:
 
         def forward(index: int) -> tuple[Tensor, Tensor, Tensor]:
             torch.manual_seed(draws_of(config.seed, batch.step, ranks.rank * len(parts) + index))
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
                 masked = mask(logmels[index], config.time_masks, config.frequency_masks)
                 made: tuple[Tensor, Tensor, Tensor] = self.towers(
                     masked, self.text.inputs(caption_ids, loaded.tokens, parts[index])
@@ -281,7 +283,7 @@ class ContrastiveStep:
         if self.teacher is None or batch.groups is not None:  # a composed pair is right by construction
             targets = hard_NN[own], hard_NN[own]
         else:
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
                 targets = self.teacher.targets(logmels, caption_ids, hard_NN, ranks)
         audio_logits_BN = scale * audio_BD @ ranks.gather(text_BD).T
         text_logits_BN = audio_logits_BN.T if ranks.size == 1 else scale * text_BD @ ranks.gather(audio_BD).T
