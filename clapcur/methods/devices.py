@@ -53,7 +53,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Return whether a device has bfloat16 instructions: GPUs from Ampere on; CPUs with AMX, AVX512-BF16 or SVE-BF16."""
+    """Return whether a device has bfloat16 instructions: GPUs from Ampere on; CPUs with AMX, AVX512-BF16 or SVE."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     able = torch.cpu.get_capabilities()
