@@ -21,7 +21,7 @@ from clapcur.data.forgotten import are_forgotten, forgotten_names
 from clapcur.errors import ArtifactError, OutdatedError
 from clapcur.store.artifacts import Artifact, Key, Store, check_payload, checked_record
 
-SHORTCUTS = {"embeddings": ("previous",), "improvement_set": ("parent", "parent_pool")}
+SHORTCUTS = {"embeddings": ("previous",), "tags": ("previous",), "improvement_set": ("parent", "parent_pool")}
 # roles of inputs that saved work and changed nothing: the result would be the same without them
 EXCLUDING = ("evaluation", "evaluation_embeddings")  # roles in a curation that only ever keep clips out
 
@@ -101,7 +101,7 @@ class _Lineage:
 
     def _in_manifest(self, kind: str, role: str, config: Mapping[str, Any], manifest: Artifact) -> str:
         """Return how a manifest in this role brings a forgotten clip in; what a pool only lists does not count."""
-        if kind == "embeddings" or role in ("pool", "captions", "clips"):
+        if kind in ("embeddings", "tags") or role in ("pool", "captions", "clips"):
             is_measured = role == "pool" and kind == "improvement_set" and config.get("hubness")
             found = self._listed_in(manifest) if is_measured else set()
         elif role == "teacher_pairs":

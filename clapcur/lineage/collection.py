@@ -271,7 +271,7 @@ def _holding_forgotten(home: Home, records: Records) -> set[str]:
     wanted = pa.array(sorted(clips))
     tables = {
         "embeddings": ("ids.parquet", "id"), "improvement_set": ("pairs.parquet", "clip_id"),
-        "compositions": ("sources.parquet", "clip_id"),
+        "compositions": ("sources.parquet", "clip_id"), "tags": ("ids.parquet", "id"),
     }  # fmt: skip
     found = set()
     for name, record in records.items():

@@ -27,6 +27,7 @@ FOLLOWED = "followed.json"  # in the home: the experiments that are kept up to d
 # roles that differ between what is made of one version and of the next, by stage
 OF_A_VERSION = {
     "embed": ("manifest", "previous"),
+    "tag": ("manifest", "previous"),
     "curate": ("pool", "pool_embeddings", "parent", "parent_pool"),
 }
 
@@ -125,7 +126,7 @@ def with_earlier(home: Home, stage: Stage, config: Any, inputs: Mapping[str, Art
             if version.id == inputs[role].id:
                 of_then = made.record["inputs"]
                 return {**inputs, **{name: _of_then(home, made, name) for name in added if name in of_then}}
-            if stage.name == "embed":
+            if "previous" in added:
                 return {**inputs, "previous": made}
             return {**inputs, "parent": made, "parent_pool": version}
     return dict(inputs)

@@ -1,20 +1,35 @@
 """Taggers of AudioSet: how probable each of its classes is in a sound.
 
+YAMNet and PANNs' Cnn14 with their own heads. A folder of ours holds ``tagger.json`` (which of the two, its size, its
+classes) and ``model.safetensors``.
+
 Shapes: B batch, T samples, P patches, K classes.
 """
 
 import csv
-from dataclasses import dataclass
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from clapcur.errors import CheckpointError, DataError
-from clapcur.models.config import YAMNET_FRONT_END, YamnetConfig
+from clapcur.models.cnn14 import Cnn14
+from clapcur.models.config import FIRST_CHANNELS, YAMNET_FRONT_END, FrontEndConfig, YamnetConfig
+from clapcur.models.folder import load_weights, save_weights
 from clapcur.models.formats.files import read_tensors
+from clapcur.models.formats.front_ends import settle, stored_filters
+from clapcur.models.formats.ledger import Ledger
 from clapcur.models.front_end import LogMel
 from clapcur.models.yamnet import Yamnet, patches
+
+DESCRIPTION = "tagger.json"
+CLASS_LISTS = ("class_map.csv", "yamnet_class_map.csv", "class_labels_indices.csv")
+"""How lists of classes are called that come with taggers."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +39,7 @@ class Vocabulary:
     names: tuple[str, ...]
     # display names
     mids: tuple[str, ...]
-    # ids in AudioSet's ontology, such as /m/0bt9lr
+    # ids in AudioSet's ontology, such as /m/0bt9lr; empty texts where there are none
 
     @classmethod
     def read(cls, path: Path) -> "Vocabulary":
@@ -44,10 +59,55 @@ class Vocabulary:
             raise DataError(f"{path} must have the columns index, mid and display_name, got {sorted(columns)}")
         if [row["index"] for row in rows] != [str(index) for index in range(len(rows))]:
             raise DataError(f"{path} must number its classes from 0 on, in the order of the tagger's outputs")
-        return cls(tuple(row["display_name"] for row in rows), tuple(row["mid"] for row in rows))
+        names = tuple(row["display_name"] for row in rows)
+        if twice := [name for name, times in Counter(names).items() if times > 1]:
+            raise DataError(f"{path} has the class {twice[0]!r} more than once; each output needs a name of its own")
+        return cls(names, tuple(row["mid"] for row in rows))
+
+    @classmethod
+    def beside(cls, weights: Path) -> "Vocabulary":
+        """Read the list of classes in the folder of a file of weights.
+
+        Raises
+        ------
+        DataError
+            There is none of the usual names.
+        """
+        for name in CLASS_LISTS:
+            if (weights.parent / name).is_file():
+                return cls.read(weights.parent / name)
+        raise DataError(
+            f"the outputs of {weights} have no names: none of {', '.join(CLASS_LISTS)} is beside it; give the list "
+            "of its classes (columns index, mid, display_name)"
+        )
 
 
-class YamnetTagger(nn.Module):
+class Tagger(nn.Module):
+    """A front end, a tower and a head with an output for each class."""
+
+    FAMILY: ClassVar[str]
+    front_end: LogMel
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz at which waveforms must come."""
+        return self.front_end.config.sample_rate
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the head."""
+        raise NotImplementedError
+
+    def probabilities(self, waveform_BT: Tensor) -> Tensor:
+        """Return the probability of each class in a clip, shape (B, K)."""
+        raise NotImplementedError
+
+    def description(self) -> dict[str, Any]:
+        """Return what is needed to build it again, beside the number of its classes."""
+        raise NotImplementedError
+
+
+class YamnetTagger(Tagger):
     """YAMNet with its head, as published: patches of 0.96 s, half of each over the next, probabilities averaged.
 
     Parameters
@@ -56,22 +116,22 @@ class YamnetTagger(nn.Module):
     config : YamnetConfig, optional
     """
 
+    FAMILY = "yamnet"
+
     def __init__(self, num_classes: int, config: YamnetConfig | None = None) -> None:
         super().__init__()
         self.front_end = LogMel(YAMNET_FRONT_END)
         self.tower = Yamnet(config or YamnetConfig())
         self.classifier = nn.Linear(self.tower.num_features, num_classes)
 
-    @classmethod
-    def load(cls, path: Path) -> "YamnetTagger":
-        """Read the weights of a tower and its head.
+    @staticmethod
+    def recognises(tensors: Mapping[str, Tensor]) -> bool:
+        """Return whether these are the names of YAMNet."""
+        return "layer1.conv.weight" in tensors
 
-        Raises
-        ------
-        CheckpointError
-            The file is damaged, or these are no weights of YAMNet with its head.
-        """
-        tensors, _ = read_tensors(path)
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], path: Path) -> "YamnetTagger":
+        """Build the tagger of a file's tensors; raises as `load`."""
         needed = ("layer1.conv.weight", "classifier.weight")
         if lacking := [name for name in needed if name not in tensors]:
             raise CheckpointError(
@@ -84,6 +144,26 @@ class YamnetTagger(nn.Module):
         except RuntimeError as error:
             raise CheckpointError(f"{path} does not fit YAMNet: {error}") from None
         return tagger.eval()
+
+    @classmethod
+    def load(cls, path: Path) -> "YamnetTagger":
+        """Read the weights of a tower and its head.
+
+        Raises
+        ------
+        CheckpointError
+            The file is damaged, or these are no weights of YAMNet with its head.
+        """
+        return cls.of(read_tensors(path)[0], path)
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the head."""
+        return self.classifier.out_features
+
+    def description(self) -> dict[str, Any]:
+        """Return the size of the tower."""
+        return {"channels": self.tower.layer1.conv.out_channels}
 
     @torch.inference_mode()
     def probabilities(self, waveform_BT: Tensor) -> Tensor:
@@ -101,3 +181,157 @@ class YamnetTagger(nn.Module):
             )
         each_PK = torch.sigmoid(self.classifier(self.tower(patches_BPLM.flatten(0, 1))))
         return each_PK.unflatten(0, patches_BPLM.shape[:2]).mean(dim=1)
+
+
+class Cnn14Tagger(Tagger):
+    """PANNs' Cnn14 with its head, as published: the clip in one pass.
+
+    Parameters
+    ----------
+    num_classes : int
+    width : {"full", "small", "tiny"}
+    front_end : FrontEndConfig, optional
+        That of 32 kHz where not given.
+
+    References
+    ----------
+    Kong et al. 2020, arXiv:1912.10211; qiuqiangkong/audioset_tagging_cnn, `Cnn14`.
+    """
+
+    FAMILY = "panns"
+
+    def __init__(self, num_classes: int, width: str = "full", front_end: FrontEndConfig | None = None) -> None:
+        super().__init__()
+        config = front_end or FrontEndConfig()
+        self.front_end, self.width = LogMel(config), width
+        self.tower = Cnn14(width, config.num_mels)
+        self.fc_audioset = nn.Linear(self.tower.num_features, num_classes)
+
+    @staticmethod
+    def recognises(tensors: Mapping[str, Tensor]) -> bool:
+        """Return whether these are the names of Cnn14."""
+        return "conv_block1.conv1.weight" in tensors and "fc1.weight" in tensors
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], path: Path) -> "Cnn14Tagger":
+        """Build the tagger of a file's tensors.
+
+        Raises
+        ------
+        CheckpointError
+            There is no head, or the sizes or the filters are none of PANNs'.
+        """
+        if "fc_audioset.weight" not in tensors:
+            raise CheckpointError(f"{path} is no tagger: expected PANNs' head, fc_audioset.weight is missing")
+        widths = {channels: width for width, channels in FIRST_CHANNELS.items()}
+        first = len(tensors["conv_block1.conv1.weight"])
+        if first not in widths:
+            raise CheckpointError(f"Cnn14 with {first} channels in its first block; expected one of {sorted(widths)}")
+        ledger = Ledger(tensors)
+        heard = _panns_front_end(tensors)
+        front_end, _ = settle(heard, stored_filters(ledger, "", heard.n_fft), None)
+        tagger = cls(len(tensors["fc_audioset.weight"]), widths[first], front_end)
+        own = {name: value for name, value in tensors.items() if name not in ledger.ignored}
+        named = {name if name.startswith("fc_audioset.") else f"tower.{name}": value for name, value in own.items()}
+        try:
+            tagger.load_state_dict(named)
+        except RuntimeError as error:
+            raise CheckpointError(f"{path} does not fit PANNs' Cnn14: {error}") from None
+        return tagger.eval()
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the head."""
+        return self.fc_audioset.out_features
+
+    def description(self) -> dict[str, Any]:
+        """Return width and front end."""
+        return {"width": self.width, "front_end": asdict(self.front_end.config)}
+
+    @torch.inference_mode()
+    def probabilities(self, waveform_BT: Tensor) -> Tensor:
+        """Return the probability of each class in a clip, shape (B, K).
+
+        Parameters
+        ----------
+        waveform_BT : Tensor, shape (B, T)
+            Mono, at `sample_rate`, at least 32 frames.
+        """
+        return torch.sigmoid(self.fc_audioset(self.tower(self.front_end(waveform_BT))))
+
+
+def _panns_front_end(tensors: Mapping[str, Tensor]) -> FrontEndConfig:
+    """Return what PANNs publishes for the rate that shows in the length of a frame: 32, 16 or 8 kHz."""
+    kernel = tensors.get("spectrogram_extractor.stft.conv_real.weight")
+    filters = tensors.get("logmel_extractor.melW")
+    n_fft = 1024 if kernel is None and filters is None else 0
+    if kernel is not None:
+        n_fft = kernel.shape[-1]
+    elif filters is not None:
+        n_fft = 2 * (len(filters) - 1)
+    published = {1024: (32_000, 14_000.0), 512: (16_000, 8_000.0), 256: (8_000, 4_000.0)}
+    if n_fft not in published:
+        raise CheckpointError(f"frames of {n_fft} samples are none of PANNs', which have {sorted(published)}")
+    rate, f_max = published[n_fft]
+    return FrontEndConfig(sample_rate=rate, n_fft=n_fft, hop_samples=n_fft * 320 // 1024, f_max=f_max)
+
+
+FAMILIES: tuple[type[YamnetTagger] | type[Cnn14Tagger], ...] = (YamnetTagger, Cnn14Tagger)
+
+
+def read_tagger(path: Path, pickled: bool = False) -> Tagger:
+    """Read the file of a tagger of another project.
+
+    Parameters
+    ----------
+    path : Path
+        YAMNet as safetensors, or PANNs' Cnn14 as released.
+    pickled : bool
+        As `clapcur.models.checkpoints.load_checkpoint`.
+
+    Raises
+    ------
+    CheckpointError
+        The file is damaged, of no known family, or has no head.
+    """
+    tensors, _ = read_tensors(path, pickled)
+    for family in FAMILIES:
+        if family.recognises(tensors):
+            return family.of(tensors, path)
+    raise CheckpointError(
+        f"{path} is no tagger that is known: expected YAMNet or PANNs' Cnn14 with its head. It has {len(tensors)} "
+        f"tensors, the first are {', '.join(sorted(tensors)[:6])}"
+    )
+
+
+def check_fit(tagger: Tagger, vocabulary: Vocabulary) -> None:
+    """CheckpointError where the list of classes is not that of the tagger's outputs."""
+    if len(vocabulary.names) != tagger.num_classes:
+        raise CheckpointError(
+            f"the tagger has {tagger.num_classes} outputs and the list names {len(vocabulary.names)} classes; give the "
+            "list that came with the weights (YAMNet has 521 classes, PANNs 527)"
+        )
+
+
+def save_tagger(tagger: Tagger, vocabulary: Vocabulary, folder: Path) -> None:
+    """Write a tagger and the names of its outputs; raises as `check_fit`."""
+    check_fit(tagger, vocabulary)
+    values = {"family": tagger.FAMILY, **tagger.description(), "names": vocabulary.names, "mids": vocabulary.mids}
+    (folder / DESCRIPTION).write_text(json.dumps(values, indent=1) + "\n")
+    save_weights(tagger, folder / "model.safetensors")
+
+
+def open_tagger(folder: Path) -> tuple[Tagger, Vocabulary]:
+    """Read what `save_tagger` wrote; CheckpointError where that is not there or damaged."""
+    try:
+        values = json.loads((folder / DESCRIPTION).read_text())
+        vocabulary = Vocabulary(tuple(values["names"]), tuple(values["mids"]))
+        tagger: Tagger
+        if values["family"] == YamnetTagger.FAMILY:
+            tagger = YamnetTagger(len(vocabulary.names), YamnetConfig(channels=values["channels"]))
+        else:
+            tagger = Cnn14Tagger(len(vocabulary.names), values["width"], FrontEndConfig(**values["front_end"]))
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder} is no folder of a tagger: {error}") from None
+    load_weights(tagger, folder / "model.safetensors")
+    return tagger.eval(), vocabulary

@@ -1,0 +1,122 @@
+"""Tags: which classes a tagger heard in each clip of a manifest.
+
+Payload of a ``tags`` artifact:
+
+- ``classes.parquet``: name, mid (in AudioSet's ontology, or empty), mean (probability over all clips), threshold (at or
+  above which a clip is given the tag), clips (that are); in the order of the tagger's outputs.
+- ``tags.parquet``: clip_id, class (row of ``classes``), probability; every one that reaches the floor, sorted by clip
+  and class.
+- ``ids.parquet``: id, the clips that were heard, those without a tag too.
+- ``left_out.parquet``: where it is there, clips that could not be (`clapcur.data.embeddings`).
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from clapcur.data.embeddings import LEFT_OUT, left_out_table, read_ids, read_left_out
+from clapcur.data.manifest import write_table
+from clapcur.errors import ArtifactError
+from clapcur.store.artifacts import Artifact
+
+KIND = "tags"
+CLASSES = pa.schema(
+    {
+        "name": pa.string(), "mid": pa.string(), "mean": pa.float64(), "threshold": pa.float64(), "clips": pa.int64(),
+    }
+)  # fmt: skip
+TAGS = pa.schema({"clip_id": pa.string(), "class": pa.int32(), "probability": pa.float32()})
+IDS = pa.schema({"id": pa.string()})
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A class that a clip was given."""
+
+    name: str
+    probability: float
+    # from 0 to 1, as the tagger says it: of different classes not comparable
+    strength: float
+    # the probability, divided by the threshold of the class: at least 1
+
+
+@dataclass(frozen=True)
+class Tags:
+    """The tags of some clips: tables as in the payload."""
+
+    classes: pd.DataFrame
+    tags: pd.DataFrame
+    clip_ids: list[str]
+    left_out: pd.DataFrame = field(default_factory=lambda: left_out_table([]))
+
+    @classmethod
+    def of(
+        cls, names: pd.DataFrame, tags: pd.DataFrame, clip_ids: list[str], thresholds: np.ndarray | None = None,
+        left_out: pd.DataFrame | None = None,
+    ) -> "Tags":  # fmt: skip
+        """Return tags with what is counted over all clips.
+
+        Parameters
+        ----------
+        names : DataFrame
+            name and mid of each class.
+        tags : DataFrame
+            clip_id, class, probability.
+        clip_ids : list of str
+        thresholds : array, shape (K,), optional
+            None: the means, for the caller to choose by.
+        left_out : DataFrame, optional
+        """
+        tags = tags.sort_values(["clip_id", "class"], ignore_index=True)
+        sums = np.bincount(tags["class"], tags.probability.to_numpy(np.float64), minlength=len(names))
+        means = sums / max(1, len(clip_ids))
+        thresholds = means if thresholds is None else thresholds
+        given = tags.probability.to_numpy(np.float64) >= thresholds[tags["class"].to_numpy()]
+        counts = np.bincount(tags["class"][given], minlength=len(names))
+        classes = pd.DataFrame(
+            {"name": names.name, "mid": names.mid, "mean": means, "threshold": thresholds, "clips": counts}
+        )
+        return cls(classes, tags, sorted(clip_ids), left_out_table([]) if left_out is None else left_out)
+
+    @classmethod
+    def open(cls, artifact: Artifact) -> "Tags":
+        """Read the tags of a finished artifact; ArtifactError for another kind."""
+        if artifact.kind != KIND:
+            raise ArtifactError(f"expected tags, got the {artifact.kind} {artifact.id}")
+        read = {name: pd.read_parquet(artifact.path / f"{name}.parquet") for name in ("classes", "tags")}
+        return cls(**read, clip_ids=read_ids(artifact.path), left_out=read_left_out(artifact.path))
+
+    def write(self, folder: Path) -> None:
+        """Write the payload."""
+        write_table(self.classes, CLASSES, folder / "classes.parquet")
+        write_table(self.tags, TAGS, folder / "tags.parquet")
+        write_table(pd.DataFrame({"id": self.clip_ids}, dtype="str"), IDS, folder / "ids.parquet")
+        if len(self.left_out):
+            self.left_out.to_parquet(folder / LEFT_OUT, index=False)
+
+    def given(self, most: int, unsaid: Collection[str] = ()) -> Mapping[str, list[Tag]]:
+        """Return the tags of each clip that has some: those that reach the threshold of their class, strongest first.
+
+        Parameters
+        ----------
+        most : int
+            Tags of a clip.
+        unsaid : collection of str
+            Names of classes that are passed over.
+        """
+        threshold = self.classes.threshold.to_numpy()[self.tags["class"].to_numpy()]
+        strength = self.tags.probability.to_numpy(np.float64) / np.maximum(threshold, 1e-12)
+        passed_over = self.classes.name.isin(list(unsaid)).to_numpy()[self.tags["class"].to_numpy()]
+        table = self.tags.assign(strength=strength)[(strength >= 1) & ~passed_over]
+        table = table.sort_values(["clip_id", "strength", "class"], ascending=[True, False, True])
+        names = self.classes.name.tolist()
+        found: dict[str, list[Tag]] = {}
+        for row in table.itertuples(index=False):
+            tags = found.setdefault(row.clip_id, [])
+            if len(tags) < most:
+                tags.append(Tag(names[row[1]], float(row.probability), float(row.strength)))
+        return found

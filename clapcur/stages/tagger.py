@@ -1,0 +1,56 @@
+"""Tagger: the file of a tagger that somebody else trained -> a tagger of ours, which `clapcur.stages.tag` hears with.
+
+The identity is the content of the weights and the names of the classes, not the place of the files.
+
+Payload: ``tagger.json`` and ``model.safetensors`` (see `clapcur.models.taggers`).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clapcur.config import frozen
+from clapcur.errors import CheckpointError
+from clapcur.models.taggers import Vocabulary, read_tagger, save_tagger
+from clapcur.store.artifacts import Artifact, Stage, Workspace, sha256_file
+
+
+@frozen
+class TaggerConfig:
+    """Which tagger, and what its outputs are called."""
+
+    source: str
+    """File of weights: YAMNet as safetensors, or PANNs' Cnn14 with its head as released."""
+    classes: str | None = None
+    """Table of its classes, in the order of its outputs, with the columns index, mid and display_name. null: the one
+    beside the weights (class_map.csv, yamnet_class_map.csv or class_labels_indices.csv)."""
+    pickled: bool = False
+    """Read a pickle file that may run code; only for files from people you trust."""
+
+    def vocabulary(self) -> Vocabulary:
+        """Return the names of the outputs; DataError where there is no such list."""
+        return Vocabulary.read(Path(self.classes)) if self.classes else Vocabulary.beside(Path(self.source))
+
+
+def stage_for(config: TaggerConfig) -> tuple[Stage, dict[str, Any]]:
+    """Return the stage that reads this tagger, and the config that names its artifact.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such file.
+    DataError
+        Its outputs have no names.
+    """
+    path = Path(config.source)
+    if not path.is_file():
+        raise CheckpointError(f"there is no tagger {path}; give the file of its weights")
+    vocabulary = config.vocabulary()
+    identity = {"sha256": sha256_file(path), "names": vocabulary.names, "mids": vocabulary.mids}
+
+    def compute(inputs: Mapping[str, Artifact], _: Any, work: Workspace) -> dict[str, Any]:
+        tagger = read_tagger(path, config.pickled)
+        save_tagger(tagger, vocabulary, work.path)
+        return {"counts": {"classes": tagger.num_classes}, "format": tagger.FAMILY}
+
+    return Stage("tagger", "1", "tagger", compute), identity

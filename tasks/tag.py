@@ -1,0 +1,28 @@
+"""Tagger x clips -> tags; and the tagger itself."""
+
+from collections.abc import Mapping
+
+from clapcur.lineage import pools
+from clapcur.stages import tag as tag_stage
+from clapcur.stages import tagger as tagger_stage
+from clapcur.stages.tag import TagConfig
+from clapcur.stages.tagger import TaggerConfig
+from clapcur.store.artifacts import Artifact
+from clapcur.store.catalog import Campaign
+from clapcur.store.home import Home
+from clapcur.tasks.common import run_stage, stage_task
+
+
+@stage_task("tagger")
+def adopt_tagger(config: TaggerConfig, campaign: Campaign | None = None) -> Artifact:
+    """Take a tagger of another project as it is."""
+    stage, identity = tagger_stage.stage_for(config)
+    return run_stage(stage, identity, {}, campaign, {"role": "tagger"})
+
+
+@stage_task("tag-{role}")
+def tag(config: TagConfig, inputs: Mapping[str, Artifact], role: str, campaign: Campaign | None = None) -> Artifact:
+    """Tag the clips of a manifest; of a version of a pool only what is new is heard."""
+    stage, identity = tag_stage.stage_for(config)
+    inputs = pools.with_earlier(Home.open(), stage, identity, inputs)
+    return run_stage(stage, identity, inputs, campaign, {"role": role})
