@@ -1,0 +1,42 @@
+"""Generated captions: what was written for the clips of a pool, and why it was kept or not.
+
+The payload of a generated manifest is that of any manifest (`clapcur.data.manifest`), with the clips that have a kept
+caption; beside it lies ``generated.parquet`` with every caption that was tried: clip_id, caption_id, caption, way
+(template, retrieve or captioner), tags (of the clip, strongest first, separated by semicolons), strength (of the
+strongest, see `clapcur.data.tags.Tag`), score (that its writer gave it, if any), similarity (of clip and caption),
+tag_similarity (of clip and the name of its strongest tag) and verdict. Similarities are cosines, and missing where no
+model was asked. Rows are sorted by clip.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from clapcur.data.manifest import write_table
+from clapcur.store.artifacts import Artifact
+
+FILE = "generated.parquet"
+KEPT = ("kept", "best")  # verdicts of captions that are in the manifest; "best": the best of those not near enough
+GENERATED = pa.schema(
+    {
+        "clip_id": pa.string(), "caption_id": pa.string(), "caption": pa.string(), "way": pa.string(),
+        "tags": pa.string(), "strength": pa.float64(), "score": pa.float32(), "similarity": pa.float32(),
+        "tag_similarity": pa.float32(), "verdict": pa.string(),
+    }
+)  # fmt: skip
+
+
+def write_generated(table: pd.DataFrame, folder: Path) -> None:
+    """Write all captions that were tried into the folder of the manifest."""
+    write_table(table, GENERATED, folder / FILE)
+
+
+def is_generated(manifest: Artifact) -> bool:
+    """Return whether the captions of a manifest were generated."""
+    return (manifest.path / FILE).is_file()
+
+
+def read_generated(manifest: Artifact) -> pd.DataFrame:
+    """Return all captions that were tried, sorted by clip."""
+    return pd.read_parquet(manifest.path / FILE)

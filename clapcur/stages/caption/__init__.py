@@ -1,0 +1,274 @@
+"""Caption: tags x clips -> a manifest of the clips with captions that were generated for them.
+
+==========  =======================================================================================================
+template    the clip's tags, said in a few ways
+retrieve    the nearest existing caption among those that mention one of the clip's tags
+==========  =======================================================================================================
+
+Each caption that was tried is kept with its verdict (`clapcur.data.generated`): text that is no caption, no tag
+mentioned, too far from the clip, further from it than the name of its tag, or not needed. The manifest has the pairs
+that stayed. It is a manifest like any other, so that a teacher can learn from it alone, and curation chooses from it.
+
+Inputs by role: ``pool`` and ``tags``; for cosines ``checkpoint`` with ``pool_embeddings``; for retrieval also
+``captions`` with ``caption_embeddings``; ``evaluation``, whose clips and recordings are left out.
+
+Sources: BLAT (arXiv 2303.07902) guides captions by tags; the rules are those of AudioSetCaps and of Wang et al. 2023.
+Neither template nor retrieval is BLAT's captioner.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from clapcur.config import canonical, check_seed, frozen, machine
+from clapcur.data.class_names import PROMPT, check_prompt
+from clapcur.data.embeddings import EmbeddingTable
+from clapcur.data.generated import GENERATED, KEPT, write_generated
+from clapcur.data.manifest import Manifest, caption_id, captions_table, normalise_caption, write_locations
+from clapcur.data.tags import Tag, Tags
+from clapcur.errors import DataError, EmptySetError
+from clapcur.methods.contamination import overlap
+from clapcur.progress import progress
+from clapcur.stages.caption.retrieve import retrieved
+from clapcur.stages.caption.rules import chosen, is_sane, says_a_tag
+from clapcur.stages.caption.template import phrased, read_descriptions
+from clapcur.stages.caption.words import synonyms
+from clapcur.store.artifacts import Artifact, Stage, Workspace, sha256_file
+
+VERSION = "1"
+MORE_TRIES = 2  # captions beyond those wanted, of which the best stays where none is near enough (AudioSetCaps)
+UNSAID = (  # classes of AudioSet that say where a sound was recorded, or that it is one
+    "Silence", "Sound effect", "Noise", "Inside, small room", "Inside, large room or hall", "Inside, public space",
+    "Outside, urban or manmade", "Outside, rural or natural", "Field recording", "Environmental noise", "Echo",
+    "Reverberation",
+)  # fmt: skip
+
+__all__ = ["CaptionConfig", "caption", "refresh_locations", "stage_for"]
+
+
+@frozen
+class CaptionConfig:
+    """How captions are generated, and which stay."""
+
+    way: Literal["template", "retrieve"] = "template"
+    """Where captions come from. template: the tags in a few phrasings; retrieve: the nearest existing caption that
+    mentions a tag."""
+    num_captions: int = 2
+    """Captions of a clip, if so many stay."""
+    most_tags: int = 3
+    """Tags of a clip that are used, the strongest."""
+    unsaid: tuple[str, ...] = UNSAID
+    """Tags that are no sound to speak of: no caption names them."""
+    least_similarity: float | None = None
+    """Cosine of clip and caption below which none stays, by the model that is asked; null: no such rule."""
+    above_tag: bool = True
+    """A caption must be at least as near to the clip as the name of its strongest tag; where none of the tries is, the
+    nearest one stays. Only where a model is asked."""
+    mention_tag: bool = True
+    """A caption must mention one of the clip's tags."""
+    least_words: int = 1
+    """Words of a caption, at least."""
+    most_words: int = 30
+    """Words of a caption, at most."""
+    ontology: str | None = None
+    """AudioSet's ontology.json, whose descriptions are a further way to say a tag; null: the names alone."""
+    prompt: str = PROMPT
+    """How the name of a tag is written to be compared with the clip; {} is its place."""
+    seed: int = 0
+    """Of the phrasings."""
+    device: str = machine("auto")
+    """Device of the model that is asked; auto takes the first GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        check_seed(self.seed)
+        check_prompt(self.prompt)
+        for name in ("num_captions", "most_tags", "least_words"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.most_words < self.least_words:
+            raise ValueError(f"most_words {self.most_words} is less than least_words {self.least_words}")
+        if self.least_similarity is not None and not -1 <= self.least_similarity <= 1:
+            raise ValueError(f"least_similarity is a cosine in [-1, 1], got {self.least_similarity:g}; a percentage?")
+
+
+def stage_for(config: CaptionConfig) -> tuple[Stage, dict[str, Any]]:
+    """Return the stage, and the config that names its artifact: the ontology by its content.
+
+    Raises
+    ------
+    DataError
+        The ontology is not there.
+    """
+    identity = canonical(config)
+    if config.ontology is not None:
+        if not Path(config.ontology).is_file():
+            raise DataError(f"the ontology {config.ontology} does not exist; it is AudioSet's ontology.json")
+        identity["ontology"] = sha256_file(Path(config.ontology))
+
+    def compute(inputs: Mapping[str, Artifact], _: Any, work: Workspace) -> dict[str, Any]:
+        return caption(inputs, config, work)
+
+    return Stage("caption", VERSION, "manifest", compute), identity
+
+
+def caption(inputs: Mapping[str, Artifact], config: CaptionConfig, work: Workspace) -> dict[str, Any]:
+    """Write the manifest of the clips that got a caption, and all captions that were tried.
+
+    Raises
+    ------
+    EmptySetError
+        No clip has a tag, or no caption stays.
+    DataError
+        Retrieval without captions or without a model.
+    """
+    pool, tags = Manifest.open(inputs["pool"]), Tags.open(inputs["tags"])
+    listed = set(pool.clips.clip_id)
+    given = {clip: found for clip, found in tags.given(config.most_tags, config.unsaid).items() if clip in listed}
+    counts = {"pool_clips": len(pool.clips), "tagged_clips": len(given)}
+    if "evaluation" in inputs:
+        known = overlap(pool.clips, Manifest.open(inputs["evaluation"]).clips)
+        excluded = known.reason_of()
+        given = {clip: found for clip, found in given.items() if clip not in excluded}
+        counts |= {f"excluded.evaluation_{reason}": number for reason, number in known.counts().items()}
+    judge = _Judge.of(inputs, config)
+    if judge is not None:
+        lacking = [clip for clip in given if clip not in judge.rows]
+        given = {clip: found for clip, found in given.items() if clip in judge.rows}
+        counts |= {"not_embedded": len(lacking)} if lacking else {}
+    if not given:
+        raise EmptySetError(
+            f"none of the {len(pool.clips)} clips of the pool {inputs['pool'].id} can be captioned: {_why_none(counts)}"
+        )
+    tried = _tried(inputs, config, given, judge)
+    table = _judged(tried, given, config, judge)
+    kept = table[table.verdict.isin(KEPT)]
+    if kept.empty:
+        reasons = ", ".join(f"{name} {number}" for name, number in Counter(table.verdict).most_common())
+        raise EmptySetError(
+            f"none of {len(table)} captions stays ({reasons.replace('_', ' ')}); loosen the rules of the captions"
+        )
+    _manifest(pool, kept).write(work.path)
+    write_generated(table, work.path)
+    counts |= {
+        "clips": kept.clip_id.nunique(), "captions": kept.caption_id.nunique(), "pairs": len(kept), "tried": len(table),
+    }  # fmt: skip
+    counts |= {f"verdict.{name}": int(number) for name, number in sorted(Counter(table.verdict).items())}
+    metrics = {"distinct_captions": kept.caption_id.nunique() / len(kept)}
+    if judge is not None:
+        metrics["similarity"] = float(kept.similarity.mean())
+    return {"counts": counts, "metrics": metrics}
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """The model that says how near clips and texts are."""
+
+    rows: Mapping[str, NDArray[np.float32]]
+    # of the clips
+    embed_text: Any
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, Artifact], config: CaptionConfig) -> "_Judge | None":
+        """Return the model, None where none is given."""
+        if "checkpoint" not in inputs:
+            if config.way == "retrieve":
+                raise DataError("captions are retrieved by a model: give `checkpoint` with `pool_embeddings`")
+            return None
+        from clapcur.models.clap import load_model
+
+        table = EmbeddingTable.open(inputs["pool_embeddings"])
+        model = load_model(inputs["checkpoint"].path, config.device)
+        return cls(dict(zip(table.ids, table.rows_ND, strict=True)), model.embed_text)
+
+
+def _tried(
+    inputs: Mapping[str, Artifact], config: CaptionConfig, given: Mapping[str, Sequence[Tag]], judge: "_Judge | None"
+) -> dict[str, list[str]]:
+    """Return the captions of each clip in the order in which they are tried."""
+    most = config.num_captions + MORE_TRIES
+    if config.way == "retrieve":
+        if "captions" not in inputs:
+            raise DataError("there are no captions to retrieve: give `captions` with `caption_embeddings`")
+        assert judge is not None
+        captions = Manifest.open(inputs["captions"]).captions
+        rows_MD = EmbeddingTable.open(inputs["caption_embeddings"]).select(captions.caption_id.tolist())
+        return retrieved(given, judge.rows, captions.caption.tolist(), rows_MD, most)
+    descriptions = read_descriptions(Path(config.ontology)) if config.ontology else {}
+    found = {}
+    with progress("caption", len(given), "clips") as advance:
+        for clip, tags in given.items():
+            digest = hashlib.sha256(f"{config.seed} {clip}".encode()).digest()
+            rng = np.random.default_rng(int.from_bytes(digest[:8]))
+            found[clip] = phrased(tags, config.most_tags, descriptions, rng)[:most]
+            advance(1)
+    return found
+
+
+def _judged(
+    tried: Mapping[str, Sequence[str]],
+    given: Mapping[str, Sequence[Tag]],
+    config: CaptionConfig,
+    judge: "_Judge | None",
+) -> pd.DataFrame:
+    """Return all captions with their cosines and verdicts, sorted by clip."""
+    names = {clip: config.prompt.format(synonyms(tags[0].name)[0]) for clip, tags in given.items()}
+    row_of: dict[str, NDArray[np.float32]] = {}
+    if judge is not None:
+        texts = sorted({text for captions in tried.values() for text in captions} | set(names.values()))
+        row_of = dict(zip(texts, judge.embed_text(texts), strict=True))
+    rows = []
+    for clip in sorted(tried):
+        captions, tags = [normalise_caption(text) for text in tried[clip]], given[clip]
+        verdicts = [_by_text(text, tags, config) for text in captions]
+        similarity, tag_similarity = [np.nan] * len(captions), np.nan
+        if judge is not None:
+            similarity = [float(judge.rows[clip] @ row_of[text]) for text in tried[clip]]
+            tag_similarity = float(judge.rows[clip] @ row_of[names[clip]])
+        verdicts = chosen(
+            verdicts, similarity, tag_similarity, config.least_similarity, config.num_captions, config.above_tag
+        )
+        said = "; ".join(tag.name for tag in tags)
+        rows += [
+            (clip, caption_id(text), text, config.way, said, tags[0].strength, np.nan, near, tag_similarity, verdict)
+            for text, near, verdict in zip(captions, similarity, verdicts, strict=True)
+        ]
+    return pd.DataFrame(rows, columns=GENERATED.names)
+
+
+def _by_text(text: str, tags: Sequence[Tag], config: CaptionConfig) -> str:
+    if not is_sane(text, config.least_words, config.most_words):
+        return "no_caption"
+    return "no_tag" if config.mention_tag and not says_a_tag(text, tags) else ""
+
+
+def _manifest(pool: Manifest, kept: pd.DataFrame) -> Manifest:
+    """Return the clips of a pool that have captions, with these."""
+    pairs = kept[["clip_id", "caption_id"]].drop_duplicates().sort_values(["clip_id", "caption_id"], ignore_index=True)
+    clips = pool.clips[pool.clips.clip_id.isin(pairs.clip_id)].reset_index(drop=True)
+    places = pool.locations[pool.locations.clip_id.isin(pairs.clip_id)].reset_index(drop=True)
+    return Manifest(clips, captions_table(kept.caption), pairs, places)
+
+
+def _why_none(counts: Mapping[str, int]) -> str:
+    excluded = sum(number for name, number in counts.items() if name.startswith("excluded."))
+    said = f"{counts['tagged_clips']} have a tag"
+    if excluded:
+        said += f", {excluded} are evaluation clips or share a recording with one"
+    if counts.get("not_embedded"):
+        said += f", {counts['not_embedded']} have no embedding"
+    return said + "; lower the thresholds of the tags (least, factor), or take another tagger"
+
+
+def refresh_locations(artifact: Artifact, pool: Artifact) -> None:
+    """Write where the clips are now into a manifest that was made before its pool moved."""
+    places = Manifest.open(pool).locations
+    clips = pd.read_parquet(artifact.path / "clips.parquet", columns=["clip_id"]).clip_id
+    write_locations(places[places.clip_id.isin(clips)].reset_index(drop=True), artifact.path)

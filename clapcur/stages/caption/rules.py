@@ -1,0 +1,67 @@
+"""Which generated captions stay: sanity of the text, a tag that is mentioned, and how near the clip is."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from clapcur.data.tags import Tag
+from clapcur.stages.caption.words import mentions, stems
+
+NOT_SAID = re.compile(r"\d|[\[\]{}()<>|_#*\\]|https?:")
+"""Digits and brackets: 6 % of the captions of a public corpus held raw probabilities (Auto-ACD, issue 4)."""
+
+
+def is_sane(text: str, least_words: int, most_words: int) -> bool:
+    """Return whether a text reads as a caption: no digit or bracket, of a plausible length, no word thrice in a row."""
+    words = text.lower().split()
+    if not least_words <= len(words) <= most_words or NOT_SAID.search(text):
+        return False
+    repeats = any(words[i] == words[i + 1] == words[i + 2] for i in range(len(words) - 2))
+    return not repeats and len(set(words)) * 2 >= len(words)
+
+
+def says_a_tag(text: str, tags: Sequence[Tag]) -> bool:
+    """Return whether a caption mentions one of the clip's tags."""
+    said = stems(text)
+    return any(mentions(said, tag.name) for tag in tags)
+
+
+def chosen(
+    verdicts: Sequence[str], similarity: Sequence[float], tag_similarity: float, least: float | None, most: int,
+    above_tag: bool,
+) -> list[str]:  # fmt: skip
+    """Return the verdict of each caption of one clip, tried in their order, with at most `most` kept.
+
+    Parameters
+    ----------
+    verdicts : sequence of str
+        "" for those that the text alone does not rule out.
+    similarity : sequence of float
+        Of clip and caption; NaN where no model was asked.
+    tag_similarity : float
+        Of clip and the name of its strongest tag.
+    least : float, optional
+        Cosine below which none stays.
+    most : int
+    above_tag : bool
+        A caption must be at least as near as the name of the tag; where none of the tries is, the nearest one stays
+        (AudioSetCaps, JishengBai/AudioSetCaps, allows two more tries).
+    """
+    result = list(verdicts)
+    asked = not np.isnan(tag_similarity)
+    open_ones = [index for index, verdict in enumerate(result) if not verdict]
+    if asked and least is not None:
+        for index in open_ones:
+            if similarity[index] < least:
+                result[index] = "too_far"
+    open_ones = [index for index in open_ones if not result[index]]
+    near = [i for i in open_ones if not (asked and above_tag) or similarity[i] >= tag_similarity]
+    for place, index in enumerate(near):
+        result[index] = "kept" if place < most else "not_needed"
+    for index in open_ones:
+        if not result[index]:
+            result[index] = "below_tag"
+    if not near and open_ones:
+        result[max(open_ones, key=lambda index: (similarity[index], -index))] = "best"
+    return result

@@ -1,0 +1,20 @@
+"""Tags x clips -> a manifest of the clips with generated captions."""
+
+from collections.abc import Mapping
+
+from clapcur.stages import caption as stage_module
+from clapcur.stages.caption import CaptionConfig
+from clapcur.store.artifacts import Artifact
+from clapcur.store.catalog import Campaign
+from clapcur.tasks.common import run_stage, stage_task
+
+
+@stage_task("caption-{role}")
+def caption(
+    config: CaptionConfig, inputs: Mapping[str, Artifact], role: str, campaign: Campaign | None = None
+) -> Artifact:
+    """Generate captions for the clips of ``pool``, guided by its tags; `role` says what for."""
+    stage, identity = stage_module.stage_for(config)
+    artifact = run_stage(stage, identity, inputs, campaign, {"role": role})
+    stage_module.refresh_locations(artifact, inputs["pool"])
+    return artifact
