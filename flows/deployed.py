@@ -21,8 +21,9 @@ from prefect.states import Cancelled, Completed, Crashed, Failed
 from pydantic import Field
 
 from clapcur.config import read_mapping, signature
-from clapcur.data.rows import IMPROVEMENT_SETS, Row
-from clapcur.errors import ArtifactError, ClapcurError, Interrupted
+from clapcur.data.class_names import prompts
+from clapcur.data.rows import IMPROVEMENT_SETS, ImprovementSetName, Row
+from clapcur.errors import ArtifactError, ClapcurError, DataError, Interrupted
 from clapcur.experiments.config import Experiment, experiment_from_file
 from clapcur.flows import steps
 from clapcur.flows.compare import compare as compare_flow
@@ -56,11 +57,12 @@ Config = Annotated[
 ]
 Seed = Annotated[int, shown(title="Seed", description="Of the training of teacher and student [whole number].", ge=0)]
 Student = Annotated[
-    Literal["du", "ds", "ads"],
+    ImprovementSetName,
     shown(
         title="Strategy",
         description="What the student learns from: du, pairs from the pool for any caption; ds, the teacher's own pairs"
-        " about the classes; ads, pairs from the pool about the classes.",
+        " about the classes; ads, pairs from the pool about the classes; tagcap, pool clips with captions"
+        " generated from their tags; tagcap-classes, those of them about the classes.",
     ),
 ]
 SoftLabels = Annotated[
@@ -131,7 +133,7 @@ def improve(config: Config, strategy: Student = "ads", soft_labels: SoftLabels =
 def compare(
     config: Config,
     strategies: Annotated[
-        list[Literal["sl", "du", "ds", "ads"]],
+        list[Literal["sl", "du", "ds", "ads", "tagcap", "tagcap-classes"]],
         shown(title="Strategies", description="Rows of the table, each as the experiment has it; empty: all of them."),
     ] = [],  # noqa: B006  # Prefect's form shows it, nobody changes it
     seeds: Annotated[
@@ -151,7 +153,8 @@ def compare(
 def train_teacher(config: Config, seed: Seed = 0) -> State:
     """Train the teacher of an experiment on its captioned clips, or take the checkpoint that it names."""
     experiment = load(config, (seed,))
-    manifests = steps.ingest_all(replace(experiment, pool=None, captions=None, rows=()), campaign(experiment))
+    needed = replace(experiment, pool=None, captions=None, rows=()) if experiment.pairs else experiment
+    manifests = steps.ingest_all(needed, campaign(experiment))
     return done(teacher_of(experiment, "", seed, manifests))
 
 
@@ -167,6 +170,19 @@ def embed_pool(config: Config, teacher: Teacher = "", seed: Seed = 0) -> State:
     return done(embed(audio, {"checkpoint": checkpoint, "manifest": manifests["pool"]}, "pool", campaign(experiment)))
 
 
+@deployed("caption", hours=48)
+def caption(config: Config, teacher: Teacher = "", seed: Seed = 0) -> State:
+    """Tag the pool and generate captions for it, as the experiment's `captioning` says."""
+    experiment = load(config, (seed,))
+    if experiment.captioning is None:
+        raise DataError(f"{config} says nothing of captions: add `captioning: {{tagger: FILE}}`")
+    manifests = steps.ingest_all(experiment, campaign(experiment))
+    checkpoint = teacher_of(experiment, teacher, seed, manifests)
+    texts = prompts(experiment.class_names, experiment.prompt)
+    inputs = steps.candidates(checkpoint, manifests, texts, experiment.num_crops, campaign(experiment))
+    return done(steps.generated(experiment, checkpoint, inputs, campaign(experiment))["generated"])
+
+
 @deployed("curate", hours=48)
 def curate(config: Config, strategy: Student = "ads", teacher: Teacher = "", seed: Seed = 0) -> State:
     """Choose the pairs that a student learns from: one Improvement-Set, with its card."""
@@ -180,10 +196,11 @@ def curate(config: Config, strategy: Student = "ads", teacher: Teacher = "", see
 def train_student(
     config: Config,
     strategy: Annotated[
-        Literal["continued", "sl", "du", "ds", "ads"],
+        Literal["continued", "sl", "du", "ds", "ads", "tagcap", "tagcap-classes"],
         shown(
             title="Strategy",
-            description="What the student learns from: du, ds or ads, an Improvement-Set; continued, the teacher's own"
+            description="What the student learns from: an Improvement-Set (du, ds, ads, tagcap, tagcap-classes);"
+            " continued, the teacher's own"
             " pairs (the control that a student must beat); sl, the same with soft labels.",
         ),
     ] = "ads",

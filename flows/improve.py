@@ -1,18 +1,17 @@
 """The common case: one student, beside its teacher and the control."""
 
 import dataclasses
-from typing import Literal
 
 from prefect import flow
 
-from clapcur.data.rows import Row
+from clapcur.data.rows import ImprovementSetName, Row
 from clapcur.experiments.config import Experiment
 from clapcur.flows.compare import compare
 from clapcur.store.artifacts import Artifact
 
 
 @flow(name="improve", flow_run_name="improve-{experiment.name}")
-def improve(experiment: Experiment, strategy: Literal["du", "ds", "ads"] = "ads", soft_labels: bool = True) -> Artifact:
+def improve(experiment: Experiment, strategy: ImprovementSetName = "ads", soft_labels: bool = True) -> Artifact:
     """Make one student and say whether it beats the teacher, and the teacher trained on for the same budget.
 
     Returns

@@ -6,7 +6,8 @@ Inside a flow every stage of a step is a task of that flow; elsewhere the stages
 from collections.abc import Mapping
 
 from clapcur.data.class_names import prompts
-from clapcur.data.rows import Row
+from clapcur.data.rows import GENERATED, Row
+from clapcur.errors import DataError
 from clapcur.experiments import preflight
 from clapcur.experiments.config import Experiment
 from clapcur.experiments.order import OrderEvaluation, PostTraining, warn_of_deaf_tower
@@ -20,8 +21,10 @@ from clapcur.stages.train import TrainConfig
 from clapcur.stages.zste import ZsteConfig
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
+from clapcur.store.home import Home
 from clapcur.tasks.adopt import adopt
 from clapcur.tasks.audition import audition
+from clapcur.tasks.caption import caption
 from clapcur.tasks.compose import compose
 from clapcur.tasks.curate import curate
 from clapcur.tasks.embed import embed
@@ -29,6 +32,7 @@ from clapcur.tasks.evaluate import evaluate
 from clapcur.tasks.ingest import ingest
 from clapcur.tasks.merge import merge
 from clapcur.tasks.pool import grow
+from clapcur.tasks.tag import adopt_tagger, tag
 from clapcur.tasks.train import train
 from clapcur.tasks.zste import zste
 
@@ -56,6 +60,8 @@ def ingest_all(experiment: Experiment, campaign: Campaign) -> dict[str, Artifact
         if config is not None:
             name = config.landed_in
             manifests[role] = grow(name, campaign=campaign) if name else ingest(config, role, campaign)
+    if experiment.pairs is None:
+        manifests["pairs"] = first_captions(experiment, manifests, campaign)
     if experiment.more_pairs or experiment.share_of_pairs < 1:
         parts = [manifests["pairs"], *(ingest(config, "pairs", campaign) for config in experiment.more_pairs)]
         manifests["pairs"] = merge(MergeConfig(share=experiment.share_of_pairs), parts, "pairs", campaign)
@@ -66,6 +72,78 @@ def ingest_all(experiment: Experiment, campaign: Campaign) -> dict[str, Artifact
         clips = experiment.order.clips
         manifests["order"] = manifests["evaluation"] if clips is None else ingest(clips, "order", campaign)
     return manifests
+
+
+def first_captions(experiment: Experiment, manifests: Manifests, campaign: Campaign | None = None) -> Artifact:
+    """Return the pool with generated captions, as pairs for a teacher; no model says yet how near they are."""
+    settings = experiment.captioning
+    assert settings is not None
+    tags = tagged(experiment, manifests["pool"], campaign)
+    inputs = {"pool": manifests["pool"], "tags": tags, "evaluation": manifests["evaluation"]}
+    return caption(settings.without_model(), inputs, "pairs", campaign)
+
+
+def tagged(
+    experiment: Experiment,
+    pool: Artifact,
+    campaign: Campaign | None = None,
+    heard: Mapping[str, Artifact] | None = None,
+) -> Artifact:
+    """Return the tags of a pool.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    pool : Artifact
+    campaign : Campaign, optional
+    heard : mapping, optional
+        Of a teacher that tags: ``checkpoint``, ``audio_embeddings`` and ``prompt_embeddings``.
+    """
+    settings = experiment.captioning
+    assert settings is not None
+    config = settings.tagging(experiment.class_names, experiment.prompt)
+    inputs = {"manifest": pool}
+    if settings.tagger is not None:
+        inputs["tagger"] = adopt_tagger(settings.tagger, campaign)
+    elif settings.needs_teacher:
+        if heard is None:
+            raise DataError("nobody can tag the pool before there is a teacher: give `captioning: {tagger: FILE}`")
+        inputs |= heard
+    return tag(config, inputs, "pool", campaign)
+
+
+def generated(
+    experiment: Experiment, teacher: Artifact, inputs: Mapping[str, Artifact], campaign: Campaign | None = None
+) -> dict[str, Artifact]:
+    """Return generated captions for the pool and their embeddings, by their roles in a curation.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    teacher : Artifact
+        Says how near clips and captions are.
+    inputs : mapping
+        Of the curation, as `candidates` returns them.
+    campaign : Campaign, optional
+    """
+    settings = experiment.captioning
+    assert settings is not None
+    audio, prompts_of = inputs["pool_embeddings"], inputs["prompt_embeddings"]
+    heard = {"checkpoint": teacher, "audio_embeddings": audio, "prompt_embeddings": prompts_of}
+    tags = tagged(experiment, inputs["pool"], campaign, heard)
+    given = {"pool": inputs["pool"], "tags": tags, "checkpoint": teacher, "pool_embeddings": audio}
+    if settings.captions.way == "retrieve":
+        has_own = "captions" in inputs
+        given["captions"] = inputs["captions" if has_own else "teacher_pairs"]
+        given["caption_embeddings"] = inputs["caption_embeddings" if has_own else "teacher_caption_embeddings"]
+    return with_embeddings(teacher, caption(settings.captions, given, "generated", campaign), campaign)
+
+
+def with_embeddings(teacher: Artifact, written: Artifact, campaign: Campaign | None = None) -> dict[str, Artifact]:
+    """Return a manifest of generated captions, and their embeddings, by their roles in a curation."""
+    inputs = {"checkpoint": teacher, "manifest": written}
+    embedded = embed(EmbedConfig(what="captions"), inputs, "generated", campaign)
+    return {"generated": written, "generated_embeddings": embedded}
 
 
 def teacher_of(experiment: Experiment, seed: int, manifests: Manifests, campaign: Campaign) -> Artifact:
@@ -128,10 +206,17 @@ def improvement_sets(
     texts = prompts(experiment.class_names, experiment.prompt)
     inputs = candidates(teacher, manifests, texts, experiment.num_crops, campaign)
     sets: dict[str, Artifact] = {}
+    written = generated(experiment, teacher, inputs, campaign) if set(wanted) & set(GENERATED) else {}
     for name in wanted:
-        sets[name] = curate(experiment.curate(name), inputs, seed, campaign)
+        own = without_search(inputs) | written if name in GENERATED else inputs
+        sets[name] = curate(experiment.curate(name), own, seed, campaign)
         audition(AuditionConfig(seed=seed), sets[name], campaign)
     return sets
+
+
+def without_search(inputs: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """Return the inputs of a curation without the captions that only a search in a pool reads."""
+    return {role: artifact for role, artifact in inputs.items() if role not in ("captions", "caption_embeddings")}
 
 
 def student(
@@ -143,10 +228,18 @@ def student(
     if row.improvement_set is not None:
         inputs["improvement_set"] = sets[row.improvement_set]
         inputs |= {role: manifests[role] for role in ("pool", "captions") if role in manifests}
+        inputs |= captions_behind(row, sets)
         if row.strategy == "ads" and experiment.ads_replay == "ds":
             inputs["replay"] = sets["ds"]
     training = experiment.train_student(row, seed)
     return train(training, inputs | selecting(training, manifests), row, campaign)
+
+
+def captions_behind(row: Row, sets: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """Return the manifest of the generated captions that a row learns from, in the role of unpaired captions."""
+    if row.strategy not in GENERATED:
+        return {}
+    return {"captions": Home.open().store.find(sets[row.strategy].record["inputs"]["generated"])}
 
 
 def checkpoint_of(
@@ -168,7 +261,7 @@ def checkpoint_of(
         sources = {"improvement_set": sets[experiment.composed_from(row)], **needed}
     replay = {"teacher_pairs": manifests["pairs"]}
     if row.improvement_set is not None:
-        replay = {"replay": sets[row.improvement_set], **behind}
+        replay = {"replay": sets[row.improvement_set], **behind, **captions_behind(row, sets)}
     return post_trained(experiment.post_training.seeded(seed), start, sources, replay, row, campaign)
 
 

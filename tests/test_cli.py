@@ -324,7 +324,7 @@ def test_impact_gives_ids_of_everything_that_a_clip_touched(answer, lineage):
     code, out, _ = answer("impact", CLIPS[0], "--json")
     assert code == 0 and out.count("\n") == 1
     assert json.loads(out) == {
-        "clip_id": CLIPS[0], "improvement_sets": [lineage["set"]], "compositions": [],
+        "clip_id": CLIPS[0], "tags": [], "improvement_sets": [lineage["set"]], "compositions": [],
         "checkpoints": [lineage["student"]],
         "scores": [lineage["scores"]], "models": [],
     }  # fmt: skip

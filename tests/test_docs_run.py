@@ -19,12 +19,15 @@ import pytest
 import soundfile
 import torch
 from building import write_tone
+from safetensors.torch import save_file
 from source_tree import ROOT
 from test_checkpoints import CONTAINERS, FAMILIES, cnn14, stored_filters
 from test_docs import TEXT
 from test_hugging_face import write_hugging_face
 from tiny_checkpoints import bert_source, from_shapes, gpt2_source, roberta_source
 
+from clapcur.models.config import YamnetConfig
+from clapcur.models.taggers import YamnetTagger
 from clapcur.store.home import Home
 
 PAGES = {path.relative_to(ROOT).as_posix(): text for path, text in TEXT.items()}
@@ -183,6 +186,19 @@ def write_checkpoints(folder: Path) -> None:
         torch.save(tensors if name.endswith(".ckpt") else {CONTAINERS[family]: tensors, "epoch": 3}, folder / name)
     panns = from_shapes(cnn14()) | {"logmel_extractor.melW": stored_filters(32000)}
     torch.save({"iteration": 1, "model": panns}, folder / "Cnn14_mAP=0.431.pth")
+    write_tagger(folder)
+
+
+def write_tagger(folder: Path) -> None:
+    """Write a tiny YAMNet with its head, and the list of its classes."""
+    torch.manual_seed(0)
+    model = YamnetTagger(3, YamnetConfig(channels=4))
+    with torch.no_grad():
+        model.classifier.weight.mul_(20)  # of random features all classes are alike
+    tensors = {name.removeprefix("tower."): value for name, value in model.state_dict().items()}
+    save_file(tensors, folder / "yamnet.safetensors")
+    names = (f"{index},/m/{index},{name.title()}" for index, name in enumerate(CLASSES))
+    (folder / "class_map.csv").write_text("\n".join(["index,mid,display_name", *names]))
 
 
 # -- what people do between the lines
@@ -225,6 +241,8 @@ def ids(folder: Path) -> dict[str, str]:
         pool = [one for one in store.of_kind("manifest") if "pool" in str(one.record["tags"].get("role"))]
         found = {"SET": sets[-1], "OTHER": sets[0], "STUDENT": students[-1].id, "CHECKPOINT": students[-1].id}
         found |= {"MANIFEST": pool[-1].id} if pool else {}
+        tags = [one.id for one in store.of_kind("tags")]
+        found |= {"TAGS": tags[-1]} if tags else {}
         found["CLIP"] = pd.read_parquet(store.find(sets[-1]).path / "pairs.parquet").clip_id.iloc[0]
     return found
 

@@ -168,6 +168,7 @@ def test_a_pool_clip_touches_its_set_the_student_and_the_students_scores(home, m
     assert ids(answer) == {
         "manifests": [made["pool"].id],
         "embeddings": [embedded],
+        "tags": [],
         "improvement_sets": [made["set"].id],
         "compositions": [],
         "checkpoints": [made["student"].id],

@@ -30,6 +30,7 @@ from typer.core import TyperGroup
 
 from clapcur.cli import (
     auditioning,
+    captioning,
     checkpoints,
     collecting,
     corpora,
@@ -53,8 +54,8 @@ OURS = tuple(str(ROOT / package) + os.sep for package in ("clapcur", "flows", "t
 SECTIONS = {
     "The whole job": ("demo", "init", "improve", "compare"),
     "Its stages": (
-        "download", "ingest", "adopt", "train-teacher", "embed", "curate", "audition", "train-student", "evaluate",
-        "post-train", "zste", "report",
+        "download", "ingest", "adopt", "train-teacher", "embed", "tag", "caption", "curate", "audition",
+        "train-student", "evaluate", "post-train", "zste", "report",
     ),
     "Use a model": ("classify", "export"),
     "What made it": ("ls", "show", "trace", "impact", "pairs", "why"),
@@ -154,6 +155,12 @@ COMMANDS = (
     ),
     ("ls", looking.ls, "clapcur ls\n  clapcur ls checkpoint --limit 100"),
     ("show", looking.show_one, "clapcur show 5be7d1"),
+    (
+        "tag",
+        captioning.tag,
+        "clapcur tag 9d02e7 --tagger yamnet.safetensors\n  clapcur tag 9d02e7 --checkpoint 5be7d1 --classes esc50",
+    ),
+    ("caption", captioning.caption, "clapcur caption 71aa40\n  clapcur caption 71aa40 --checkpoint 5be7d1"),
     ("trace", tracing.trace, "clapcur trace 5be7d1\n  clapcur trace 5be7d1 --pairs --json > pairs.jsonl"),
     ("impact", tracing.impact, "clapcur impact recordings/dog.wav"),
     ("pairs", tracing.pairs, 'clapcur pairs c4e6f0 --class "dog bark" --sort similarity --limit 10'),

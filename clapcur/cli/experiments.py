@@ -18,7 +18,7 @@ from clapcur.cli.console import (
     show,
     working,
 )
-from clapcur.data.rows import Row
+from clapcur.data.rows import ImprovementSetName, Row
 from clapcur.errors import DataError
 from clapcur.store.artifacts import Artifact
 from clapcur.store.home import Home
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from clapcur.experiments.config import Experiment
 
 T = TypeVar("T")
-StudentStrategy = Literal["du", "ds", "ads"]
 ConfigFile = Annotated[
     Path | None, typer.Argument(help="An experiment as YAML; `clapcur init` writes one.", show_default=False)
 ]
@@ -103,8 +102,12 @@ def improve(
         str | None,
         typer.Option(help="A CLAP that is the teacher, as `adopt` takes it; default: one is trained on the pairs."),
     ] = None,
-    name: Annotated[str, typer.Option(help="Of the experiment, with --pairs.")] = "my-sounds",
-    strategy: Annotated[StudentStrategy, typer.Option(help="What the student learns from.")] = "ads",
+    tagger: Annotated[
+        Path | None,
+        typer.Option(help="YAMNet or PANNs: captions are generated for the pool, and no --pairs are needed."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Of the experiment, with paths.")] = "my-sounds",
+    strategy: Annotated[ImprovementSetName, typer.Option(help="What the student learns from.")] = "ads",
     soft_labels: Annotated[
         bool, typer.Option("--soft-labels/--hard-labels", help="Soften the student's targets.")
     ] = True,
@@ -115,12 +118,16 @@ def improve(
     """Make a better student from your sounds.
 
     The student is beside its teacher and the control, which is the teacher trained on for the same budget.
-    Give an experiment file, or the four paths --pairs, --pool, --classes and --evaluation.
+    Give an experiment file, or the four paths --pairs, --pool, --classes and --evaluation; with --tagger captions are
+    generated, and --pairs may be left out.
     """
-    given = {"--pairs": pairs, "--pool": pool, "--evaluation": evaluation, "--captions": captions}
+    given = {
+        "--pairs": pairs, "--pool": pool, "--evaluation": evaluation, "--captions": captions, "--tagger": tagger
+    }  # fmt: skip
     if config is not None and (any(given.values()) or checkpoint or classes):
         raise typer.BadParameter("give an experiment file or the paths, not both; the file names the paths")
-    needed = {"--pairs": pairs, "--classes": classes, "--evaluation": evaluation}
+    needed = {"--pairs": pairs or tagger, "--classes": classes, "--evaluation": evaluation}
+    needed |= {"--pool": pool} if tagger else {}
     if config is None and (missing := [flag for flag, value in needed.items() if not value]):
         raise typer.BadParameter(f"give an experiment file, or {', '.join(missing)} as well")
     from clapcur.audio.addresses import is_url
@@ -133,12 +140,12 @@ def improve(
     if config is not None:
         experiment = recipes.experiment_from_file(config)
     else:
-        assert pairs and classes and evaluation
+        assert classes and evaluation
         student = Row(strategy=strategy, soft_labels=soft_labels)
         rows = (Row(strategy="teacher"), Row(strategy="continued"), student)
         experiment = recipes.starter(
             name=name, pairs=pairs, pool=pool, class_names=classes, evaluation=evaluation, captions=captions,
-            checkpoint=checkpoint, rows=rows,
+            checkpoint=checkpoint, tagger=str(tagger) if tagger else None, rows=rows,
         )  # fmt: skip
     experiment = with_seeds(experiment, seeds)
     where = open_home(home)

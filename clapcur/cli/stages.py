@@ -31,7 +31,7 @@ from clapcur.cli.console import (
     working,
 )
 from clapcur.data.class_names import PROMPT, find_class_names, prompts
-from clapcur.data.rows import Row
+from clapcur.data.rows import GENERATED, ImprovementSetName, Row
 from clapcur.store.artifacts import Artifact
 from clapcur.store.home import Home
 
@@ -230,13 +230,15 @@ def embed(
 
 def curate(
     strategy: Annotated[
-        Literal["du", "ds", "ads"], typer.Option(help="Which pairs: domain-unspecific, specific, augmented.")
+        ImprovementSetName,
+        typer.Option(help="Which pairs: domain-unspecific, specific, augmented; or generated captions."),
     ],
     checkpoint: Annotated[str, typer.Option(help="The teacher.")],
     pairs: Annotated[str, typer.Option(help="Manifest of the teacher's pairs.")],
     classes: Annotated[str, typer.Option(help=CLASSES_HELP)],
     pool: Annotated[str, typer.Option(help="Manifest of sounds without captions: DU and ADS.")] = "",
     captions: Annotated[str, typer.Option(help="Manifest of more captions.")] = "",
+    generated: Annotated[str, typer.Option(help="Manifest that `caption` made of the pool: tagcap.")] = "",
     evaluation: Annotated[str, typer.Option(help="Manifest whose clips and recordings must not enter.")] = "",
     config: Annotated[
         Path | None,
@@ -273,6 +275,8 @@ def curate(
     """
     if strategy != "ds" and not pool:
         raise typer.BadParameter(f"{strategy} finds its pairs among sounds without captions: give --pool")
+    if (strategy in GENERATED) != bool(generated):
+        raise typer.BadParameter("tagcap chooses among captions that were generated for the pool: give --generated")
     names = find_class_names(classes, Path.cwd())
     from clapcur.data.marks import marks_from_file
 
@@ -289,12 +293,14 @@ def curate(
     given = {"pairs": pairs, "pool": pool, "captions": captions, "evaluation": evaluation}
     manifests = {role: find(where, name, "manifest") for role, name in given.items() if name}
     with working():
-        from clapcur.flows.steps import candidates
+        from clapcur.flows.steps import candidates, with_embeddings, without_search
         from clapcur.stages.curate import CurateConfig
         from clapcur.tasks.curate import curate as run
 
         record = teacher.record["config"]
         inputs = candidates(teacher, manifests, prompts(names, prompt), num_crops)
+        if generated:
+            inputs = without_search(inputs) | with_embeddings(teacher, find(where, generated, "manifest"))
         made = run(
             curation.of(strategy, names, prompt, record.get("held_out", CurateConfig.held_out)),
             inputs,

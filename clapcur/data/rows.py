@@ -10,10 +10,13 @@ from typing import Any, Literal, get_args
 
 from clapcur.config import added, frozen
 
-ImprovementSetName = Literal["du", "ds", "ads"]
-Strategy = Literal["teacher", "continued", "sl", "du", "ds", "ads"]
+ImprovementSetName = Literal["du", "ds", "ads", "tagcap", "tagcap-classes"]
+Strategy = Literal["teacher", "continued", "sl", "du", "ds", "ads", "tagcap", "tagcap-classes"]
 IMPROVEMENT_SETS: tuple[ImprovementSetName, ...] = get_args(ImprovementSetName)
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)  # in the order of the paper's tables, our control second
+SEARCHED: tuple[ImprovementSetName, ...] = ("du", "ads")  # sets that are found by comparing a pool with captions
+GENERATED: tuple[ImprovementSetName, ...] = ("tagcap", "tagcap-classes")  # sets of captions written for a pool's clips
+LABELS = {"tagcap": "TagCap", "tagcap-classes": "TagCap ∩ classes"}  # that are more than the name in capitals
 
 
 @frozen
@@ -43,9 +46,11 @@ class Row:
         ValueError
             There is no such row.
         """
-        known = {row.name: row for row in PAPER_ROWS}
-        known |= {row.post_trained.name: row.post_trained for row in PAPER_ROWS}
-        if (row := known.get("".join(text.lower().split()).replace(",", "+"))) is None:
+        rows = (*PAPER_ROWS, *GENERATED_ROWS)
+        known = {row.name: row for row in rows}
+        known |= {row.post_trained.name: row.post_trained for row in rows}
+        short = "".join(text.lower().split()).replace(",", "+").replace("∩", "-")
+        if (row := known.get(short)) is None:
             raise ValueError(f"expected the name of a row, one of {', '.join(known)}; got {text!r}")
         return row
 
@@ -67,6 +72,8 @@ class Row:
         """The row's name as the paper writes it: teacher, continued, SL, DU, DU+SL, ..."""
         if self.teminal:
             return "TeminAL" if self.strategy == "teacher" else f"{self.before.label}, TeminAL"
+        if self.strategy in LABELS:
+            return LABELS[self.strategy] + ("+SL" if self.soft_labels else "")
         return self.name if self.strategy in ("teacher", "continued") else self.name.upper()
 
     @property
@@ -104,5 +111,6 @@ PAPER_ROWS = (
     Row(strategy="teacher"),
     Row(strategy="continued"),
     Row(strategy="sl", soft_labels=True),
-    *(Row(strategy=strategy, soft_labels=soft) for strategy in IMPROVEMENT_SETS for soft in (False, True)),
+    *(Row(strategy=strategy, soft_labels=soft) for strategy in IMPROVEMENT_SETS[:3] for soft in (False, True)),
 )
+GENERATED_ROWS = tuple(Row(strategy=strategy, soft_labels=soft) for strategy in GENERATED for soft in (False, True))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from clapcur.audio.addresses import absolute, is_url
-from clapcur.config import check_seed, from_dict, frozen, read_mapping
+from clapcur.config import added, check_seed, from_dict, frozen, read_mapping
 from clapcur.data.class_names import (
     PROMPT,
     check_class_names,
@@ -23,8 +23,9 @@ from clapcur.data.class_names import (
     read_class_names,
 )
 from clapcur.data.marks import marks_from_file
-from clapcur.data.rows import PAPER_ROWS, ImprovementSetName, Row
+from clapcur.data.rows import GENERATED, PAPER_ROWS, SEARCHED, ImprovementSetName, Row
 from clapcur.data.tables import whole_number
+from clapcur.experiments.captioning import Captioning, captioning_values, tower_of
 from clapcur.experiments.order import OrderEvaluation, PostTraining
 from clapcur.methods.thresholds import Threshold
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
@@ -32,6 +33,7 @@ from clapcur.stages.adopt import AdoptConfig
 from clapcur.stages.curate import CurateConfig, Curation
 from clapcur.stages.evaluate import EvaluateConfig
 from clapcur.stages.ingest import POOL, IngestConfig
+from clapcur.stages.tagger import TaggerConfig
 from clapcur.stages.train import SoftLabels, TrainConfig
 
 if TYPE_CHECKING:  # it imports scipy's filters, which the demo alone needs
@@ -78,8 +80,9 @@ class Experiment:
 
     name: str
     """Name of the dataset, and of the MLflow experiment."""
-    pairs: IngestConfig
-    """Captioned clips: what the teacher learns from."""
+    pairs: IngestConfig | None
+    """Captioned clips: what the teacher learns from. null: the pool, with captions that are generated for it; nobody
+    needs to write one."""
     more_pairs: tuple[IngestConfig, ...] = ()
     """Further tables and corpora of captioned clips."""
     share_of_pairs: float = 1.0
@@ -121,6 +124,9 @@ class Experiment:
     single_sounds: IngestConfig | None = None
     """Labelled single sounds that a post-training puts together; None: those of the row's Improvement-Set (DS where it
     has none with classes), which nobody labelled."""
+    captioning: Captioning | None = added(None)
+    """How captions are generated for the pool: for the rows tagcap, and where there are no pairs; null: they are
+    not."""
     order: OrderEvaluation | None = None
     """How it is scored what each row hears of the order of sounds; None: it is not."""
     note: str = ""
@@ -136,12 +142,28 @@ class Experiment:
             check_seed(seed, "a seed")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must be given and differ, got {list(self.seeds)}")
-        if self.pool is None and (needs := sorted({row.strategy for row in self.rows} & {"du", "ads"})):
+        searching = {*SEARCHED, *GENERATED}
+        if self.pool is None and (needs := sorted({row.strategy for row in self.rows} & searching)):
             raise ValueError(f"the rows {', '.join(needs)} need unpaired audio: give `pool`")
+        if self.captioning is None and (needs := sorted({row.strategy for row in self.rows} & {*GENERATED})):
+            raise ValueError(f"the rows {', '.join(needs)} need generated captions: give `captioning`")
+        if self.pairs is None:
+            self._check_without_pairs()
         if self.teacher is None and self.checkpoint is None:
             raise ValueError("there is no teacher: give `checkpoint`, or `teacher` to train one")
         if self.teacher is not None and self.teacher.held_out != self.student.held_out:
             raise ValueError("teacher and student must hold out the same share, or a student trains on what selects it")
+
+    def _check_without_pairs(self) -> None:
+        if self.pool is None or self.captioning is None:
+            raise ValueError(
+                "there are no captioned clips: give `pairs`, or `pool` and `captioning`, which generates captions"
+            )
+        if self.captioning.needs_teacher and self.teacher is not None:
+            raise ValueError(
+                "a teacher that is trained on generated captions cannot tag the clips itself: give "
+                "`captioning: {tagger: FILE}`, or a table of tags"
+            )
 
     @property
     def improvement_sets(self) -> list[ImprovementSetName]:
@@ -154,7 +176,7 @@ class Experiment:
 
     def composed_from(self, row: Row) -> ImprovementSetName:
         """Return the set whose clips a row's post-training puts together: its own, where that knows their classes."""
-        return row.strategy if row.strategy in ("ds", "ads") else "ds"
+        return row.strategy if row.strategy in ("ds", "ads", "tagcap-classes") else "ds"  # type: ignore[return-value]
 
     def curate(self, strategy: ImprovementSetName) -> CurateConfig:
         """Return the curation of one strategy."""
@@ -210,7 +232,8 @@ def experiment_from_file(path: Path | str) -> Experiment:
     path = Path(path)
     values = read_mapping(path)
     folder = path.absolute().parent
-    if missing := [name for name in ("pairs", "evaluation", "class_names") if name not in values]:
+    needed = ("evaluation", "class_names") if values.get("captioning") else ("pairs", "evaluation", "class_names")
+    if missing := [name for name in needed if name not in values]:
         raise ValueError(f"{path}: missing {', '.join(missing)}")
     for name in SOURCES:
         if values.get(name) is not None:
@@ -225,6 +248,9 @@ def experiment_from_file(path: Path | str) -> Experiment:
     start = defaults()
     if isinstance(values.get("order"), Mapping) and values["order"].get("clips") is not None:
         values["order"] = values["order"] | {"clips": _ingest_values(values["order"]["clips"], folder)}
+    if isinstance(values.get("captioning"), Mapping):
+        values["captioning"] = captioning_values(values["captioning"], folder)
+    values.setdefault("pairs", None)
     if values.get("checkpoint") is not None:
         values["checkpoint"] = _checkpoint_values(values["checkpoint"], folder)
         start = _beside_a_checkpoint(start)
@@ -235,24 +261,35 @@ def experiment_from_file(path: Path | str) -> Experiment:
 def starter(
     *,
     name: str,
-    pairs: Path,
+    pairs: Path | None = None,
     evaluation: Path,
     class_names: Path | str,
     pool: Path | str | None = None,
     captions: Path | None = None,
     checkpoint: str | None = None,
+    tagger: str | None = None,
     rows: Sequence[Row] = PAPER_ROWS,
     seeds: Sequence[int] = (0,),
 ) -> Experiment:
-    """Return the experiment of the common case: four paths and our defaults, with a teacher trained or given."""
+    """Return the experiment of the common case: four paths and our defaults, with a teacher trained or given.
+
+    With a tagger captions are generated for the pool. Without pairs a teacher learns from these, and hears with the
+    tower of the tagger, where no checkpoint is given.
+    """
     experiment = defaults()
+    captioning = None
+    if tagger is not None:
+        captioning = Captioning(tagger=TaggerConfig(source=_place(tagger, Path.cwd())))
+        if pairs is None and checkpoint is None:
+            experiment = _with_tower_of(experiment, captioning)
     if checkpoint is not None:
         adopted = AdoptConfig(source=_place(checkpoint, Path.cwd()))
         experiment = dataclasses.replace(_beside_a_checkpoint(experiment), checkpoint=adopted, teacher=None)
     return dataclasses.replace(
         experiment,
         name=name,
-        pairs=IngestConfig(source=str(Path(pairs).absolute())),
+        pairs=IngestConfig(source=str(Path(pairs).absolute())) if pairs else None,
+        captioning=captioning,
         evaluation=IngestConfig(source=str(Path(evaluation).absolute())),
         pool=IngestConfig(source=absolute(os.getcwd(), str(pool))) if pool else None,
         captions=IngestConfig(source=str(Path(captions).absolute())) if captions else None,
@@ -332,6 +369,19 @@ def _beside_a_checkpoint(experiment: Experiment) -> Experiment:
         experiment,
         teacher=dataclasses.replace(experiment.teacher, model=None, learning_rate=1e-4),
         student=dataclasses.replace(experiment.student, learning_rate=1e-4),
+    )
+
+
+def _with_tower_of(experiment: Experiment, captioning: Captioning) -> Experiment:
+    """Return the experiment with a teacher that hears with the tower of a tagger, which stays as it is."""
+    assert experiment.teacher is not None and experiment.teacher.model is not None and captioning.tagger is not None
+    model = tower_of(captioning.tagger, experiment.teacher.model)
+    frozen_tower = {"frozen_towers": ("audio",), "model": None}
+    return dataclasses.replace(
+        experiment,
+        checkpoint=AdoptConfig(source=captioning.tagger.source, model=model),
+        teacher=dataclasses.replace(experiment.teacher, **frozen_tower),  # type: ignore[arg-type]
+        student=dataclasses.replace(experiment.student, **frozen_tower),  # type: ignore[arg-type]
     )
 
 

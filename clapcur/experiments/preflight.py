@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from clapcur.data.class_names import check_class_names
 from clapcur.data.manifest import Manifest
-from clapcur.data.rows import ImprovementSetName
+from clapcur.data.rows import GENERATED, SEARCHED, ImprovementSetName
 from clapcur.errors import EmptySetError, ManifestError
 from clapcur.experiments.config import Experiment
 from clapcur.methods.contamination import LEAST_DIFFERENT, known_to_differ, overlap
@@ -21,6 +21,7 @@ from clapcur.stages.curate import Curation
 from clapcur.stages.embed import EmbedConfig
 from clapcur.stages.evaluate import label_index
 from clapcur.stages.report import ReportConfig, ReportRow
+from clapcur.stages.tagger import stage_for as tagger_stage_for
 from clapcur.store.artifacts import Artifact
 
 log = logging.getLogger("clapcur")
@@ -47,6 +48,8 @@ def check_config(experiment: Experiment) -> None:
     trainings = [training for training in (experiment.teacher, experiment.student) if training is not None]
     for training in trainings:
         pick_device(training.device)
+    if experiment.captioning is not None and experiment.captioning.tagger is not None:
+        tagger_stage_for(experiment.captioning.tagger)
     if experiment.checkpoint is not None:
         check_place(experiment.checkpoint)
     elif experiment.teacher is not None and experiment.teacher.model is None:
@@ -92,7 +95,8 @@ def _check_contents(experiment: Experiment, opened: Mapping[str, Manifest]) -> N
         ("evaluation", "clips", "clips with labels: columns `path` and `label`"),
     ):
         if role in opened and not len(getattr(opened[role], table)):
-            source = getattr(experiment, role).source
+            config = getattr(experiment, role)
+            source = config.source if config else "generated"
             raise ManifestError(f"{role} ({source}) has no {table}; it needs {needs}")
 
 
@@ -124,7 +128,7 @@ def _check_held_out(experiment: Experiment, pairs: Manifest) -> None:
 def _check_candidates(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[ImprovementSetName]) -> None:
     """Refuse where no clip may enter: all are held out, or known from the evaluation."""
     held_out = opened["pairs"].held_out(experiment.student.held_out)
-    for role, strategies in (("pool", wanted & {"du", "ads"}), ("pairs", wanted & {"ds"})):
+    for role, strategies in (("pool", wanted & {*SEARCHED, *GENERATED}), ("pairs", wanted & {"ds"})):
         if not strategies:
             continue
         clips = opened[role].clips
@@ -139,12 +143,12 @@ def _check_candidates(experiment: Experiment, opened: Mapping[str, Manifest], wa
 def _check_thresholds(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[ImprovementSetName]) -> None:
     """Refuse a count that is larger than what there is; the defaults take what there is."""
     texts = set(opened["pairs"].captions.caption_id)
-    if "captions" in opened and wanted & {"du", "ads"}:
+    if "captions" in opened and wanted & {*SEARCHED}:
         texts |= set(opened["captions"].captions.caption_id)
     if wanted & {"ds", "ads"}:
         threshold = experiment.curation.caption_threshold
         _check_count("caption_threshold", threshold, Curation.caption_threshold, len(texts), "captions")
-    for strategy in sorted(wanted & {"du", "ads"}):
+    for strategy in sorted(wanted & {*SEARCHED}):
         most = len(opened["pool"].clips) * min(len(texts), experiment.curation.max_per_clip or len(texts))
         threshold = experiment.curate(strategy).audio_threshold
         name = "du_threshold" if strategy == "du" and experiment.du_threshold else "audio_threshold"
@@ -171,7 +175,7 @@ def _check_count(name: str, threshold: Threshold, default: Threshold, most: int,
 def _check_evidence(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[ImprovementSetName]) -> None:
     """Refuse where a threshold could not be found: too few pairs for a precision, too few clips for near duplicates."""
     pairs = opened["pairs"]
-    searched = wanted & {"du", "ads"}
+    searched = wanted & {*SEARCHED}
     if any(experiment.curate(strategy).audio_threshold.precision is not None for strategy in searched):
         texts = set(pairs.captions.caption_id).union(
             *(opened[role].captions.caption_id for role in ("captions",) if role in opened)

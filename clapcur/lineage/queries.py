@@ -206,6 +206,7 @@ def _pairs_of(home: Home, source: Artifact, role: str, held_out: frozenset[str])
     for artifact in {source, *manifests}:
         check_payload(artifact.path)
     captions = _lookup(manifests, "captions.parquet", "caption_id", "caption")
+    written = _written(manifests)
     paths: dict[str, str] = {}
     for manifest in manifests:
         if (manifest.path / LOCATIONS).exists():
@@ -225,7 +226,23 @@ def _pairs_of(home: Home, source: Artifact, role: str, held_out: frozenset[str])
                         "class_similarity": pair.get("class_similarity"),
                         "source": source.id,
                         "role": role,
+                        **written.get((pair["clip_id"], pair["caption_id"]), {}),
                     }
+
+
+def _written(manifests: Iterable[Artifact]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return how each generated caption came about: way, tags of its clip, score and verdict."""
+    from clapcur.data.generated import KEPT, is_generated, read_generated
+
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for artifact in manifests:
+        if is_generated(artifact):
+            table = read_generated(artifact)
+            for row in table[table.verdict.isin(KEPT)].itertuples():
+                score = None if row.score != row.score else float(row.score)
+                told = {"way": row.way, "tags": row.tags, "score": score, "verdict": row.verdict}
+                found[row.clip_id, row.caption_id] = told | {"tags_from": artifact.record["inputs"]["tags"]}
+    return found
 
 
 def _sounds_of(home: Home, source: Artifact, role: str) -> Iterator[dict[str, Any]]:
@@ -280,8 +297,8 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
     -------
     dict
         ``clip_id``, then lists of ``{"id", "label", "uri", "because"}``: ``manifests`` that list
-        it, ``embeddings`` of those, ``improvement_sets`` that hold it or were measured on it, ``compositions`` that
-        are made of it or came of such a set,
+        it, ``embeddings`` and ``tags`` of those, ``improvement_sets`` that hold it or were measured on it,
+        ``compositions`` that are made of it or came of such a set,
         ``checkpoints`` trained on such a set or on given pairs with it, or selected on it; what was
         started from, taught by or curated with one of those; ``scores`` of these checkpoints and
         scores measured on it, and the registered
@@ -338,7 +355,7 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
         if edge.input_id in checkpoints
     }
     embedded = {
-        edge.artifact_id: f"embeds {edge.input_id}"
+        edge.artifact_id: f"hears {edge.input_id}"
         for edge in edges
         if edge.role == "manifest" and edge.input_id in manifests
     }
@@ -353,6 +370,7 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
         "clip_id": clip_id,
         "manifests": listed("manifest", dict.fromkeys(manifests, "lists it")),
         "embeddings": listed("embeddings", embedded),
+        "tags": listed("tags", embedded),
         "improvement_sets": listed("improvement_set", held),
         "compositions": listed("compositions", held),
         "checkpoints": listed("checkpoint", checkpoints),

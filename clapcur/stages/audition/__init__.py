@@ -77,6 +77,9 @@ class AuditionConfig:
             raise ValueError(f"max_seconds must be above 0, got {self.max_seconds:g}")
 
 
+OF_PAIRS = ("teacher_pairs", "captions", "generated", "pool")  # manifests that say what is in the pairs of a set
+
+
 def audition_inputs(store: Store, improvement_set: Artifact) -> dict[str, Artifact]:
     """Return the inputs of an audition by role: the set, and the manifests that its record names for its pairs.
 
@@ -88,7 +91,7 @@ def audition_inputs(store: Store, improvement_set: Artifact) -> dict[str, Artifa
     if improvement_set.kind != "improvement_set":
         raise ArtifactError(f"expected an improvement_set, got the {improvement_set.kind} {improvement_set.id}")
     record = improvement_set.record
-    roles = ("teacher_pairs",) if record["config"]["strategy"] == "ds" else ("teacher_pairs", "captions", "pool")
+    roles = ("teacher_pairs",) if record["config"]["strategy"] == "ds" else OF_PAIRS
     manifests = {role: store.find(record["inputs"][role]) for role in roles if role in record["inputs"]}
     return {"improvement_set": improvement_set, **manifests}
 

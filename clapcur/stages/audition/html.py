@@ -5,7 +5,10 @@ from typing import Any
 
 from clapcur.pages import render
 
-STRATEGIES = {"du": "domain-unspecific", "ds": "domain-specific", "ads": "augmented domain-specific"}
+STRATEGIES = {
+    "du": "domain-unspecific", "ds": "domain-specific", "ads": "augmented domain-specific",
+    "tagcap": "generated captions", "tagcap-classes": "generated captions of the classes",
+}  # fmt: skip
 
 
 def as_html(facts: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]], clips: Mapping[str, Any]) -> str:

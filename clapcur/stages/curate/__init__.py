@@ -1,10 +1,12 @@
-"""Curate: embeddings -> Improvement-Set. Three strategies over one exact similarity join.
+"""Curate: embeddings -> Improvement-Set. Three strategies over one exact similarity join, two of generated captions.
 
-==== =========================== ===========================================================================
-DU   domain-unspecific           every (pool clip, caption) whose similarity reaches the audio threshold
-DS   domain-specific             the training pairs whose caption reaches the caption threshold to a class prompt
-ADS  augmented domain-specific   DU's rule with only the captions that reach the caption threshold
-==== =========================== ===========================================================================
+================ =========================== ==========================================================================
+DU               domain-unspecific           every (pool clip, caption) whose similarity reaches the audio threshold
+DS               domain-specific             the training pairs whose caption is at the caption threshold to a prompt
+ADS              augmented domain-specific   DU's rule with only the captions that reach the caption threshold
+TagCap           generated captions          pool clips with the captions that were generated for them
+TagCap ∩ classes of the classes              those of them whose caption reaches the caption threshold (ours)
+================ =========================== ==========================================================================
 
 Source: Wang et al. 2023 (arXiv 2305.01864), section 2.3, as its code does it. Departures: the class that won and
 every similarity are kept with each pair (the reference drops them); similarities are float32, not float16 (whose
@@ -23,7 +25,7 @@ Payload: ``pairs.parquet`` (see `clapcur.data.improvement_set`), ``card.json`` a
     taken_over       what an earlier version of the set gives
     calibration      a threshold by precision
     pool_join        clips of the pool against captions (DU, ADS)
-    training_pairs   the training pairs (DS)
+    training_pairs   pairs that are given: the training pairs (DS), or generated ones (TagCap)
 """
 
 from collections.abc import Mapping
@@ -35,6 +37,7 @@ from numpy.typing import NDArray
 from clapcur.data.class_names import check_class_names
 from clapcur.data.improvement_set import CaptionCount, Card, Histogram, ImprovementSet, ImprovementSetWriter
 from clapcur.data.manifest import Manifest
+from clapcur.data.rows import GENERATED, SEARCHED
 from clapcur.data.set_diff import write_changes
 from clapcur.errors import EmptySetError
 from clapcur.methods.devices import pick_device
@@ -45,7 +48,7 @@ from clapcur.stages.curate.candidates import Captions, candidate_captions, candi
 from clapcur.stages.curate.config import CurateConfig, Curation
 from clapcur.stages.curate.pool_join import PoolJoin, Thresholds, sample_histogram
 from clapcur.stages.curate.taken_over import TakenOver
-from clapcur.stages.curate.training_pairs import write_training_pairs
+from clapcur.stages.curate.training_pairs import write_given_pairs
 from clapcur.store.artifacts import Artifact, Stage, Workspace
 
 VERSION = "7"
@@ -58,7 +61,8 @@ def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace
 
     Inputs by role: ``teacher_pairs`` with ``teacher_clip_embeddings`` and ``teacher_caption_embeddings``;
     ``prompt_embeddings``; for DU and ADS ``pool`` with ``pool_embeddings`` and, where there are unpaired captions,
-    ``captions`` with ``caption_embeddings``; ``evaluation`` with ``evaluation_embeddings`` only ever exclude;
+    ``captions`` with ``caption_embeddings``; for TagCap ``pool`` with ``pool_embeddings`` and ``generated`` with
+    ``generated_embeddings``; ``evaluation`` with ``evaluation_embeddings`` only ever exclude;
     ``parent`` with ``parent_pool``, the set of an earlier version of the pool and that version.
 
     Raises
@@ -71,14 +75,18 @@ def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace
     num_captions = len(captions.ids)
     thresholds: dict[str, float] = {}
     evidence: dict[str, Any] = {}
-    if config.strategy in ("ds", "ads"):
+    if config.strategy in ("ds", "ads", "tagcap-classes"):
         least_M = caption_thresholds(captions, config)
         thresholds["caption"] = float(least_M.min())
         captions = captions.where(captions.class_similarity_M >= least_M)
     clip_ids, rows_ND, exclusions, guard = candidate_clips(inputs, config, teacher_pairs)
     with ImprovementSetWriter(work.path) as writer:
-        if config.strategy == "ds":
-            write_training_pairs(writer, teacher_pairs, clip_ids, rows_ND, captions, wrong_pairs(config))
+        if config.strategy not in SEARCHED:
+            given = Manifest.open(inputs["generated"]) if config.strategy in GENERATED else teacher_pairs
+            least = write_given_pairs(writer, given, clip_ids, rows_ND, captions, config, wrong_pairs(config))
+            if least:
+                thresholds["audio"] = min(least.values())
+                evidence |= {"class_thresholds": least} if "" not in least else {}
         else:
             _write_pool_pairs(writer, inputs, config, teacher_pairs, captions, clip_ids, rows_ND, thresholds, evidence)
         if writer.num_pairs == 0:
@@ -183,8 +191,9 @@ def _how_to_fill(
     left_out = ", ".join(f"{count} as {reason.replace('_', ' ')}" for reason, count in exclusions.items() if count)
     histogram: Histogram | None = evidence.get("histogram")
     if histogram is None:
+        what = "training" if config.strategy == "ds" else "generated"
         return (
-            f"{name} found no training pair, outside the held-out recordings, with one of {len(captions.ids)} captions"
+            f"{name} found no {what} pair, outside the held-out recordings, with one of {len(captions.ids)} captions"
             + (f"; left out: {left_out}" if left_out else "")
         )
     counts = np.array(histogram.counts[::-1])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from clapcur.data.class_names import check_class_names
 from clapcur.data.embeddings import EmbeddingTable
 from clapcur.data.manifest import Manifest
+from clapcur.data.rows import GENERATED, SEARCHED
 from clapcur.methods.contamination import Overlap, near_duplicate_threshold, overlap
 from clapcur.methods.devices import pick_device
 from clapcur.methods.near_duplicates import duplicate_of
@@ -36,9 +37,14 @@ class Captions:
 
 
 def candidate_captions(inputs: Mapping[str, Artifact], config: CurateConfig) -> Captions:
-    """Return the captions to choose from, with their classes: the teacher's and, but for DS, the unpaired ones."""
+    """Return the captions to choose from, with their classes: the teacher's and, in a pool, the unpaired ones.
+
+    For TagCap those that were generated, and no others.
+    """
     sources = [("teacher_pairs", "teacher_caption_embeddings")]
-    if "captions" in inputs and config.strategy != "ds":
+    if config.strategy in GENERATED:
+        sources = [("generated", "generated_embeddings")]
+    if "captions" in inputs and config.strategy in SEARCHED:
         sources.append(("captions", "caption_embeddings"))
     rows: dict[str, NDArray[np.float32]] = {}
     texts: dict[str, str] = {}

@@ -5,7 +5,7 @@ import dataclasses
 from clapcur.config import frozen, machine
 from clapcur.data.class_names import PROMPT, check_class_names, check_prompt
 from clapcur.data.marks import Mark
-from clapcur.data.rows import ImprovementSetName
+from clapcur.data.rows import GENERATED, SEARCHED, ImprovementSetName
 from clapcur.methods.contamination import NearDuplicate, check_near_duplicate
 from clapcur.methods.hubness import Hubness
 from clapcur.methods.thresholds import Threshold
@@ -41,9 +41,9 @@ class Curation:
     """
 
     audio_threshold: Threshold = Threshold(count=2000)
-    """Least similarity of clip and caption (DU and ADS): a cosine, a count, or a precision."""
+    """Least similarity of clip and caption (DU, ADS, TagCap): a cosine, a count or, for DU and ADS, a precision."""
     caption_threshold: Threshold = Threshold(count=1000)
-    """Least similarity of caption and class prompt (DS and ADS): a cosine or a count."""
+    """Least similarity of caption and class prompt (DS, ADS, TagCap ∩ classes): a cosine or a count."""
     even_classes: bool = True
     """Split a threshold by count evenly over the classes. Thresholds by similarity or precision are not changed."""
     max_per_clip: int | None = 3
@@ -89,7 +89,7 @@ class Curation:
 
         Parameters
         ----------
-        strategy : {"du", "ds", "ads"}
+        strategy : {"du", "ds", "ads", "tagcap", "tagcap-classes"}
         class_names : tuple of str
         prompt : str
             With {} where the class name goes.
@@ -97,7 +97,7 @@ class Curation:
             As in `CurateConfig`.
         """
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(Curation)}
-        if strategy == "ds":
+        if strategy not in SEARCHED:
             options |= {"distinct_clips": None, "hubness": None, "approximate": None}
         return CurateConfig(strategy=strategy, class_names=class_names, prompt=prompt, held_out=held_out, **options)
 
@@ -107,7 +107,7 @@ class CurateConfig(Curation):
     """Which pairs become the Improvement-Set of one strategy."""
 
     strategy: ImprovementSetName
-    """Which pairs are searched: du, ds or ads."""
+    """Which pairs are searched: du, ds or ads; or, of generated captions, tagcap or tagcap-classes."""
     class_names: tuple[str, ...]
     """Names of the classes of the domain."""
     prompt: str = PROMPT
@@ -123,5 +123,13 @@ class CurateConfig(Curation):
         super().__post_init__()
         check_class_names(self.class_names)
         check_prompt(self.prompt)
-        if self.strategy == "ds" and (self.hubness or self.approximate or self.distinct_clips is not None):
-            raise ValueError("hubness, approximate and distinct_clips are of a search in a pool, which DS does not do")
+        if self.strategy in GENERATED and self.audio_threshold.precision is not None:
+            raise ValueError(
+                "a precision is calibrated for a search in a pool; give the audio threshold of generated captions by "
+                "similarity or count"
+            )
+        if self.strategy not in SEARCHED and (self.hubness or self.approximate or self.distinct_clips is not None):
+            raise ValueError(
+                "hubness, approximate and distinct_clips are of a search in a pool, which "
+                f"{self.strategy.upper()} does not do"
+            )

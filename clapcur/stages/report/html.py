@@ -34,6 +34,8 @@ MEANING = {
     "DU": "student of every pool clip and caption that the teacher finds similar (domain-unspecific)",
     "DS": "student of the training pairs whose caption is near one of the classes (domain-specific)",
     "ADS": "student of pool clips with captions near one of the classes (augmented domain-specific)",
+    "TagCap": "student of pool clips with captions that were generated for them from their tags",
+    "TagCap ∩ classes": "those of them whose caption is near one of the classes",
     "+SL": "the same set, with soft labels",
     "TeminAL": "post-trained on sounds that were put together, to hear which came first",
 }

@@ -1,0 +1,168 @@
+"""The commands that write text for sounds that have none: tag and caption."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from clapcur.cli.arguments import find
+from clapcur.cli.console import HomeOption, JsonOption, columns_table, open_home, show, show_artifact, working
+from clapcur.data.class_names import PROMPT, find_class_names, prompts
+from clapcur.errors import ArtifactError
+from clapcur.store.artifacts import Artifact
+
+SHOWN = 12  # classes, and captions, of a table
+
+
+def tag(
+    manifest: Annotated[str, typer.Argument(help="Of the clips, as `ingest` named it.", show_default=False)],
+    tagger: Annotated[
+        Path | None, typer.Option(help="Weights of YAMNet (safetensors) or of PANNs' Cnn14 with its head.")
+    ] = None,
+    names: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --tagger: its classes (index, mid, display_name); default: the list beside the weights. With "
+            "--table: AudioSet's ids and names."
+        ),
+    ] = None,
+    checkpoint: Annotated[str, typer.Option(help="Instead: a CLAP that tags zero-shot, over --classes.")] = "",
+    classes: Annotated[str, typer.Option(help="With --checkpoint: class names, a file or a list such as esc50.")] = "",
+    table: Annotated[Path | None, typer.Option(help="Instead: a table of tags that are known, by clip.")] = None,
+    factor: Annotated[float, typer.Option(help="A tag is given from so many times its mean probability on.")] = 3.0,
+    least: Annotated[float, typer.Option(help="Probability below which no tag is given.")] = 0.02,
+    most: Annotated[float, typer.Option(help="Probability at or above which a tag is always given.")] = 0.5,
+    num_windows: Annotated[int, typer.Option(min=1, help="Windows of 10 s of a clip; 1 is its centre.")] = 1,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tag clips: which of AudioSet's classes, or of yours, are heard in each.
+
+    Thresholds are those of each class, relative to its mean over all clips: a tagger is sure of a dog and never of
+    steady noise.
+    """
+    if sum(map(bool, (tagger, checkpoint, table))) != 1:
+        raise typer.BadParameter("give --tagger, --checkpoint or --table; one of the three")
+    if bool(checkpoint) != bool(classes):
+        raise typer.BadParameter("--checkpoint tags over class names: give --classes with it, and only with it")
+    class_names = find_class_names(classes, Path.cwd()) if classes else ()
+    where = open_home(home)
+    clips = find(where, manifest, "manifest")
+    with working():
+        from clapcur.flows.steps import embed_prompts
+        from clapcur.stages.embed import EmbedConfig
+        from clapcur.stages.tag import TagConfig
+        from clapcur.stages.tagger import TaggerConfig
+        from clapcur.tasks.embed import embed
+        from clapcur.tasks.tag import adopt_tagger
+        from clapcur.tasks.tag import tag as run
+
+        config = TagConfig(
+            factor=factor, least=least, most=most, num_windows=num_windows, class_names=class_names,
+            table=str(table.absolute()) if table else None,
+            classes=str(names.absolute()) if names and table else None,
+        )  # fmt: skip
+        inputs = {"manifest": clips}
+        if tagger is not None:
+            listed = str(names.absolute()) if names else None
+            inputs["tagger"] = adopt_tagger(TaggerConfig(source=str(tagger.absolute()), classes=listed))
+        elif checkpoint:
+            model = find(where, checkpoint, "checkpoint")
+            inputs["checkpoint"] = model
+            both = {"checkpoint": model, "manifest": clips}
+            inputs["audio_embeddings"] = embed(EmbedConfig(what="audio"), both, "pool")
+            inputs["prompt_embeddings"] = embed_prompts(model, prompts(class_names, PROMPT))
+        made = run(config, inputs, "pool")
+    if not as_json:
+        show_tags(made)
+    show_artifact(made, as_json)
+
+
+def caption(
+    tags: Annotated[str, typer.Argument(help="Tags, as `tag` named them.", show_default=False)],
+    way: Annotated[
+        Literal["template", "retrieve"],
+        typer.Option(help="The tags in a few phrasings, or the nearest existing caption that mentions one."),
+    ] = "template",
+    checkpoint: Annotated[
+        str, typer.Option(help="A CLAP that says how near clips and captions are; needed to retrieve.")
+    ] = "",
+    captions: Annotated[str, typer.Option(help="To retrieve: a manifest of captions.")] = "",
+    evaluation: Annotated[str, typer.Option(help="Manifest whose clips and recordings are left out.")] = "",
+    num_captions: Annotated[int, typer.Option(min=1, help="Captions of a clip, if so many stay.")] = 2,
+    most_tags: Annotated[int, typer.Option(min=1, max=3, help="Tags that one caption names.")] = 3,
+    least_similarity: Annotated[float | None, typer.Option(help="Cosine below which no caption stays.")] = None,
+    ontology: Annotated[Path | None, typer.Option(help="AudioSet's ontology.json: further ways to say a tag.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the phrasings.")] = 0,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Generate captions for tagged clips, and keep those that are sane, mention a tag and are near their clip.
+
+    Gives a manifest of pairs, which a teacher can learn from and `curate --generated` chooses from.
+    """
+    where = open_home(home)
+    given = find(where, tags, "tags")
+    if way == "retrieve" and not (checkpoint and captions):
+        raise typer.BadParameter("to retrieve captions give --captions and --checkpoint")
+    with working():
+        from clapcur.stages.caption import CaptionConfig
+        from clapcur.stages.embed import EmbedConfig
+        from clapcur.tasks.caption import caption as run
+        from clapcur.tasks.embed import embed
+
+        pool = where.store.find(given.record["inputs"]["manifest"])
+        config = CaptionConfig(
+            way=way, num_captions=num_captions, most_tags=most_tags, least_similarity=least_similarity, seed=seed,
+            ontology=str(ontology.absolute()) if ontology else None,
+        )  # fmt: skip
+        inputs = {"pool": pool, "tags": given}
+        if evaluation:
+            inputs["evaluation"] = find(where, evaluation, "manifest")
+        if checkpoint:
+            model = find(where, checkpoint, "checkpoint")
+            inputs["checkpoint"] = model
+            inputs["pool_embeddings"] = embed(
+                EmbedConfig(what="audio"), {"checkpoint": model, "manifest": pool}, "pool"
+            )
+            if captions:
+                existing = find(where, captions, "manifest")
+                if not existing.record["counts"].get("captions"):
+                    raise ArtifactError(f"the manifest {existing.id} has no captions to retrieve")
+                inputs["captions"] = existing
+                both = {"checkpoint": model, "manifest": existing}
+                inputs["caption_embeddings"] = embed(EmbedConfig(what="captions"), both, "caption")
+        made = run(config, inputs, "generated")
+    if not as_json:
+        show_captions(made)
+    show_artifact(made, as_json)
+
+
+def show_tags(made: Artifact) -> None:
+    """Print the classes that most clips were given, with their thresholds."""
+    from clapcur.data.tags import Tags
+
+    found = Tags.open(made).classes.sort_values(["clips", "name"], ascending=[False, True]).head(SHOWN)
+    rows = [
+        (row.name_, f"{row.clips:,}", f"{row.mean_:.3f}", f"{row.threshold:.3f}")
+        for row in found.rename(columns={"name": "name_", "mean": "mean_"}).itertuples()
+        if row.clips
+    ]
+    show(columns_table(("class", "clips", "mean", "threshold"), rows, right=("clips", "mean", "threshold")))
+
+
+def show_captions(made: Artifact) -> None:
+    """Print some of the captions that stayed, with the tags behind them, and why others did not stay."""
+    from clapcur.data.generated import KEPT, read_generated
+
+    table = read_generated(made)
+    kept = table[table.verdict.isin(KEPT)].drop_duplicates("clip_id").head(SHOWN)
+    rows = [
+        (row.caption, row.tags, "" if row.similarity != row.similarity else f"{row.similarity:.2f}")
+        for row in kept.itertuples()
+    ]
+    show(columns_table(("caption", "tags of the clip", "cosine"), rows, right=("cosine",)))
+    refused = table[~table.verdict.isin(KEPT)].drop_duplicates("verdict")
+    if len(refused):
+        examples = [(row.verdict.replace("_", " "), row.caption, row.tags) for row in refused.itertuples()]
+        show(columns_table(("not kept", "such as", "tags of the clip"), examples))

@@ -1,0 +1,81 @@
+"""Generated captions: who tags the pool, when a tag is given, and how captions are made of tags."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clapcur.config import frozen
+from clapcur.models.config import YAMNET_FRONT_END, AudioConfig, ClapConfig, YamnetConfig
+from clapcur.stages.caption import CaptionConfig
+from clapcur.stages.tag import TagConfig
+from clapcur.stages.tagger import TaggerConfig
+
+
+@frozen
+class Captioning:
+    """Captions for clips that have none, guided by their tags (BLAT, arXiv 2303.07902)."""
+
+    tagger: TaggerConfig | None = None
+    """Who tags: YAMNet or PANNs. null: the table of tags that `tags` names or, where it names none, the teacher, zero-
+    shot over the experiment's class names."""
+    tags: TagConfig = TagConfig()
+    """When a tag is given."""
+    captions: CaptionConfig = CaptionConfig()
+    """How captions are made, and which stay."""
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether nobody but a teacher can tag."""
+        return self.tagger is None and self.tags.table is None
+
+    def tagging(self, class_names: tuple[str, ...], prompt: str) -> TagConfig:
+        """Return the tagging; of a teacher over these class names."""
+        if not self.needs_teacher:
+            return self.tags
+        return dataclasses.replace(self.tags, class_names=class_names, prompt=prompt)
+
+    def without_model(self) -> CaptionConfig:
+        """Return how the first captions are made, before there is a model that says how near they are."""
+        return dataclasses.replace(self.captions, way="template", least_similarity=None)
+
+
+def captioning_values(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the values of a config file with their paths, which are relative to it, made absolute."""
+
+    def placed(values: Any, *names: str) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        paths = {name: str(folder / Path(values[name]).expanduser()) for name in names if values.get(name)}
+        return {**values, **paths}
+
+    tagger = given.get("tagger")
+    values = dict(given)
+    if tagger is not None:
+        values["tagger"] = placed({"source": tagger} if isinstance(tagger, str) else tagger, "source", "classes")
+    if "tags" in given:
+        values["tags"] = placed(given["tags"], "table", "classes")
+    if "captions" in given:
+        values["captions"] = placed(given["captions"], "ontology")
+    return values
+
+
+def tower_of(tagger: TaggerConfig, model: ClapConfig) -> ClapConfig:
+    """Return a model that hears with the tower of a tagger.
+
+    Raises
+    ------
+    CheckpointError
+        The file is no tagger that is known.
+    """
+    from clapcur.models.taggers import Cnn14Tagger, read_tagger
+
+    read = read_tagger(Path(tagger.source), tagger.pickled)
+    if isinstance(read, Cnn14Tagger):
+        audio = dataclasses.replace(
+            model.audio, front_end=read.front_end.config, width=read.width, yamnet=None, htsat=None
+        )
+    else:
+        channels = read.description()["channels"]
+        audio = AudioConfig(front_end=YAMNET_FRONT_END, yamnet=YamnetConfig(channels=channels))
+    return dataclasses.replace(model, audio=audio)
