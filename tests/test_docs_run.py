@@ -197,7 +197,7 @@ def write_tagger(folder: Path) -> None:
         model.classifier.weight.mul_(20)  # of random features all classes are alike
     tensors = {name.removeprefix("tower."): value for name, value in model.state_dict().items()}
     save_file(tensors, folder / "yamnet.safetensors")
-    names = (f"{index},/m/{index},{name.title()}" for index, name in enumerate(CLASSES))
+    names = (f'{index},/m/{index},"{name.title()}, {name} far away, loud {name}"' for index, name in enumerate(CLASSES))
     (folder / "class_map.csv").write_text("\n".join(["index,mid,display_name", *names]))
 
 
