@@ -354,7 +354,9 @@ def transductive_posteriors(
         raise ValueError(f"logit_scale must be above 0, got {logit_scale:g}; its logarithm?")
     audio_ND, text_KD = np.asarray(audio_ND), np.asarray(text_KD)
     cosine_NK = _cosines(audio_ND, text_KD)
-    log_prior_NK = _log_softmax(logit_scale * cosine_NK)
+    from scipy.special import log_softmax  # a command that scores nothing does without scipy
+
+    log_prior_NK = log_softmax(logit_scale * cosine_NK, axis=1)
     num_clips, num_classes = cosine_NK.shape
     if num_clips < num_classes:
         return np.exp(log_prior_NK)
@@ -374,7 +376,7 @@ def transductive_posteriors(
         # squared distances are 2 - 2 closeness; a floor keeps equal clips per class finite
         variance = np.sum(posterior_NK * (2 - 2 * closeness_NK)) / num_clips / num_dims
         log_likelihood_NK = closeness_NK / max(variance, 1e-6)
-        posterior_NK = np.exp(_log_softmax(anchor * log_prior_NK + log_likelihood_NK))
+        posterior_NK = np.exp(log_softmax(anchor * log_prior_NK + log_likelihood_NK, axis=1))
         mean_KD = _directions(posterior_NK.T @ centred_ND)
     return posterior_NK
 
@@ -488,11 +490,6 @@ def _directions(rows_ND: Floats) -> NDArray[np.float64]:
     """Make rows unit vectors; what has no direction, up to rounding, goes to the origin."""
     norms = np.linalg.norm(rows_ND, axis=-1, keepdims=True)
     return np.divide(rows_ND, norms, out=np.zeros(rows_ND.shape), where=norms > 1e-6)
-
-
-def _log_softmax(logits_NK: NDArray[np.float64]) -> NDArray[np.float64]:
-    logits_NK = logits_NK - logits_NK.max(axis=1, keepdims=True)
-    return logits_NK - np.log(np.exp(logits_NK).sum(axis=1, keepdims=True))
 
 
 def _check_aligned(**arrays: ArrayLike) -> None:

@@ -31,10 +31,7 @@ class Threshold:
         if len(given) != 1:
             raise ValueError(f"a threshold is given by one of similarity, count or precision, got {given or 'none'}")
         if self.similarity is not None and not -1 <= self.similarity <= 1:
-            raise ValueError(
-                f"threshold must be a cosine in [-1, 1], got {self.similarity:g}; a percentage? "
-                "every pair would be dropped"
-            )
+            raise ValueError(f"threshold must be a cosine in [-1, 1], got {self.similarity:g}; a percentage?")
         if self.count is not None and self.count < 1:
             raise ValueError(f"a threshold by count must keep at least one pair, got {self.count}")
         if self.precision is not None and not 0 < self.precision <= 1:

@@ -28,7 +28,7 @@ from clapcur.store.leases import Lease
 from clapcur.store.records import summary
 
 LIBRARIES = (
-    "faiss-cpu", "mlflow", "numpy", "pandas", "prefect", "pyarrow", "torch", "torchaudio",
+    "faiss-gpu", "mlflow", "numpy", "pandas", "prefect", "pyarrow", "torch", "torchaudio",
     "transformers",
 )  # fmt: skip
 

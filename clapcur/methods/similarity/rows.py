@@ -75,9 +75,7 @@ def check_dims(audio_ND: Rows, text_MD: Rows) -> None:
 def check_cosine(threshold: float) -> None:
     """ValueError where a threshold cannot be a cosine."""
     if not -1 <= threshold <= 1:
-        raise ValueError(
-            f"threshold must be a cosine in [-1, 1], got {threshold:g}; a percentage? every pair would be dropped"
-        )
+        raise ValueError(f"threshold must be a cosine in [-1, 1], got {threshold:g}; a percentage?")
 
 
 def check_positive(**values: int | None) -> None:

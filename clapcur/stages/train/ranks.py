@@ -83,7 +83,10 @@ class Ranks:
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of all ranks; every rank's loss has a part in the gradient of every row."""
+    """Rows of all ranks; every rank's loss has a part in the gradient of every row.
+
+    What torch.distributed.nn.functional has for it is deprecated, and its successor is private.
+    """
 
     @staticmethod
     def forward(ctx: Any, rows_BD: Tensor, rank: int, size: int) -> Tensor:
