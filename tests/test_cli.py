@@ -422,7 +422,9 @@ def test_catalog_rebuild_counts_what_the_store_holds(answer, home, lineage):
 
 def test_the_file_that_init_writes_is_an_experiment(answer, tmp_path, monkeypatch):
     """A starter with a key that no longer exists fails in the newcomer's first minute."""
-    from clapcur.experiments.config import experiment_from_file
+    from clapcur.config import describe
+    from clapcur.experiments.config import Experiment, experiment_from_file
+    from clapcur.experiments.starter_file import BLOCKS, SHOWN
 
     monkeypatch.chdir(tmp_path)
     assert answer("init", "mine.yaml")[0] == 0
@@ -430,11 +432,18 @@ def test_the_file_that_init_writes_is_an_experiment(answer, tmp_path, monkeypatc
     text = Path("mine.yaml").read_text()
     experiment = experiment_from_file("mine.yaml")
     assert experiment.class_names == ("dog bark", "rain") and experiment.curation.audio_threshold.count == 2000
-    offered = re.sub(r"^# (captions|teacher|student|soft_labels):", r"\1:", text, flags=re.MULTILINE)
-    assert offered.count("#") == text.count("#") - 4
+    assert experiment.captioning is None and experiment.checkpoint is None and experiment.curation.hubness is None
+    names = "|".join([field for _, field, _, _ in SHOWN] + [name for name, _ in BLOCKS.values()])
+    offered = re.sub(rf"^#   ({names}):", r"  \1:", text, flags=re.MULTILINE)  # of a block that is left out
+    offered = re.sub(rf"^( *)# ({names}):", r"\1\2:", offered, flags=re.MULTILINE)
     Path("all.yaml").write_text(offered)
     everything = experiment_from_file("all.yaml")
-    assert everything.captions is not None and everything.student.num_examples == 12_800
+    assert everything.captions is not None and everything.teacher.num_examples == 25_600
+    assert everything.curation.distinct_clips == 0.98 and everything.curation.hubness.method == "csls"
+    assert everything.captioning.tagger.source.endswith("yamnet.safetensors") and everything.soft_labels.beta == 0.7
+    for field in ("pairs", "evaluation", "curation"):
+        said = describe(Experiment)[field].split(".")[0].replace("`", "")
+        assert f"# {said}" in text, "the comments are the texts of the fields"
     code, _, err = answer("init", "mine.yaml")
     assert code == 1 and "exists already" in err and Path("mine.yaml").read_text() == text
 

@@ -1,7 +1,6 @@
 """The commands that do the whole job: demo, init, improve and compare. They start the flows."""
 
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -78,7 +77,9 @@ def init(
     if path.exists():
         raise DataError(f"{path} exists already; name another file, or edit this one")
     if recipe is None:
-        path.write_text((files("clapcur") / "templates/starter.yaml").read_text())
+        from clapcur.experiments.starter_file import text
+
+        path.write_text(text(), encoding="utf-8")
     else:
         import yaml
 

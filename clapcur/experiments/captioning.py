@@ -17,8 +17,8 @@ class Captioning:
     """Captions for clips that have none, guided by their tags (BLAT, arXiv 2303.07902)."""
 
     tagger: TaggerConfig | None = None
-    """Who tags: YAMNet or PANNs. null: the table of tags that `tags` names or, where it names none, the teacher, zero-
-    shot over the experiment's class names."""
+    """Who tags: YAMNet or PANNs. null: the table of tags that `tags` names or, where it names none, the teacher, over
+    the experiment's class names, zero-shot."""
     tags: TagConfig = TagConfig()
     """When a tag is given."""
     captions: CaptionConfig = CaptionConfig()
