@@ -1,6 +1,6 @@
 # Everything here works in a fresh clone: the first target that needs it makes .venv and installs the pinned dependencies.
 .DEFAULT_GOAL := help
-.PHONY: help demo test stress lint types docs format constraints clean
+.PHONY: help demo test test-slow test-all stress lint types docs format constraints clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -14,13 +14,18 @@ EXTRAS := dev,minilm,onnx,postgres,ray,s3
 INSTALLED := $(VENV)/.installed
 
 help: ## list what can be made
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' Makefile | awk -F "|" '{ printf "%-18s %s\n", $$1, $$2 }'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | awk -F "|" '{ printf "%-18s %s\n", $$1, $$2 }'
 
 demo: $(INSTALLED) ## generate a small corpus, improve a teacher on it, print the table (4 minutes; again: seconds)
 	@$(BIN)/clapcur demo $(ARGS)
 
-test: $(INSTALLED) ## run the tests, for instance ARGS="-k curate" (under 10 minutes)
-	@$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(INSTALLED) ## run the quick tests, for instance ARGS="-k curate" (under 8 minutes)
+	@$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
+
+test-slow: $(INSTALLED) ## run the others: servers, kills, whole comparisons, every command of the docs (20 minutes)
+	@$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder -m slow $(ARGS)
+
+test-all: test test-slow ## run all tests
 
 stress: $(INSTALLED) ## kill, damage and starve the whole chain, for instance ARGS="--seed 2" (under 15 minutes; docs/reliability.md)
 	@cd tests && ../$(BIN)/python -m stress $(ARGS)

@@ -419,6 +419,7 @@ def serial(corpus):
 
 
 @pytest.mark.parametrize("setting", ["processes:2", "ray:2"])
+@pytest.mark.slow
 def test_two_workers_make_the_bytes_that_one_makes(corpus, serial, setting, prefect, monkeypatch, request):
     """A table that depends on who made which part could be neither resumed elsewhere nor compared."""
     if setting.startswith("ray"):

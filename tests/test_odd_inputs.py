@@ -48,6 +48,7 @@ def test_the_guard_finds_a_recording_in_every_spelling_of_its_id(shared_data: Sh
     assert [line.split(": ")[1] for line in done.stdout.splitlines()] == ["2 of 2"] * 3 + ["0 of 2"], done.stderr
 
 
+@pytest.mark.slow
 def test_a_series_is_read_in_the_order_of_its_values(shared_data: Shared, tmp_path: Path) -> None:
     tiny().save(tmp_path / "model")
     tone = write_tone(tmp_path / "tone.wav", 800, seed=0)

@@ -416,6 +416,7 @@ def test_machine_fields_do_not_name_the_checkpoint():
     assert canonical(other) == canonical(TEACHER)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_in_a_new_process(corpus, tmp_path):
     """Kill -9 at any moment: no half-written checkpoint may count as done."""
     script = f"""

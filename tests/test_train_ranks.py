@@ -131,6 +131,7 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
         assert difference <= 1e-6 * value.abs().max() + 1e-9, f"{name} differs by {difference:.1e}"
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_loss_gradient_and_weights_of_one():
     """A gather that scales the gradient, or targets of half a batch, trains another model on two GPUs than on one."""
     store = dist.TCPStore(HOST, 0, 2, is_master=True, timeout=PATIENCE, wait_for_workers=False)
@@ -268,6 +269,7 @@ def new_children() -> Iterator[Callable[[], set[psutil.Process]]]:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("not of a collective")], ids=repr)
+@pytest.mark.slow
 def test_the_other_processes_are_gone_however_a_training_ends(corpus, error):
     """A helper that is left keeps its GPU, and one that is not waited for stays in the process table."""
     config = dataclasses.replace(TEACHER, processes=3, batch_size=6, num_examples=6 * 3)
@@ -298,6 +300,7 @@ def test_a_helper_that_does_not_end_is_killed_and_costs_the_training_nothing(cor
     assert len([row for row in history(made) if "loss" in row]) == 1
 
 
+@pytest.mark.slow
 def test_a_training_in_two_processes_is_that_of_one_and_resumes_exactly(corpus):
     """What two processes make must be the model of one, also where one of them died in between."""
     alone = dataclasses.replace(
@@ -342,6 +345,7 @@ def test_two_processes_stop_at_the_same_loss_and_one_of_them_says_so(corpus, cap
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_torchrun_starts_the_same_training(tmp_path):
     """A cluster is used to torchrun; what it makes must not be another model, and must end with the command."""
     corpus = Corpus(tmp_path)
