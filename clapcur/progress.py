@@ -16,15 +16,15 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(description: str, total: int, unit: str = "it", done: int = 0) -> Iterator[Advance]:
+def progress(description: str, total: int | None, unit: str = "it", done: int = 0) -> Iterator[Advance]:
     """Show the progress of one piece of work.
 
     Parameters
     ----------
     description : str
         What is going on, such as ``embed pool``.
-    total : int
-        Number of units in all.
+    total : int or None
+        Number of units in all, None where nobody knows.
     unit : str
         What is counted: clips, steps, tiles.
     done : int
@@ -36,7 +36,7 @@ def progress(description: str, total: int, unit: str = "it", done: int = 0) -> I
         yield from _lines(description, total, unit, done)
 
 
-def _bar(description: str, total: int, unit: str, done: int) -> Iterator[Advance]:
+def _bar(description: str, total: int | None, unit: str, done: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -53,13 +53,14 @@ def _bar(description: str, total: int, unit: str, done: int) -> Iterator[Advance
         yield advance
 
 
-def _lines(description: str, total: int, unit: str, done: int) -> Iterator[Advance]:
+def _lines(description: str, total: int | None, unit: str, done: int) -> Iterator[Advance]:
     state = {"done": done, "said": time.monotonic()}
 
     def advance(amount: int = 1, note: str = "") -> None:
         state["done"] += amount
         if time.monotonic() - state["said"] >= LOG_EVERY_S:
             state["said"] = time.monotonic()
-            print(f"{description}: {state['done']:g} of {total:g} {unit} {note}".rstrip(), file=sys.stderr, flush=True)
+            of = "" if total is None else f" of {total:g}"
+            print(f"{description}: {state['done']:g}{of} {unit} {note}".rstrip(), file=sys.stderr, flush=True)
 
     yield advance

@@ -187,6 +187,7 @@ def write_checkpoints(folder: Path) -> None:
     panns = from_shapes(cnn14()) | {"logmel_extractor.melW": stored_filters(32000)}
     torch.save({"iteration": 1, "model": panns}, folder / "Cnn14_mAP=0.431.pth")
     write_tagger(folder)
+    (folder / "book.txt").write_text("A dog barks at the gate. The party met in March. Rain falls on the metal roof.")
 
 
 def write_tagger(folder: Path) -> None:

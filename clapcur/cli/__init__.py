@@ -54,7 +54,7 @@ OURS = tuple(str(ROOT / package) + os.sep for package in ("clapcur", "flows", "t
 SECTIONS = {
     "The whole job": ("demo", "init", "improve", "compare"),
     "Its stages": (
-        "download", "ingest", "adopt", "train-teacher", "embed", "tag", "caption", "curate", "audition",
+        "download", "captions", "ingest", "adopt", "train-teacher", "embed", "tag", "caption", "curate", "audition",
         "train-student", "evaluate", "post-train", "zste", "report",
     ),
     "Use a model": ("classify", "export"),
@@ -160,6 +160,7 @@ COMMANDS = (
         captioning.tag,
         "clapcur tag 9d02e7 --tagger yamnet.safetensors\n  clapcur tag 9d02e7 --checkpoint 5be7d1 --classes esc50",
     ),
+    ("captions", captioning.captions, "clapcur captions book.txt.gz\n  clapcur captions subtitles/ --least-score 0.7"),
     ("caption", captioning.caption, "clapcur caption 71aa40\n  clapcur caption 71aa40 --checkpoint 5be7d1"),
     ("trace", tracing.trace, "clapcur trace 5be7d1\n  clapcur trace 5be7d1 --pairs --json > pairs.jsonl"),
     ("impact", tracing.impact, "clapcur impact recordings/dog.wav"),

@@ -1,4 +1,4 @@
-"""The commands that write text for sounds that have none: tag and caption."""
+"""The commands about text: tag and caption write it for sounds that have none, captions finds it in any text."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -6,9 +6,19 @@ from typing import Annotated, Literal
 import typer
 
 from clapcur.cli.arguments import find
-from clapcur.cli.console import HomeOption, JsonOption, columns_table, open_home, show, show_artifact, working
+from clapcur.cli.console import (
+    HomeOption,
+    JsonOption,
+    columns_table,
+    open_home,
+    print_json,
+    show,
+    show_artifact,
+    working,
+)
 from clapcur.data.class_names import PROMPT, find_class_names, prompts
 from clapcur.errors import ArtifactError
+from clapcur.progress import progress
 from clapcur.store.artifacts import Artifact
 
 SHOWN = 12  # classes, and captions, of a table
@@ -166,3 +176,57 @@ def show_captions(made: Artifact) -> None:
     if len(refused):
         examples = [(row.verdict.replace("_", " "), row.caption, row.tags) for row in refused.itertuples()]
         show(columns_table(("not kept", "such as", "tags of the clip"), examples))
+
+
+def captions(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Any text: .txt, .jsonl, .parquet, also packed (.gz, .zst), or a folder of these.",
+            show_default=False,
+        ),
+    ],
+    column: Annotated[
+        str | None, typer.Option(help="Of a table: the one with text; default: text, caption, sentence or content.")
+    ] = None,
+    least_score: Annotated[
+        float, typer.Option(help="A sentence is kept where it looks this much like a caption of a sound, from 0 to 1.")
+    ] = 0.5,
+    least_words: Annotated[int, typer.Option(min=1, help="Words of a sentence, at least.")] = 3,
+    most_words: Annotated[int, typer.Option(min=1, help="Words of a sentence, at most.")] = 30,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which sentences of a text would become captions, and why the others would not.
+
+    Nothing is written. `ingest --text` makes a manifest of them, and `captions: {source: FILE, text: {}}` in a config
+    takes them as captions for DU and ADS.
+    """
+    from clapcur.stages.ingest import TextRules
+    from clapcur.stages.ingest.general_text import sift
+
+    rules = TextRules(column=column, least_score=least_score, least_words=least_words, most_words=most_words)
+    with progress("read", None, "sentences") as advance:
+        told = 0
+
+        def on_progress(read: int, kept: int) -> None:
+            nonlocal told
+            advance(read - told, f"{kept:,} kept")
+            told = read
+
+        found = sift(source, rules, on_progress)
+    if as_json:
+        examples = {what: [text for _, text, _ in some] for what, some in found.examples.items()}
+        print_json({"sentences": found.counts.total(), "counts": dict(found.counts), "examples": examples})
+        return
+    total = found.counts.total()
+    rows = [
+        (what.replace("_", " "), f"{number:,}", f"{100 * number / total:.1f} %")
+        for what, number in found.counts.most_common()
+    ]
+    show(columns_table(("sentences", "number", "share"), rows, right=("number", "share")))
+    shown = [
+        (what.replace("_", " "), f"{score:.2f}" if score else "", text[:90])
+        for what in ("kept", *(name for name, _ in found.counts.most_common() if name != "kept"))
+        for _, text, score in found.examples[what][:3]
+    ]
+    show(columns_table(("such as", "score", ""), shown, right=("score",)))

@@ -85,6 +85,9 @@ def ingest(
         str | None, typer.Option(help="The source is the folder of this corpus, such as esc50 or clotho.")
     ] = None,
     fold: Annotated[list[str] | None, typer.Option(help="Of the corpus; give it again for several.")] = None,
+    text: Annotated[
+        bool, typer.Option("--text", help="The source is general text: keep the sentences that can be heard.")
+    ] = False,
     min_duration: Annotated[float | None, typer.Option(help="Seconds; shorter clips go to quarantine.")] = None,
     max_duration: Annotated[float | None, typer.Option(help="Seconds; longer clips go to quarantine.")] = None,
     max_bad: Annotated[float, typer.Option(help="Share of bad rows at or above which it is an error.")] = 0.1,
@@ -108,12 +111,13 @@ def ingest(
     durations = {"min_duration_s": min_duration, "max_duration_s": max_duration}
     with working():
         from clapcur.audio import ProbeRules, addresses
-        from clapcur.stages.ingest import Columns, IngestConfig
+        from clapcur.stages.ingest import Columns, IngestConfig, TextRules
         from clapcur.tasks.ingest import ingest as run
 
         config = IngestConfig(
             source=addresses.absolute(os.getcwd(), source),
             corpus=corpus,
+            text=TextRules() if text else None,
             folds=tuple(fold or ()),
             audio_folder=str(audio_folder.absolute()) if audio_folder else None,
             columns=Columns(**{name: column for name, column in named.items() if column}),

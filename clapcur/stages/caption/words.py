@@ -28,7 +28,7 @@ def _stem(word: str) -> str:
         if word.endswith(ending) and len(word) - len(ending) >= SHORTEST_STEM:
             word = word.removesuffix(ending)
             break
-    return word[:-1] if len(word) > SHORTEST_STEM and word[-1] == word[-2] else word  # running: runn
+    return word[:-1] if len(word) > SHORTEST_STEM and word[-1] == word[-2] else word  # a letter that the ending doubled
 
 
 def mentions(caption_stems: Iterable[str], name: str) -> bool:

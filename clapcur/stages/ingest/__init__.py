@@ -3,6 +3,7 @@
 ``scan`` looks at everything and decides, ``stage_for`` makes the stage that writes what was decided::
 
     config, source             what to read, the rows that come out from folders, tables, corpora and stores
+    general_text               sentences of any text that describe what can be heard
     rows, shards               a record or a member of a shard -> a row
     probes                     every file hashed and checked once, remembered between runs
     exclusion                  what may never enter a pool
@@ -14,8 +15,8 @@ fold, which captions, which pairs, the rules, and how many were left out for whi
 of rows is part of it.
 """
 
-from clapcur.stages.ingest.config import POOL, Columns, IngestConfig
+from clapcur.stages.ingest.config import POOL, Columns, IngestConfig, TextRules
 from clapcur.stages.ingest.scanning import Scan, scan
 from clapcur.stages.ingest.writing import refresh_locations, stage_for
 
-__all__ = ["POOL", "Columns", "IngestConfig", "Scan", "refresh_locations", "scan", "stage_for"]
+__all__ = ["POOL", "Columns", "IngestConfig", "Scan", "TextRules", "refresh_locations", "scan", "stage_for"]

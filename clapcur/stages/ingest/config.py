@@ -4,7 +4,7 @@ import math
 
 from clapcur.audio import ProbeRules
 from clapcur.audio.access import Roots
-from clapcur.config import frozen, machine
+from clapcur.config import added, frozen, machine
 
 POOL = "pool:"  # begins a source that is not a place
 
@@ -30,6 +30,32 @@ class Columns:
 
 
 @frozen
+class TextRules:
+    """General text as a source of captions: which sentences are kept."""
+
+    column: str | None = None
+    """Of a table: the column with text; null: text, caption, sentence or content."""
+    least_score: float = 0.5
+    """A sentence is kept where it looks this much like a caption of a sound, from 0 to 1."""
+    least_words: int = 3
+    """Words of a sentence, at least."""
+    most_words: int = 30
+    """Words of a sentence, at most."""
+    near_duplicate: float | None = 0.8
+    """Share of common words and neighbours (Jaccard index) at or above which two sentences count as one; null: no such
+    rule."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        for name in ("least_score", "near_duplicate"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise ValueError(f"{name} must be in (0, 1], got {value:g}; a percentage?")
+        if not 1 <= self.least_words <= self.most_words:
+            raise ValueError(f"expected 1 <= least_words <= most_words, got {self.least_words} and {self.most_words}")
+
+
+@frozen
 class IngestConfig:
     """Where clips and captions come from, and what is left out."""
 
@@ -48,6 +74,10 @@ class IngestConfig:
     """Names of the columns of a table."""
     metadata: str | None = None
     """For a folder of files: a table that is joined to them by the path column."""
+    text: TextRules | None = added(None)
+    """The source is general text: .txt, .jsonl or .parquet, also packed (.gz, .zst), a folder of these, or a data set
+    that Hugging Face's `datasets` saved. Its sentences are captions where they describe what can be heard. null: each
+    line or cell is a caption."""
     rules: ProbeRules = ProbeRules()
     """Which readable files are still of no use."""
     exclude: tuple[str, ...] = ()
@@ -75,6 +105,8 @@ class IngestConfig:
             raise ValueError(f"the corpus {self.corpus} knows its own files: leave out {', '.join(given)}")
         if self.corpus is not None and self.landed_in is not None:
             raise ValueError(f"a corpus is in a folder, {self.source} is a pool; land the corpus in it first")
+        if self.text is not None and (self.corpus is not None or any(others.values())):
+            raise ValueError("general text has no audio: leave out corpus, audio_folder and metadata")
         if self.folds and self.corpus is None:
             raise ValueError(f"folds are chosen of a corpus, got {', '.join(self.folds)} without `corpus`")
         if self.num_workers < 0:

@@ -15,8 +15,10 @@ import pyarrow as pa
 from clapcur.audio import ClipInfo, ProbeRules, Problem, addresses
 from clapcur.data.manifest import CLIPS, PAIRS, PLACES, QUARANTINE, Manifest, caption_id, captions_table
 from clapcur.errors import ManifestError, printable
-from clapcur.stages.ingest.config import IngestConfig
+from clapcur.progress import progress
+from clapcur.stages.ingest.config import IngestConfig, TextRules
 from clapcur.stages.ingest.exclusion import Names, excluded
+from clapcur.stages.ingest.general_text import sift, tables_of
 from clapcur.stages.ingest.probes import Answer, ProbeCache, probe_all
 from clapcur.stages.ingest.rows import Row
 from clapcur.stages.ingest.source import Source, read_source
@@ -96,6 +98,8 @@ def scan(
     ManifestError
         The source or a column is missing, nothing in it can be used, or more than `max_bad_fraction` of it cannot.
     """
+    if config.text is not None:
+        return _scan_text(config, config.text)
     with ProbeCache(probe_cache, config.rules) as memory:
         source = read_source(config, memory.listing)
     paths = sorted({source.locate(row.path) for row in source.rows if row.path}, key=addresses.reading_order)
@@ -136,6 +140,31 @@ def scan(
         rules=config.rules,
         source=config.source,
     )
+
+
+def _scan_text(config: IngestConfig, rules: TextRules) -> Scan:
+    """Return the captions of general text; of what is left out there are counts, and a few examples of each reason."""
+    with progress("read", None, "sentences") as advance:
+        told = 0
+
+        def on_progress(read: int, kept: int) -> None:
+            nonlocal told
+            advance(read - told, f"{kept:,} kept")
+            told = read
+
+        found = sift(Path(config.source), rules, on_progress)
+    manifest = Manifest(**tables_of(found))
+    reasons = {name: number for name, number in sorted(found.counts.items()) if name != "kept"}
+    examples = [
+        (where, reason, f"{text[:200]} (score {score:.2f})" if score else text[:200])
+        for reason, some in sorted(found.examples.items()) if reason != "kept"
+        for where, text, score in some
+    ]  # fmt: skip
+    counts = dict.fromkeys(("clips", "pairs", "duplicates", "same_sound", "excluded", "forgotten"), 0)
+    counts |= {
+        "captions": len(manifest.captions), "rows": found.counts.total(), "quarantined": sum(reasons.values()),
+    }  # fmt: skip
+    return Scan(manifest, _table(QUARANTINE, examples), counts, reasons, {}, config.rules, config.source)
 
 
 def _gather(source: Source, answers: dict[str, Answer]) -> tuple[dict[str, _Clip], set[str], Counter[Quarantined]]:

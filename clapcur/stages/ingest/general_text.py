@@ -1,0 +1,126 @@
+"""General text -> captions: the sentences of any text that describe what can be heard.
+
+The rules are text only, and each sentence that is left out is counted by the first that applies: not text, too short,
+too long, not heard, a duplicate, a near duplicate. What is kept is in the order of its ids, like any captions.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from clapcur.data.manifest import CLIPS, PAIRS, PLACES, caption_id, captions_table
+from clapcur.data.text_corpus import sentences
+from clapcur.errors import EmptySetError
+from clapcur.methods.hearing import Hearing, features, shipped
+from clapcur.methods.min_hash import NearDuplicates
+from clapcur.stages.ingest.config import TextRules
+
+NUM_EXAMPLES = 5  # of each reason
+TOLD_EVERY = 10_000  # sentences
+LEAST_LETTERS = 0.6  # of the characters of a sentence; ours
+
+
+@dataclass
+class Sifted:
+    """What a text holds."""
+
+    kept: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    # sentences by what became of them: kept, or the reason
+    examples: dict[str, list[tuple[str, str, float]]] = field(default_factory=dict)
+    # of each of these: where, sentence, score
+    closest: tuple[float, str] = (0.0, "")
+    # the best score of those that are not heard, and its sentence
+
+    def note(self, what: str, where: str, text: str, score: float) -> None:
+        """Count a sentence, and remember it where it is one of the first of its kind."""
+        self.counts[what] += 1
+        some = self.examples.setdefault(what, [])
+        if len(some) < NUM_EXAMPLES:
+            some.append((where, text, score))
+
+
+def sift(
+    source: Path, rules: TextRules, on_progress: Callable[[int, int], None] | None = None,
+    hearing: Hearing | None = None,
+) -> Sifted:  # fmt: skip
+    """Read a text and decide what is kept.
+
+    Parameters
+    ----------
+    source : Path
+        As `clapcur.data.text_corpus.sentences` takes it.
+    rules : TextRules
+    on_progress : callable, optional
+        Called with (sentences read, sentences kept).
+    hearing : Hearing, optional
+        The classifier; the one that is shipped by default.
+
+    Raises
+    ------
+    DataError
+        The source is missing or cannot be read.
+    EmptySetError
+        Nothing in it can be heard; the message has what came closest.
+    """
+    found, hearing = Sifted(), hearing or shipped()
+    seen: set[str] = set()
+    near = NearDuplicates(rules.near_duplicate) if rules.near_duplicate is not None else None
+    for number, (where, text) in enumerate(sentences(source, rules.column), 1):
+        what, score = _judge(text, rules, hearing)
+        if what == "not_heard" and score > found.closest[0]:
+            found.closest = (score, text)
+        if what == "kept":
+            name = caption_id(text.casefold())
+            if name in seen:
+                what = "duplicate"
+            elif near is not None and near.add(features(text)[0]):
+                what = "near_duplicate"
+            seen.add(name)
+        if what == "kept":
+            found.kept.append(text)
+        found.note(what, where, text, score)
+        if on_progress is not None and number % TOLD_EVERY == 0:
+            on_progress(number, len(found.kept))
+    if not found.kept:
+        raise EmptySetError(_why_none(source, rules, found))
+    return found
+
+
+def tables_of(found: Sifted) -> dict[str, pd.DataFrame]:
+    """Return the tables of a manifest that has these captions and no clips."""
+    return {
+        "clips": pd.DataFrame({name: pd.Series([], dtype="str") for name in CLIPS.names}),
+        "captions": captions_table(found.kept),
+        "pairs": pd.DataFrame({name: pd.Series([], dtype="str") for name in PAIRS.names}),
+        "locations": pd.DataFrame({name: pd.Series([], dtype="str") for name in PLACES.names}),
+    }
+
+
+def _judge(text: str, rules: TextRules, hearing: Hearing) -> tuple[str, float]:
+    letters = sum(character.isalpha() or character.isspace() for character in text)
+    if letters < LEAST_LETTERS * len(text):
+        return "not_text", 0.0
+    num_words = len(text.split())
+    if num_words < rules.least_words:
+        return "too_short", 0.0
+    if num_words > rules.most_words:
+        return "too_long", 0.0
+    score = hearing.score(text)
+    return ("kept" if score >= rules.least_score else "not_heard"), score
+
+
+def _why_none(source: Path, rules: TextRules, found: Sifted) -> str:
+    total = found.counts.total()
+    if not total:
+        return f"{source} has no sentence"
+    reasons = ", ".join(f"{reason.replace('_', ' ')} {number:,}" for reason, number in found.counts.most_common())
+    score, text = found.closest
+    closest = f"; what came closest is {text[:120]!r} with {score:.2f}" if text else ""
+    return (
+        f"none of the {total:,} sentences of {source} describes what can be heard ({reasons}){closest}; give another "
+        f"text, or lower least_score (now {rules.least_score:g})"
+    )
