@@ -18,7 +18,7 @@ from clapcur.errors import ArtifactError, DamagedArtifact
 from clapcur.store import runner as stage_module
 from clapcur.store.artifacts import Artifact, Stage, Store, Workspace, write_atomic
 from clapcur.store.catalog import Campaign, Catalog
-from clapcur.store.records import summary
+from clapcur.store.records import in_words, summary
 from clapcur.store.runner import environment, run
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -383,6 +383,20 @@ def test_the_commit_of_a_checkout_is_recorded_and_marked_where_files_differ(tmp_
     assert stage_module._commit(tmp_path) == git("rev-parse", "HEAD") + "-dirty"
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("teacher_pairs_pairs", "189 pairs"),
+        ("improvement_set_pairs", "189 pairs of the Improvement-Set"),
+        ("training_groups", "189 training groups"),
+        ("clips", "189 clips"),
+    ],
+)
+def test_counts_are_said_in_words(name, words):
+    """People read "288 teacher_pairs_pairs" behind every training."""
+    assert in_words(name, 189) == words
+
+
 def test_each_stage_says_in_one_line_what_it_made(home, calls, caplog):
     """A flow of forty stages is followed in its log, or not at all."""
     with caplog.at_level(logging.INFO, "clapcur"):
@@ -390,8 +404,8 @@ def test_each_stage_says_in_one_line_what_it_made(home, calls, caplog):
             artifact = run(two_parts(calls), {"n": 3}, {}, home, tags={"strategy": "ads"})
     first, second = (record.getMessage() for record in caplog.records)
     took = artifact.record["finished"] - artifact.record["started"]
-    assert first == f"curate ads -> improvement_set {artifact.id} (1,234 pairs, {took:.1f} s)"
-    assert second == f"curate ads -> improvement_set {artifact.id} (reused, 1,234 pairs)"
+    assert first == f"curate ads -> improvement set {artifact.id} (1,234 pairs, {took:.1f} s)"
+    assert second == f"curate ads -> improvement set {artifact.id} (reused, 1,234 pairs)"
 
 
 def test_the_line_of_scores_shows_the_accuracy():

@@ -128,7 +128,7 @@ def _node(home: Home, name: str, role: str, seen: set[str]) -> dict[str, Any]:
 
 
 def _summary(record: Mapping[str, Any]) -> str:
-    counts = [f"{value:,} {name}" for name, value in list(record.get("counts", {}).items())[:3]]
+    counts = [records.in_words(name, value) for name, value in list(record.get("counts", {}).items())[:3]]
     numbers = records.thresholds(record) | {
         name: value
         for name, value in records.metrics(record).items()

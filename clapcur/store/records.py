@@ -16,9 +16,20 @@ from clapcur.store.artifacts import ANCESTOR, HISTORY, TIMES
 MAX_NAME = 250
 
 
+WORDS = {  # counts whose own name says where a number is from, and not what it counts
+    "teacher_pairs_pairs": "pairs", "improvement_set_pairs": "pairs of the Improvement-Set",
+    "replay_pairs": "pairs to replay", "single_sounds_pairs": "single sounds to replay",
+}  # fmt: skip
+
+
 def shown_inputs(record: Mapping[str, Any]) -> dict[str, str]:
     """Return the inputs by role, without those that are there only because an input was made from them."""
     return {role: name for role, name in record["inputs"].items() if not role.startswith(ANCESTOR)}
+
+
+def in_words(count: str, number: float) -> str:
+    """Return a count of a record as people say it: ``189 pairs``, not ``189 teacher_pairs_pairs``."""
+    return f"{number:,} {WORDS.get(count, count.replace('_', ' '))}"
 
 
 def label(record: Mapping[str, Any]) -> str:
@@ -33,10 +44,10 @@ def summary(record: Mapping[str, Any], reused: bool = False) -> str:
     said = ["reused"] if reused else []
     if "accuracy" in record.get("metrics", {}):
         said.append(f"accuracy {record['metrics']['accuracy']:.3f}")
-    said += [f"{count:,} {name}" for name, count in list(record.get("counts", {}).items())[:1]]
+    said += [in_words(name, count) for name, count in list(record.get("counts", {}).items())[:1]]
     if not reused:
         said.append(f"{record['finished'] - record['started']:.1f} s")
-    return f"{label(record)} -> {record['kind']} {record['id']} ({', '.join(said)})"
+    return f"{label(record)} -> {record['kind'].replace('_', ' ')} {record['id']} ({', '.join(said)})"
 
 
 def run_name(record: Mapping[str, Any]) -> str:
