@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from clapcur.store.home import Home
 
 TESTS = Path(__file__).resolve().parent
+# what an assertion compares is shown in the modules that tests share, too
+pytest.register_assert_rewrite(
+    *(path.stem for path in TESTS.glob("*.py") if not path.stem.startswith(("test_", "conftest")))
+)
 SHARED = TESTS.parents[1] / "shared" / "data"
 MEMORY, ROOM = Path("/dev/shm"), 4 * 2**30  # bytes; ten times what was seen there during a run
 

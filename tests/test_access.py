@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from addressed_sounds import content, sound, write_tar
+from ingest_tools import make, pairs, quarantined, scanned, tones, write_csv
 from pyarrow import parquet
-from test_addresses import content, sound, write_tar
-from test_ingest import make, pairs, quarantined, scanned, tones, write_csv
 
 from clapcur.audio import Problem, probe, stores
 from clapcur.audio.access import Roots, open_regular

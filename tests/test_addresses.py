@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-import soundfile
+from addressed_sounds import RATE, content, sound, write_tar
 from fsspec import AbstractFileSystem
 from fsspec.implementations.memory import MemoryFile
 from hypothesis import given, settings
@@ -18,37 +18,13 @@ from pyarrow import parquet
 
 from clapcur.audio import Problem, UnusableAudio, cells, load_audio, probe
 from clapcur.audio.addresses import absolute, cell_address, member_address, readable, reading_order
-from clapcur.audio.opening import open_address
 from clapcur.errors import DataError
 from clapcur.stages.ingest.shards import list_tar
-
-RATE = 16_000
-
-
-def sound(seed: int, kind: str = "FLAC", num_samples: int = 4000) -> bytes:
-    """Return an encoded clip of noise."""
-    file = io.BytesIO()
-    soundfile.write(file, np.random.default_rng(seed).normal(0, 0.1, num_samples), RATE, format=kind)
-    return file.getvalue()
-
-
-def write_tar(path: Path, members: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> Path:
-    with tarfile.open(path, "w", format=form) as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
 
 
 def members_of(path: Path) -> dict[str, str]:
     """Return the addresses of the audio in a tar by name."""
     return {name: member_address(str(path), offset, size, name) for name, offset, size in list_tar(str(path)).clips}
-
-
-def content(address: str) -> bytes:
-    with open_address(address) as file:
-        return file.read()
 
 
 # --- tar -----------------------------------------------------------------------------------------------------------

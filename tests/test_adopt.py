@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from building import write_tones
+from command_runs import run
+from hugging_face_models import write_hugging_face
 from safetensors.torch import load_file, save_file
-from test_cli import run
-from test_hugging_face import write_hugging_face
 from tiny_checkpoints import trained, write_clip
 
 from clapcur.audio import load_audio

@@ -9,28 +9,9 @@ import sys
 from graphlib import CycleError, TopologicalSorter
 
 import pytest
+from layer_tools import FOLDERS, LAYERS, layer_of
 from source_tree import ROOT, Import, Module, longest_prefix, read_modules
 
-# From the bottom up. A module imports from its own folder and from folders above it in this list.
-FOLDERS = (
-    "store",  # artifacts on disk, records, catalog, leases, the workspace, the runner that makes an artifact once
-    "audio",  # decoding, containers, addresses, limits
-    "data",  # the kinds of data: manifests, tables, embeddings, Improvement-Sets, champions, take-downs
-    "corpora",  # one reader for each public corpus; synthetic/ makes the demo's
-    "methods",  # pure functions: losses, metrics, similarity, thresholds, contamination, plots
-    "models",  # CLAP: audio towers, text encoders, checkpoint formats
-    "stages",  # one folder or file for each stage; stages never import each other
-    "experiments",  # the config of an experiment, its defaults, its checks before the first training
-    "tracking",  # MLflow
-    "lineage",  # trace, impact, pools, collection, verification, the graph page
-    "servers",  # Prefect's and MLflow's servers: plan, guard, supervisor
-    "tasks",  # one Prefect task for each stage
-    "flows",  # one Prefect flow for each experiment
-    "cli",  # the command line
-)
-SHIMS = ("contamination", "serving")  # old names that outlive a release: what was saved with them finds what has moved
-BASE = tuple(sorted({path.stem for path in (ROOT / "clapcur").glob("[!_]*.py")} - {*SHIMS}))  # below every folder
-LAYERS = ("base", *FOLDERS)
 SHARED_BY_TASKS = ("clapcur.tasks.common", "clapcur.tasks.fan_out")
 
 STRANGERS = {"stages", "tasks"}  # stages meet in artifacts, tasks are called from flows: these never import each other
@@ -60,16 +41,6 @@ MODULES = read_modules()
 def is_third_party(target: str) -> bool:
     """Return whether this is neither ours nor the standard library's."""
     return target.split(".")[0] not in {"clapcur", *sys.stdlib_module_names}
-
-
-def layer_of(name: str) -> str | None:
-    """Return the layer of a module, or of a name in it; None for what has no place in the list."""
-    parts = name.split(".")
-    if name == "clapcur.__version__" or (parts[1:] and parts[1] in BASE):
-        return "base"
-    if parts[1:] and parts[1] in SHIMS:
-        return LAYERS[-1]
-    return parts[1] if parts[1:] and parts[1] in FOLDERS else None
 
 
 def complaints(module: str, imports: list[Import]) -> list[str]:

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from audition_tools import CLASSES, Audition, make_audition
 from browser import Browser, chromium
-from test_audition import CLASSES, Audition, make_audition
 
 from clapcur.data.marks import read_marks
 from clapcur.store.artifacts import Store

@@ -1,7 +1,6 @@
 """The catalog: one truth in the store, one index of it, one maker for each artifact; on both databases."""
 
 import logging
-import multiprocessing
 import os
 import platform
 import signal
@@ -13,73 +12,28 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from postgres import running_postgres
+from catalog_tools import (
+    a_record,
+    catalog,  # noqa: F401  # a fixture
+    enter,
+    in_children,
+    postgres,  # noqa: F401  # a fixture
+    url,  # noqa: F401  # a fixture
+)
 
 from clapcur.errors import ArtifactError
 from clapcur.store import leases
 from clapcur.store.artifacts import Key, Store
-from clapcur.store.catalog import Catalog, Edge, payload_of
+from clapcur.store.catalog import Catalog, Edge
 from clapcur.store.database import ARTIFACT, EDGE, LEASE, OUTBOX, connect
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-FORK = multiprocessing.get_context("fork")
-
-
-@pytest.fixture(scope="session")
-def postgres():
-    with running_postgres() as folder:
-        yield folder
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'catalog.db'}"
-    host = request.getfixturevalue("postgres")
-    server, schema = f"postgresql://clapcur@/postgres?host={host}", f"t{time.time_ns()}"
-    _, writer = connect(server)
-    with writer.begin() as db:
-        db.execute(sa.text(f"CREATE SCHEMA {schema}"))
-    return f"{server}&options=-csearch_path%3D{schema}"  # a database each would be a thousand files each
-
-
-@pytest.fixture
-def catalog(url):
-    return Catalog(url)
-
-
-def a_record(name, inputs=(), kind="manifest", finished=10.0, **more):
-    return {
-        "id": name * 12, "kind": kind, "stage": "ingest", "started": finished - 2.0, "finished": finished,
-        "inputs": dict(inputs), "files": {"a": {"bytes": 3}, "b": {"bytes": 4}}, "tags": {"role": "pool"}, **more,
-    }  # fmt: skip
-
-
-def enter(catalog, *records):
-    for record in records:
-        catalog.index(record, payload_of(record))
 
 
 def dump(url, *tables):
     engine, _ = connect(url)
     with engine.begin() as db:
         return {t.name: sorted(map(repr, db.execute(sa.select(t)).all())) for t in tables or (ARTIFACT, EDGE, OUTBOX)}
-
-
-def in_children(count, function):
-    """Run `function(number)` in processes of their own, at the same moment, and return their exit codes."""
-    barrier = FORK.Barrier(count)
-
-    def begin(number):
-        barrier.wait(30)
-        function(number)
-
-    children = [FORK.Process(target=begin, args=(number,)) for number in range(count)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(60)
-    return [child.exitcode for child in children]
 
 
 def test_an_artifact_its_edges_and_its_message_are_entered_together(catalog, url):

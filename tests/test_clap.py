@@ -12,22 +12,13 @@ import soundfile
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from tiny_clap import CAPTIONS, CONFIG, RATE
 
 from clapcur.errors import CheckpointError, DataError
 from clapcur.methods.devices import pick_device, pick_precision
 from clapcur.models.clap import Clap, load_model
-from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
+from clapcur.models.config import ClapConfig, TextConfig
 from clapcur.models.projections import Projection
-
-RATE = 16000
-CAPTIONS = ["a dog barks", "rain falls on a tin roof", "this is a sound of engine idling and siren"]
-FRONT_END = FrontEndConfig(sample_rate=RATE, n_fft=512, hop_samples=160, f_max=8000.0)
-CONFIG = ClapConfig(
-    audio=AudioConfig(front_end=FRONT_END, width="tiny"),
-    text=TextConfig(source="bert-tiny", hidden_size=32, vocab_size=120, max_tokens=20),
-    embedding_dim=24,
-    window_s=0.5,
-)
 
 
 def settled(seed: int = 0) -> Clap:

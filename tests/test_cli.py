@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 import typer
+from addressed_sounds import sound, write_tar
 from building import clips_table, commit, manifest, report_line, report_table, write_tones
-from test_addresses import sound, write_tar
+from command_runs import run
 
 from clapcur import cli
 from clapcur.audio.addresses import readable
@@ -33,12 +34,6 @@ CLIPS = [f"{index:064x}" for index in range(0xABCDE0, 0xABCDE0 + 30)]
 CAPTIONS = ["a dog barks", "rain falls"]
 
 pytestmark = pytest.mark.usefixtures("leaves_no_trace")
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a command in a process of its own, as people do."""
-    command = [sys.executable, "-c", "from clapcur.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 def cost_s(*arguments: object) -> float:

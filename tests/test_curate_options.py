@@ -7,10 +7,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from building import clips_table, embeddings, manifest
+from curation_world import CLASSES, all_captions, as_set, run
+from curation_world import world as world  # noqa: PLC0414  # the fixture
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_curate import CLASSES, all_captions, as_set, run
-from test_curate import world as world  # noqa: PLC0414  # the fixture
 
 from clapcur.data.improvement_set import SCHEMA, ImprovementSetWriter
 from clapcur.errors import DataError

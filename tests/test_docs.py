@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 import typer
+from doc_pages import TEXT
 from source_tree import ROOT
 from typer.core import TyperGroup
 
 from clapcur.cli import app
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-TEXT = {path: path.read_text() for path in PAGES}
 COMMAND = typer.main.get_command(app)
 
 

@@ -19,11 +19,11 @@ import pytest
 import soundfile
 import torch
 from building import write_tone
+from checkpoint_families import CONTAINERS, FAMILIES, cnn14, stored_filters
+from doc_pages import TEXT
+from hugging_face_models import write_hugging_face
 from safetensors.torch import save_file
 from source_tree import ROOT
-from test_checkpoints import CONTAINERS, FAMILIES, cnn14, stored_filters
-from test_docs import TEXT
-from test_hugging_face import write_hugging_face
 from tiny_checkpoints import bert_source, from_shapes, gpt2_source, roberta_source
 
 from clapcur.models.config import YamnetConfig

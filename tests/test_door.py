@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from browser import chromium
-from test_up import running, wait_until
+from running_servers import running, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 import torch
 from building import manifest, write_tone
-from test_train import Corpus
+from training_corpus import Corpus
 
 import clapcur
 from clapcur.audio import load_crops

@@ -8,8 +8,8 @@ import time
 
 import psutil
 import pytest
-from test_servers import wait_until
-from test_up import outside_of_tests
+from running_servers import outside_of_tests
+from waiting import wait_until
 
 from clapcur.store.home import Home
 

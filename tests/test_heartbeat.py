@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_stack import kill_part
-from test_up import client_of, experiment, outside_of_tests, running, start, wait_until  # noqa: F401  # a fixture
+from killing import kill_part
+from running_servers import client_of, experiment, outside_of_tests, running, start, wait_until  # noqa: F401  # a fixture
 
 from clapcur.servers import heartbeat
 from clapcur.servers.plan import Plan
@@ -85,7 +85,7 @@ def test_the_documents_name_the_silence():
 
 
 @pytest.fixture(scope="module")
-def stack(experiment, tmp_path_factory):  # noqa: F811
+def stack(experiment, tmp_path_factory):
     """Start the command in a home of an odd name; gives its process, the home and the folder of the experiments."""
     home = Home.open(tmp_path_factory.mktemp("signs") / "a home? of signs")
     with pytest.MonkeyPatch.context() as patch:

@@ -5,19 +5,12 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from test_clap import CAPTIONS, FRONT_END
+from tiny_clap import CAPTIONS, FRONT_END
+from tiny_htsat import CONFIG, TINY
 
 from clapcur.models.clap import Clap, load_model
-from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, HtsatConfig, TextConfig
+from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, HtsatConfig
 from clapcur.models.htsat import Htsat
-
-TINY = HtsatConfig(channels=8, depths=(1, 2), num_heads=(2, 2), window=4, picture=64)
-CONFIG = ClapConfig(
-    audio=AudioConfig(front_end=FRONT_END, htsat=TINY),
-    text=TextConfig(hidden_size=32, vocab_size=120, max_tokens=20),
-    embedding_dim=24,
-    window_s=0.5,
-)
 
 
 @pytest.mark.parametrize("projection", ["residual", "mlp", "linear"])

@@ -8,7 +8,7 @@ import time
 import chain
 import pytest
 from building import write_tone
-from test_clap import CONFIG
+from tiny_clap import CONFIG
 
 from clapcur.cli.looking import age
 from clapcur.lineage.collection import size_of

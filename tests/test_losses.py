@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loss_tools import unit_rows, value_and_gradient
 from scipy.special import log_softmax, rel_entr
-from torch.nn import functional as F
 
 from clapcur.methods.losses import (
     contrastive_loss,
@@ -21,22 +21,9 @@ from clapcur.methods.losses import (
 FORMS = ("paper", "row", "softmax", "cross_modal")
 
 
-def unit_rows(num_rows, dim, seed):
-    """Seeded directions."""
-    generator = torch.Generator().manual_seed(seed)
-    return F.normalize(torch.randn(num_rows, dim, generator=generator, dtype=torch.float64), dim=1)
-
-
 def random_logits(num_pairs, seed):
     """Logits of the usual size, 1 / 0.07 times a cosine."""
     return 14 * unit_rows(num_pairs, 6, seed) @ unit_rows(num_pairs, 6, seed + 1).T
-
-
-def value_and_gradient(loss, logits):
-    """Both, because a loss can be right in one of them only."""
-    logits = logits.clone().requires_grad_()
-    value = loss(logits)
-    return value.detach(), torch.autograd.grad(value, logits)[0]
 
 
 def test_the_contrastive_loss_of_a_hand_worked_matrix():

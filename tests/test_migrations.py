@@ -1,7 +1,5 @@
 """The steps of the catalog's tables: from nothing, from before there were steps, and never from a newer clapcur."""
 
-# ruff: noqa: F811 - fixtures are named like the arguments that take them
-
 import shutil
 import subprocess
 import sys
@@ -13,7 +11,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from test_catalog import a_record, enter, in_children, postgres, url  # noqa: F401
+from catalog_tools import (
+    a_record,
+    enter,
+    in_children,
+    postgres,  # noqa: F401  # a fixture
+    url,  # noqa: F401  # a fixture
+)
 
 from clapcur.errors import ArtifactError
 from clapcur.store import database

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from building import write_tone
-from test_clap import CONFIG
+from tiny_clap import CONFIG
 
 from clapcur.data.manifest import read_locations, write_locations
 from clapcur.lineage import pools

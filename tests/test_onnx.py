@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_checkpoints import CAPTIONS, FAMILIES
-from test_checkpoints import loaded as loaded  # noqa: PLC0414  # the fixtures
-from test_checkpoints import written as written  # noqa: PLC0414
-from tiny_checkpoints import clip
+from checkpoint_families import FAMILIES
+from checkpoint_families import loaded as loaded  # noqa: PLC0414  # the fixtures
+from checkpoint_families import written as written  # noqa: PLC0414
+from tiny_checkpoints import CAPTIONS, clip
 
 from clapcur.errors import CheckpointError
 from clapcur.models.checkpoints import save_checkpoint

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from checkpoint_families import written  # noqa: F401  (a fixture)
+from command_runs import run
 from composing import SMALL, sounds
-from test_checkpoints import written  # noqa: F401  (a fixture)
-from test_cli import run
-from test_hugging_face import write_hugging_face
+from hugging_face_models import write_hugging_face
 
 from clapcur.data.compositions import Compositions
 from clapcur.data.manifest import Manifest
@@ -71,7 +71,7 @@ def test_zste_runs_on_a_clap_model_folder_and_prints_every_task_with_its_chance(
     assert run.data.metrics["zste.relation"] == pytest.approx(tasks["relation"]["score"])
 
 
-def test_zste_runs_on_a_file_of_ms_clap(home, tmp_path, written):  # noqa: F811
+def test_zste_runs_on_a_file_of_ms_clap(home, tmp_path, written):
     """The model of the paper."""
     path, _ = written("msclap-2022")
     checkpoint = adopt(AdoptConfig(source=str(path), text_source=str(path.parent / "text")), {})

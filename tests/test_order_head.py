@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-from test_clap import CAPTIONS, FRONT_END
-from test_htsat import CONFIG as HTSAT
+from tiny_clap import CAPTIONS, FRONT_END
+from tiny_htsat import CONFIG as HTSAT
 
 from clapcur.config import added, canonical, frozen
 from clapcur.errors import CheckpointError

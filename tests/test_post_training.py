@@ -8,7 +8,7 @@ import pytest
 import torch
 from composing import CLASSES, RATE, composed, improvement_set, sounds
 from safetensors.torch import load_file
-from test_train import MODEL, history, weights
+from training_corpus import MODEL, history, weights
 
 from clapcur.data.compositions import KINDS, Compositions
 from clapcur.data.manifest import Manifest, caption_id

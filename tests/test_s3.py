@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_addresses import sound, write_tar
-from test_shards import member_names, scanned_url
+from addressed_sounds import sound, write_tar
+from shard_tools import member_names, scanned_url
 
 from clapcur.audio import Problem, load_audio, probe
 from clapcur.errors import ManifestError

@@ -11,6 +11,7 @@ import threading
 import time
 
 import pytest
+from waiting import wait_until
 
 from clapcur.errors import ClapcurError
 from clapcur.servers import plan as servers
@@ -32,14 +33,6 @@ def lives(pid):
             return file.read().rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:
         return False
-
-
-def wait_until(happens, timeout_s=15):
-    """Wait for something; fail where it does not come."""
-    deadline = time.monotonic() + timeout_s
-    while not happens():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def numbers_in(path):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from building import write_tone
 from chain import CAMPAIGN, make
-from test_clap import CONFIG
+from tiny_clap import CONFIG
 
 from clapcur.audio.access import open_regular
 from clapcur.errors import DataError, printable

@@ -4,9 +4,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from building import clips_table, embeddings, manifest
+from curation_world import CLASSES, World, as_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_curate import CLASSES, World, as_set
 
 from clapcur.data.improvement_set import ImprovementSet
 from clapcur.data.set_diff import aligned, merged

@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from addressed_sounds import sound, write_tar
 from fsspec import AbstractFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
-from test_addresses import sound, write_tar
-from test_ingest import make, name, pairs, quarantined, scanned, tones, write_csv
+from ingest_tools import make, name, pairs, quarantined, scanned, tones, write_csv
+from shard_tools import member_names, scanned_url
 
 from clapcur.audio import addresses
 from clapcur.data.manifest import Manifest
 from clapcur.errors import DataError, ManifestError
-from clapcur.stages.ingest import Columns, IngestConfig, probes, scan, shards
+from clapcur.stages.ingest import Columns, probes, shards
 from clapcur.store.artifacts import Store
 
 CAPTIONS = {"a": "a dog barks", "b": "rain", "c": "wind in trees"}
@@ -44,10 +45,6 @@ def sample(clips: Mapping[str, bytes]) -> dict[str, bytes]:
             f"{key}.json": json.dumps({"recording_id": key}).encode(),
         }
     return found
-
-
-def member_names(found: Any) -> set[str]:
-    return {addresses.readable(path).rpartition("/")[2] for path in found.manifest.paths.values()}
 
 
 # --- the same pool in every form -----------------------------------------------------------------------------------
@@ -369,10 +366,6 @@ def test_a_table_may_name_objects_and_their_members(tmp_path: Path, object_store
     table = write_csv(tmp_path / "t.csv", [("path",), ("memory://bucket/a.tar",)])
     found = scanned(table, tmp_path / "probes.db", roots=roots)
     assert list(found.manifest.paths.values()) == [member]
-
-
-def scanned_url(url: str, cache: Path | None = None, **config: Any) -> Any:
-    return scan(IngestConfig(source=url, num_workers=2, **config), cache)
 
 
 def test_a_store_is_read_once_and_then_only_listed(

@@ -215,3 +215,16 @@ def test_the_constraints_are_exact_versions_of_what_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
     assert {normal(re.split(r"[^\w.-]", requirement)[0]) for requirement in asked} - pinned == set()
+
+
+def test_no_test_imports_another():
+    """What two tests share has a module of its own: a test that is renamed, or skipped whole, breaks no other."""
+    found = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else
+                     [alias.name for alias in node.names] if isinstance(node, ast.Import) else [])
+        if name and name.split(".")[0].startswith("test_")
+    ]  # fmt: skip
+    assert found == []

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from layer_tools import layer_of
 from source_tree import Module, longest_prefix, read_modules
-from test_architecture import layer_of
 
 RECORDED = Path(__file__).with_name("stage_sources.json")
 MODULES = read_modules()

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import torch
 from building import PAPER_RULE, embeddings, manifest, write_tone, write_tones
+from curation_world import CLASSES, World
 from safetensors.torch import save_file
-from test_curate import CLASSES, World
 from typer.testing import CliRunner
 
 from clapcur.cli import app

@@ -9,10 +9,10 @@ import pytest
 import soundfile
 import torch
 from building import clips_table, commit, embeddings, manifest
+from checkpoint_families import cnn14, stored_filters
+from cnn14_reference import reference_features
 from conftest import SHARED
 from scipy.special import softmax
-from test_checkpoints import cnn14, stored_filters
-from test_cnn14 import reference_features
 from tiny_checkpoints import clip, from_shapes
 
 from clapcur.data.tags import Tags
@@ -209,7 +209,7 @@ def test_clips_that_cannot_be_heard_are_left_out_and_too_many_are_an_error(store
 
 def test_any_clap_tags_by_its_prompts(store, rng):
     """The scale of the model decides how sure a softmax is."""
-    from test_yamnet import SMALL
+    from tiny_yamnet import SMALL
 
     from clapcur.models.clap import Clap
     from clapcur.models.config import ClapConfig

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from test_losses import unit_rows, value_and_gradient
+from loss_tools import unit_rows, value_and_gradient
 
 from clapcur.methods.losses import contrastive_loss, contrastive_loss_of_rows
 from clapcur.methods.temporal_losses import shared_event_target, temporal_contrastive_loss, temporal_log_weights

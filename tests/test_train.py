@@ -10,94 +10,27 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
-from building import clips_table, commit, manifest, write_tone
+from building import clips_table, commit, manifest
 from safetensors.torch import load_file
+from training_corpus import MODEL, STUDENT, TEACHER, TONES, Corpus, history, weights
 
 from clapcur.config import canonical
-from clapcur.data.improvement_set import SCHEMA, ImprovementSetWriter
-from clapcur.data.manifest import Manifest, caption_id
+from clapcur.data.manifest import Manifest
 from clapcur.errors import CheckpointError, EmptySetError, Interrupted
 from clapcur.models.clap import Clap, load_model
-from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
-from clapcur.stages.train import STAGE, SoftLabels, TrainConfig, gather_data, mask, train
+from clapcur.stages.train import STAGE, SoftLabels, gather_data, mask, train
 from clapcur.stages.train.crops import Waveforms
 from clapcur.stages.train.loop import Meter
 from clapcur.stages.train.sampling import Mixture
 from clapcur.stages.train.saved_state import TrainingState
 from clapcur.store.artifacts import Store
 
-TONES = {"low tone": 200.0, "middle tone": 800.0, "high tone": 3200.0}
-MODEL = ClapConfig(
-    audio=AudioConfig(
-        front_end=FrontEndConfig(sample_rate=16_000, n_fft=512, hop_samples=160, num_mels=32, f_max=8000.0),
-        width="tiny", block_dropout=0.1, dropout=0.1,
-    ),
-    text=TextConfig(hidden_size=32, num_layers=1, vocab_size=60),
-    embedding_dim=32, window_s=0.5, projection_dropout=0.1,
-)  # fmt: skip
-TEACHER = TrainConfig(
-    model=MODEL, num_examples=8 * 12, batch_size=8, learning_rate=2e-3, held_out=0.3, num_evaluations=3,
-    num_workers=1, device="cpu",
-)  # fmt: skip
-
-
-class Corpus:
-    """Tones in noise with captions, as artifacts in a store."""
-
-    def __init__(self, folder: Path):
-        self.store = Store(folder / "store")
-        names = list(TONES)
-        clips = [f"clip{i:02d}" for i in range(24)]
-        paths = {c: write_tone(folder / "audio" / f"{c}.wav", TONES[names[i % 3]], i) for i, c in enumerate(clips)}
-        self.texts = {clip: f"a {names[i % 3]} sounds" for i, clip in enumerate(clips)}
-        pairs = [(clip, self.texts[clip]) for clip in clips[:18]]
-        self.pairs = manifest(self.store, "pairs", clips_table(clips[:18]), pairs, paths=paths)
-        self.pool = manifest(self.store, "pool", clips_table(clips[18:]), paths=paths)
-        pool = [(clip, caption_id(self.texts[clip])) for clip in clips[18:]]
-        self.set = commit(self.store, "improvement_set", "ads", lambda work: self._write_set(work, pool))
-
-    @staticmethod
-    def _write_set(work, pairs):
-        with ImprovementSetWriter(work.path) as writer:
-            names = [f"class {i % 3}" for i in range(len(pairs))]
-            rows = [(*pair, 1.0, name, 1.0, 0) for pair, name in zip(pairs, names, strict=True)]
-            writer.add(pa.table(list(zip(*rows, strict=True)), schema=SCHEMA))
-
-    def run(self, config: TrainConfig, inputs, on_step=None):
-        work = self.store.open(STAGE.key(config, inputs))
-        if on_step:
-            work.on_step = on_step
-        outcome = train(inputs, config, work)
-        return self.store.commit(work, outcome, 0.0)
-
-    def teacher(self, **changes):
-        config = dataclasses.replace(TEACHER, **changes)
-        inputs = {"teacher_pairs": self.pairs}
-        return self.store.get(STAGE.key(config, inputs)) or self.run(config, inputs)
-
-    def student_inputs(self):
-        return {
-            "init": self.teacher(), "teacher_pairs": self.pairs, "improvement_set": self.set, "pool": self.pool,
-        }  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Corpus:
     return Corpus(tmp_path_factory.mktemp("corpus"))
-
-
-STUDENT = dataclasses.replace(TEACHER, model=None, learning_rate=5e-4, num_examples=8 * 6)
-
-
-def weights(artifact) -> dict[str, torch.Tensor]:
-    return load_file(artifact.path / "model.safetensors")
-
-
-def history(artifact) -> list[dict]:
-    return [json.loads(line) for line in (artifact.path / "history.jsonl").read_text().splitlines()]
 
 
 def test_the_test_set_chooses_the_weights_only_where_it_is_asked_to(corpus):
@@ -424,7 +357,7 @@ import dataclasses, os, signal, sys
 sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
 import torch; torch.set_num_threads(1)
 from pathlib import Path
-from test_train import Corpus, STUDENT, STAGE, train
+from training_corpus import Corpus, STUDENT, STAGE, train
 corpus = Corpus(Path({str(tmp_path)!r}))
 inputs = corpus.student_inputs()
 config = dataclasses.replace(STUDENT, save_every_s=0.0)
@@ -448,7 +381,7 @@ print(corpus.store.commit(work, train(inputs, config, work), 0.0).id)
 
 def test_a_clapmodel_becomes_teacher_and_its_student_a_clapmodel_again(corpus, tmp_path):
     """A tower that only loads, and does not run in the loop, is of no use to those who have such a model."""
-    from test_hugging_face import embedded, write_hugging_face
+    from hugging_face_models import embedded, write_hugging_face
     from tiny_checkpoints import CAPTIONS, write_clip
     from transformers import ClapModel
 

@@ -18,9 +18,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import yaml
-from test_train import MODEL, STAGE, TEACHER, Corpus, history, weights
 from torch import nn
 from torch.nn import functional as F
+from training_corpus import MODEL, STAGE, TEACHER, Corpus, history, weights
 
 from clapcur.config import to_dict
 from clapcur.errors import CheckpointError

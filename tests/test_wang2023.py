@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from test_corpora import audioset, clotho, esc50, fsd50k, macs, tone, tut2017, urbansound8k, write_csv
+from corpus_copies import audioset, clotho, esc50, fsd50k, macs, tone, tut2017, urbansound8k, write_csv
 from tiny_checkpoints import trained
 
 from clapcur.data.class_names import readable

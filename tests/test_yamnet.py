@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import SHARED
 from safetensors.torch import load_file, save_file
-from test_clap import CAPTIONS
+from tiny_clap import CAPTIONS
+from tiny_yamnet import SMALL
 
 from clapcur.audio import load_crops
 from clapcur.errors import CheckpointError, DataError
@@ -18,7 +19,6 @@ from clapcur.models.clap import Clap, load_model
 from clapcur.models.config import (
     YAMNET_FRONT_END,
     AudioConfig,
-    ClapConfig,
     FrontEndConfig,
     HtsatConfig,
     OrderHeadConfig,
@@ -32,10 +32,6 @@ from clapcur.models.yamnet import SameConv, Yamnet
 
 WEIGHTS = SHARED / "weights" / "yamnet"
 needs_weights = pytest.mark.skipif(not WEIGHTS.is_dir(), reason=f"YAMNet's weights are not at {WEIGHTS}")
-SMALL = ClapConfig(
-    audio=AudioConfig(front_end=YAMNET_FRONT_END, yamnet=YamnetConfig(channels=4)),
-    text=TextConfig(hidden_size=32, vocab_size=120, max_tokens=20), embedding_dim=24, window_s=0.5,
-)  # fmt: skip
 
 
 def as_8_bits(module, arguments):
