@@ -102,7 +102,10 @@ class Browser:
         """Send the calls to the frame inside the page, which, being sandboxed, runs in a process of its own."""
         outer, self._session = self._session, ""
         deadline = time.monotonic() + WITHIN_S
-        while not (frames := [info["targetId"] for info in self._targets() if info["type"] == "iframe"]):
+        while not (frames := [
+            info["targetId"] for info in self._targets()
+            if info["type"] == "iframe" and not info["url"].startswith("chrome")  # as Chromium's own first page has
+        ]):  # fmt: skip
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no sandboxed frame within {WITHIN_S:g} s")
             time.sleep(0.05)

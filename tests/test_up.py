@@ -151,7 +151,7 @@ def test_a_landing_whose_event_was_lost_is_found_by_the_schedule(up, prefect, ex
         write_tone(experiment / "field" / f"{seed}.wav", (200, 3000)[seed % 2], seed=seed)
     with monkeypatch.context() as away:
         away.setattr(
-            "test_stack.outside_of_tests", lambda: outside_of_tests() | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
+            "killing.outside_of_tests", lambda: outside_of_tests() | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
         )
         landed = said(home, "land", experiment / "field", "--pool", "field")
     assert landed["counts"]["added"] == 2
