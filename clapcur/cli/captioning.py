@@ -1,5 +1,6 @@
 """The commands about text: tag and caption write it for sounds that have none, captions finds it in any text."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -154,9 +155,9 @@ def show_tags(made: Artifact) -> None:
 
     found = Tags.open(made).classes.sort_values(["clips", "name"], ascending=[False, True]).head(SHOWN)
     rows = [
-        (row.name_, f"{row.clips:,}", f"{row.mean_:.3f}", f"{row.threshold:.3f}")
-        for row in found.rename(columns={"name": "name_", "mean": "mean_"}).itertuples()
-        if row.clips
+        (row["name"], f"{row['clips']:,}", f"{row['mean']:.3f}", f"{row['threshold']:.3f}")
+        for row in found.to_dict("records")
+        if row["clips"]
     ]
     show(columns_table(("class", "clips", "mean", "threshold"), rows, right=("clips", "mean", "threshold")))
 
@@ -168,13 +169,14 @@ def show_captions(made: Artifact) -> None:
     table = read_generated(made)
     kept = table[table.verdict.isin(KEPT)].drop_duplicates("clip_id").head(SHOWN)
     rows = [
-        (row.caption, row.tags, "" if row.similarity != row.similarity else f"{row.similarity:.2f}")
-        for row in kept.itertuples()
+        (row["caption"], row["tags"], "" if math.isnan(row["similarity"]) else f"{row['similarity']:.2f}")
+        for row in kept.to_dict("records")
     ]
     show(columns_table(("caption", "tags of the clip", "cosine"), rows, right=("cosine",)))
     refused = table[~table.verdict.isin(KEPT)].drop_duplicates("verdict")
     if len(refused):
-        examples = [(row.verdict.replace("_", " "), row.caption, row.tags) for row in refused.itertuples()]
+        told = refused.to_dict("records")
+        examples = [(row["verdict"].replace("_", " "), row["caption"], row["tags"]) for row in told]
         show(columns_table(("not kept", "such as", "tags of the clip"), examples))
 
 

@@ -146,9 +146,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     if path.suffix.lower() not in PACKED:
         yield from numbered_lines(path)
         return
-    opened: IO[bytes] = (
-        gzip.open(path) if path.suffix.lower() == ".gz" else pa.input_stream(str(path), compression="zstd")
-    )  # type: ignore[assignment]
+    is_gzip = path.suffix.lower() == ".gz"
+    opened: Any = gzip.open(path) if is_gzip else pa.input_stream(str(path), compression="zstd")
     try:
         with opened as file:
             for number, line in enumerate(_raw_lines(file, path), 1):

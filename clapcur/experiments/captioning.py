@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from clapcur.config import frozen
 from clapcur.models.config import YAMNET_FRONT_END, AudioConfig, ClapConfig, YamnetConfig
@@ -73,7 +73,7 @@ def tower_of(tagger: TaggerConfig, model: ClapConfig) -> ClapConfig:
     read = read_tagger(Path(tagger.source), tagger.pickled)
     if isinstance(read, Cnn14Tagger):
         audio = dataclasses.replace(
-            model.audio, front_end=read.front_end.config, width=read.width, yamnet=None, htsat=None
+            model.audio, front_end=read.front_end.config, width=cast(Any, read.width), yamnet=None, htsat=None
         )
     else:
         channels = read.description()["channels"]

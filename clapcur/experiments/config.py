@@ -176,7 +176,7 @@ class Experiment:
 
     def composed_from(self, row: Row) -> ImprovementSetName:
         """Return the set whose clips a row's post-training puts together: its own, where that knows their classes."""
-        return row.strategy if row.strategy in ("ds", "ads", "tagcap-classes") else "ds"  # type: ignore[return-value]
+        return row.strategy if row.strategy in ("ds", "ads", "tagcap-classes") else "ds"
 
     def curate(self, strategy: ImprovementSetName) -> CurateConfig:
         """Return the curation of one strategy."""

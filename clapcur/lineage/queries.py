@@ -5,6 +5,7 @@ sorted by clip id, so that row groups without the clip are never read.
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
@@ -238,10 +239,10 @@ def _written(manifests: Iterable[Artifact]) -> dict[tuple[str, str], dict[str, A
     for artifact in manifests:
         if is_generated(artifact):
             table = read_generated(artifact)
-            for row in table[table.verdict.isin(KEPT)].itertuples():
-                score = None if row.score != row.score else float(row.score)
-                told = {"way": row.way, "tags": row.tags, "score": score, "verdict": row.verdict}
-                found[row.clip_id, row.caption_id] = told | {"tags_from": artifact.record["inputs"]["tags"]}
+            for row in table[table.verdict.isin(KEPT)].to_dict("records"):
+                told = {name: row[name] for name in ("way", "tags", "score", "verdict")}
+                told["score"] = None if math.isnan(row["score"]) else row["score"]
+                found[row["clip_id"], row["caption_id"]] = told | {"tags_from": artifact.record["inputs"]["tags"]}
     return found
 
 

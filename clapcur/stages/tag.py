@@ -43,6 +43,7 @@ from clapcur.models.taggers import Vocabulary, open_tagger
 from clapcur.progress import progress
 from clapcur.store.artifacts import Artifact, Stage, Workspace, sha256_file
 
+LEAST_PROBABILITY = 1e-30  # 0 is no tag, whatever the floor
 BLOCK = 512  # clips that are heard before it is noted on disk; ours
 KEYS = ("clip_id", "recording_id", "path")  # columns by which a table of tags names a clip, the first that is there
 LISTS = ("tags", "labels", "positive_labels", "label")  # and columns that hold its tags
@@ -325,7 +326,7 @@ def _clips_by(column: str, manifest: Manifest, table: Path) -> dict[str, list[st
 
 def _sparse(clips: Sequence[str], probability_NK: NDArray[np.float32], floor: float) -> pd.DataFrame:
     """Return the probabilities that reach the floor: clip_id, class, probability."""
-    row, column = np.nonzero(probability_NK >= max(floor, np.finfo(np.float32).tiny))
+    row, column = np.nonzero(probability_NK >= max(floor, LEAST_PROBABILITY))
     return pd.DataFrame(
         {
             "clip_id": pd.Series(np.array(clips, object)[row], dtype="str"), "class": column.astype(np.int32),
