@@ -14,6 +14,7 @@ each row, start and seed.
 """
 
 import argparse
+import csv
 import dataclasses
 import json
 import os
@@ -40,6 +41,21 @@ def clips_of(data: Path, folds: dict[str, tuple[str, ...]]) -> list[dict[str, st
     return [
         row | {"label": SAME.get(row["label"], row["label"])} for row in rows if row["fold"] in folds[row["corpus"]]
     ]
+
+
+def without_scored(tables: dict[str, Path], data: Path) -> dict[str, Path]:
+    """Take what is scored, and what shares a recording with it, out of the teacher's pairs and of the pool.
+
+    Those are the tables of benchmarks/us8k.py, whose teacher learns from all folds of ESC-10.
+    """
+    scored = clips_of(data, SCORED)
+    paths, recordings = ({row[name] for row in scored} - {""} for name in ("path", "recording_id"))
+    for name in ("pairs", "pool"):
+        with open(tables[name], newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        kept = [row for row in rows if row["path"] not in paths and row["recording_id"] not in recordings]
+        write_csv(tables[name], kept, tuple(rows[0]))
+    return tables
 
 
 def manifests_of(data: Path, folder: Path) -> dict[str, Artifact]:
@@ -132,7 +148,7 @@ def run(arguments: argparse.Namespace) -> Iterator[dict[str, object]]:
     from clapcur.flows.order import post_train, replay_of, sources_of
 
     home = Home.open()
-    tables = write_tables(arguments.data, home.root / "us8k" / "final", "final")
+    tables = without_scored(write_tables(arguments.data, home.root / "temporal" / "teacher", "final"), arguments.data)
     experiment = base(tables, "us8k-final")
     if arguments.tower == "yamnet":
         experiment = from_yamnet(experiment, arguments.data / "weights" / "yamnet" / "yamnet.safetensors")
@@ -155,6 +171,8 @@ def run(arguments: argparse.Namespace) -> Iterator[dict[str, object]]:
                     replay = {} if name.endswith("without replay") else replay
                     checkpoint = post_train(checkpoint, sources, settings, replay)
                 found = scores_of(checkpoint, manifests, arguments.test_groups, seed)
+                if found["contamination"]["num_clips"]:
+                    sys.exit(f"{name} was trained on clips that it is scored on: {found['contamination']['by_reason']}")
                 yield {"row": name, "start": start, "seed": seed, "checkpoint": checkpoint.id} | found
 
 
