@@ -287,3 +287,40 @@ def test_yamnet_tags_real_sounds(store, tmp_path):
     given = Tags.open(run(store, TagConfig(num_workers=1), {"manifest": pool, "tagger": tagger})).given(10)
     right = [wanted[label[name]] in {one.name for one in given.get(name, [])} for name in path_of]
     assert np.mean(right) > 0.6, json.dumps([label[n] for n, ok in zip(path_of, right, strict=True) if not ok])
+
+
+def test_of_a_version_of_a_pool_only_what_landed_is_heard(tmp_path, monkeypatch):
+    """The task finds what the same tagger made of the version before; nobody has to name it."""
+    from safetensors.torch import save_file
+
+    from clapcur.stages.ingest import IngestConfig
+    from clapcur.store.home import Home
+    from clapcur.tasks.ingest import ingest
+    from clapcur.tasks.pool import grow
+    from clapcur.tasks.tag import adopt_tagger
+    from clapcur.tasks.tag import tag as tag_pool
+
+    monkeypatch.setenv("CLAPCUR_HOME", str(tmp_path / "home"))
+    torch.manual_seed(0)
+    tensors = YamnetTagger(5, YamnetConfig(channels=4)).state_dict()
+    save_file({name.removeprefix("tower."): value for name, value in tensors.items()}, tmp_path / "yamnet.safetensors")
+    rows = ["index,mid,display_name", *(f"{index},/m/{index},{name}" for index, name in enumerate(NAMES))]
+    (tmp_path / "class_map.csv").write_text("\n".join(rows))
+    tagger = adopt_tagger(TaggerConfig(source=str(tmp_path / "yamnet.safetensors")))
+    made = []
+    for month, seeds in (("november", range(4)), ("december", range(4, 6))):
+        (tmp_path / month).mkdir()
+        for seed in seeds:
+            soundfile.write(tmp_path / month / f"{seed}.wav", 0.3 * clip(1.0, 16_000, seed), 16_000)
+        version = grow("field", landing=ingest(IngestConfig(source=str(tmp_path / month)), "landing"))
+        made.append(tag_pool(TagConfig(window_s=1.0, num_workers=1), {"manifest": version, "tagger": tagger}, "pool"))
+    first, second = made
+    assert (first.record["counts"]["heard"], second.record["counts"]["heard"]) == (4, 2)
+    assert second.record["inputs"]["previous"] == first.id and len(Tags.open(second).clip_ids) == 6
+    whole = run(
+        Home.open().store, TagConfig(window_s=1.0, num_workers=1),
+        {"manifest": Home.open().store.find(second.record["inputs"]["manifest"]), "tagger": tagger},
+    )  # fmt: skip
+    for name in ("tags.parquet", "classes.parquet"):
+        one, other = (pd.read_parquet(artifact.path / name) for artifact in (whole, second))
+        pd.testing.assert_frame_equal(one, other, rtol=1e-5)
