@@ -168,6 +168,13 @@ def test_rows_of_generated_captions_stand_beside_the_papers_and_lead_to_their_ta
     assert pairs and all(pair["tags"] and pair["verdict"] in ("kept", "best") for pair in pairs if "tags" in pair)
     of_set = [pair for pair in pairs if pair["role"] == "improvement_set"]
     assert of_set and all(pair["caption"] and pair["way"] == "template" for pair in of_set)
+    shown = CliRunner().invoke(app, ["pairs", chosen.id, "--json"]).output.splitlines()
+    assert {"way", "tags", "verdict", "tags_from"} <= json.loads(shown[-1]).keys()
+    assert CliRunner().invoke(app, ["pairs", chosen.id, "--csv"]).output.splitlines()[0].endswith("verdict,tags_from")
+    assert "tags" in CliRunner().invoke(app, ["pairs", chosen.id]).output
+    heard = next(one for one in home.store.of_kind("audition") if chosen.id in one.record["inputs"].values())
+    table = pd.read_csv(heard.path / "pairs.csv")
+    assert table.tags.str.len().min() > 0 and "tags of the clip: " in (heard.path / "audition.html").read_text()
     tree = json.dumps(queries.trace(home, student.id))
     assert '"tags"' in tree and '"tagger"' in tree
     clip = of_set[0]["clip_id"]

@@ -4,7 +4,7 @@ import csv
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from textwrap import shorten
 from typing import Annotated, Any, Literal
@@ -19,6 +19,7 @@ from clapcur.store.home import Home
 SUMMARY_WIDTH = 90  # characters behind a node of the tree
 SHOWN = 20  # pairs in a table, unless --limit says otherwise
 PAIR_FIELDS = ("clip_id", "caption_id", "caption", "path", "similarity", "class", "class_similarity", "source", "role")
+WRITTEN_FIELDS = ("way", "tags", "score", "verdict", "tags_from")  # that pairs with a generated caption have too
 
 Form = Literal["table", "csv", "json"]
 ArtifactId = Annotated[
@@ -182,23 +183,36 @@ def _show_pairs(rows: Iterable[dict[str, Any]], form: Form, limit: int | None = 
     rows = iter(rows)
     if form == "json":
         for row in islice(rows, limit):
-            print_json({field: row[field] for field in PAIR_FIELDS})
+            print_json({field: row[field] for field in (*PAIR_FIELDS, *WRITTEN_FIELDS) if field in row})
         return
     if form == "csv":
-        writer = csv.DictWriter(sys.stdout, PAIR_FIELDS, extrasaction="ignore", lineterminator="\n")
+        first = next(rows, {})  # scored pairs come first: those of a set, and with them the generated ones
+        fields = (*PAIR_FIELDS, *(field for field in WRITTEN_FIELDS if field in first))
+        writer = csv.DictWriter(sys.stdout, fields, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(islice(rows, limit))
+        writer.writerows(islice(chain([first] if first else [], rows), limit))
         return
     shown = list(islice(rows, limit or SHOWN))
+    is_generated = any("tags" in row for row in shown)
     lines = [
         (
             row["clip_id"][:12], row["caption"] or row["caption_id"][:12], _number(row["similarity"]),
             row["class"] or "-",
             _number(row["class_similarity"]), row["role"], row["path"] or "(not on this machine)",
+            *([row.get("tags", "-")] if is_generated else []),
         )
         for row in shown
     ]  # fmt: skip
-    columns = ("clip", "caption", "similarity", "class", "to class", "role", "file")
+    columns = (
+        "clip",
+        "caption",
+        "similarity",
+        "class",
+        "to class",
+        "role",
+        "file",
+        *(["tags"] if is_generated else []),
+    )
     show(columns_table(columns, lines, right=("similarity", "to class")))
     rest = sum(1 for _ in rows)
     show(f"{len(shown):,} of {len(shown) + rest:,} pairs" + ("; --limit N, --json or --csv give more" if rest else ""))

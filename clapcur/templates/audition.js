@@ -73,6 +73,7 @@ function makeRow(pair) {
   }
   const said = add(row, "div", "said");
   add(said, "p", "caption", pair.caption);
+  if (pair.tags) add(said, "p", "about", "tags of the clip: " + pair.tags);
   const about = add(said, "p", "about");
   add(about, "b", "", pair.class);
   const place = add(about, "span", "place", clip.audio ? clip.path.split(/[\\/]/).slice(-2).join("/") : clip.path);
@@ -120,7 +121,7 @@ function arrange() {
   const ofClass = byId("class").value, ofReason = byId("reason").value, ofMark = byId("mark").value;
   const fits = (pair) => {
     const clip = data.clips[pair.clip_id], mark = marks[keyOf(pair)] || "none";
-    const words = [pair.caption, pair.class, clip.path, clip.recording_id, pair.clip_id].join(" ").toLowerCase();
+    const words = [pair.caption, pair.tags || "", pair.class, clip.path, clip.recording_id, pair.clip_id].join(" ").toLowerCase();
     return (!ofClass || pair.class === ofClass) && (!ofReason || pair.reason === ofReason)
       && (!ofMark || mark === ofMark || (ofMark === "any" && mark !== "none"))
       && wanted.every((word) => words.includes(word));

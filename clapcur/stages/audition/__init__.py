@@ -23,6 +23,7 @@ import pandas as pd
 
 from clapcur.audio import UnusableAudio
 from clapcur.config import check_seed, frozen
+from clapcur.data.generated import read_generated
 from clapcur.data.improvement_set import Card, ImprovementSet
 from clapcur.data.manifest import Manifest
 from clapcur.errors import ArtifactError
@@ -38,7 +39,7 @@ HEAD_ROOM = 1024  # bytes for the line of the page that counts what has no sound
 ID_COLUMNS = ["clip_id", "caption_id"]
 TABLE_COLUMNS = (
     "clip_id", "caption_id", "similarity", "class", "class_similarity", "rank", "threshold", "margin", "reason",
-    "weight", "caption", "path", "sound",
+    "weight", "caption", "path", "sound", "tags",
 )  # fmt: skip
 
 
@@ -116,6 +117,9 @@ def audition(inputs: Mapping[str, Artifact], config: AuditionConfig, work: Works
     scored["score"] = scored["class_similarity" if cut_by(card.strategy) == "caption" else "similarity"]
     thresholds = _class_thresholds(source, card, scored)
     pairs = _with_texts(_chosen_pairs(chosen_from, scored, thresholds, config), manifests, source)
+    if "generated" in inputs:
+        written = read_generated(inputs["generated"]).drop_duplicates(["clip_id", "caption_id"])
+        pairs = pairs.merge(written[["clip_id", "caption_id", "tags"]], on=["clip_id", "caption_id"], how="left")
     facts = _facts(source, card, thresholds, pairs, config)
     shown = pairs[[name for name in TABLE_COLUMNS if name in pairs and name not in ("rank", "weight", "path")]]
     records = json.loads(shown.to_json(orient="records", double_precision=6))
@@ -129,7 +133,8 @@ def audition(inputs: Mapping[str, Artifact], config: AuditionConfig, work: Works
     _embed_sounds(clips, room, config)
     write_atomic(work.path / "audition.html", as_html(facts, records, clips))
     kinds = {clip: entry.get("kind", "embedded") for clip, entry in clips.items()}
-    table = pairs.assign(sound=pairs["clip_id"].map(kinds))[list(TABLE_COLUMNS)]
+    table = pairs.assign(sound=pairs["clip_id"].map(kinds))
+    table = table[[name for name in TABLE_COLUMNS if name in table]]
     write_atomic(work.path / "pairs.csv", table.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
     of_kind = pd.Series(kinds).value_counts().to_dict()
     counts = {"pairs": len(pairs), "clips": len(clips), "embedded": 0}
