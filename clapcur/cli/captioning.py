@@ -19,7 +19,6 @@ from clapcur.cli.console import (
 )
 from clapcur.data.class_names import PROMPT, find_class_names, prompts
 from clapcur.errors import ArtifactError
-from clapcur.progress import progress
 from clapcur.store.artifacts import Artifact
 
 SHOWN = 12  # classes, and captions, of a table
@@ -207,15 +206,7 @@ def captions(
     from clapcur.stages.ingest.general_text import sift
 
     rules = TextRules(column=column, least_score=least_score, least_words=least_words, most_words=most_words)
-    with progress("read", None, "sentences") as advance:
-        told = 0
-
-        def on_progress(read: int, kept: int) -> None:
-            nonlocal told
-            advance(read - told, f"{kept:,} kept")
-            told = read
-
-        found = sift(source, rules, on_progress)
+    found = sift(source, rules)
     if as_json:
         examples = {what: [text for _, text, _ in some] for what, some in found.examples.items()}
         print_json({"sentences": found.counts.total(), "counts": dict(found.counts), "examples": examples})

@@ -33,7 +33,7 @@ ABBREVIATED = re.compile(
 )
 
 
-def files_of(source: Path, column: str | None = None) -> list[Path]:
+def files_of(source: Path) -> list[Path]:
     """Return the files of a corpus, in the order of their names.
 
     Raises

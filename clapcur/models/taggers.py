@@ -71,7 +71,7 @@ class Vocabulary:
         Raises
         ------
         DataError
-            There is none of the usual names.
+            No list has one of the usual names.
         """
         for name in CLASS_LISTS:
             if (weights.parent / name).is_file():

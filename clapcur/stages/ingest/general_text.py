@@ -5,7 +5,6 @@ too long, not heard, a duplicate, a near duplicate. What is kept is in the order
 """
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from clapcur.data.text_corpus import sentences
 from clapcur.errors import EmptySetError
 from clapcur.methods.hearing import Hearing, features, shipped
 from clapcur.methods.min_hash import NearDuplicates
+from clapcur.progress import progress
 from clapcur.stages.ingest.config import TextRules
 
 NUM_EXAMPLES = 5  # of each reason
@@ -43,10 +43,7 @@ class Sifted:
             some.append((where, text, score))
 
 
-def sift(
-    source: Path, rules: TextRules, on_progress: Callable[[int, int], None] | None = None,
-    hearing: Hearing | None = None,
-) -> Sifted:  # fmt: skip
+def sift(source: Path, rules: TextRules, hearing: Hearing | None = None) -> Sifted:
     """Read a text and decide what is kept.
 
     Parameters
@@ -54,8 +51,6 @@ def sift(
     source : Path
         As `clapcur.data.text_corpus.sentences` takes it.
     rules : TextRules
-    on_progress : callable, optional
-        Called with (sentences read, sentences kept).
     hearing : Hearing, optional
         The classifier; the one that is shipped by default.
 
@@ -69,22 +64,23 @@ def sift(
     found, hearing = Sifted(), hearing or shipped()
     seen: set[str] = set()
     near = NearDuplicates(rules.near_duplicate) if rules.near_duplicate is not None else None
-    for number, (where, text) in enumerate(sentences(source, rules.column), 1):
-        what, score = _judge(text, rules, hearing)
-        if what == "not_heard" and score > found.closest[0]:
-            found.closest = (score, text)
-        if what == "kept":
-            name = caption_id(text.casefold())
-            if name in seen:
-                what = "duplicate"
-            elif near is not None and near.add(features(text)[0]):
-                what = "near_duplicate"
-            seen.add(name)
-        if what == "kept":
-            found.kept.append(text)
-        found.note(what, where, text, score)
-        if on_progress is not None and number % TOLD_EVERY == 0:
-            on_progress(number, len(found.kept))
+    with progress("read", None, "sentences") as advance:
+        for number, (where, text) in enumerate(sentences(source, rules.column), 1):
+            what, score = _judge(text, rules, hearing)
+            if what == "not_heard" and score > found.closest[0]:
+                found.closest = (score, text)
+            if what == "kept":
+                name = caption_id(text.casefold())
+                if name in seen:
+                    what = "duplicate"
+                elif near is not None and near.add(features(text)[0]):
+                    what = "near_duplicate"
+                seen.add(name)
+            if what == "kept":
+                found.kept.append(text)
+            found.note(what, where, text, score)
+            if number % TOLD_EVERY == 0:
+                advance(TOLD_EVERY, f"{len(found.kept):,} kept")
     if not found.kept:
         raise EmptySetError(_why_none(source, rules, found))
     return found

@@ -15,7 +15,6 @@ import pyarrow as pa
 from clapcur.audio import ClipInfo, ProbeRules, Problem, addresses
 from clapcur.data.manifest import CLIPS, PAIRS, PLACES, QUARANTINE, Manifest, caption_id, captions_table
 from clapcur.errors import ManifestError, printable
-from clapcur.progress import progress
 from clapcur.stages.ingest.config import IngestConfig, TextRules
 from clapcur.stages.ingest.exclusion import Names, excluded
 from clapcur.stages.ingest.general_text import sift, tables_of
@@ -144,15 +143,7 @@ def scan(
 
 def _scan_text(config: IngestConfig, rules: TextRules) -> Scan:
     """Return the captions of general text; of what is left out there are counts, and a few examples of each reason."""
-    with progress("read", None, "sentences") as advance:
-        told = 0
-
-        def on_progress(read: int, kept: int) -> None:
-            nonlocal told
-            advance(read - told, f"{kept:,} kept")
-            told = read
-
-        found = sift(Path(config.source), rules, on_progress)
+    found = sift(Path(config.source), rules)
     manifest = Manifest(**tables_of(found))
     reasons = {name: number for name, number in sorted(found.counts.items()) if name != "kept"}
     examples = [
