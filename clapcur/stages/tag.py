@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from clapcur.audio import UnusableAudio
@@ -36,10 +35,6 @@ from clapcur.data.recordings import recording_id
 from clapcur.data.tables import cell_text, read_table
 from clapcur.data.tags import Tags
 from clapcur.errors import DataError
-from clapcur.methods.devices import device_name, pick_device
-from clapcur.models.folder import read_config
-from clapcur.models.prefetch import Window, on_device, read_ahead
-from clapcur.models.taggers import Vocabulary, open_tagger
 from clapcur.progress import progress
 from clapcur.store.artifacts import Artifact, Stage, Workspace, sha256_file
 
@@ -160,6 +155,9 @@ Found = tuple[pd.DataFrame, pd.DataFrame, list[str], pd.DataFrame, dict[str, Any
 
 def _heard(inputs: Mapping[str, Artifact], config: TagConfig, manifest: Manifest, work: Workspace) -> Found:
     """Let a tagger hear the clips that no earlier table has, block by block."""
+    from clapcur.methods.devices import device_name, pick_device
+    from clapcur.models.taggers import open_tagger
+
     tagger, vocabulary = open_tagger(inputs["tagger"].path)
     before = Tags.open(inputs["previous"]) if "previous" in inputs else None
     known = set(before.clip_ids) if before is not None else set()
@@ -196,6 +194,10 @@ def _block(
     tagger: Any, clips: Sequence[str], paths: Mapping[str, str], config: TagConfig, pace: Pace
 ) -> tuple[pd.DataFrame, list[tuple[str, str, str, str]]]:
     """Return what a tagger hears in some clips, and the clips that cannot be used: id, path, reason, detail."""
+    import torch
+
+    from clapcur.models.prefetch import Window, on_device, read_ahead
+
     offsets = [0.5] if config.num_windows == 1 else np.linspace(0, 1, config.num_windows).tolist()
     window = Window(tagger.sample_rate, round(config.window_s * tagger.sample_rate), offsets, "repeat")
     bad: dict[str, UnusableAudio] = {}
@@ -237,7 +239,6 @@ def _zero_shot(inputs: Mapping[str, Artifact], config: TagConfig, manifest: Mani
     names = check_class_names(config.class_names)
     if len(prompts.ids) != len(names):
         raise DataError(f"there are {len(names)} class names and {len(prompts.ids)} prompts; embed those of the names")
-    read_config(inputs["checkpoint"].path / "config.json")
     with safe_open(inputs["checkpoint"].path / "model.safetensors", "pt") as file:
         scale = float(file.get_tensor("logit_scale").exp())
     listed = set(manifest.clips.clip_id)
@@ -252,6 +253,8 @@ def _zero_shot(inputs: Mapping[str, Artifact], config: TagConfig, manifest: Mani
 
 def _from_table(config: TagConfig, manifest: Manifest) -> Found:
     """Read the tags that a table gives to clips of the manifest, each with the probability 1."""
+    from clapcur.models.taggers import Vocabulary
+
     assert config.table is not None
     path = Path(config.table)
     header, rows = read_table(path)

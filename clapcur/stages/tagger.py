@@ -7,12 +7,14 @@ Payload: ``tagger.json`` and ``model.safetensors`` (see `clapcur.models.taggers`
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clapcur.config import frozen
 from clapcur.errors import CheckpointError
-from clapcur.models.taggers import Vocabulary, read_tagger, save_tagger
 from clapcur.store.artifacts import Artifact, Stage, Workspace, sha256_file
+
+if TYPE_CHECKING:
+    from clapcur.models.taggers import Vocabulary
 
 
 @frozen
@@ -27,8 +29,10 @@ class TaggerConfig:
     pickled: bool = False
     """Read a pickle file that may run code; only for files from people you trust."""
 
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> "Vocabulary":
         """Return the names of the outputs; DataError where there is no such list."""
+        from clapcur.models.taggers import Vocabulary
+
         return Vocabulary.read(Path(self.classes)) if self.classes else Vocabulary.beside(Path(self.source))
 
 
@@ -49,6 +53,8 @@ def stage_for(config: TaggerConfig) -> tuple[Stage, dict[str, Any]]:
     identity = {"sha256": sha256_file(path), "names": vocabulary.names, "mids": vocabulary.mids}
 
     def compute(inputs: Mapping[str, Artifact], _: Any, work: Workspace) -> dict[str, Any]:
+        from clapcur.models.taggers import read_tagger, save_tagger
+
         tagger = read_tagger(path, config.pickled)
         save_tagger(tagger, vocabulary, work.path)
         return {"counts": {"classes": tagger.num_classes}, "format": tagger.FAMILY}
