@@ -22,7 +22,7 @@ demo: $(INSTALLED) ## generate a small corpus, improve a teacher on it, print th
 test: $(INSTALLED) ## run the quick tests, for instance ARGS="-k curate" (under 8 minutes)
 	@$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
-test-slow: $(INSTALLED) ## run the others: servers, kills, whole comparisons, every command of the docs (20 minutes)
+test-slow: $(INSTALLED) ## run the others: servers, kills, whole comparisons, every command of the docs (22 minutes)
 	@$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder -m slow $(ARGS)
 
 test-all: test test-slow ## run all tests

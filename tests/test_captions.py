@@ -12,11 +12,12 @@ from clapcur.data.generated import KEPT, is_generated, read_generated
 from clapcur.data.manifest import Manifest, caption_id
 from clapcur.data.tags import Tag, Tags
 from clapcur.errors import DataError, EmptySetError
+from clapcur.methods.hearing import stems
 from clapcur.models import clap
 from clapcur.stages.caption import CaptionConfig, caption, stage_for
 from clapcur.stages.caption.rules import chosen, is_sane, says_a_tag
 from clapcur.stages.caption.template import phrased, read_descriptions
-from clapcur.stages.caption.words import mentions, stems, synonyms
+from clapcur.stages.caption.words import mentions, synonyms
 from clapcur.store.artifacts import Store
 
 NAMES = ("Dog", "Bark", "Rain on surface", "Fire engine, fire truck (siren)", "Silence")
@@ -34,7 +35,7 @@ def tags_of(store, given, name="tags", pool=None):
     rows = [(clip, NAMES.index(tag), value) for clip, found in given.items() for tag, value in found.items()]
     table = pd.DataFrame(rows, columns=["clip_id", "class", "probability"]).astype({"class": np.int32})
     names = pd.DataFrame({"name": NAMES, "mid": ""})
-    tags = Tags.of(names, table, sorted(given), np.full(5, 0.1))
+    tags = Tags.of(names, table, sorted(given), lambda means: np.full(5, 0.1))
     return commit(store, "tags", name, lambda work: tags.write(work.path), {"manifest": pool} if pool else {})
 
 

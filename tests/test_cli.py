@@ -428,7 +428,7 @@ def test_the_file_that_init_writes_is_an_experiment(answer, tmp_path, monkeypatc
     experiment = experiment_from_file("mine.yaml")
     assert experiment.class_names == ("dog bark", "rain") and experiment.curation.audio_threshold.count == 2000
     assert experiment.captioning is None and experiment.checkpoint is None and experiment.curation.hubness is None
-    names = "|".join([field for _, field, _, _ in SHOWN] + [name for name, _ in BLOCKS.values()])
+    names = "|".join([field for _, field, _, _ in SHOWN] + list(BLOCKS.values()))
     offered = re.sub(rf"^#   ({names}):", r"  \1:", text, flags=re.MULTILINE)  # of a block that is left out
     offered = re.sub(rf"^( *)# ({names}):", r"\1\2:", offered, flags=re.MULTILINE)
     Path("all.yaml").write_text(offered)

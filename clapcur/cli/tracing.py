@@ -19,7 +19,7 @@ from clapcur.store.home import Home
 SUMMARY_WIDTH = 90  # characters behind a node of the tree
 SHOWN = 20  # pairs in a table, unless --limit says otherwise
 PAIR_FIELDS = ("clip_id", "caption_id", "caption", "path", "similarity", "class", "class_similarity", "source", "role")
-WRITTEN_FIELDS = ("way", "tags", "score", "verdict", "tags_from")  # that pairs with a generated caption have too
+WRITTEN_FIELDS = ("way", "tags", "verdict", "tags_from")  # that pairs with a generated caption have too
 
 Form = Literal["table", "csv", "json"]
 ArtifactId = Annotated[
@@ -199,20 +199,11 @@ def _show_pairs(rows: Iterable[dict[str, Any]], form: Form, limit: int | None = 
             row["clip_id"][:12], row["caption"] or row["caption_id"][:12], _number(row["similarity"]),
             row["class"] or "-",
             _number(row["class_similarity"]), row["role"], row["path"] or "(not on this machine)",
-            *([row.get("tags", "-")] if is_generated else []),
+            *[row.get("tags", "-")] * is_generated,
         )
         for row in shown
     ]  # fmt: skip
-    columns = (
-        "clip",
-        "caption",
-        "similarity",
-        "class",
-        "to class",
-        "role",
-        "file",
-        *(["tags"] if is_generated else []),
-    )
+    columns = ["clip", "caption", "similarity", "class", "to class", "role", "file"] + ["tags"] * is_generated
     show(columns_table(columns, lines, right=("similarity", "to class")))
     rest = sum(1 for _ in rows)
     show(f"{len(shown):,} of {len(shown) + rest:,} pairs" + ("; --limit N, --json or --csv give more" if rest else ""))

@@ -1,11 +1,10 @@
 """Generated captions: what was written for the clips of a pool, and why it was kept or not.
 
 The payload of a generated manifest is that of any manifest (`clapcur.data.manifest`), with the clips that have a kept
-caption; beside it lies ``generated.parquet`` with every caption that was tried: clip_id, caption_id, caption, way
-(template, retrieve or captioner), tags (of the clip, strongest first, separated by semicolons), strength (of the
-strongest, see `clapcur.data.tags.Tag`), score (that its writer gave it, if any), similarity (of clip and caption),
-tag_similarity (of clip and the name of its strongest tag) and verdict. Similarities are cosines, and missing where no
-model was asked. Rows are sorted by clip.
+caption; beside it is ``generated.parquet`` with every caption that was tried: clip_id, caption_id, caption, way
+(template or retrieve), tags (of the clip, strongest first, separated by semicolons), strength (of the strongest, see
+`clapcur.data.tags.Tag`), similarity (of clip and caption), tag_similarity (of clip and the name of its strongest tag)
+and verdict. Similarities are cosines, and missing where no model was asked. Rows are sorted by clip.
 """
 
 from pathlib import Path
@@ -21,7 +20,7 @@ KEPT = ("kept", "best")  # verdicts of captions that are in the manifest; "best"
 GENERATED = pa.schema(
     {
         "clip_id": pa.string(), "caption_id": pa.string(), "caption": pa.string(), "way": pa.string(),
-        "tags": pa.string(), "strength": pa.float64(), "score": pa.float32(), "similarity": pa.float32(),
+        "tags": pa.string(), "strength": pa.float64(), "similarity": pa.float32(),
         "tag_similarity": pa.float32(), "verdict": pa.string(),
     }
 )  # fmt: skip

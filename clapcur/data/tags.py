@@ -10,13 +10,14 @@ Payload of a ``tags`` artifact:
 - ``left_out.parquet``: where it is there, clips that could not be (`clapcur.data.embeddings`).
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from clapcur.data.embeddings import LEFT_OUT, left_out_table, read_ids, read_left_out
 from clapcur.data.manifest import write_table
@@ -31,6 +32,7 @@ CLASSES = pa.schema(
 )  # fmt: skip
 TAGS = pa.schema({"clip_id": pa.string(), "class": pa.int32(), "probability": pa.float32()})
 IDS = pa.schema({"id": pa.string()})
+Thresholds = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Tags:
 
     @classmethod
     def of(
-        cls, names: pd.DataFrame, tags: pd.DataFrame, clip_ids: list[str], thresholds: np.ndarray | None = None,
+        cls, names: pd.DataFrame, tags: pd.DataFrame, clip_ids: list[str], thresholds: Thresholds,
         left_out: pd.DataFrame | None = None,
     ) -> "Tags":  # fmt: skip
         """Return tags with what is counted over all clips.
@@ -67,18 +69,18 @@ class Tags:
         tags : DataFrame
             clip_id, class, probability.
         clip_ids : list of str
-        thresholds : array, shape (K,), optional
-            None: the means, for the caller to choose by.
+        thresholds : callable
+            From the mean probability of each class over all clips, shape (K,), to its threshold.
         left_out : DataFrame, optional
         """
         tags = tags.sort_values(["clip_id", "class"], ignore_index=True)
         sums = np.bincount(tags["class"], tags.probability.to_numpy(np.float64), minlength=len(names))
         means = sums / max(1, len(clip_ids))
-        thresholds = means if thresholds is None else thresholds
-        given = tags.probability.to_numpy(np.float64) >= thresholds[tags["class"].to_numpy()]
+        threshold_K = thresholds(means)
+        given = tags.probability.to_numpy(np.float64) >= threshold_K[tags["class"].to_numpy()]
         counts = np.bincount(tags["class"][given], minlength=len(names))
         classes = pd.DataFrame(
-            {"name": names.name, "mid": names.mid, "mean": means, "threshold": thresholds, "clips": counts}
+            {"name": names.name, "mid": names.mid, "mean": means, "threshold": threshold_K, "clips": counts}
         )
         return cls(classes, tags, sorted(clip_ids), left_out_table([]) if left_out is None else left_out)
 

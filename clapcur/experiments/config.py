@@ -376,12 +376,11 @@ def _with_tower_of(experiment: Experiment, captioning: Captioning) -> Experiment
     """Return the experiment with a teacher that hears with the tower of a tagger, which stays as it is."""
     assert experiment.teacher is not None and experiment.teacher.model is not None and captioning.tagger is not None
     model = tower_of(captioning.tagger, experiment.teacher.model)
-    frozen_tower = {"frozen_towers": ("audio",), "model": None}
     return dataclasses.replace(
         experiment,
         checkpoint=AdoptConfig(source=captioning.tagger.source, model=model),
-        teacher=dataclasses.replace(experiment.teacher, **frozen_tower),  # type: ignore[arg-type]
-        student=dataclasses.replace(experiment.student, **frozen_tower),  # type: ignore[arg-type]
+        teacher=dataclasses.replace(experiment.teacher, frozen_towers=("audio",), model=None),
+        student=dataclasses.replace(experiment.student, frozen_towers=("audio",), model=None),
     )
 
 

@@ -1,7 +1,6 @@
 """The file that ``clapcur init`` writes: a short experiment, whose comments are the texts of the config's fields."""
 
 import textwrap
-from typing import Any
 
 from clapcur.config import describe
 from clapcur.experiments.captioning import Captioning
@@ -41,23 +40,20 @@ SHOWN = (  # (class, field, example, whether it is commented out)
     (TrainConfig, "num_examples", "25600", True),
     (Experiment, "soft_labels", "{form: cross_modal, beta: 0.7}", True),
 )
-BLOCKS: dict[type, tuple[str, Any]] = {  # classes that are a block of their own: its name, and whose text it has
-    Curation: ("curation", Experiment),
-    Captioning: ("captioning", Experiment),
-    TrainConfig: ("teacher", Experiment),
-}
+BLOCKS: dict[type, str] = {Curation: "curation", Captioning: "captioning", TrainConfig: "teacher"}
+# classes whose fields are in a block of their own: its name, which is a field of the experiment
 
 
 def text() -> str:
     """Return the file."""
     lines, block, is_block_optional = [HEAD], "", False
     for cls, field, example, is_optional in SHOWN:
-        name, owner = BLOCKS.get(cls, ("", None))
+        name = BLOCKS.get(cls, "")
         if name != block or not name:
             lines.append("")
         if name and name != block:
             is_block_optional = is_optional
-            lines += [*_comment(describe(owner)[name], ""), f"{'# ' if is_optional else ''}{name}:"]
+            lines += [*_comment(describe(Experiment)[name], ""), f"{'# ' if is_optional else ''}{name}:"]
         block, before = name, "" if not name else "#   " if is_block_optional else "  "
         lines += _comment(" ".join((describe(cls)[field], FORMS.get(field, ""))), before)
         lines.append(f"{before}{'# ' if is_optional and before != '#   ' else ''}{field}: {example}")

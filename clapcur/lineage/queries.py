@@ -5,7 +5,6 @@ sorted by clip id, so that row groups without the clip are never read.
 """
 
 import hashlib
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
@@ -232,7 +231,7 @@ def _pairs_of(home: Home, source: Artifact, role: str, held_out: frozenset[str])
 
 
 def _written(manifests: Iterable[Artifact]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return how each generated caption came about: way, tags of its clip, score and verdict."""
+    """Return how each generated caption came about: way, tags of its clip, and verdict."""
     from clapcur.data.generated import KEPT, is_generated, read_generated
 
     found: dict[tuple[str, str], dict[str, Any]] = {}
@@ -240,8 +239,7 @@ def _written(manifests: Iterable[Artifact]) -> dict[tuple[str, str], dict[str, A
         if is_generated(artifact):
             table = read_generated(artifact)
             for row in table[table.verdict.isin(KEPT)].to_dict("records"):
-                told = {name: row[name] for name in ("way", "tags", "score", "verdict")}
-                told["score"] = None if math.isnan(row["score"]) else row["score"]
+                told = {name: row[name] for name in ("way", "tags", "verdict")}
                 found[row["clip_id"], row["caption_id"]] = told | {"tags_from": artifact.record["inputs"]["tags"]}
     return found
 

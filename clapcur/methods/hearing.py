@@ -14,7 +14,6 @@ it is). English only: of a text in another language nothing is known.
 
 import csv
 import functools
-import hashlib
 import math
 import re
 from collections import Counter
@@ -79,8 +78,6 @@ class Hearing:
     bias: float
     weights: Mapping[str, float]
     # of stems, and of two of them with a space between
-    sha256: str = ""
-    # of the table that it was read from
 
     def score(self, text: str) -> float:
         """Return how much a text looks like one that describes a sound, in (0, 1)."""
@@ -104,10 +101,9 @@ def shipped() -> Hearing:
 
 def read_weights(path: Path) -> Hearing:
     """Read a classifier from its table: a column of words and one of weights."""
-    content = path.read_bytes()
-    rows = csv.DictReader(content.decode("utf-8").splitlines())
-    weights = {row["words"]: float(row["weight"]) for row in rows}
-    return Hearing(weights.pop(BIAS), weights, hashlib.sha256(content).hexdigest())
+    with open(path, newline="", encoding="utf-8") as file:
+        weights = {row["words"]: float(row["weight"]) for row in csv.DictReader(file)}
+    return Hearing(weights.pop(BIAS), weights)
 
 
 def write_weights(hearing: Hearing, path: Path) -> None:

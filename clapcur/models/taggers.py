@@ -8,11 +8,12 @@ Shapes: B batch, T samples, P patches, K classes.
 
 import csv
 import json
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from clapcur.models.formats.ledger import Ledger
 from clapcur.models.front_end import LogMel
 from clapcur.models.yamnet import Yamnet, patches
 
+T = TypeVar("T", bound="Tagger")
 DESCRIPTION = "tagger.json"
 CLASS_LISTS = ("class_map.csv", "yamnet_class_map.csv", "class_labels_indices.csv")
 """How lists of classes are called that come with taggers."""
@@ -82,7 +84,7 @@ class Vocabulary:
         )
 
 
-class Tagger(nn.Module):
+class Tagger(nn.Module, ABC):
     """A front end, a tower and a head with an output for each class."""
 
     FAMILY: ClassVar[str]
@@ -94,17 +96,27 @@ class Tagger(nn.Module):
         return self.front_end.config.sample_rate
 
     @property
+    @abstractmethod
     def num_classes(self) -> int:
         """Outputs of the head."""
-        raise NotImplementedError
 
+    @abstractmethod
     def probabilities(self, waveform_BT: Tensor) -> Tensor:
         """Return the probability of each class in a clip, shape (B, K)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def description(self) -> dict[str, Any]:
         """Return what is needed to build it again, beside the number of its classes."""
-        raise NotImplementedError
+
+
+def _filled(tagger: T, tensors: Mapping[str, Tensor], head: str, path: Path) -> T:
+    """Return a tagger with the weights of a file, in which the tower's names have no prefix."""
+    named = {name if name.startswith(head) else f"tower.{name}": value for name, value in tensors.items()}
+    try:
+        tagger.load_state_dict(named)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit a tagger of the family {tagger.FAMILY}: {error}") from None
+    return tagger.eval()
 
 
 class YamnetTagger(Tagger):
@@ -138,12 +150,7 @@ class YamnetTagger(Tagger):
                 f"{path} is no tagger: expected YAMNet's layers and its classifier, {', '.join(lacking)} is missing"
             )
         tagger = cls(len(tensors["classifier.weight"]), YamnetConfig(channels=len(tensors["layer1.conv.weight"])))
-        named = {name if name.startswith("classifier.") else f"tower.{name}": value for name, value in tensors.items()}
-        try:
-            tagger.load_state_dict(named)
-        except RuntimeError as error:
-            raise CheckpointError(f"{path} does not fit YAMNet: {error}") from None
-        return tagger.eval()
+        return _filled(tagger, tensors, "classifier.", path)
 
     @classmethod
     def load(cls, path: Path) -> "YamnetTagger":
@@ -232,12 +239,7 @@ class Cnn14Tagger(Tagger):
         front_end, _ = settle(heard, stored_filters(ledger, "", heard.n_fft), None)
         tagger = cls(len(tensors["fc_audioset.weight"]), widths[first], front_end)
         own = {name: value for name, value in tensors.items() if name not in ledger.ignored}
-        named = {name if name.startswith("fc_audioset.") else f"tower.{name}": value for name, value in own.items()}
-        try:
-            tagger.load_state_dict(named)
-        except RuntimeError as error:
-            raise CheckpointError(f"{path} does not fit PANNs' Cnn14: {error}") from None
-        return tagger.eval()
+        return _filled(tagger, own, "fc_audioset.", path)
 
     @property
     def num_classes(self) -> int:

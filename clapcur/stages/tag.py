@@ -138,12 +138,13 @@ def tag(inputs: Mapping[str, Artifact], config: TagConfig, work: Workspace) -> d
         names, found, clips, left_out, facts = _from_table(config, manifest)
     else:
         raise DataError("nobody tells the tags: give a tagger, a CLAP with class names, or a table")
-    plain = Tags.of(names, found, clips)
-    tags = Tags.of(names, found, clips, config.thresholds(plain.classes["mean"].to_numpy()), left_out)
+    tags = Tags.of(names, found, clips, config.thresholds, left_out)
     tags.write(work.path)
-    given = int(tags.classes.clips.sum())
-    tagged = len(tags.given(1))
-    counts = {"clips": len(clips), "tagged": tagged, "tags": given, "classes": int((tags.classes.clips > 0).sum())}
+    of_class = tags.classes.clips
+    counts = {
+        "clips": len(clips), "tagged": len(tags.given(1)), "tags": int(of_class.sum()),
+        "classes": int((of_class > 0).sum()),
+    }  # fmt: skip
     if len(left_out):
         counts["left_out"] = len(left_out)
     return {"counts": counts | facts.get("counts", {}), "metrics": facts.get("metrics", {})}

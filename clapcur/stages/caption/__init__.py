@@ -237,7 +237,7 @@ def _judged(
         )
         said = "; ".join(tag.name for tag in tags)
         rows += [
-            (clip, caption_id(text), text, config.way, said, tags[0].strength, np.nan, near, tag_similarity, verdict)
+            (clip, caption_id(text), text, config.way, said, tags[0].strength, near, tag_similarity, verdict)
             for text, near, verdict in zip(captions, similarity, verdicts, strict=True)
         ]
     return pd.DataFrame(rows, columns=GENERATED.names)

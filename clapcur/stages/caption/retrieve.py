@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clapcur.data.tags import Tag
-from clapcur.stages.caption.words import mentions, stems
+from clapcur.methods.hearing import stems
+from clapcur.stages.caption.words import mentions
 
 
 def retrieved(

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from clapcur.data.tags import Tag
-from clapcur.stages.caption.words import mentions, stems
+from clapcur.methods.hearing import stems
+from clapcur.stages.caption.words import mentions
 
 NOT_SAID = re.compile(r"\d|[\[\]{}()<>|_#*\\]|https?:")
 """Digits and brackets: 6 % of the captions of a public corpus held raw probabilities (Auto-ACD, issue 4)."""

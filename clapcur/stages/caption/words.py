@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterable
 
+from clapcur.methods.hearing import stems
+
 WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
-ENDINGS = ("ings", "ing", "ers", "er", "ies", "es", "ed", "s", "e", "y")  # taken off, longest first; ours
-SHORTEST_STEM = 3
 
 
 def synonyms(name: str) -> tuple[str, ...]:
@@ -16,19 +16,6 @@ def synonyms(name: str) -> tuple[str, ...]:
     parts = re.sub(r"\([^)]*\)", " ", name).split(",")
     found = dict.fromkeys(" ".join(part.lower().replace("_", " ").replace("/", " ").split()) for part in parts)
     return tuple(part for part in found if WORD.search(part)) or (name.lower(),)
-
-
-def stems(text: str) -> list[str]:
-    """Return the words of a text without their endings: bark, barks and barking are one. Crude, and ours."""
-    return [_stem(word) for word in WORD.findall(text.lower())]
-
-
-def _stem(word: str) -> str:
-    for ending in ENDINGS:
-        if word.endswith(ending) and len(word) - len(ending) >= SHORTEST_STEM:
-            word = word.removesuffix(ending)
-            break
-    return word[:-1] if len(word) > SHORTEST_STEM and word[-1] == word[-2] else word  # a letter that the ending doubled
 
 
 def mentions(caption_stems: Iterable[str], name: str) -> bool:

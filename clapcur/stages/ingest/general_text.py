@@ -8,9 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
-
-from clapcur.data.manifest import CLIPS, PAIRS, PLACES, caption_id, captions_table
+from clapcur.data.manifest import caption_id
 from clapcur.data.text_corpus import sentences
 from clapcur.errors import EmptySetError
 from clapcur.methods.hearing import Hearing, features, shipped
@@ -84,16 +82,6 @@ def sift(source: Path, rules: TextRules, hearing: Hearing | None = None) -> Sift
     if not found.kept:
         raise EmptySetError(_why_none(source, rules, found))
     return found
-
-
-def tables_of(found: Sifted) -> dict[str, pd.DataFrame]:
-    """Return the tables of a manifest that has these captions and no clips."""
-    return {
-        "clips": pd.DataFrame({name: pd.Series([], dtype="str") for name in CLIPS.names}),
-        "captions": captions_table(found.kept),
-        "pairs": pd.DataFrame({name: pd.Series([], dtype="str") for name in PAIRS.names}),
-        "locations": pd.DataFrame({name: pd.Series([], dtype="str") for name in PLACES.names}),
-    }
 
 
 def _judge(text: str, rules: TextRules, hearing: Hearing) -> tuple[str, float]:

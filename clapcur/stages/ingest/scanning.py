@@ -17,7 +17,7 @@ from clapcur.data.manifest import CLIPS, PAIRS, PLACES, QUARANTINE, Manifest, ca
 from clapcur.errors import ManifestError, printable
 from clapcur.stages.ingest.config import IngestConfig, TextRules
 from clapcur.stages.ingest.exclusion import Names, excluded
-from clapcur.stages.ingest.general_text import sift, tables_of
+from clapcur.stages.ingest.general_text import sift
 from clapcur.stages.ingest.probes import Answer, ProbeCache, probe_all
 from clapcur.stages.ingest.rows import Row
 from clapcur.stages.ingest.source import Source, read_source
@@ -144,7 +144,7 @@ def scan(
 def _scan_text(config: IngestConfig, rules: TextRules) -> Scan:
     """Return the captions of general text; of what is left out there are counts, and a few examples of each reason."""
     found = sift(Path(config.source), rules)
-    manifest = Manifest(**tables_of(found))
+    manifest = _manifest({}, set(found.kept))
     reasons = {name: number for name, number in sorted(found.counts.items()) if name != "kept"}
     examples = [
         (where, reason, f"{text[:200]} (score {score:.2f})" if score else text[:200])
