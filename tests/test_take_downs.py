@@ -24,7 +24,7 @@ from building import card, clips_table, manifest, write_tones
 from clapcur.data import champions
 from clapcur.data.forgotten import forgotten_names
 from clapcur.data.improvement_set import Changes
-from clapcur.data.manifest import Manifest
+from clapcur.data.manifest import Manifest, captions_table
 from clapcur.data.takedowns import why_tainted
 from clapcur.errors import DamagedArtifact, DataError, OutdatedError
 from clapcur.experiments.config import Experiment, experiment_from_file
@@ -368,6 +368,39 @@ def test_every_way_to_name_a_clip_holds_through_merged_and_landed_again(home, sa
         chosen = chain.make(home, "improvement_set", name, lambda work, name=name: paired(work, name), {"pool": merged})
         student = chain.make(home, "checkpoint", name, lambda work: {}, {"improvement_set": chosen})
         assert bool(why_tainted(home.store, student)) == (name not in left), name
+
+
+def test_tags_are_given_over_all_clips_of_a_pool_and_hold_each_of_them(home):
+    """A threshold is relative to the mean over the pool: the captions of others depend on a forgotten clip."""
+    from clapcur.stages.merge import STAGE as MERGE
+    from clapcur.stages.merge import MergeConfig
+
+    pool, pairs = write_table(home, "b", "c"), write_table(home, "p", "q")
+    caption = Stage("caption", "1", "manifest", lambda inputs, config, work: write_pair(work, "c"))
+    written = run(caption, {}, {"pool": pool}, home)
+    made = {
+        "searched": chain.make(home, "improvement_set", "ads", lambda work: paired(work, "c"), {"pool": pool}),
+        "generated": chain.make(
+            home, "improvement_set", "tagcap", lambda work: paired(work, "c"), {"pool": pool, "generated": written}
+        ),
+        "teacher": chain.make(home, "checkpoint", "t", lambda work: {}, {"teacher_pairs": written}),
+        "merged": chain.make(
+            home, "checkpoint", "m", lambda work: {},
+            {"teacher_pairs": run(MERGE, MergeConfig(), {"part00": written, "part01": pairs}, home)},
+        ),
+    }  # fmt: skip
+    assert {name: why_tainted(home.store, artifact) for name, artifact in made.items()} == dict.fromkeys(made, "")
+    bury(home, clip_id=ID["b"])  # which is in no pair
+    tainted = {name for name, artifact in made.items() if why_tainted(home.store, artifact)}
+    assert tainted == {"generated", "teacher", "merged"}
+
+
+def write_pair(work: Workspace, name: str) -> dict[str, Any]:
+    clips, texts = table([name]), captions_table(["a bell"])
+    pairs = pd.DataFrame({"clip_id": [ID[name]], "caption_id": texts.caption_id.tolist()}, dtype="str")
+    places = pd.DataFrame({"clip_id": [ID[name]], "path": [f"/{name}.wav"]}, dtype="str")
+    Manifest(clips, texts, pairs, places).write(work.path)
+    return {}
 
 
 def paired(work: Workspace, name: str) -> dict[str, Any]:

@@ -6,7 +6,8 @@ read out of records and tables in the store, each time anew. It follows every wa
 - the pairs of an Improvement-Set and of a replay, and the given pairs of a teacher, held-out ones too;
 - the single sounds that compositions are made of;
 - the model that embedded what a set was chosen from, and the one that a training started from or was taught by;
-- what people heard of a clip, where a threshold was calibrated on it, and a correction for hubs, measured on the pool;
+- what people heard of a clip, where a threshold was calibrated on it, a correction for hubs, measured on the pool, and
+  the tags behind generated captions, which are given relative to the mean over all clips of the pool;
 - the evaluation clips that chose the weights.
 
 Earlier versions of a pool, of its embeddings and of its sets are not followed: they saved work, and the result is the
@@ -104,11 +105,19 @@ class _Lineage:
         if kind in ("embeddings", "tags") or role in ("pool", "captions", "clips"):
             is_measured = role == "pool" and kind == "improvement_set" and config.get("hubness")
             found = self._listed_in(manifest) if is_measured else set()
-        elif role == "teacher_pairs":
-            found = self._paired(manifest.path, self._listed_in(manifest))
+        elif role in ("teacher_pairs", "generated"):
+            found = self._paired(manifest.path, self._listed_in(manifest)) | self._tagged_among(manifest)
         else:
             found = self._listed_in(manifest)
         return _told(found, f"the {role} {manifest.id}".replace("_", " "))
+
+    def _tagged_among(self, manifest: Artifact) -> Set[str]:
+        """Return the forgotten clips of the pools that the tags behind a manifest's captions were given over."""
+        record = manifest.record
+        if record["stage"] == "merge":
+            parts = (self._store.find(name) for name in record["inputs"].values())
+            return set().union(*(self._tagged_among(part) for part in parts))
+        return self._listed_in(self._store.find(record["inputs"]["pool"])) if record["stage"] == "caption" else set()
 
     def _in_set(
         self, folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str], is_written: bool
