@@ -166,6 +166,11 @@ def shared_data() -> Callable[[str], Path]:
     return find
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name bytes by their number: two workers must find one name for a test, whatever made the bytes."""
+    return f"{len(val)} bytes" if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files with the longest tests first: a worker that meets them last works alone at the end.
 
