@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from clapcur.data.class_names import prompts
 from clapcur.data.rows import GENERATED, Row
-from clapcur.errors import DataError
 from clapcur.experiments import preflight
 from clapcur.experiments.config import Experiment
 from clapcur.experiments.order import OrderEvaluation, PostTraining, warn_of_deaf_tower
@@ -60,6 +59,8 @@ def ingest_all(experiment: Experiment, campaign: Campaign) -> dict[str, Artifact
         if config is not None:
             name = config.landed_in
             manifests[role] = grow(name, campaign=campaign) if name else ingest(config, role, campaign)
+    if experiment.captioning is not None and experiment.captioning.tagger is not None:
+        adopt_tagger(experiment.captioning.tagger, campaign)  # one whose classes do not fit is known before a training
     if experiment.pairs is None:
         manifests["pairs"] = first_captions(experiment, manifests, campaign)
     if experiment.more_pairs or experiment.share_of_pairs < 1:
@@ -75,12 +76,26 @@ def ingest_all(experiment: Experiment, campaign: Campaign) -> dict[str, Artifact
 
 
 def first_captions(experiment: Experiment, manifests: Manifests, campaign: Campaign | None = None) -> Artifact:
-    """Return the pool with generated captions, as pairs for a teacher; no model says yet how near they are."""
-    settings = experiment.captioning
+    """Return the pool with generated captions, as pairs for a teacher.
+
+    No model says how near they are; where the checkpoint is the teacher and nobody else can tag, it tags.
+    """
+    settings, pool = experiment.captioning, manifests["pool"]
     assert settings is not None
-    tags = tagged(experiment, manifests["pool"], campaign)
-    inputs = {"pool": manifests["pool"], "tags": tags, "evaluation": manifests["evaluation"]}
-    return caption(settings.without_model(), inputs, "pairs", campaign)
+    heard = None
+    if settings.needs_teacher:
+        adopted = experiment.adopt(experiment.seeds[0])
+        assert adopted is not None  # an experiment without a tagger, a table or a checkpoint is refused
+        teacher = adopt(adopted, {}, campaign)
+        config, inputs = EmbedConfig(what="audio", num_crops=experiment.num_crops), {"manifest": pool}
+        heard = {
+            "checkpoint": teacher,
+            "audio_embeddings": embed(config, {"checkpoint": teacher, **inputs}, "pool", campaign),
+            "prompt_embeddings": embed_prompts(teacher, prompts(experiment.class_names, experiment.prompt), campaign),
+        }
+    tags = tagged(experiment, pool, campaign, heard)
+    given = {"pool": pool, "tags": tags, "evaluation": manifests["evaluation"]}
+    return caption(settings.without_model(), given, "pairs", campaign)
 
 
 def tagged(
@@ -106,8 +121,7 @@ def tagged(
     if settings.tagger is not None:
         inputs["tagger"] = adopt_tagger(settings.tagger, campaign)
     elif settings.needs_teacher:
-        if heard is None:
-            raise DataError("nobody can tag the pool before there is a teacher: give `captioning: {tagger: FILE}`")
+        assert heard is not None
         inputs |= heard
     return tag(config, inputs, "pool", campaign)
 

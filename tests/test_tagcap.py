@@ -1,5 +1,6 @@
 """TagCap: curation of generated captions, whole comparisons with and without pairs of one's own, and their lineage."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,17 +11,21 @@ import torch
 from building import PAPER_RULE, embeddings, manifest, write_tone, write_tones
 from curation_world import CLASSES, World
 from safetensors.torch import save_file
+from tiny_yamnet import SMALL
 from typer.testing import CliRunner
 
 from clapcur.cli import app
-from clapcur.data.generated import is_generated
+from clapcur.data.generated import is_generated, read_generated
 from clapcur.data.manifest import Manifest, caption_id
 from clapcur.data.report_table import ReportTable
 from clapcur.data.rows import GENERATED_ROWS, PAPER_ROWS, Row
+from clapcur.errors import CheckpointError, DataError
 from clapcur.experiments.config import experiment_from_file, starter
+from clapcur.experiments.preflight import check_config
 from clapcur.flows.compare import compare
 from clapcur.lineage import queries
 from clapcur.methods.thresholds import Threshold
+from clapcur.models.clap import Clap
 from clapcur.models.config import YamnetConfig
 from clapcur.models.taggers import YamnetTagger
 from clapcur.stages import curate as module
@@ -198,8 +203,6 @@ def test_a_folder_and_a_tagger_are_enough(tagger, tmp_path, monkeypatch):
     )  # fmt: skip
     assert experiment.pairs is None and experiment.checkpoint.source == str(tagger)
     assert experiment.teacher.frozen_towers == ("audio",) and experiment.checkpoint.model.audio.yamnet.channels == 4
-    import dataclasses
-
     tiny = {"num_examples": 16, "batch_size": 8, "num_workers": 1}
     text = dataclasses.replace(experiment.checkpoint.model.text, hidden_size=16, num_layers=1, vocab_size=60)
     model = dataclasses.replace(experiment.checkpoint.model, text=text, embedding_dim=16, window_s=1.0)
@@ -216,6 +219,63 @@ def test_a_folder_and_a_tagger_are_enough(tagger, tmp_path, monkeypatch):
     teacher = home.store.find(lines["teacher"].by_seed[0].checkpoint)
     assert is_generated(home.store.find(teacher.record["inputs"]["teacher_pairs"]))
     assert home.store.find(teacher.record["inputs"]["init"]).record["format"] == "yamnet"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_checkpoint_and_a_folder_are_enough(tmp_path, monkeypatch):
+    """Somebody else's CLAP tags the pool over the class names, and learns from what it is surest of."""
+    monkeypatch.setenv("CLAPCUR_HOME", str(tmp_path / "home"))
+    write_tones(tmp_path)
+    for index in range(12):
+        write_tone(tmp_path / f"pool/{index}.wav", 300 + 300 * index, seed=50 + index, duration_s=1.2)
+    texts = ["this is a sound of low hum", "this is a sound of high whistle"]
+    (tmp_path / "clap").mkdir()
+    Clap.create(SMALL, captions=texts, seed=0).save(tmp_path / "clap")
+    experiment = starter(
+        name="none", evaluation=tmp_path / "labelled.csv", class_names=tmp_path / "classes.txt",
+        pool=str(tmp_path / "pool"), checkpoint=str(tmp_path / "clap"),
+        rows=(Row(strategy="teacher"), Row.parse("tagcap+sl")),
+    )  # fmt: skip
+    brief = dataclasses.replace(experiment.student, num_examples=16, batch_size=8, num_workers=1)
+    report = compare.fn(dataclasses.replace(experiment, student=brief))
+    home = Home.open()
+    student = home.store.find(ReportTable.open(report).rows[1].by_seed[0].checkpoint)
+    teacher = home.store.find(student.record["inputs"]["init"])
+    assert teacher.record["stage"] == "adopt"
+    tags = [one for one in home.store.of_kind("tags")]
+    assert [one.record["inputs"]["checkpoint"] for one in tags] == [teacher.id], "it tagged once, for both uses"
+    given = read_generated(home.store.find(student.record["inputs"]["teacher_pairs"]))
+    assert set(given.tags) <= {"low hum", "high whistle", "low hum; high whistle", "high whistle; low hum"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("tagger: nowhere.safetensors", "there is no tagger .*nowhere.safetensors"),
+        ("tags: {table: nowhere.csv}", r"the table .*nowhere.csv \(table of the tags\) does not exist"),
+        ("captions: {ontology: nowhere.json}", "the ontology .*nowhere.json does not exist"),
+    ],
+)
+def test_files_that_are_not_there_are_told_before_a_teacher_is_trained(line, message, tmp_path):
+    """Tags are given, and captions written, after the teacher's training only."""
+    path = write_tones(tmp_path)
+    with_captioning(path, ["pool: pool", f"captioning: {{{line}}}"])
+    with pytest.raises((CheckpointError, DataError), match=message):
+        check_config(experiment_from_file(path))
+
+
+def test_a_tagger_whose_classes_do_not_fit_is_told_before_a_teacher_is_trained(tagger, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLAPCUR_HOME", str(tmp_path / "home"))
+    path = write_tones(tmp_path)
+    for index in range(3):
+        write_tone(tmp_path / f"pool/{index}.wav", 300 + 300 * index, seed=50 + index)
+    rows = (tagger.parent / "class_map.csv").read_text().splitlines()
+    (tagger.parent / "class_map.csv").write_text("\n".join(rows[:-1]))
+    with_captioning(path, ["pool: pool", "captioning: {tagger: tagger/yamnet.safetensors}", "rows: [teacher, tagcap]"])
+    with pytest.raises(CheckpointError, match="has 5 outputs and the list names 4 classes"):
+        compare.fn(experiment_from_file(path))
+    assert list(Home.open().store.of_kind("checkpoint")) == []
 
 
 def test_without_pairs_somebody_else_must_tag(tmp_path):

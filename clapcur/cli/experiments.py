@@ -119,16 +119,16 @@ def improve(
     """Make a better student from your sounds.
 
     The student is beside its teacher and the control, which is the teacher trained on for the same budget.
-    Give an experiment file, or the four paths --pairs, --pool, --classes and --evaluation; with --tagger captions are
-    generated, and --pairs may be left out.
+    Give an experiment file, or the four paths --pairs, --pool, --classes and --evaluation. With --tagger, or with a
+    --checkpoint that tags, --pairs may be left out: captions are generated for the pool.
     """
     given = {
         "--pairs": pairs, "--pool": pool, "--evaluation": evaluation, "--captions": captions, "--tagger": tagger
     }  # fmt: skip
     if config is not None and (any(given.values()) or checkpoint or classes):
         raise typer.BadParameter("give an experiment file or the paths, not both; the file names the paths")
-    needed = {"--pairs": pairs or tagger, "--classes": classes, "--evaluation": evaluation}
-    needed |= {"--pool": pool} if tagger else {}
+    needed = {"--pairs": pairs or tagger or checkpoint, "--classes": classes, "--evaluation": evaluation}
+    needed |= {} if pairs else {"--pool": pool}
     if config is None and (missing := [flag for flag, value in needed.items() if not value]):
         raise typer.BadParameter(f"give an experiment file, or {', '.join(missing)} as well")
     from clapcur.audio.addresses import is_url

@@ -273,11 +273,11 @@ def starter(
 ) -> Experiment:
     """Return the experiment of the common case: four paths and our defaults, with a teacher trained or given.
 
-    With a tagger captions are generated for the pool. Without pairs a teacher learns from these, and hears with the
-    tower of the tagger, where no checkpoint is given.
+    With a tagger, and without pairs, captions are generated for the pool. Without pairs and checkpoint a teacher learns
+    from these, and hears with the tower of the tagger; without a tagger the checkpoint tags, over the class names.
     """
     experiment = defaults()
-    captioning = None
+    captioning = Captioning() if pairs is None else None
     if tagger is not None:
         captioning = Captioning(tagger=TaggerConfig(source=_place(tagger, Path.cwd())))
         if pairs is None and checkpoint is None:

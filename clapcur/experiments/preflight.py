@@ -12,16 +12,18 @@ from clapcur.data.class_names import check_class_names
 from clapcur.data.manifest import Manifest
 from clapcur.data.rows import GENERATED, SEARCHED, ImprovementSetName
 from clapcur.errors import EmptySetError, ManifestError
+from clapcur.experiments.captioning import Captioning
 from clapcur.experiments.config import Experiment
 from clapcur.methods.contamination import LEAST_DIFFERENT, known_to_differ, overlap
 from clapcur.methods.thresholds import LEAST_SUPPORT, Threshold
 from clapcur.models.text import find_text_source
+from clapcur.stages import caption as caption_stage
+from clapcur.stages import tag as tag_stage
 from clapcur.stages.adopt import check_place
 from clapcur.stages.curate import Curation
 from clapcur.stages.embed import EmbedConfig
 from clapcur.stages.evaluate import label_index
 from clapcur.stages.report import ReportConfig, ReportRow
-from clapcur.stages.tagger import stage_for as tagger_stage_for
 from clapcur.store.artifacts import Artifact
 
 log = logging.getLogger("clapcur")
@@ -48,8 +50,8 @@ def check_config(experiment: Experiment) -> None:
     trainings = [training for training in (experiment.teacher, experiment.student) if training is not None]
     for training in trainings:
         pick_device(training.device)
-    if experiment.captioning is not None and experiment.captioning.tagger is not None:
-        tagger_stage_for(experiment.captioning.tagger)
+    if experiment.captioning is not None:
+        _check_captioning(experiment.captioning)
     if experiment.checkpoint is not None:
         check_place(experiment.checkpoint)
     elif experiment.teacher is not None and experiment.teacher.model is None:
@@ -59,6 +61,14 @@ def check_config(experiment: Experiment) -> None:
             find_text_source(training.model.text.source)
     if experiment.teacher and experiment.student.model not in (None, experiment.teacher.model):
         raise ValueError("a student has its teacher's model: leave `student: {model: ...}` out")
+
+
+def _check_captioning(captioning: Captioning) -> None:
+    """Refuse files that are not there: they are read after the first training only."""
+    tag_stage.stage_for(captioning.tags)
+    caption_stage.stage_for(captioning.captions)
+    if captioning.tagger is not None:
+        captioning.tagger.check_place()
 
 
 def check_manifests(experiment: Experiment, manifests: Mapping[str, Artifact]) -> None:

@@ -29,27 +29,27 @@ class TaggerConfig:
     pickled: bool = False
     """Read a pickle file that may run code; only for files from people you trust."""
 
-    def vocabulary(self) -> "Vocabulary":
-        """Return the names of the outputs; DataError where there is no such list."""
+    def check_place(self) -> "Vocabulary":
+        """Return the names of the outputs, where weights and names are there; the weights are not read.
+
+        Raises
+        ------
+        CheckpointError
+            There is no such file of weights.
+        DataError
+            Its outputs have no names.
+        """
         from clapcur.models.taggers import Vocabulary
 
-        return Vocabulary.read(Path(self.classes)) if self.classes else Vocabulary.beside(Path(self.source))
+        path = Path(self.source)
+        if not path.is_file():
+            raise CheckpointError(f"there is no tagger {path}; give the file of its weights")
+        return Vocabulary.read(Path(self.classes)) if self.classes else Vocabulary.beside(path)
 
 
 def stage_for(config: TaggerConfig) -> tuple[Stage, dict[str, Any]]:
-    """Return the stage that reads this tagger, and the config that names its artifact.
-
-    Raises
-    ------
-    CheckpointError
-        There is no such file.
-    DataError
-        Its outputs have no names.
-    """
-    path = Path(config.source)
-    if not path.is_file():
-        raise CheckpointError(f"there is no tagger {path}; give the file of its weights")
-    vocabulary = config.vocabulary()
+    """Return the stage that reads this tagger, and the config that names its artifact; raises as `check_place`."""
+    path, vocabulary = Path(config.source), config.check_place()
     identity = {"sha256": sha256_file(path), "names": vocabulary.names, "mids": vocabulary.mids}
 
     def compute(inputs: Mapping[str, Artifact], _: Any, work: Workspace) -> dict[str, Any]:
