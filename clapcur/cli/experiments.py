@@ -127,8 +127,9 @@ def improve(
     }  # fmt: skip
     if config is not None and (any(given.values()) or checkpoint or classes):
         raise typer.BadParameter("give an experiment file or the paths, not both; the file names the paths")
-    needed = {"--pairs": pairs or tagger or checkpoint, "--classes": classes, "--evaluation": evaluation}
-    needed |= {} if pairs else {"--pool": pool}
+    generated = pairs is None and (tagger is not None or checkpoint is not None)
+    needed = {"--pool": pool} if generated else {"--pairs": pairs}
+    needed |= {"--classes": classes, "--evaluation": evaluation}
     if config is None and (missing := [flag for flag, value in needed.items() if not value]):
         raise typer.BadParameter(f"give an experiment file, or {', '.join(missing)} as well")
     from clapcur.audio.addresses import is_url
