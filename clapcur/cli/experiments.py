@@ -128,8 +128,8 @@ def improve(
     if config is not None and (any(given.values()) or checkpoint or classes):
         raise typer.BadParameter("give an experiment file or the paths, not both; the file names the paths")
     generated = pairs is None and (tagger is not None or checkpoint is not None)
-    needed = {"--pool": pool} if generated else {"--pairs": pairs}
-    needed |= {"--classes": classes, "--evaluation": evaluation}
+    first = {"--pool": pool} if generated else {"--pairs": pairs}
+    needed = {**first, "--classes": classes, "--evaluation": evaluation}
     if config is None and (missing := [flag for flag, value in needed.items() if not value]):
         raise typer.BadParameter(f"give an experiment file, or {', '.join(missing)} as well")
     from clapcur.audio.addresses import is_url
