@@ -23,14 +23,17 @@ SMALL = ComposeConfig(duration_s=1.0, num_groups=40, num_held_out_groups=20, hel
 def write_sound(
     path: Path, frequency_hz: float, seed: int, duration_s: float = 0.6, level: float = 0.3, silence_s: float = 0.2
 ) -> Path:
-    """Write a tone in noise with silence around it; another seed is another recording."""
+    """Write a tone in noise with silence around it; another seed is another recording.
+
+    In 16-bit integers: into a file of floats libsndfile writes the time, so that no two are the same.
+    """
     rng = np.random.default_rng(seed)
     time_s = np.arange(int(duration_s * RATE)) / RATE
     wave = np.sin(2 * np.pi * frequency_hz * (1 + 0.02 * rng.standard_normal()) * time_s)
     sound = level * (wave + 0.05 * rng.standard_normal(len(time_s)))
     silence = np.zeros(int(silence_s * RATE))
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, np.concatenate([silence, sound, silence]), RATE, subtype="FLOAT")
+    soundfile.write(path, np.concatenate([silence, sound, silence]), RATE, subtype="PCM_16")
     return path
 
 

@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -164,6 +165,12 @@ def shared_data() -> Callable[[str], Path]:
         return SHARED / name
 
     return find
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C: a shell starts what runs in its background deaf to it, and so would be all that the tests start."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

@@ -230,7 +230,7 @@ def test_order_is_learned_on_recordings_that_were_never_heard(tmp_path):
     )  # fmt: skip
     order = OrderTraining(add_head=OrderHeadConfig(hidden_size=32), max_single_loss=1.0)
     config = dataclasses.replace(
-        ORDER, order=order, num_examples=48 * 120, batch_size=48, learning_rate=2e-3, num_evaluations=4,
+        ORDER, order=order, num_examples=48 * 240, batch_size=48, learning_rate=1e-3, num_evaluations=4,
         gradient_clip=5.0,
     )  # fmt: skip
     rows = [row for row in history(studio.run(config)) if "held_out_order" in row]
