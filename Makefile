@@ -30,10 +30,11 @@ test-all: test test-slow ## run all tests
 stress: $(INSTALLED) ## kill, damage and starve the whole chain, for instance ARGS="--seed 2" (under 15 minutes; docs/reliability.md)
 	@cd tests && ../$(BIN)/python -m stress $(ARGS)
 
-lint: $(INSTALLED) ## check style, format and spelling
+lint: $(INSTALLED) ## check style, format, spelling and docstrings
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/codespell
+	@$(BIN)/numpydoc lint --config . $$(find clapcur flows tasks -name '*.py')
 
 types: $(INSTALLED) ## check the types
 	@$(BIN)/mypy

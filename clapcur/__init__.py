@@ -1,4 +1,4 @@
-"""clapcur: a better audio-text model for your sounds, without labels, and every pair traceable.
+"""Clapcur: a better audio-text model for your sounds, without labels, and every pair traceable.
 
 The story, one stage a line; each stage turns artifacts into one new artifact whose name is the hash of everything
 that made it, so that the cache, the resume rule and the lineage are one thing::

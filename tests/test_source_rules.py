@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -215,6 +216,35 @@ def test_the_constraints_are_exact_versions_of_what_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
     assert {normal(re.split(r"[^\w.-]", requirement)[0]) for requirement in asked} - pinned == set()
+
+
+def test_functions_of_the_science_say_what_they_take():
+    """A reader who has to guess shapes and units uses them wrongly, and nothing fails."""
+    found = {
+        (module.name, function.name): ast.get_docstring(function) or ""
+        for module in read_modules().values()
+        if module.name.startswith(("clapcur.methods", "clapcur.models"))
+        for function in public_functions(module.tree)
+        if len(arguments_of(function)) >= 3
+    }
+    assert len(found) > 40
+    assert [name for name, text in found.items() if "Parameters" not in text] == []
+
+
+def public_functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
+    """Yield the functions and methods of a module whose names, and whose class's, begin with no underscore."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            if isinstance(node, ast.FunctionDef):
+                yield node
+            else:
+                yield from public_functions(node)
+
+
+def arguments_of(function: ast.FunctionDef) -> list[str]:
+    """Return the names of what a function is given."""
+    given = function.args
+    return [one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs) if one.arg not in ("self", "cls")]
 
 
 def test_no_test_imports_another():

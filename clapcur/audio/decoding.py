@@ -63,7 +63,7 @@ def open_audio(path: Path | str) -> FileIO:
 
 
 class _ForwardFile(soundfile.SoundFile):
-    """soundfile seeks after every block where it can, which is slow, and fails where the length is unknown."""
+    """A file that is read forward: seeking after every block is slow, and fails where the length is unknown."""
 
     def seekable(self) -> bool:
         return False

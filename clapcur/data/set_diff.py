@@ -63,9 +63,10 @@ def write_changes(before: ImprovementSet, parent: str, after: ImprovementSet, pa
 
     Parameters
     ----------
-    before, after : ImprovementSet
+    before : ImprovementSet
     parent : str
-        Id of the first.
+        Id of `before`.
+    after : ImprovementSet
     path : Path
         Of a Parquet table with the columns of a set and ``change``, which is added or removed.
     """

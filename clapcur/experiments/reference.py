@@ -1,4 +1,4 @@
-"""docs/config.md, made from the config classes: ``python -m clapcur.experiments.reference > docs/config.md``."""
+"""Writes docs/config.md, made from the config classes: ``python -m clapcur.experiments.reference > docs/config.md``."""
 
 import dataclasses
 import types

@@ -424,6 +424,17 @@ def near_duplicates_by(
     """Yield the near duplicates of teacher clips among evaluation clips, by sets that were curated against these.
 
     Such a set was made from the teacher's embeddings of both, and its config says what counts as the same sound.
+
+    Parameters
+    ----------
+    sets : iterable of Artifact
+        Improvement-Sets.
+    known : mapping of str to Artifact
+        Ancestors by id, as `ancestors` finds them; a set whose inputs are not among them is passed over.
+    evaluation_id : str
+        Id of the evaluation manifest.
+    clips : DataFrame
+        Clips table of the evaluation.
     """
     for made in sets:
         inputs, value = made.record["inputs"], made.record["config"].get("near_duplicate")

@@ -77,7 +77,18 @@ class Correction:
     def measure(
         cls, config: Hubness, audio_SD: NDArray[np.float32], text_MD: NDArray[np.float32], device: Device = None
     ) -> "Correction":
-        """Measure the offsets of captions over a sample of S clips, shape (S, D)."""
+        """Measure the offsets of captions over a sample of clips.
+
+        Parameters
+        ----------
+        config : Hubness
+        audio_SD : array, shape (S, D), float32
+            Unit embeddings of the sample of clips.
+        text_MD : array, shape (M, D), float32
+            Unit embeddings of the captions.
+        device : torch device, optional
+            Where similarities are computed.
+        """
         if config.method == "csls":
             text_offset_M = _mean_of_nearest(text_MD, audio_SD, config.neighbours, device) / np.float32(2)
             centre = float(_mean_of_nearest(audio_SD, text_MD, config.neighbours, device).mean() / 2)
@@ -99,6 +110,16 @@ def hub_statistics(
     audio_SD: NDArray[np.float32], text_MD: NDArray[np.float32], correction: Correction, k: int = 10
 ) -> dict[str, dict[str, float]]:
     """Tell how unevenly captions occur among the k nearest of each clip, before and after a correction.
+
+    Parameters
+    ----------
+    audio_SD : array, shape (S, D), float32
+        Unit embeddings of a sample of clips.
+    text_MD : array, shape (M, D), float32
+        Unit embeddings of the captions.
+    correction : Correction
+    k : int
+        Captions of a clip that count as near.
 
     Returns
     -------

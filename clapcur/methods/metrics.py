@@ -101,7 +101,10 @@ def _check_classes(predicted_N: Integers, label_N: Integers, num_classes: int) -
 
 
 def macro_accuracy(predicted_N: Integers, label_N: Integers, num_classes: int) -> float:
-    """Mean of the accuracies of the classes that have clips: every class counts alike."""
+    """Mean of the accuracies of the classes that have clips: every class counts alike.
+
+    Parameters and errors are those of `confusion_matrix`.
+    """
     return float(np.nanmean(per_class_accuracy(predicted_N, label_N, num_classes)))
 
 

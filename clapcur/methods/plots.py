@@ -192,6 +192,14 @@ def confusion_figure(
     """Draw a confusion matrix: rows are labels, columns predictions, colour the share of the row.
 
     Where there are too many classes, those that are confused the most.
+
+    Parameters
+    ----------
+    confusion : array, shape (K, K), int64
+        Clips by label and prediction.
+    class_names : sequence of K str
+    path : Path
+        The PNG to write.
     """
     counts = np.asarray(confusion)
     share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))

@@ -41,6 +41,15 @@ class Threshold:
 def precision_threshold(scores: NDArray[np.float32], agrees: NDArray[np.bool_], target: float) -> dict[str, float]:
     """Return the lowest similarity at or above which at least `target` of the scores agree.
 
+    Parameters
+    ----------
+    scores : array, shape (P,), float32
+        Similarities of pairs that were judged.
+    agrees : array, shape (P,), bool
+        Whether each pair is right.
+    target : float
+        Share of right pairs, 0 to 1.
+
     Returns
     -------
     dict

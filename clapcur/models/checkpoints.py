@@ -218,6 +218,14 @@ def refusal(model: Clap, format: str, ignore_int16: bool = False) -> str | None:
     """Return why a form of another project cannot hold a model, or return None.
 
     The tensors are written and read again in memory: what the reader makes of them is what the model would become.
+
+    Parameters
+    ----------
+    model : Clap
+    format : str
+        One of `FORMS`.
+    ignore_int16 : bool
+        Accept a form whose own code rounds waveforms to 16 bits first.
     """
     family, config = FORMS[format], model.config
     if config.audio.order_head is not None:

@@ -316,7 +316,15 @@ def check_fit(tagger: Tagger, vocabulary: Vocabulary) -> None:
 
 
 def save_tagger(tagger: Tagger, vocabulary: Vocabulary, folder: Path) -> None:
-    """Write a tagger and the names of its outputs; raises as `check_fit`."""
+    """Write a tagger and the names of its outputs; raises as `check_fit`.
+
+    Parameters
+    ----------
+    tagger : Tagger
+    vocabulary : Vocabulary
+    folder : Path
+        Exists already.
+    """
     check_fit(tagger, vocabulary)
     values = {"family": tagger.FAMILY, **tagger.description(), "names": vocabulary.names, "mids": vocabulary.mids}
     (folder / DESCRIPTION).write_text(json.dumps(values, indent=1) + "\n")

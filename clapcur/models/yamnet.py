@@ -128,7 +128,16 @@ def from_layer(tower: Yamnet, first: int) -> list[nn.Module]:
 
 
 def patches(logmel_BLM: Tensor, length: int = 96, hop: int = 48) -> Tensor:
-    """Cut frames into patches as published, shape (B, P, length, M); a rest that fills none is left out."""
+    """Cut frames into patches as published, shape (B, P, length, M); a rest that fills none is left out.
+
+    Parameters
+    ----------
+    logmel_BLM : Tensor, shape (B, L, M)
+    length : int
+        Frames of a patch.
+    hop : int
+        Frames between the starts of two patches.
+    """
     return (
         logmel_BLM.unfold(1, length, hop).transpose(2, 3)
         if logmel_BLM.shape[1] >= length

@@ -85,6 +85,16 @@ def spherical_k_means(
     """Return unit centres, shape (C, D), and the cluster of each row, shape (N,), by faiss' k-means.
 
     On a GPU where faiss sees one. The same seed gives the same clusters on the same machine.
+
+    Parameters
+    ----------
+    rows_ND : array, shape (N, D), float32
+        Unit rows.
+    num_clusters : int
+        C, at most N.
+    seed : int
+        Of the rows that the centres start from.
+    iterations : int
     """
     import faiss  # not loaded by those who search exactly
 

@@ -16,7 +16,21 @@ Rows = Tensor | NDArray[np.floating]
 def exact_cosine(
     audio_ND: Tensor, audio_P: Tensor, text_MD: Tensor, text_P: Tensor, offset_P: Tensor | None = None
 ) -> Tensor:
-    """Score pairs one by one: float64 sums, less an offset (float64) where there is one, rounded to float32."""
+    """Score pairs one by one: float64 sums, less an offset (float64) where there is one, rounded to float32.
+
+    Parameters
+    ----------
+    audio_ND : Tensor, shape (N, D)
+        Unit embeddings of clips.
+    audio_P : Tensor, shape (P,), int64
+        The clip of each pair.
+    text_MD : Tensor, shape (M, D)
+        Unit embeddings of captions.
+    text_P : Tensor, shape (P,), int64
+        The caption of each pair.
+    offset_P : Tensor, shape (P,), float64, optional
+        Taken off the similarity of each pair.
+    """
     similarity_P = audio_ND.new_empty(len(audio_P))
     at_once = SCORED_AT_ONCE.get(audio_ND.device.type, 2**22) // max(1, audio_ND.shape[1])
     for part in slices(len(audio_P), max(1, at_once)):
@@ -27,7 +41,15 @@ def exact_cosine(
 
 
 def load_rows(rows_ND: Rows, rows: slice, device: torch.device | str | None) -> Tensor:
-    """Return some rows of a table as float32 on the device, the CPU where none is named."""
+    """Return some rows of a table as float32 on the device.
+
+    Parameters
+    ----------
+    rows_ND : array or embeddings, shape (N, D)
+    rows : slice
+    device : torch device or str, optional
+        Default: the CPU.
+    """
     if isinstance(rows_ND, Tensor):
         return rows_ND.detach()[rows].to(device=device or "cpu", dtype=torch.float32)
     part = np.ascontiguousarray(rows_ND[rows], dtype=np.float32)

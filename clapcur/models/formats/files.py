@@ -171,7 +171,15 @@ def _first_line(head: bytes) -> str:
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, container: str | None) -> None:
-    """Write tensors as torch does, under `container` if it names one; with safetensors where the name ends so."""
+    """Write tensors as torch does, or with safetensors where the name of the file ends so.
+
+    Parameters
+    ----------
+    tensors : mapping of str to Tensor
+    path : Path
+    container : str or None
+        Key of torch's file below which the tensors are; None: they are the file.
+    """
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":

@@ -34,6 +34,14 @@ def settle(
 ) -> tuple[FrontEndConfig, Filters | None]:
     """Return the front end to hear with, and how the stored filters compare.
 
+    Parameters
+    ----------
+    published : FrontEndConfig
+        Of the family.
+    stored_FM : Tensor, shape (F, M), or None
+        Mel filters in the checkpoint.
+    choice : "from_config", "from_checkpoint" or None
+
     Raises
     ------
     CheckpointError
@@ -63,6 +71,15 @@ def settle(
 
 def stored_filters(ledger: Ledger, prefix: str, n_fft: int) -> Tensor | None:
     """Return the filters under torchlibrosa's names, and check that its STFT is the one that we compute.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        The tensors of the checkpoint.
+    prefix : str
+        Of the tower's names.
+    n_fft : int
+        Length of the window, in samples.
 
     Raises
     ------

@@ -118,7 +118,19 @@ class Ledger:
 
 
 def tower(text: TextConfig, encoder: Any, tokenizer: Any) -> TextTower:
-    """Put a text tower together; CheckpointError where encoder and tokenizer are not what the config says."""
+    """Put a text tower together.
+
+    Parameters
+    ----------
+    text : TextConfig
+    encoder : PreTrainedModel
+    tokenizer : PreTrainedTokenizer
+
+    Raises
+    ------
+    CheckpointError
+        Encoder and tokenizer are not what the config says.
+    """
     try:
         return TextTower(encoder, tokenizer, text.pooling, text.max_tokens, text.suffix)
     except ValueError as error:

@@ -76,6 +76,14 @@ def write_unused(config: AudioConfig, prefix: str, num_classes: int = 527) -> di
     """Return what strict loading asks for beside the tower: the AudioSet head as zeros, and what HTSAT computes.
 
     No embedding depends on the head.
+
+    Parameters
+    ----------
+    config : AudioConfig
+    prefix : str
+        Of the tower's names.
+    num_classes : int
+        Outputs of the head.
     """
     htsat, num_mels = config.htsat, config.front_end.num_mels
     if htsat is None:
