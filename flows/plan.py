@@ -1,117 +1,189 @@
-"""What a re-curation would do, before it is done."""
+"""What a flow would do, before it is done: its own steps, taken in a dry run."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from clapcur.data import champions
 from clapcur.data.manifest import Manifest
 from clapcur.experiments.config import Experiment
-from clapcur.flows.recurate import pool_name
-from clapcur.flows.steps import ingest_all, selecting
+from clapcur.flows.recurate import bring_up_to_date, pool_name
 from clapcur.lineage import pools
-from clapcur.stages.adopt import stage_for
-from clapcur.stages.embed import STAGE as EMBED
-from clapcur.stages.embed import EmbedConfig
-from clapcur.stages.train import STAGE as TRAIN
 from clapcur.store.artifacts import Artifact
-from clapcur.store.catalog import Campaign
+from clapcur.store.dry_run import dry_run
 from clapcur.store.home import Home
+from clapcur.store.records import label
+from clapcur.tasks.pool import grow
+
+CLIPS_OF = {"embed": "manifest", "tag": "manifest", "curate": "pool", "caption": "pool"}  # the role, by stage
+BEFORE = {"embed": "previous", "tag": "previous", "curate": "parent_pool"}  # what of these is taken over
+DONE = {
+    "embed": "embedded",
+    "tag": "heard",
+    "curate": "candidate_clips",
+    "caption": "pool_clips",
+}  # count in the record
 
 
-class Step(NamedTuple):
-    """One stage of the plan."""
+@dataclass(frozen=True)
+class Step:
+    """What is made by one stage for one part of the experiment, over all seeds."""
 
     what: str
+    """Such as ``train ads+sl`` or ``embed pool``."""
+    unit: str
+    """What is counted: examples, clips, captions, or results where nothing else is."""
     new: int
-    # clips to embed or to score, examples to train on
+    """How many are worked on."""
     reused: int
+    """How many are there already."""
     seconds: float | None
-    # as long as the last one took, by its size; None where there was none to go by
+    """As long as the last one like it took, by its size; None where there was none to go by."""
 
 
-def plan(experiment: Experiment) -> tuple[str, list[Step]]:
-    """Return whether `clapcur.flows.recurate` would go to work on this experiment now, and what it would cost.
+@dataclass(frozen=True)
+class Plan:
+    """What a flow would do."""
 
-    Nothing but the ingest of the tables is run, which costs a look at every file.
+    steps: tuple[Step, ...]
+    num_results: int
+    num_reused: int
+    due: str | None = None
+    """Of a re-curation: why it is time, empty where it is not; None for any other flow."""
 
-    Returns
-    -------
-    str
-        Why it is time to curate, empty where it is not.
-    list of Step
-        What would be done if it were; a student is trained where enough pairs change, which nobody knows before.
+    @property
+    def seconds(self) -> float:
+        """How long all of it takes, as far as it is known."""
+        return sum(step.seconds or 0.0 for step in self.steps)
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """The steps of which nobody knows how long they take."""
+        return tuple(step.what for step in self.steps if step.seconds is None)
+
+
+def plan(experiment: Experiment, flow: Callable[[Experiment], Any], due: str | None = None) -> Plan:
+    """Return what a flow would make of an experiment, and how long that takes.
+
+    Tables, sounds and checkpoints are read, so that what is wrong with them is told; nothing is trained, embedded or
+    scored.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    flow : callable
+        Such as ``clapcur.flows.compare.compare.fn``.
+    due : str, optional
+        Kept in the plan.
+    """
+    home, found = Home.open(), dict[str, list[Step]]()
+    with dry_run() as run:
+        flow(experiment)
+        rates = _Rates(home, experiment.name)
+        for artifact in run.asked.values():
+            step = _step(home, artifact, rates)
+            found.setdefault(step.what, []).append(step)
+    steps = tuple(_together(parts) for parts in found.values())
+    reused = sum(artifact.is_made for artifact in run.asked.values())
+    return Plan(steps, len(run.asked), reused, due)
+
+
+def plan_recuration(experiment: Experiment) -> Plan:
+    """Return what `clapcur.flows.recurate` would do where it is time for it, and whether it is.
+
+    A student is counted, though one is trained only where enough pairs change, which nobody knows before.
     """
     home, rules = Home.open(), experiment.on_landing
-    pool_name(experiment)
-    manifests = ingest_all(experiment, Campaign(experiment.name, "plan", "plan"))
-    news = pools.news(home, manifests["pool"], experiment.curate(rules.strategy))
+    news = pools.news(home, grow(pool_name(experiment)), experiment.curate(rules.strategy))
     outdated = champions.why_outdated(home.store, experiment.name)
-    why = news.due(rules.min_new_clips, rules.max_wait_hours) or outdated
-    seed = experiment.seeds[0]
-    training, teacher = experiment.train_teacher(seed), known_teacher(home, experiment, seed, manifests)
-    num_clips = len(Manifest.open(manifests["pool"]).clips)
-    known = _embedded(home, teacher, manifests["pool"], experiment.num_crops) if teacher else 0
-    to_score = num_clips if teacher is None or news.curated is None or news.gone_clips else news.new_clips
-    steps = [
-        Step("adopt teacher", 0 if teacher else 1, 1 if teacher else 0, None if teacher is None else 0.0)
-        if training is None
-        else Step("train teacher", 0, training.num_examples, 0.0)
-        if teacher
-        else Step("train teacher", training.num_examples, 0, _estimate(home, "train", training.num_examples)),
-        Step("embed pool", num_clips - known, known, _estimate(home, "embed", num_clips - known)),
-        Step(f"curate {rules.strategy}", to_score, num_clips - to_score, _estimate(home, "curate", to_score)),
-        Step(
-            f"train {rules.row.name}", experiment.student.num_examples, 0,
-            _estimate(home, "train", experiment.student.num_examples),
-        ),
-    ]  # fmt: skip
-    return why, steps
+    due = news.due(rules.min_new_clips, rules.max_wait_hours) or outdated
+    return plan(experiment, lambda one: bring_up_to_date(one, force=True), due)
 
 
-def known_teacher(home: Home, experiment: Experiment, seed: int, manifests: Mapping[str, Artifact]) -> Artifact | None:
-    """Return the teacher where it is there already, without making or reading one."""
-    adopted, training, inputs = (
-        experiment.adopt(seed),
-        experiment.train_teacher(seed),
-        {"teacher_pairs": manifests["pairs"]},
-    )
-    if adopted is not None:
-        stage, identity = stage_for(adopted)
-        checkpoint = home.store.get(stage.key(identity, inputs if adopted.needs_captions else {}))
-        if checkpoint is None or training is None:
-            return checkpoint
-        inputs["init"] = checkpoint
-    assert training is not None
-    return home.store.get(TRAIN.key(training, inputs | selecting(training, manifests)))
+def _step(home: Home, artifact: Artifact, rates: "_Rates") -> Step:
+    """Return one artifact as a step."""
+    record = artifact.record
+    size, unit = _size(home, record)
+    if artifact.is_made:
+        return Step(label(record), unit, 0, size, 0.0)
+    taken_over = _taken_over(home, record)
+    return Step(label(record), unit, size - taken_over, taken_over, rates.seconds(record, size - taken_over))
 
 
-def _embedded(home: Home, teacher: Artifact, pool: Artifact, num_crops: int) -> int:
-    """Return how many clips of the pool have rows of this teacher already."""
-    config = EmbedConfig(what="audio", num_crops=num_crops)
-    inputs = pools.with_earlier(home, EMBED, config, {"checkpoint": teacher, "manifest": pool})
-    if home.store.get(EMBED.key(config, inputs)):
-        return len(Manifest.open(pool).clips)
-    if "previous" not in inputs:
-        return 0
-    before = Manifest.open(home.store.find(inputs["previous"].record["inputs"]["manifest"])).clips.clip_id
-    return int(Manifest.open(pool).clips.clip_id.isin(set(before)).sum())
+def _together(parts: list[Step]) -> Step:
+    """Return the steps of several seeds as one."""
+    times = [part.seconds for part in parts if part.seconds is not None]
+    return Step(
+        parts[0].what, parts[0].unit, sum(part.new for part in parts), sum(part.reused for part in parts),
+        sum(times) if len(times) == len(parts) else None,
+    )  # fmt: skip
 
 
-def _estimate(home: Home, stage: str, size: int) -> float | None:
-    """Return how long a stage of this size takes, by the last one like it."""
-    if size == 0:
-        return 0.0
-    kinds = {"train": "checkpoint", "embed": "embeddings", "curate": "improvement_set"}
-    for artifact in reversed(list(home.store.of_kind(kinds[stage]))):
-        record = artifact.record
-        if record["stage"] == stage and (done := _size(stage, record)):
-            return size * float(record["finished"] - record["started"]) / done
-    return None
-
-
-def _size(stage: str, record: dict[str, Any]) -> int:
+def _size(home: Home, record: Mapping[str, Any]) -> tuple[int, str]:
+    """Return how much a stage works on, and in which unit."""
+    stage, config, inputs = record["stage"], record["config"], record["inputs"]
     if stage == "train":
-        return int(record["config"]["num_examples"])
+        return int(config["num_examples"]), "examples"
+    if stage == "embed" and config["what"] == "prompts":
+        return len(config["prompts"]), "prompts"
+    if stage in CLIPS_OF:
+        what = "captions" if config.get("what") == "captions" else "clips"
+        role = "teacher_pairs" if config.get("strategy") == "ds" else CLIPS_OF[stage]
+        return len(_ids(home, inputs[role], what)), what
+    return 1, "results"
+
+
+def _taken_over(home: Home, record: Mapping[str, Any]) -> int:
+    """Return how much of it an earlier result saves."""
+    stage, inputs = record["stage"], record["inputs"]
+    before = inputs.get(BEFORE.get(stage, ""))
+    if before is None:
+        return 0
+    now = _ids(home, inputs[CLIPS_OF[stage]], "clips")
     if stage == "curate":
-        return int(record["counts"].get("candidate_clips", 0))
-    return int(record["counts"].get("embedded", 0)) if record["config"]["what"] == "audio" else 0
+        earlier = _ids(home, before, "clips")
+        return 0 if earlier - now else len(earlier)  # of a pool that lost clips all pairs are scored again
+    return len(now & _ids(home, home.store.find(before).record["inputs"]["manifest"], "clips"))
+
+
+def _ids(home: Home, manifest: str, what: str) -> set[str]:
+    """Return the clips or captions of a manifest; of generated captions that are not there yet one for each clip."""
+    artifact = home.store.find(manifest)
+    while not artifact.is_made:
+        inputs = artifact.record["inputs"]
+        artifact, what = home.store.find(inputs.get("pool") or inputs["part00"]), "clips"
+    opened = Manifest.open(artifact)
+    return set(opened.captions.caption_id if what == "captions" else opened.clips.clip_id)
+
+
+class _Rates:
+    """How long stages take, by the last ones that ran in this home: those of the same experiment first."""
+
+    def __init__(self, home: Home, experiment: str) -> None:
+        self._last: dict[tuple[Any, ...], float] = {}
+        for artifact in home.store:
+            record = artifact.record
+            done = _amount_done(record)
+            if done:
+                seconds = float(record["finished"] - record["started"]) / done
+                self._last[self._kind(record)] = seconds
+                if (record.get("campaign") or {}).get("experiment") == experiment:
+                    self._last["own", *self._kind(record)] = seconds
+
+    def seconds(self, record: Mapping[str, Any], size: int) -> float | None:
+        """Return how long a stage takes for so much; None where none like it has run here."""
+        kind = self._kind(record)
+        rate = self._last.get(("own", *kind), self._last.get(kind))
+        return 0.0 if size == 0 else None if rate is None else rate * size
+
+    @staticmethod
+    def _kind(record: Mapping[str, Any]) -> tuple[Any, ...]:
+        config = record["config"]
+        return record["stage"], config.get("what"), bool(config.get("order")), str(config.get("frozen_towers"))
+
+
+def _amount_done(record: Mapping[str, Any]) -> int:
+    """Return how much a finished stage worked on."""
+    if record["stage"] == "train":
+        return int(record["config"]["num_examples"])
+    return int(record.get("counts", {}).get(DONE[record["stage"]], 0)) if record["stage"] in DONE else 1

@@ -81,10 +81,11 @@ def bring_up_to_date(experiment: Experiment, force: bool) -> Artifact:
     manifests = ingest_all(experiment, campaign)
     teacher = teacher_of(experiment, seed, manifests, campaign)
     sets = improvement_sets(experiment, manifests, teacher, seed, campaign)
-    share = share_changed(home, sets[rules.strategy], judged_sets(home, experiment.name))
+    chosen = sets[rules.strategy]
+    share = share_changed(home, chosen, judged_sets(home, experiment.name)) if chosen.is_made else None
     if share is not None and share < rules.min_changed and not (force or outdated):
         log.info("%.1f %% of the pairs changed, %.1f %% are worth a student", 100 * share, 100 * rules.min_changed)
-        return sets[rules.strategy]
+        return chosen
     challenger = student(experiment, row, seed, manifests, teacher, sets, campaign)
     champion = champions.standing(home.store, experiment.name).get("champion", teacher)
     if decided := champions.decision_that_holds(home.store, experiment.name, champion, challenger):
@@ -111,7 +112,8 @@ def bring_up_to_date(experiment: Experiment, force: bool) -> Artifact:
     report(
         ReportConfig(title=f"{experiment.name}, {campaign.name}", rows=rows, note=experiment.note), of_report, campaign
     )
-    log.info(Decision.open(decision).why)
+    if decision.is_made:
+        log.info(Decision.open(decision).why)
     return decision
 
 

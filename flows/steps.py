@@ -5,11 +5,13 @@ Inside a flow every stage of a step is a task of that flow; elsewhere the stages
 
 from collections.abc import Mapping
 
+from clapcur.config import from_dict
 from clapcur.data.class_names import prompts
 from clapcur.data.rows import GENERATED, Row
 from clapcur.experiments import preflight
 from clapcur.experiments.config import Experiment
 from clapcur.experiments.order import OrderEvaluation, PostTraining, warn_of_deaf_tower
+from clapcur.models.config import ClapConfig
 from clapcur.models.folder import read_config
 from clapcur.stages.audition import AuditionConfig
 from clapcur.stages.embed import EmbedConfig
@@ -66,7 +68,8 @@ def ingest_all(experiment: Experiment, campaign: Campaign) -> dict[str, Artifact
     if experiment.more_pairs or experiment.share_of_pairs < 1:
         parts = [manifests["pairs"], *(ingest(config, "pairs", campaign) for config in experiment.more_pairs)]
         manifests["pairs"] = merge(MergeConfig(share=experiment.share_of_pairs), parts, "pairs", campaign)
-    preflight.check_manifests(experiment, manifests)
+    if manifests["pairs"].is_made:
+        preflight.check_manifests(experiment, manifests)
     if experiment.single_sounds is not None:
         manifests["single_sounds"] = ingest(experiment.single_sounds, "single_sounds", campaign)
     if experiment.order is not None:
@@ -321,7 +324,7 @@ def post_trained(
         That the checkpoint becomes.
     campaign : Campaign, optional
     """
-    model = read_config(checkpoint.path / "config.json")
+    model = model_of(checkpoint)
     warn_of_deaf_tower(settings, model)
     composed = compose(settings.composing(model), sources, "training", campaign)
     places = {role: artifact for role, artifact in sources.items() if artifact.kind == "manifest"}
@@ -331,11 +334,21 @@ def post_trained(
     return checkpoint
 
 
+def model_of(checkpoint: Artifact) -> ClapConfig:
+    """Return the config of a checkpoint's model; where it is not made yet, of the model that it starts from."""
+    store = Home.open().store
+    while not checkpoint.is_made:
+        inputs, model = checkpoint.record["inputs"], checkpoint.record["config"].get("model")
+        if "init" not in inputs:
+            return from_dict(ClapConfig, model, where=checkpoint.id)
+        checkpoint = store.find(inputs["init"])
+    return read_config(checkpoint.path / "config.json")
+
+
 def order_scores(
     test: OrderEvaluation, checkpoint: Artifact, clips: Artifact, row: Row, seed: int, campaign: Campaign | None = None
 ) -> Artifact:
     """Put labelled single sounds together, and score what a checkpoint hears of their order."""
-    window_s = read_config(checkpoint.path / "config.json").window_s
-    composed = compose(test.composing(window_s), {"clips": clips}, "evaluation", campaign)
+    composed = compose(test.composing(model_of(checkpoint).window_s), {"clips": clips}, "evaluation", campaign)
     inputs = {"checkpoint": checkpoint, "compositions": composed, "clips": clips}
     return zste(ZsteConfig(prompt=test.prompt, seed=test.seed), inputs, row, seed, campaign)

@@ -16,5 +16,6 @@ def caption(
     """Generate captions for the clips of ``pool``, guided by its tags; `role` says what for."""
     stage, identity = stage_module.stage_for(config)
     artifact = run_stage(stage, identity, inputs, campaign, {"role": role})
-    stage_module.refresh_locations(artifact, inputs["pool"])
+    if artifact.is_made:
+        stage_module.refresh_locations(artifact, inputs["pool"])
     return artifact

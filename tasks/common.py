@@ -15,7 +15,7 @@ from prefect.utilities.urls import url_for
 
 from clapcur import tracking
 from clapcur.data.takedowns import check_clean
-from clapcur.store import runner
+from clapcur.store import dry_run, runner
 from clapcur.store.artifacts import Artifact, Spread, Stage, here
 from clapcur.store.catalog import Campaign
 from clapcur.store.home import Home
@@ -24,6 +24,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 SHAPED_BY_CLIPS = ("improvement_set", "compositions", "checkpoint")
 # kinds that are made again without a clip that was taken down
+READS = ("ingest", "pool", "merge", "adopt", "tagger")
+# stages that a dry run runs: they only read, and what a plan says depends on what they find
 WAITS_S = (5, 30, 120)  # together longer than a database takes to restart
 AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, ConnectionError)  # what it is when a server is not there
 
@@ -63,6 +65,8 @@ def run_stage(
 ) -> Artifact:  # fmt: skip
     """Run a stage in the home of this process and send its record to MLflow.
 
+    In a dry run it is only asked for, unless all it does is to read.
+
     Parameters
     ----------
     what : Stage
@@ -85,6 +89,9 @@ def run_stage(
     """
     home = Home.open()
     tags, key = {**tags, **flow_run_tags()}, what.key(config, inputs)
+    if dry := dry_run.current():
+        if what.name not in READS or not all(artifact.is_made for artifact in inputs.values()):
+            return dry.ask(home.store, key, tags)
 
     def check(is_written: bool) -> None:
         if what.kind in SHAPED_BY_CLIPS:

@@ -25,7 +25,7 @@ def gate(config: GateConfig, inputs: Mapping[str, Artifact], campaign: Campaign 
     home = Home.open()
     with champions.turn(home, config.dataset) as lease:
         for role in ("teacher", "champion", "challenger"):
-            if why := why_tainted(home.store, inputs[role]):
+            if inputs[role].is_made and (why := why_tainted(home.store, inputs[role])):
                 raise OutdatedError(f"the {role} {inputs[role].id} may not be champion: {why}; run the same again")
         now = champions.standing(home.store, config.dataset).get("champion", inputs["champion"])
         if now != inputs["champion"]:

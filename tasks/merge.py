@@ -13,5 +13,6 @@ def merge(config: MergeConfig, manifests: Sequence[Artifact], role: str, campaig
     """Make one manifest of several, or take a share of one."""
     inputs = {f"part{index:02d}": manifest for index, manifest in enumerate(manifests)}
     artifact = run_stage(STAGE, config, inputs, campaign, {"role": role})
-    refresh_locations(artifact, manifests)
+    if artifact.is_made:
+        refresh_locations(artifact, manifests)
     return artifact

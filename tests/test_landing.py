@@ -270,12 +270,12 @@ def test_one_landing_after_another(home, experiment, prefect, tmp_path):
     """Only what is new is embedded and scored, a repetition does nothing, and a forgotten clip is gone."""
     from clapcur.flows.forget import forget
     from clapcur.flows.land import land
-    from clapcur.flows.plan import plan
+    from clapcur.flows.plan import plan_recuration
     from clapcur.flows.recurate import recurate
 
     folder = tmp_path / "field"
     v1 = land(drop(folder, *range(100, 106)), "field")
-    assert {step.what: (step.new, step.reused) for step in plan(experiment)[1]}["embed pool"] == (6, 0)
+    assert {step.what: (step.new, step.reused) for step in plan_recuration(experiment).steps}["embed pool"] == (6, 0)
     first = recurate(experiment)
     assert first.kind == "decision" and recurate(experiment) == first
     assert land(IngestConfig(source=str(folder)), "field") == v1
@@ -283,9 +283,11 @@ def test_one_landing_after_another(home, experiment, prefect, tmp_path):
     v2 = land(drop(folder, 106), "field")
     assert recurate(experiment) == v2, "one new clip is too few"
     v3 = land(drop(folder, 107), "field")
-    why, steps = plan(experiment)
-    assert why == "2 new clips, 2 are enough"
-    assert {step.what: (step.new, step.reused) for step in steps}["embed pool"] == (2, 6)
+    planned = plan_recuration(experiment)
+    assert planned.due == "2 new clips, 2 are enough"
+    steps = {step.what: (step.new, step.reused) for step in planned.steps}
+    assert steps["embed pool"] == steps["curate du"] == (2, 6)
+    assert steps["train teacher"] == (0, experiment.teacher.num_examples), "the teacher is there already"
     second = recurate(experiment)
     assert second.kind == "decision" and second != first
     made = {kind: list(home.store.of_kind(kind)) for kind in ("embeddings", "improvement_set", "checkpoint")}

@@ -324,8 +324,7 @@ def test_a_take_down_that_changes_no_pair_still_finds_a_champion(begun, experime
         assert not judged.promoted, "it is as good as the champion, which heard a1 and b"
         one.do("forget a1")
         assert made_of(champions.standing(one.home.store, experiment.name)["champion"]) == {ID["p"], ID["q"]}
-        planned, _ = plan.plan(experiment)
-        assert "taken down" in planned
+        assert "taken down" in plan.plan_recuration(experiment).due
         one.settle()
         found = champions.standing(one.home.store, experiment.name)["champion"]
         assert {NAME[clip] for clip in made_of(found)} == {"p", "q", "b", "c"}

@@ -38,6 +38,7 @@ from clapcur.cli import (
     landing,
     looking,
     ordering,
+    planning,
     servers,
     stages,
     tracing,
@@ -52,14 +53,14 @@ ROOT = Path(__file__).resolve().parents[2]
 OURS = tuple(str(ROOT / package) + os.sep for package in ("clapcur", "flows", "tasks"))
 
 SECTIONS = {
-    "The whole job": ("demo", "init", "improve", "compare"),
+    "The whole job": ("demo", "init", "plan", "improve", "compare"),
     "Its stages": (
         "download", "captions", "ingest", "adopt", "train-teacher", "embed", "tag", "caption", "curate", "audition",
         "train-student", "evaluate", "post-train", "zste", "report",
     ),
     "Use a model": ("classify", "export"),
     "What made it": ("ls", "show", "trace", "impact", "pairs", "why"),
-    "New audio": ("up", "land", "watch", "plan", "recurate", "forget"),
+    "New audio": ("up", "land", "watch", "recurate", "forget"),
     "Upkeep": ("gc", "verify", "sync", "catalog"),
 }  # fmt: skip
 
@@ -172,7 +173,7 @@ COMMANDS = (
     ("up", servers.up, "clapcur up\n  clapcur up --prefect-port 4300 --no-gpu"),
     ("land", landing.land, "clapcur land recordings/2026-11 --pool field"),
     ("watch", landing.watch, "clapcur watch inbox/ --pool field"),
-    ("plan", landing.plan, "clapcur plan my-sounds.yaml"),
+    ("plan", planning.plan, "clapcur plan my-sounds.yaml"),
     ("recurate", landing.recurate, "clapcur recurate my-sounds.yaml"),
     ("forget", landing.forget, 'clapcur forget 9f3a01 recordings/voice.wav --reason "asked on 3 May"'),
 )

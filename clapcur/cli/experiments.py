@@ -17,6 +17,7 @@ from clapcur.cli.console import (
     show,
     working,
 )
+from clapcur.cli.planning import DryRunOption, show_dry_run
 from clapcur.data.rows import ImprovementSetName, Row
 from clapcur.errors import DataError
 from clapcur.store.artifacts import Artifact
@@ -113,6 +114,7 @@ def improve(
         bool, typer.Option("--soft-labels/--hard-labels", help="Soften the student's targets.")
     ] = True,
     seeds: Annotated[str, typer.Option(help="Such as 0,1,2; default: those of the config, or 0.")] = "",
+    dry_run: DryRunOption = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -151,6 +153,8 @@ def improve(
         )  # fmt: skip
     experiment = with_seeds(experiment, seeds)
     where = open_home(home)
+    if dry_run:
+        return show_dry_run("improve", experiment, as_json, strategy=strategy, soft_labels=soft_labels)
     with working():
         from clapcur.flows.improve import improve as flow
 
@@ -170,6 +174,7 @@ def compare(
         str,
         typer.Option(help="Such as du,ads (with and without soft labels) or ads+sl; default: all rows of the config."),
     ] = "",
+    dry_run: DryRunOption = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -195,6 +200,8 @@ def compare(
     if strategies:
         experiment = replace(experiment, rows=chosen_rows(experiment.rows, strategies))
     where = open_home(home)
+    if dry_run:
+        return show_dry_run("compare", experiment, as_json)
     with working():
         from clapcur.flows.compare import compare as flow
 

@@ -1,4 +1,4 @@
-"""The commands around new audio and audio that must go: land, watch, plan, recurate and forget."""
+"""The commands around new audio and audio that must go: land, watch, recurate and forget."""
 
 import csv
 import os
@@ -21,6 +21,7 @@ from clapcur.cli.console import (
     show_quarantine,
     working,
 )
+from clapcur.cli.planning import DryRunOption, show_dry_run
 from clapcur.errors import DataError
 from clapcur.store.artifacts import Artifact
 
@@ -119,37 +120,10 @@ def watch(
         time.sleep(every)
 
 
-def plan(config: Config, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Show what a re-curation would compute and cost.
-
-    Which clips would be embedded and scored, which are reused, what would be trained, and how long it takes by the last
-    run of its kind.
-    """
-    from clapcur.experiments.config import experiment_from_file
-
-    experiment = experiment_from_file(config)
-    open_home(home)
-    with working():
-        from clapcur.flows.plan import plan as make_plan
-
-        why, steps = make_plan(experiment)
-    if as_json:
-        print_json({"due": why, "steps": [step._asdict() for step in steps]})
-        return
-    rows = [(step.what, f"{step.new:,}", f"{step.reused:,}", _duration(step.seconds)) for step in steps]
-    show(columns_table(("", "new", "reused", "about"), rows, right=("new", "reused", "about")))
-    show(f"It is time: {why}." if why else "It is not time yet; `clapcur recurate --force` starts it all the same.")
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown"
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-
-
 def recurate(
     config: Config,
     force: Annotated[bool, typer.Option("--force", help="Do not wait for more clips or more changed pairs.")] = False,
+    dry_run: DryRunOption = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -163,6 +137,8 @@ def recurate(
 
     experiment = experiment_from_file(config)
     where = open_home(home)
+    if dry_run:
+        return show_dry_run("recurate", experiment, as_json)
     from clapcur.cli.experiments import run_flow
     from clapcur.lineage import pools
 

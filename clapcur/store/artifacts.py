@@ -21,8 +21,10 @@ import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from clapcur.config import canonical, canonical_json, signature
@@ -66,9 +68,17 @@ class Artifact:
         return Path(self.uri)
 
     @property
+    def is_made(self) -> bool:
+        """Whether the artifact is in the store; in a dry run some are not (`clapcur.store.dry_run`)."""
+        return True
+
+    @property
     def record(self) -> dict[str, Any]:
         """The content of ``record.json``."""
         return read_record(self.path)
+
+
+PLANNED: ContextVar[Mapping[str, Artifact]] = ContextVar("planned", default=MappingProxyType({}))  # of a dry run
 
 
 @dataclass(frozen=True)
@@ -401,6 +411,8 @@ class Store:
         """
         if len(artifact_id) < 4:
             raise ArtifactError(f"an artifact id has 12 digits, 4 at least are needed to find one, got {artifact_id!r}")
+        if artifact_id in PLANNED.get():
+            return PLANNED.get()[artifact_id]
         found = [path.parent for path in self.root.glob(f"*/{artifact_id}*/{RECORD}")]
         if len(found) != 1:
             names = ", ".join(f"{path.parent.name} {path.name}" for path in found) or "none"

@@ -1,0 +1,85 @@
+"""What a long command would do: `plan`, and the option --dry-run of those that train."""
+
+from dataclasses import asdict
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clapcur.cli.console import HomeOption, JsonOption, columns_table, open_home, print_json, show, working
+
+if TYPE_CHECKING:
+    from clapcur.experiments.config import Experiment
+    from clapcur.flows.plan import Plan
+
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would be made, reused and how long it takes; train nothing.")
+]
+
+
+def plan(
+    config: Annotated[Path, typer.Argument(help="An experiment as YAML.", show_default=False)],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what an experiment would compute and cost.
+
+    What would be trained, embedded, tagged and curated, what is there already, and how long the rest takes by the last
+    runs on this machine. Tables, sounds and checkpoints are read, so that what is wrong with them is told. The rows are
+    those of `compare`; with a pool that has a name (`pool: pool:NAME`) it is the next re-curation.
+    """
+    from clapcur.experiments.config import experiment_from_file
+
+    experiment = experiment_from_file(config)
+    open_home(home)
+    is_landed = experiment.pool is not None and experiment.pool.landed_in is not None
+    show_dry_run("recurate" if is_landed else "compare", experiment, as_json)
+
+
+def show_dry_run(name: str, experiment: "Experiment", as_json: bool, **options: Any) -> None:
+    """Print what the flow of this name would do of an experiment, with the flow's own options."""
+    with working():
+        from clapcur.flows import plan as plans
+
+        if name == "recurate":
+            made = plans.plan_recuration(experiment)
+        else:
+            flow = getattr(import_module(f"clapcur.flows.{name}"), name)
+            made = plans.plan(experiment, partial(flow.fn, **options))
+    show_plan(made, as_json)
+
+
+def show_plan(made: "Plan", as_json: bool) -> None:
+    """Print what would be done, and how long it takes; or one line of JSON."""
+    if as_json:
+        facts = {"results": made.num_results, "reused": made.num_reused, "seconds": made.seconds, "due": made.due}
+        print_json({**facts, "unknown": made.unknown, "steps": [asdict(step) for step in made.steps]})
+        return
+    rows = [
+        (step.what, f"{step.new:,}" if step.new else "-", f"{step.reused:,}" if step.reused else "-", step.unit,
+         _duration(step.seconds))
+        for step in made.steps
+    ]  # fmt: skip
+    show(columns_table(("", "new", "reused", "of", "about"), rows, right=("new", "reused", "about")))
+    show(f"{made.num_reused:,} of {made.num_results:,} results are there already.{_time_left(made)}")
+    if made.due is not None:
+        now = f"It is time: {made.due}."
+        show(now if made.due else "It is not time yet; `clapcur recurate --force` starts it all the same.")
+
+
+def _time_left(made: "Plan") -> str:
+    """Return how long the rest takes, and of how much of it nobody knows."""
+    if made.num_reused == made.num_results:
+        return ""
+    if len(made.unknown) == sum(step.new > 0 for step in made.steps):
+        return " Nothing like the others has run in this home yet, so that no time is known."
+    said = f" The others take about {_duration(made.seconds)} by the last runs in this home"
+    return f"{said}, beside {len(made.unknown)} steps that have not run in it yet." if made.unknown else f"{said}."
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
