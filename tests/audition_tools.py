@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import building
 import numpy as np
 import pandas as pd
 import pytest
-from building import clips_table, manifest, write_tone
 
+from clapcur import testing as building
 from clapcur.data.improvement_set import SCHEMA
 from clapcur.data.manifest import caption_id
 from clapcur.stages.audition import STAGE, AuditionConfig, audition_inputs
 from clapcur.store.artifacts import Artifact, Stage, Store
+from clapcur.testing import clips_table, manifest, write_tone
 
 CLASSES = {"dog": "a dog barks", "rain": "rain falls", "bell": 'a <b>bell</b> rings & "fades", far away'}
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from building import card
 
 from clapcur.data.decision import Decision
 from clapcur.data.manifest import CLIPS, captions_table
@@ -14,6 +13,7 @@ from clapcur.store.artifacts import Artifact, Stage, Workspace
 from clapcur.store.catalog import Campaign
 from clapcur.store.home import Home
 from clapcur.store.runner import run
+from clapcur.testing import card
 
 CAMPAIGN = Campaign("esc50", "compare esc50", "c" * 64)
 FIRST_MS = 1_800_000_000_000  # of a training's history

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import soundfile
-from building import clips_table, commit, manifest
 
 from clapcur.data.improvement_set import SCHEMA, ImprovementSetWriter
 from clapcur.data.manifest import caption_id
 from clapcur.stages.compose import STAGE, ComposeConfig, compose
 from clapcur.store.artifacts import Artifact, Store, sha256_file
+from clapcur.testing import clips_table, commit, manifest
 
 RATE = 16_000
 CLASSES = {"bell": 2500.0, "dog": 600.0, "engine": 90.0, "whistle": 5000.0}  # Hz

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from building import PAPER_RULE, clips_table, embeddings, manifest
 
 from clapcur.data.manifest import caption_id
 from clapcur.stages import curate as module
 from clapcur.stages.curate import CurateConfig, curate
 from clapcur.store.artifacts import Store
+from clapcur.testing import PAPER_RULE, clips_table, embeddings, manifest
 
 CLASSES = ("dog", "rain", "siren")
 

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from building import write_tone
-
 from clapcur.stages.ingest import IngestConfig, Scan, refresh_locations, scan, stage_for
 from clapcur.store.artifacts import Artifact, Store
+from clapcur.testing import write_tone
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[object]], delimiter: str = ",") -> Path:

@@ -8,8 +8,9 @@ import sys
 from contextlib import suppress
 
 import psutil
-from building import write_tone, write_tones
 from running_servers import client_of, outside_of_tests, start, wait_until
+
+from clapcur.testing import write_tone, write_tones
 
 
 def said(home, *arguments):

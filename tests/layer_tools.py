@@ -22,9 +22,10 @@ FOLDERS = (
 
 
 SHIMS = ("contamination", "serving")  # old names that outlive a release: what was saved with them finds what has moved
+ABOVE = (*SHIMS, "testing")  # modules above all folders; testing makes small artifacts for the tests of any of them
 
 
-BASE = tuple(sorted({path.stem for path in (ROOT / "clapcur").glob("[!_]*.py")} - {*SHIMS}))  # below every folder
+BASE = tuple(sorted({path.stem for path in (ROOT / "clapcur").glob("[!_]*.py")} - {*ABOVE}))  # below every folder
 
 
 LAYERS = ("base", *FOLDERS)
@@ -35,6 +36,6 @@ def layer_of(name: str) -> str | None:
     parts = name.split(".")
     if name == "clapcur.__version__" or (parts[1:] and parts[1] in BASE):
         return "base"
-    if parts[1:] and parts[1] in SHIMS:
+    if parts[1:] and parts[1] in ABOVE:
         return LAYERS[-1]
     return parts[1] if parts[1:] and parts[1] in FOLDERS else None

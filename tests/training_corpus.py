@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import torch
-from building import clips_table, commit, manifest, write_tone
 from safetensors.torch import load_file
 
 from clapcur.data.improvement_set import SCHEMA, ImprovementSetWriter
@@ -14,6 +13,7 @@ from clapcur.data.manifest import caption_id
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
 from clapcur.stages.train import STAGE, TrainConfig, train
 from clapcur.store.artifacts import Store
+from clapcur.testing import clips_table, commit, manifest, write_tone
 
 TONES = {"low tone": 200.0, "middle tone": 800.0, "high tone": 3200.0}
 
