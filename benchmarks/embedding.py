@@ -283,7 +283,7 @@ def main() -> None:
         config = EmbedConfig(
             what="audio", batch_size=options.batch, device=str(device), precision=options.precision
         )  # fmt: skip
-        metrics = runner.run(STAGE, config, inputs, home).record["metrics"]
+        metrics = runner.run(STAGE, config, inputs, home).record.metrics
         ours = told("`embed`, the stage from files to shards", metrics["rows_per_s"])
         reference = Reference(build_model(captions).to(device), device)
         reference.embed_audio(paths[:4], 4)

@@ -88,7 +88,7 @@ def main() -> None:
         )
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             report = compare(experiment)
-        for role, scores in report.record["inputs"].items():
+        for role, scores in report.record.inputs.items():
             path = Home.open().store.folder("scores", scores) / "predictions.parquet"
             predictions[role.split(".")[1]].append(pd.read_parquet(path))
         print(f"fold {fold}: report {report.id}", file=sys.stderr, flush=True)

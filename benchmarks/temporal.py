@@ -162,10 +162,10 @@ def run(arguments: argparse.Namespace) -> Iterator[dict[str, object]]:
             for name in arguments.rows:
                 checkpoint = checkpoints[start]
                 if name != "before":
-                    own = checkpoint.record["inputs"]
+                    own = checkpoint.record.inputs
                     sources = sources_of(home, manifests["composed"].id)
                     if name.endswith("curated"):
-                        sources = sources_of(home, checkpoints["ads+sl"].record["inputs"]["improvement_set"])
+                        sources = sources_of(home, checkpoints["ads+sl"].record.inputs["improvement_set"])
                     settings = settings_of(name, arguments.steps, arguments.groups, seed)
                     replay = replay_of(home, own.get("improvement_set", own["teacher_pairs"]))
                     replay = {} if name.endswith("without replay") else replay

@@ -7,6 +7,7 @@ For the tests of a stage or a strategy of one's own, as for ours::
     rows = embeddings(store, "pool rows", ["a", "b"], [[1, 0], [0, 1]], what="audio")
 """
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +27,8 @@ from clapcur.data.rows import PAPER_ROWS, Row
 from clapcur.data.scores import NOT_ON_RECORD, ZERO_SHOT, Contamination
 from clapcur.experiments.config import CURATION_FIELDS, Experiment
 from clapcur.methods.thresholds import Threshold
-from clapcur.store.artifacts import LOCATIONS, Artifact, Stage, Store, Workspace
+from clapcur.store.artifacts import LOCATIONS, Artifact, Stage, Store, Workspace, write_atomic
+from clapcur.store.record import RECORD, Record
 
 
 def commit(store: Store, kind: str, name: str, write: Any, inputs: Mapping[str, Artifact] | None = None) -> Artifact:
@@ -41,6 +43,18 @@ def commit(store: Store, kind: str, name: str, write: Any, inputs: Mapping[str, 
         return found
     work = store.open(key)
     return store.commit(work, {"counts": {}, "metrics": {}, **compute(inputs or {}, None, work)}, time.time())
+
+
+def record(kind: str = "manifest", **said: Any) -> Record:
+    """Return a record that says little more than what is given; what no record has a field for becomes its facts."""
+    known = {"id": "0" * 12, "key_sha256": "0" * 64, "stage": kind, "version": "1", "config": {}, "inputs": {}}
+    return Record.of({"kind": kind, **known, **said})
+
+
+def rewrite_record(artifact: Artifact, **changes: Any) -> None:
+    """Change what an artifact's record says; as in records of an older version there is no digest then."""
+    said = json.dumps({**artifact.record.to_dict(), **changes})
+    write_atomic(artifact.path / RECORD, said)
 
 
 def clips_table(clip_ids: Sequence[str], **columns: Sequence[Any]) -> pd.DataFrame:

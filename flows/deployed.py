@@ -240,7 +240,7 @@ def evaluate(
     """Score a checkpoint zero-shot on the labelled clips of an experiment."""
     experiment = load(config)
     scored = artifact(checkpoint, "checkpoint")
-    row, seed = Row.of(scored.record), int(scored.record.get("tags", {}).get("seed", 0))
+    row, seed = Row.of(scored.record), int(scored.record.tags.get("seed", 0))
     manifests = {"evaluation": ingest(experiment.evaluation, "evaluation", campaign(experiment))}
     return done(steps.score(experiment, row, seed, manifests, scored, campaign(experiment)))
 

@@ -75,5 +75,5 @@ def _clips_or_set(home: Home, name: str) -> Artifact:
 
 
 def _manifests_of(home: Home, chosen: Artifact, roles: tuple[str, ...]) -> dict[str, Artifact]:
-    inputs = chosen.record["inputs"]
+    inputs = chosen.record.inputs
     return {role: find(home, inputs[role], "manifest") for role in roles if role in inputs}

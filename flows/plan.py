@@ -1,6 +1,6 @@
 """What a flow would do, before it is done: its own steps, taken in a dry run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ from clapcur.lineage import pools
 from clapcur.store.artifacts import Artifact
 from clapcur.store.dry_run import dry_run
 from clapcur.store.home import Home
-from clapcur.store.records import label
+from clapcur.store.readable import label
+from clapcur.store.record import Record
 from clapcur.tasks.pool import grow
 
 CLIPS_OF = {"embed": "manifest", "tag": "manifest", "curate": "pool", "caption": "pool"}  # the role, by stage
@@ -119,9 +120,9 @@ def _together(parts: list[Step]) -> Step:
     )  # fmt: skip
 
 
-def _size(home: Home, record: Mapping[str, Any]) -> tuple[int, str]:
+def _size(home: Home, record: Record) -> tuple[int, str]:
     """Return how much a stage works on, and in which unit."""
-    stage, config, inputs = record["stage"], record["config"], record["inputs"]
+    stage, config, inputs = record.stage, record.config, record.inputs
     if stage == "train":
         return int(config["num_examples"]), "examples"
     if stage == "embed" and config["what"] == "prompts":
@@ -133,9 +134,9 @@ def _size(home: Home, record: Mapping[str, Any]) -> tuple[int, str]:
     return 1, "results"
 
 
-def _taken_over(home: Home, record: Mapping[str, Any]) -> int:
+def _taken_over(home: Home, record: Record) -> int:
     """Return how much of it an earlier result saves."""
-    stage, inputs = record["stage"], record["inputs"]
+    stage, inputs = record.stage, record.inputs
     before = inputs.get(BEFORE.get(stage, ""))
     if before is None:
         return 0
@@ -143,14 +144,14 @@ def _taken_over(home: Home, record: Mapping[str, Any]) -> int:
     if stage == "curate":
         earlier = _ids(home, before, "clips")
         return 0 if earlier - now else len(earlier)  # of a pool that lost clips all pairs are scored again
-    return len(now & _ids(home, home.store.find(before).record["inputs"]["manifest"], "clips"))
+    return len(now & _ids(home, home.store.find(before).record.inputs["manifest"], "clips"))
 
 
 def _ids(home: Home, manifest: str, what: str) -> set[str]:
     """Return the clips or captions of a manifest; of generated captions that are not there yet one for each clip."""
     artifact = home.store.find(manifest)
     while not artifact.is_made:
-        inputs = artifact.record["inputs"]
+        inputs = artifact.record.inputs
         artifact, what = home.store.find(inputs.get("pool") or inputs["part00"]), "clips"
     opened = Manifest.open(artifact)
     return set(opened.captions.caption_id if what == "captions" else opened.clips.clip_id)
@@ -165,25 +166,25 @@ class _Rates:
             record = artifact.record
             done = _amount_done(record)
             if done:
-                seconds = float(record["finished"] - record["started"]) / done
+                seconds = record.seconds / done
                 self._last[self._kind(record)] = seconds
-                if (record.get("campaign") or {}).get("experiment") == experiment:
+                if record.experiment == experiment:
                     self._last["own", *self._kind(record)] = seconds
 
-    def seconds(self, record: Mapping[str, Any], size: int) -> float | None:
+    def seconds(self, record: Record, size: int) -> float | None:
         """Return how long a stage takes for so much; None where none like it has run here."""
         kind = self._kind(record)
         rate = self._last.get(("own", *kind), self._last.get(kind))
         return 0.0 if size == 0 else None if rate is None else rate * size
 
     @staticmethod
-    def _kind(record: Mapping[str, Any]) -> tuple[Any, ...]:
-        config = record["config"]
-        return record["stage"], config.get("what"), bool(config.get("order")), str(config.get("frozen_towers"))
+    def _kind(record: Record) -> tuple[Any, ...]:
+        config = record.config
+        return record.stage, config.get("what"), bool(config.get("order")), str(config.get("frozen_towers"))
 
 
-def _amount_done(record: Mapping[str, Any]) -> int:
+def _amount_done(record: Record) -> int:
     """Return how much a finished stage worked on."""
-    if record["stage"] == "train":
-        return int(record["config"]["num_examples"])
-    return int(record.get("counts", {}).get(DONE[record["stage"]], 0)) if record["stage"] in DONE else 1
+    if record.stage == "train":
+        return int(record.config["num_examples"])
+    return int(record.counts.get(DONE[record.stage], 0)) if record.stage in DONE else 1

@@ -75,7 +75,7 @@ def bring_up_to_date(experiment: Experiment, force: bool) -> Artifact:
     seed, row = experiment.seeds[0], rules.row
     experiment = dataclasses.replace(experiment, rows=(Row(strategy="teacher"), row), seeds=(seed,))
     campaign = Campaign(
-        experiment.name, f"recurate v{version.record['config']['version']}", signature([experiment, version.id])
+        experiment.name, f"recurate v{version.record.config['version']}", signature([experiment, version.id])
     )
     preflight.check_config(experiment)
     manifests = ingest_all(experiment, campaign)
@@ -137,7 +137,7 @@ def judged_sets(home: Home, dataset: str) -> frozenset[str]:
             challenger = home.store.find(decision.challenger)
         except ArtifactError:  # collected, or damaged: then what changed since is not known
             continue
-        chosen = challenger.record["inputs"].get("improvement_set")
+        chosen = challenger.record.inputs.get("improvement_set")
         if chosen and not why_tainted(home.store, challenger, names):
             found.add(chosen)
     return frozenset(found)

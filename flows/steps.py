@@ -256,7 +256,7 @@ def captions_behind(row: Row, sets: Mapping[str, Artifact]) -> dict[str, Artifac
     """Return the manifest of the generated captions that a row learns from, in the role of unpaired captions."""
     if row.strategy not in GENERATED:
         return {}
-    return {"captions": Home.open().store.find(sets[row.strategy].record["inputs"]["generated"])}
+    return {"captions": Home.open().store.find(sets[row.strategy].record.inputs["generated"])}
 
 
 def checkpoint_of(
@@ -338,10 +338,10 @@ def model_of(checkpoint: Artifact) -> ClapConfig:
     """Return the config of a checkpoint's model; where it is not made yet, of the model that it starts from."""
     store = Home.open().store
     while not checkpoint.is_made:
-        inputs, model = checkpoint.record["inputs"], checkpoint.record["config"].get("model")
-        if "init" not in inputs:
-            return from_dict(ClapConfig, model, where=checkpoint.id)
-        checkpoint = store.find(inputs["init"])
+        record = checkpoint.record
+        if "init" not in record.inputs:
+            return from_dict(ClapConfig, record.config["model"], where=record.id)
+        checkpoint = store.find(record.inputs["init"])
     return read_config(checkpoint.path / "config.json")
 
 

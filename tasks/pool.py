@@ -30,7 +30,7 @@ def grow(name: str, landing: Artifact | None = None, campaign: Campaign | None =
         lease.check()  # another version that came meanwhile is then the parent of the next
         version = run_stage(STAGE, config, inputs, campaign, tags)
     if PREFECT_API_URL.value():
-        counts = version.record["counts"]
+        counts = version.record.counts
         payload = {"pool": name, "version": config.version, "id": version.id, "added": counts["added"]}
         emit_event(LANDED, {"prefect.resource.id": f"clapcur.pool.{name}"}, payload=payload)
     return version

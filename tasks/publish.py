@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
@@ -15,7 +15,8 @@ from clapcur.stages.report.html import cell_text
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Catalog
 from clapcur.store.home import Home
-from clapcur.store.records import label
+from clapcur.store.readable import label
+from clapcur.store.record import Record
 from clapcur.tasks.common import stage_task
 
 
@@ -89,8 +90,8 @@ def decision_page(decision: Artifact, home: Home) -> str:
 def facts_page(made: Artifact, home: Home) -> str:
     """Return what any record says of its artifact in numbers."""
     record = made.record
-    numbers = [(name, f"{value:.4g}") for name, value in record["metrics"].items()]
-    counts = [(name, f"{count:,}") for name, count in record["counts"].items()]
+    numbers = [(name, f"{value:.4g}") for name, value in record.metrics.items()]
+    counts = [(name, f"{count:,}") for name, count in record.counts.items()]
     head = f"# {made.kind.replace('_', ' ')} {made.id}: {label(record)}\n"
     return f"{head}\n{table(('', 'value'), numbers + counts)}\nMLflow: {linked(made.id, home)}; folder: `{made.path}`\n"
 
@@ -117,14 +118,14 @@ def mlflow_link(artifact_id: str, home: Home) -> str | None:
     return f"{pages}/#/runs/{run}" if run and pages.startswith("http") else None
 
 
-def key(record: Mapping[str, Any]) -> str:
+def key(record: Record) -> str:
     """Return the name under which Prefect keeps the versions of a page: dataset, what it is, seed."""
-    dataset = (record.get("campaign") or {}).get("experiment", "")
+    dataset = record.experiment
     return re.sub(r"[^a-z0-9]+", "-", f"{dataset} {title(record)}".lower()).strip("-")
 
 
-def title(record: Mapping[str, Any]) -> str:
+def title(record: Record) -> str:
     """Name an artifact for people: what made it, with which seed."""
-    seed = record.get("tags", {}).get("seed")
+    seed = record.tags.get("seed")
     said = " ".join(dict.fromkeys(label(record).split()))  # a report's role is its stage
     return said if seed is None else f"{said} seed {seed}"

@@ -14,7 +14,7 @@ def report(config: ReportConfig, inputs: Mapping[str, Artifact], campaign: Campa
     """Lay the scores of all rows side by side; inputs are the scores alone, the checkpoints are found by them."""
     store = Home.open().store
     checkpoints = {
-        f"checkpoint.{role}": store.find(scores.record["inputs"]["checkpoint"])
+        f"checkpoint.{role}": store.find(scores.record.inputs["checkpoint"])
         for role, scores in inputs.items()
         if scores.kind == "scores"
     }

@@ -9,6 +9,7 @@ from postgres import running_postgres
 
 from clapcur.store.catalog import Catalog, payload_of
 from clapcur.store.database import connect
+from clapcur.testing import record
 
 FORK = multiprocessing.get_context("fork")
 
@@ -37,15 +38,14 @@ def catalog(url):
 
 
 def a_record(name, inputs=(), kind="manifest", finished=10.0, **more):
-    return {
-        "id": name * 12, "kind": kind, "stage": "ingest", "started": finished - 2.0, "finished": finished,
-        "inputs": dict(inputs), "files": {"a": {"bytes": 3}, "b": {"bytes": 4}}, "tags": {"role": "pool"}, **more,
-    }  # fmt: skip
+    said = {"id": name * 12, "stage": "ingest", "started": finished - 2.0, "finished": finished}
+    files = {"a": {"bytes": 3}, "b": {"bytes": 4}}
+    return record(kind, **{**said, "inputs": dict(inputs), "files": files, "tags": {"role": "pool"}, **more})
 
 
 def enter(catalog, *records):
-    for record in records:
-        catalog.index(record, payload_of(record))
+    for one in records:
+        catalog.index(one, payload_of(one))
 
 
 def in_children(count, function):

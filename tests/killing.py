@@ -60,9 +60,9 @@ def one_landing_after_another(home, folder):
         assert len(runs_of(prefect, "recurate")) == len(known) + 1
 
     decision = home.store.find(message.removeprefix("decision "))
-    student = decision.record["inputs"]["challenger"]
+    student = decision.record.inputs["challenger"]
     embedded = [one.record for one in home.store.of_kind("embeddings")]
-    of_second = [one["counts"] for one in embedded if one["inputs"].get("manifest") == second["id"]]
+    of_second = [one.counts for one in embedded if one.inputs.get("manifest") == second["id"]]
     assert [(counts["rows"], counts["embedded"]) for counts in of_second] == [(8, 2)]
 
     client = MlflowClient(home.servers()["MLFLOW_TRACKING_URI"], home.servers()["MLFLOW_TRACKING_URI"])
@@ -70,7 +70,7 @@ def one_landing_after_another(home, folder):
     assert version.tags["clapcur.artifact"] == student
     assert client.get_run(version.run_id).data.tags["strategy"] == "du"
     assert said(home, "trace", "clapcur-tones@challenger")["id"] == student
-    (chosen,) = [name for role, name in home.store.find(student).record["inputs"].items() if role == "improvement_set"]
+    (chosen,) = [name for role, name in home.store.find(student).record.inputs.items() if role == "improvement_set"]
     pairs = [pair for pair in pairs_of(home, student) if pair["source"] == chosen]
     assert pairs
 

@@ -35,7 +35,7 @@ def audition(
         show_artifact(made, as_json, page=page)
         return
     show_artifact(made, as_json)
-    counts = made.record["counts"]
+    counts = made.record.counts
     if counts["embedded"] < counts["clips"]:
         show(f"{counts['embedded']:,} of {counts['clips']:,} clips have their sound on the page, which says why")
     show(f"open {page}")

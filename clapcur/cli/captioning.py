@@ -121,7 +121,7 @@ def caption(
         from clapcur.tasks.caption import caption as run
         from clapcur.tasks.embed import embed
 
-        pool = where.store.find(given.record["inputs"]["manifest"])
+        pool = where.store.find(given.record.inputs["manifest"])
         config = CaptionConfig(
             way=way, num_captions=num_captions, most_tags=most_tags, least_similarity=least_similarity, seed=seed,
             ontology=str(ontology.absolute()) if ontology else None,
@@ -137,7 +137,7 @@ def caption(
             )
             if captions:
                 existing = find(where, captions, "manifest")
-                if not existing.record["counts"].get("captions"):
+                if not existing.record.counts.get("captions"):
                     raise ArtifactError(f"the manifest {existing.id} has no captions to retrieve")
                 inputs["captions"] = existing
                 both = {"checkpoint": model, "manifest": existing}

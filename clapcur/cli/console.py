@@ -127,16 +127,16 @@ def show_artifact(artifact: Artifact, as_json: bool, **more: Any) -> None:
     record = artifact.record
     known = {"id": artifact.id, "kind": artifact.kind, "uri": artifact.uri}
     if as_json:
-        print_json(known | {"counts": record["counts"], "metrics": record["metrics"]} | more)
+        print_json(known | {"counts": record.counts, "metrics": record.metrics} | more)
         return
-    numbers = {name: f"{value:,}" for name, value in record["counts"].items()}
-    numbers |= {name: f"{value:.4g}" for name, value in record["metrics"].items()}
+    numbers = {name: f"{value:,}" for name, value in record.counts.items()}
+    numbers |= {name: f"{value:.4g}" for name, value in record.metrics.items()}
     show(facts_table({artifact.kind: artifact.id, "folder": artifact.uri} | numbers | more))
 
 
 def show_quarantine(manifest: Artifact, num_named: int = 5) -> None:
     """Print what an ingest could not use: how many rows for each reason, and the first of them by name."""
-    reasons = manifest.record.get("quarantine", {})
+    reasons = manifest.record.facts.get("quarantine", {})
     if not reasons:
         return
     import pandas as pd

@@ -73,10 +73,10 @@ def _land(source: "IngestConfig", pool: str) -> tuple[Artifact, Artifact]:
 
 def show_landing(landed: Artifact, version: Artifact, as_json: bool) -> None:
     """Print the newest version of a pool, and what of the landing could not be used."""
-    config = version.record["config"]
+    config = version.record.config
     facts: dict[str, Any] = {"version": config["version"], "pool": config["name"]}
     if as_json:
-        facts |= {"landed": landed.id, "quarantine": landed.record.get("quarantine", {})}
+        facts |= {"landed": landed.id, "quarantine": landed.record.facts.get("quarantine", {})}
     show_artifact(version, as_json, **facts)
     if not as_json:
         show_quarantine(landed)

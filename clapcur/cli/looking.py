@@ -22,7 +22,8 @@ from clapcur.cli.console import (
 from clapcur.cli.tracing import ArtifactId
 from clapcur.data.class_names import PROMPT, find_class_names
 from clapcur.errors import ArtifactError
-from clapcur.store.records import label, shown_inputs
+from clapcur.store.readable import label, shown_inputs
+from clapcur.store.record import Record
 
 UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 SHOWN_CLASSES = 3  # of a file, in the table
@@ -51,7 +52,7 @@ def ls(
     if kind and kind not in kinds:
         raise ArtifactError(f"there is no artifact of the kind {kind!r} here; there are {', '.join(kinds) or 'none'}")
     chosen = [artifact for artifact in everything if kind in ("", artifact.kind)]
-    chosen.sort(key=lambda artifact: (artifact.record["finished"], artifact.id), reverse=True)
+    chosen.sort(key=lambda artifact: (artifact.record.finished, artifact.id), reverse=True)
     rows = [_listed(artifact.record, size_of(artifact.path)) for artifact in chosen[:limit]]
     if as_json:
         print_json(rows)
@@ -66,11 +67,11 @@ def ls(
         show(f"{len(chosen) - limit:,} older ones are not shown; --limit {len(chosen)} shows all.")
 
 
-def _listed(record: dict[str, Any], num_bytes: int) -> dict[str, Any]:
-    experiment = (record.get("campaign") or {}).get("experiment", "")
+def _listed(record: Record, num_bytes: int) -> dict[str, Any]:
+    experiment = record.experiment
     return {
-        "id": record["id"], "kind": record["kind"], "label": label(record), "experiment": experiment,
-        "finished": record["finished"], "bytes": num_bytes,
+        "id": record.id, "kind": record.kind, "label": label(record), "experiment": experiment,
+        "finished": record.finished, "bytes": num_bytes,
     }  # fmt: skip
 
 
@@ -95,16 +96,16 @@ def show_one(artifact: ArtifactId, home: HomeOption = None, as_json: JsonOption 
     found = find(open_home(home, must_exist=True), artifact)
     record = found.record
     if as_json:
-        print_json(dict(record) | {"folder": str(found.path)})
+        print_json(record.to_dict() | {"folder": str(found.path)})
         return
-    numbers = {name: f"{value:,}" for name, value in record["counts"].items()}
-    numbers |= {name: f"{value:.4g}" for name, value in record["metrics"].items()}
+    numbers = {name: f"{value:,}" for name, value in record.counts.items()}
+    numbers |= {name: f"{value:.4g}" for name, value in record.metrics.items()}
     facts: dict[str, Any] = {
-        record["kind"].replace("_", " "): record["id"],
-        "made by": f"{label(record)}, version {record['version']}" if "version" in record else label(record),
-        "experiment": (record.get("campaign") or {}).get("name", "none"),
-        "age": age(record["finished"]),
-        "took": f"{record['finished'] - record['started']:.1f} s",
+        record.kind.replace("_", " "): record.id,
+        "made by": f"{label(record)}, version {record.version}",
+        "experiment": (record.campaign or {}).get("name", "none"),
+        "age": age(record.finished),
+        "took": f"{record.seconds:.1f} s",
         "folder": str(found.path),
     }
     show(facts_table(facts | numbers))

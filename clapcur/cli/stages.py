@@ -128,7 +128,7 @@ def ingest(
             max_bad_fraction=max_bad,
         )
         made = run(config, role)
-    quarantine = made.record.get("quarantine", {})
+    quarantine = made.record.facts.get("quarantine", {})
     if as_json:
         show_artifact(made, as_json, quarantine=quarantine)
         return
@@ -187,9 +187,9 @@ def train_student(
     if improvement_set:
         chosen = find(where, improvement_set, "improvement_set")
         inputs["improvement_set"] = chosen
-        row = Row(strategy=chosen.record["config"]["strategy"], soft_labels=settings.soft_labels is not None)
+        row = Row(strategy=chosen.record.config["strategy"], soft_labels=settings.soft_labels is not None)
         for role, given in (("pool", pool), ("captions", captions)):
-            if name := given or chosen.record["inputs"].get(role):
+            if name := given or chosen.record.inputs.get(role):
                 inputs[role] = find(where, name, "manifest")
     if replay:
         inputs["replay"] = find(where, replay, "improvement_set")
@@ -301,14 +301,14 @@ def curate(
         from clapcur.stages.curate import CurateConfig
         from clapcur.tasks.curate import curate as run
 
-        record = teacher.record["config"]
+        trained = teacher.record.config
         inputs = candidates(teacher, manifests, prompts(names, prompt), num_crops)
         if generated:
             inputs = without_search(inputs) | with_embeddings(teacher, find(where, generated, "manifest"))
         made = run(
-            curation.of(strategy, names, prompt, record.get("held_out", CurateConfig.held_out)),
+            curation.of(strategy, names, prompt, trained.get("held_out", CurateConfig.held_out)),
             inputs,
-            record.get("seed", 0),
+            trained.get("seed", 0),
         )
     show_artifact(made, as_json, card=str(made.path / "card.json"))
 
@@ -349,7 +349,7 @@ def evaluate(
             config = EvaluateConfig(class_names=names, prompt=prompt)
             label_index(Manifest.open(manifest).clips, names)  # before anything is embedded
         record = scored.record
-        seed = int(record.get("tags", {}).get("seed", 0))
+        seed = int(record.tags.get("seed", 0))
         made = evaluated(config, scored, manifest, num_crops, Row.of(record), seed)
     scores = Scores.open(made) if retrieval else ZeroShotScores.open(made)
     intervals = {} if retrieval else {name: getattr(scores, name) for name in ("interval", "transductive_interval")}

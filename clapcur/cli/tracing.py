@@ -249,7 +249,7 @@ def _nearest(home: Home, ours: Artifact) -> Artifact:
         artifact
         for artifact in home.store
         if artifact.kind == ours.kind and artifact.id != ours.id
-        and (other := artifact.record)["stage"] == record["stage"] and other["finished"] <= record["finished"]
+        and (other := artifact.record).stage == record.stage and other.finished <= record.finished
     ]  # fmt: skip
     if not earlier:
         raise DataError(
@@ -260,7 +260,7 @@ def _nearest(home: Home, ours: Artifact) -> Artifact:
 
 def _key(artifact: Artifact) -> dict[str, Any]:
     record = artifact.record
-    return {name: record[name] for name in ("stage", "version", "config", "inputs")}
+    return {name: getattr(record, name) for name in ("stage", "version", "config", "inputs")}
 
 
 def _differences(home: Home, theirs: Artifact, ours: Artifact, path: str, seen: set[tuple[str, str]]) -> Iterator[str]:

@@ -30,7 +30,7 @@ def turn(home: Home, dataset: str) -> AbstractContextManager[Lease]:
 
 def datasets(store: Store) -> list[str]:
     """Return the datasets about which anything was decided."""
-    return sorted({artifact.record["config"]["dataset"] for artifact in store.of_kind("decision")})
+    return sorted({artifact.record.config["dataset"] for artifact in store.of_kind("decision")})
 
 
 def decisions(store: Store, dataset: str) -> list[tuple[Artifact, Decision]]:
@@ -38,7 +38,7 @@ def decisions(store: Store, dataset: str) -> list[tuple[Artifact, Decision]]:
     return [
         (artifact, Decision.open(artifact))
         for artifact in store.of_kind("decision")
-        if artifact.record["config"]["dataset"] == dataset
+        if artifact.record.config["dataset"] == dataset
     ]
 
 
@@ -62,7 +62,7 @@ def standing(store: Store, dataset: str) -> dict[str, Artifact]:
     made = list(reversed(decisions(store, dataset)))
     promoted = [decision.challenger for _, decision in made if decision.promoted]
     before = [decision.champion for _, decision in made]
-    teachers = [artifact.record["inputs"]["teacher"] for artifact, _ in made]
+    teachers = [artifact.record.inputs["teacher"] for artifact, _ in made]
     wanted = {
         "teacher": teachers,
         "champion": promoted + before[-1:] + teachers if promoted else before + teachers,

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from clapcur.data.recordings import asked_as, known_as, recording_id
 from clapcur.errors import ArtifactError, DamagedArtifact
-from clapcur.store.artifacts import Store, checked_record, write_atomic
+from clapcur.store.artifacts import Store, write_atomic
+from clapcur.store.record import checked_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +75,7 @@ def _said(folder: Path) -> list[tuple[str, str]]:
     try:
         marks = [path.name.partition("=") for path in folder.iterdir()]
         said = [(field, value.replace("%2F", "/").replace("%25", "%")) for field, _, value in marks if field in FIELDS]
-        config = checked_record(folder)["config"]
+        config = checked_record(folder).config
         told = [(field, str(config.get(field, ""))) for field in FIELDS]
         if not any(value for _, value in told):
             raise DamagedArtifact(f"the record of the tombstone {folder.name} names nothing")

@@ -4,11 +4,11 @@ This module alone knows how a row is spelled: ``ads+sl`` in commands, tags and n
 ``ads+sl+teminal`` is the student ``ads+sl``, post-trained on the order of sounds; ``teminal`` the teacher post-trained.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from clapcur.config import added, frozen
+from clapcur.store.record import Record
 
 ImprovementSetName = Literal["du", "ds", "ads", "tagcap", "tagcap-classes"]
 Strategy = Literal["teacher", "continued", "sl", "du", "ds", "ads", "tagcap", "tagcap-classes"]
@@ -56,9 +56,9 @@ class Row:
         return row
 
     @staticmethod
-    def of(record: Mapping[str, Any]) -> "Row":
+    def of(record: Record) -> "Row":
         """Return the row that a record's tags name; a checkpoint without one, such as an imported one, is a teacher."""
-        return Row.parse(str(record.get("tags", {}).get("row", "teacher")))
+        return Row.parse(str(record.tags.get("row", "teacher")))
 
     @property
     def name(self) -> str:

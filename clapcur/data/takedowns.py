@@ -20,7 +20,8 @@ from typing import Any
 
 from clapcur.data.forgotten import are_forgotten, forgotten_names
 from clapcur.errors import ArtifactError, OutdatedError
-from clapcur.store.artifacts import Artifact, Key, Store, check_payload, checked_record
+from clapcur.store.artifacts import Artifact, Key, Store, check_payload
+from clapcur.store.record import checked_record
 
 SHORTCUTS = {"embeddings": ("previous",), "tags": ("previous",), "improvement_set": ("parent", "parent_pool")}
 # roles of inputs that saved work and changed nothing: the result would be the same without them
@@ -114,10 +115,10 @@ class _Lineage:
     def _tagged_among(self, manifest: Artifact) -> Set[str]:
         """Return the forgotten clips of the pools that the tags behind a manifest's captions were given over."""
         record = manifest.record
-        if record["stage"] == "merge":
-            parts = (self._store.find(name) for name in record["inputs"].values())
+        if record.stage == "merge":
+            parts = (self._store.find(name) for name in record.inputs.values())
             return set().union(*(self._tagged_among(part) for part in parts))
-        return self._listed_in(self._store.find(record["inputs"]["pool"])) if record["stage"] == "caption" else set()
+        return self._listed_in(self._store.find(record.inputs["pool"])) if record.stage == "caption" else set()
 
     def _in_set(
         self, folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str], is_written: bool
@@ -167,7 +168,7 @@ class _Lineage:
 
 def _said(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, str]]:
     record = checked_record(folder)
-    return record["config"], record["inputs"]
+    return record.config, record.inputs
 
 
 def _told(found: Set[str], where: str) -> str:

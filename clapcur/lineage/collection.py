@@ -28,15 +28,16 @@ from clapcur.data.forgotten import are_forgotten
 from clapcur.data.takedowns import SHORTCUTS
 from clapcur.errors import ArtifactError, DamagedArtifact
 from clapcur.lineage.pools import OF_A_VERSION, forgotten
-from clapcur.store.artifacts import ASIDE, RECORD, Store, read_record, sync_folder
+from clapcur.store.artifacts import ASIDE, Store, sync_folder
 from clapcur.store.catalog import Catalog
 from clapcur.store.home import Home
-from clapcur.store.records import label, model_name
+from clapcur.store.readable import label, model_name
+from clapcur.store.record import RECORD, Record, read_record
 
 ALWAYS_KEPT = ("decision", "tombstone", "report")  # small, and what they say is said nowhere else
 REMOVED = ".removed"  # end of the name of a folder that is on its way out
 
-Records = Mapping[str, Mapping[str, Any]]  # by id
+Records = Mapping[str, Record]  # by id
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def choose(
     needed : mapping of str to str
         Ids that are kept for another reason, and that reason.
     """
-    young = {name for name, record in records.items() if record["finished"] > since}
+    young = {name for name, record in records.items() if record.finished > since}
     roots = {
         **{name: "named with --keep" for name in named},
         **{name: alias for alias, name in standing.items()},
@@ -117,13 +118,13 @@ def choose(
         **(needed or {}),
     }
     keep = _reach(records, roots)
-    models = {name: "" for name in keep if records[name]["kind"] == "checkpoint"}
+    models = {name: "" for name in keep if records[name].kind == "checkpoint"}
     gone = set(holding) - _reach(records, models, without_shortcuts=True).keys() - set(named) - young
     if gone:
         keep = _reach(records, roots, closed=gone)
     for name, record in records.items():
-        if record["kind"] in ALWAYS_KEPT:
-            keep.setdefault(name, f"a {record['kind']} is kept")
+        if record.kind in ALWAYS_KEPT:
+            keep.setdefault(name, f"a {record.kind} is kept")
     remove = {name: "nothing that is kept was made from it" for name in records if name not in keep}
     remove |= {name: "holds a clip that was taken down, and no kept model was made from it" for name in gone}
     return Choice(keep, remove)
@@ -141,10 +142,10 @@ def _reach(
             continue
         found[name] = why
         record = records[name]
-        skipped = SHORTCUTS.get(record["kind"], ()) if without_shortcuts else ()
+        skipped = SHORTCUTS.get(record.kind, ()) if without_shortcuts else ()
         waiting += [
-            (below, f"{role} of the {record['kind']} {name}".replace("_", " "))
-            for role, below in record["inputs"].items()
+            (below, f"{role} of the {record.kind} {name}".replace("_", " "))
+            for role, below in record.inputs.items()
             if role not in skipped
         ]
     return found
@@ -155,14 +156,14 @@ def _pool_roots(records: Records) -> dict[str, str]:
 
     The next version is worked on as a change of that; without it a landing of ten clips would cost the whole pool.
     """
-    name_of = {name: record["config"]["name"] for name, record in records.items() if record["stage"] == "pool"}
+    name_of = {name: record.config["name"] for name, record in records.items() if record.stage == "pool"}
     newest: dict[tuple[str, ...], str] = {}
-    for name in sorted(name_of, key=lambda name: int(records[name]["config"]["version"])):
+    for name in sorted(name_of, key=lambda name: int(records[name].config["version"])):
         newest[name_of[name],] = name
     for name, record in _by_time(records):
-        role = OF_A_VERSION.get(record["stage"], ("",))[0]
-        if pool := name_of.get(record["inputs"].get(role, "")):
-            newest[pool, record["stage"], canonical_json(record["config"])] = name
+        role = OF_A_VERSION.get(record.stage, ("",))[0]
+        if pool := name_of.get(record.inputs.get(role, "")):
+            newest[pool, record.stage, canonical_json(record.config)] = name
     return {
         name: f"the pool {pool} continues from it" if work else f"newest version of the pool {pool}"
         for (pool, *work), name in newest.items()
@@ -170,17 +171,17 @@ def _pool_roots(records: Records) -> dict[str, str]:
 
 
 def _newest_decisions(records: Records) -> dict[str, str]:
-    newest = {record["config"]["dataset"]: name for name, record in _by_time(records) if record["kind"] == "decision"}
+    newest = {record.config["dataset"]: name for name, record in _by_time(records) if record.kind == "decision"}
     return {name: f"newest decision about {dataset}" for dataset, name in newest.items()}
 
 
 def _newest_reports(records: Records, count: int | None) -> dict[str, str]:
-    made = [name for name, record in _by_time(records) if record["kind"] == "report"]
+    made = [name for name, record in _by_time(records) if record.kind == "report"]
     return {name: "a report is kept" for name in (made if count is None else made[len(made) - min(count, len(made)) :])}
 
 
-def _by_time(records: Records) -> list[tuple[str, Mapping[str, Any]]]:
-    return sorted(records.items(), key=lambda item: (item[1]["finished"], item[0]))
+def _by_time(records: Records) -> list[tuple[str, Record]]:
+    return sorted(records.items(), key=lambda item: (item[1].finished, item[0]))
 
 
 def plan(
@@ -216,7 +217,7 @@ def plan(
     def items(reasons: Mapping[str, str]) -> list[Item]:
         return sorted((_item(store, records[name], why) for name, why in reasons.items()), key=_size, reverse=True)
 
-    used = {below for record in records.values() for below in record["inputs"].values()}
+    used = {below for record in records.values() for below in record.inputs.values()}
     unfinished = [
         item
         for item in _unfinished(store)
@@ -263,7 +264,7 @@ def _holding_forgotten(home: Home, records: Records) -> set[str]:
         return set()
     clips = set(refused)
     for name, record in records.items():
-        if record["kind"] == "manifest":  # the same sound in another container has another id
+        if record.kind == "manifest":  # the same sound in another container has another id
             columns = ("clip_id", "pcm_sha256", "recording_id")
             for batch in _batches(home.store.folder("manifest", name) / "clips.parquet", *columns):
                 table = batch.to_pandas()
@@ -275,8 +276,8 @@ def _holding_forgotten(home: Home, records: Records) -> set[str]:
     }  # fmt: skip
     found = set()
     for name, record in records.items():
-        file, column = tables.get(record["kind"], ("", ""))
-        path = home.store.folder(record["kind"], name) / file
+        file, column = tables.get(record.kind, ("", ""))
+        path = home.store.folder(record.kind, name) / file
         if file and any(pc.any(pc.is_in(batch[column], wanted)).as_py() for batch in _batches(path, column)):
             found.add(name)
     return found
@@ -328,9 +329,9 @@ def _is_young(item: Item, since: float) -> bool:
     return not item.folder.name.endswith(REMOVED) and _last_change(item.folder) >= since
 
 
-def _item(store: Store, record: Mapping[str, Any], why: str) -> Item:
-    folder = store.folder(record["kind"], record["id"])
-    return Item(record["kind"], record["id"], label(record), why, folder, size_of(folder), record["finished"])
+def _item(store: Store, record: Record, why: str) -> Item:
+    folder = store.folder(record.kind, record.id)
+    return Item(record.kind, record.id, label(record), why, folder, size_of(folder), record.finished)
 
 
 def _size(item: Item) -> tuple[int, str]:
@@ -395,7 +396,7 @@ def _is_as_chosen(item: Item, since: float) -> bool:
     if not item.folder.exists():
         return False
     try:
-        return bool(read_record(item.folder)["finished"] == item.finished)
+        return read_record(item.folder).finished == item.finished
     except ArtifactError:
         return item.finished is None and not _is_young(item, since)
 

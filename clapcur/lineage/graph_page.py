@@ -12,7 +12,7 @@ from typing import Any
 
 from clapcur.lineage.graph_layout import Edge, Layout, layout
 from clapcur.pages import render
-from clapcur.store import records
+from clapcur.store import readable
 from clapcur.store.artifacts import write_atomic
 from clapcur.store.catalog import Catalog
 from clapcur.store.home import Home
@@ -141,11 +141,11 @@ def _name(node: Mapping[str, Any]) -> str:
 def _figures(node: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Return the numbers of a node by heading, as texts; a threshold is not shown again as a metric."""
     thresholds = node.get("thresholds", {})
-    metrics = records.flat(node.get("metrics", {}))
+    metrics = readable.flat(node.get("metrics", {}))
     figures = {
         "thresholds": thresholds,
         "metrics": {name: value for name, value in metrics.items() if name not in thresholds},
-        "counts": records.flat(node.get("counts", {})),
+        "counts": readable.flat(node.get("counts", {})),
     }
     return {
         title: {name: _number(value) for name, value in values.items()} for title, values in figures.items() if values

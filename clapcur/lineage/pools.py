@@ -40,12 +40,12 @@ def turn(home: Home, name: str) -> AbstractContextManager[Lease]:
 def versions(home: Home, name: str) -> list[Artifact]:
     """Return the versions of a pool, the first one first; none where nothing has landed."""
     check_pool_name(name)
-    return [artifact for artifact in _versions(home) if artifact.record["config"]["name"] == name]
+    return [artifact for artifact in _versions(home) if artifact.record.config["name"] == name]
 
 
 def names(home: Home) -> list[str]:
     """Return the names of all pools."""
-    return sorted({artifact.record["config"]["name"] for artifact in _versions(home)})
+    return sorted({artifact.record.config["name"] for artifact in _versions(home)})
 
 
 def head(home: Home, name: str) -> Artifact:
@@ -67,7 +67,7 @@ def head(home: Home, name: str) -> Artifact:
 def ancestors(home: Home, version: Artifact) -> list[Artifact]:
     """Return the versions that one was made from, the nearest first; none for a manifest that is no pool's."""
     found = []
-    while parent := version.record["inputs"].get("parent"):
+    while parent := version.record.inputs.get("parent"):
         version = home.store.find(parent)
         found.append(version)
     return found
@@ -124,7 +124,7 @@ def with_earlier(home: Home, stage: Stage, config: Any, inputs: Mapping[str, Art
     for version in (inputs[role], *before):
         for made in _made_of(home, stage, config, inputs, role, version):
             if version.id == inputs[role].id:
-                of_then = made.record["inputs"]
+                of_then = made.record.inputs
                 return {**inputs, **{name: _of_then(home, made, name) for name in added if name in of_then}}
             if "previous" in added:
                 return {**inputs, "previous": made}
@@ -134,7 +134,7 @@ def with_earlier(home: Home, stage: Stage, config: Any, inputs: Mapping[str, Art
 
 def _of_then(home: Home, made: Artifact, name: str) -> Artifact:
     """Return an input that an artifact had; of one that only saved work, and may be gone since, its name is enough."""
-    known = made.record["inputs"][name]
+    known = made.record.inputs[name]
     if name in ("previous", "parent"):
         return Artifact(made.kind, known, str(home.store.folder(made.kind, known)))
     return home.store.find(known)
@@ -150,17 +150,17 @@ def _made_of(
     for edge in Catalog.open(home).downstream(version.id, roles=[role]):
         artifact = home.store.find(edge.artifact_id)
         record = artifact.record
-        same = {name: value for name, value in record["inputs"].items() if name not in changing} == wanted
-        if (record["stage"], record["version"]) == (stage.name, stage.version) and same:
-            if record["config"] == canonical(config):
+        same = {name: value for name, value in record.inputs.items() if name not in changing} == wanted
+        if (record.stage, record.version) == (stage.name, stage.version) and same:
+            if record.config == canonical(config):
                 found.append(artifact)
-    return sorted(found, key=lambda artifact: -artifact.record["finished"])
+    return sorted(found, key=lambda artifact: -artifact.record.finished)
 
 
 def _versions(home: Home) -> list[Artifact]:
     """Return the versions of all pools, in the order of their numbers."""
-    found = [artifact for artifact in home.store.of_kind("manifest") if artifact.record["stage"] == STAGE.name]
-    return sorted(found, key=lambda artifact: artifact.record["config"]["version"])
+    found = [artifact for artifact in home.store.of_kind("manifest") if artifact.record.stage == STAGE.name]
+    return sorted(found, key=lambda artifact: artifact.record.config["version"])
 
 
 @dataclass(frozen=True)
@@ -209,14 +209,14 @@ def news(home: Home, version: Artifact, curation: Any) -> News:
         since.append(one)
     now = set(Manifest.open(version).clips.clip_id)
     before = set(Manifest.open(curated).clips.clip_id) if curated else set()
-    hours = (time.time() - since[-1].record["finished"]) / 3600 if since else 0.0
+    hours = (time.time() - since[-1].record.finished) / 3600 if since else 0.0
     return News(version, curated, len(now - before), len(before - now), hours)
 
 
 def _sets_of(home: Home, version: Artifact, curation: Any) -> list[Artifact]:
     edges = Catalog.open(home).downstream(version.id, roles=["pool"])
     found = [home.store.find(edge.artifact_id) for edge in edges]
-    return [one for one in found if one.kind == "improvement_set" and one.record["config"] == canonical(curation)]
+    return [one for one in found if one.kind == "improvement_set" and one.record.config == canonical(curation)]
 
 
 def follow(home: Home, config: Path) -> None:

@@ -14,11 +14,12 @@ from clapcur.data import champions
 from clapcur.data.forgotten import are_forgotten
 from clapcur.data.recordings import asked_as, known_as, recording_id, without_place
 from clapcur.errors import ArtifactError, DamagedArtifact, DataError
-from clapcur.store import records
-from clapcur.store.artifacts import LOCATIONS, Artifact, check_payload, read_record, sha256_file
+from clapcur.store import readable
+from clapcur.store.artifacts import LOCATIONS, Artifact, check_payload, sha256_file
 from clapcur.store.catalog import Catalog, Edge
 from clapcur.store.home import Home
-from clapcur.store.records import label
+from clapcur.store.readable import label
+from clapcur.store.record import Record, read_record
 from clapcur.tracking import registered_version
 
 MIN_CLIP_DIGITS = 6
@@ -77,7 +78,7 @@ def _registered(home: Home, name: str, alias: str | None, version: str | None) -
 def _models(home: Home) -> dict[str, dict[str, Artifact]]:
     """Return the checkpoints of every registered model by alias."""
     return {
-        records.model_name(dataset): champions.standing(home.store, dataset)
+        readable.model_name(dataset): champions.standing(home.store, dataset)
         for dataset in champions.datasets(home.store)
     }
 
@@ -115,23 +116,23 @@ def _node(home: Home, name: str, role: str, seen: set[str]) -> dict[str, Any]:
         "label": label(record),
         "uri": artifact.uri,
         "summary": _summary(record),
-        "counts": record.get("counts", {}),
-        "metrics": record.get("metrics", {}),
-        "thresholds": records.thresholds(record),
+        "counts": record.counts,
+        "metrics": record.metrics,
+        "thresholds": readable.thresholds(record),
         "inputs": [],
     }
     if name in seen:
         return node | {"repeated": True}
     seen.add(name)
-    inputs = sorted(records.shown_inputs(record).items())
+    inputs = sorted(readable.shown_inputs(record).items())
     return node | {"inputs": [_node(home, below, role, seen) for role, below in inputs]}
 
 
-def _summary(record: Mapping[str, Any]) -> str:
-    counts = [records.in_words(name, value) for name, value in list(record.get("counts", {}).items())[:3]]
-    numbers = records.thresholds(record) | {
+def _summary(record: Record) -> str:
+    counts = [readable.in_words(name, value) for name, value in list(record.counts.items())[:3]]
+    numbers = readable.thresholds(record) | {
         name: value
-        for name, value in records.metrics(record).items()
+        for name, value in readable.metrics(record).items()
         if not name.startswith("count.") and "threshold" not in name
     }
     said = [f"{name} {value:.4g}" for name, value in numbers.items() if isinstance(value, float)]
@@ -165,16 +166,16 @@ def trace_pairs(home: Home, name: str) -> Iterator[dict[str, Any]]:
 
 def _pairs_behind(home: Home, checkpoint: Artifact) -> Iterator[dict[str, Any]]:
     record = checkpoint.record
-    inputs = {role: home.store.find(name) for role, name in record["inputs"].items()}
-    held_out = _held_out(inputs, record["config"])
+    inputs = {role: home.store.find(name) for role, name in record.inputs.items()}
+    held_out = _held_out(inputs, record.config)
     for role in _roles_read(record):
         yield from _pairs_of(home, inputs[role], role, held_out)
 
 
-def _roles_read(record: Mapping[str, Any]) -> list[str]:
+def _roles_read(record: Record) -> list[str]:
     """Return the roles whose pairs came up in the training, by the count of examples seen."""
-    given = [role for role in TRAINED_ON if role in record["inputs"]]
-    counts = record.get("counts", {})
+    given = [role for role in TRAINED_ON if role in record.inputs]
+    counts = record.counts
     if any(f"seen.{role}" in counts for role in given):
         return [role for role in given if counts.get(f"seen.{role}", 0)]
     return [role for role in given if role != "teacher_pairs"] or given
@@ -201,7 +202,7 @@ def _pairs_of(home: Home, source: Artifact, role: str, held_out: frozenset[str])
     if source.kind == "manifest":
         manifests = [source]
     else:
-        below = (home.store.find(name) for name in set(source.record["inputs"].values()))
+        below = (home.store.find(name) for name in set(source.record.inputs.values()))
         manifests = [artifact for artifact in below if artifact.kind == "manifest"]
     for artifact in {source, *manifests}:
         check_payload(artifact.path)
@@ -240,7 +241,7 @@ def _written(manifests: Iterable[Artifact]) -> dict[tuple[str, str], dict[str, A
             table = read_generated(artifact)
             for row in table[table.verdict.isin(KEPT)].to_dict("records"):
                 told = {name: row[name] for name in ("way", "tags", "verdict")}
-                found[row["clip_id"], row["caption_id"]] = told | {"tags_from": artifact.record["inputs"]["tags"]}
+                found[row["clip_id"], row["caption_id"]] = told | {"tags_from": artifact.record.inputs["tags"]}
     return found
 
 
@@ -250,7 +251,7 @@ def _sounds_of(home: Home, source: Artifact, role: str) -> Iterator[dict[str, An
 
     composed = Compositions.open(source)
     paths: dict[str, str] = {}
-    for name in set(source.record["inputs"].values()):
+    for name in set(source.record.inputs.values()):
         below = home.store.find(name)
         if below.kind == "manifest" and (below.path / LOCATIONS).exists():
             from clapcur.data.manifest import read_locations
@@ -392,7 +393,7 @@ def _measured_on(
     for edge in edges:
         if kinds.get(edge.artifact_id) == "improvement_set" and edge.role == "pool" and edge.input_id in manifests:
             try:
-                config = home.store.find(edge.artifact_id).record["config"]
+                config = home.store.find(edge.artifact_id).record.config
             except ArtifactError:
                 continue
             if config.get("hubness"):

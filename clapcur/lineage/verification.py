@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from clapcur.errors import ArtifactError, DamagedArtifact
 from clapcur.progress import progress
-from clapcur.store.artifacts import ASIDE, RECORD, Artifact, Store, checked_record, damaged_files
+from clapcur.store.artifacts import ASIDE, Artifact, Store, damaged_files
 from clapcur.store.catalog import Catalog
 from clapcur.store.home import Home
-from clapcur.store.records import label
+from clapcur.store.readable import label
+from clapcur.store.record import RECORD, Record, checked_record
 
 SOURCES = {  # what a stage took in from outside the store, by stage, and by kind where the stage is not known
     "ingest": "whoever has the files that it lists: run `clapcur ingest`, or the experiment, on them again",
@@ -92,7 +92,7 @@ def _folder(store: Store, name: str) -> Path:
     return found[0]
 
 
-def _damage_of(folder: Path) -> tuple[Path, tuple[str, ...], str, dict[str, Any] | None] | None:
+def _damage_of(folder: Path) -> tuple[Path, tuple[str, ...], str, Record | None] | None:
     try:
         record = checked_record(folder)
     except DamagedArtifact as damage:
@@ -116,7 +116,7 @@ class _Mending:
         By id; None where the record itself is damaged.
     """
 
-    def __init__(self, home: Home, broken: Mapping[str, Mapping[str, Any] | None]):
+    def __init__(self, home: Home, broken: Mapping[str, Record | None]):
         self._home, self._broken = home, broken
 
     @cached_property
@@ -142,7 +142,7 @@ class _Mending:
         """Return the stage that made an artifact and the ids that it was made from."""
         record = self._broken.get(name)
         if record is not None:
-            return str(record["stage"]), sorted(record["inputs"].values())
+            return record.stage, sorted(record.inputs.values())
         inputs = [edge.input_id for edge in self._catalog.upstream(name) if edge.artifact_id == name]
         known = self._catalog.stage_of(name)
         return known or STAGES.get(kind, "" if inputs else "adopt" if kind == "checkpoint" else ""), inputs

@@ -318,7 +318,7 @@ def ancestors(store: Store, checkpoint: Artifact) -> dict[str, Artifact]:
     waiting = [checkpoint]
     while waiting:
         artifact = waiting.pop()
-        inputs = artifact.record["inputs"]
+        inputs = artifact.record.inputs
         for name in (inputs[role] for role in READ_OF.get(artifact.kind, ()) if role in inputs):
             if name not in found:
                 try:
@@ -353,7 +353,7 @@ def learned_from(checkpoint: Artifact, known: Mapping[str, Artifact]) -> Learned
         if name not in known:
             learned.unknown.append(f"checkpoint {name}")
             continue
-        inputs: Mapping[str, str] = known[name].record["inputs"]
+        inputs: Mapping[str, str] = known[name].record.inputs
         if not any(role in inputs for role in (*LEARNED_FROM, *PASSED_ON)):
             learned.unknown.append(f"checkpoint {name}")  # from elsewhere: nobody wrote down what it heard
         waiting += [inputs[role] for role in PASSED_ON if role in inputs]
@@ -410,7 +410,7 @@ def couples_trained_on(checkpoint: Artifact, known: Mapping[str, Artifact]) -> s
     name: str | None = checkpoint.id
     known = {**known, checkpoint.id: checkpoint}
     while name in known:
-        inputs = known[name].record["inputs"]
+        inputs = known[name].record.inputs
         if (composed := known.get(inputs.get("compositions", ""))) is not None:
             trained = Compositions.open(composed).of_split("train")
             found = (found or set()) | set(zip(trained.class_a, trained.class_b, strict=True))
@@ -437,7 +437,7 @@ def near_duplicates_by(
         Clips table of the evaluation.
     """
     for made in sets:
-        inputs, value = made.record["inputs"], made.record["config"].get("near_duplicate")
+        inputs, value = made.record.inputs, made.record.config.get("near_duplicate")
         roles = ("teacher_pairs", "teacher_clip_embeddings", "evaluation_embeddings")
         if value is None or inputs.get("evaluation") != evaluation_id or not set(roles) <= set(inputs):
             continue
@@ -459,7 +459,7 @@ def _clips_of(made: Artifact, known: Mapping[str, Artifact]) -> pd.DataFrame:
     is_composed = made.kind == "compositions"
     table = Compositions.open(made).sources if is_composed else ImprovementSet.open(made).pairs(["clip_id"])
     chosen = set(table.clip_id)
-    inputs = made.record["inputs"]
+    inputs = made.record.inputs
     manifests = [known[inputs[role]] for role in ("clips", "pool", "teacher_pairs") if role in inputs]
     clips = pd.concat([_clips_of(manifest, known) for manifest in manifests]).drop_duplicates("clip_id")
     return clips[clips.clip_id.isin(chosen)]

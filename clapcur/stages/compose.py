@@ -158,7 +158,7 @@ def _sounds(inputs: Mapping[str, Artifact], config: ComposeConfig) -> tuple[Mani
 
 
 def _of_set(chosen: Artifact, config: ComposeConfig) -> pd.DataFrame:
-    strategy = chosen.record["config"].get("strategy")
+    strategy = chosen.record.config.get("strategy")
     if strategy == "du":
         raise ManifestError(
             f"the Improvement-Set {chosen.id} is DU, whose captions were chosen for no class; clips are composed by "

@@ -286,7 +286,7 @@ def _retrieval(
 def _protocol(inputs: Mapping[str, Artifact], clips: pd.DataFrame, manifest: Manifest) -> dict[str, Any]:
     """Return what the protocols of both tasks have in common."""
     return {
-        "crops": inputs["audio_embeddings"].record["config"]["num_crops"],
+        "crops": inputs["audio_embeddings"].record.config["num_crops"],
         "num_clips": len(clips),
         "num_recordings": len({manifest.groups[clip] for clip in clips.clip_id}),
     }

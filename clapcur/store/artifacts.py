@@ -14,7 +14,6 @@ import errno
 import hashlib
 import json
 import logging
-import math
 import os
 import shutil
 import stat
@@ -29,9 +28,8 @@ from typing import Any
 
 from clapcur.config import canonical, canonical_json, signature
 from clapcur.errors import ArtifactError, DamagedArtifact
+from clapcur.store.record import RECORD, Record, checked_record, read_record, signed
 
-RECORD = "record.json"
-SCHEMA = 2  # of a record: from 2 on it says its own schema and has a digest
 WORK = "work"  # sub-folder of an unfinished artifact: parts and training state, gone when the record is written
 LOST = "lost.json"  # record of an artifact whose payload was damaged, until it is made again
 ANCESTOR = "ancestor."  # begins the role of an input that an input was made from: it is read, and shown nowhere
@@ -39,14 +37,6 @@ LOCATIONS = "locations.parquet"  # where clips are on this machine: replaceable,
 HISTORY = "history.jsonl"  # of a training: one line of metrics for each step
 TIMES = "times.jsonl"  # beside it, when and how fast: an equal run has other times, so not in the digests either
 ASIDE = ".aside"  # end of the name of a folder that was moved away because its record is damaged
-FIELDS: Mapping[str, type | tuple[type, ...]] = {
-    "kind": str, "id": str, "key_sha256": str, "stage": str, "version": str, "config": dict, "inputs": dict,
-    "started": (int, float), "finished": (int, float), "files": dict,
-}  # fmt: skip
-OPTIONAL_FIELDS: Mapping[str, type | tuple[type, ...]] = {
-    "counts": dict, "metrics": dict, "tags": dict, "environment": dict, "campaign": (dict, type(None)),
-    "recomputed": dict,
-}  # fmt: skip
 SETTLED_S = 2.0  # a file that changed this recently may change again under the same time stamp
 
 log = logging.getLogger("clapcur")
@@ -73,7 +63,7 @@ class Artifact:
         return True
 
     @property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Record:
         """The content of ``record.json``."""
         return read_record(self.path)
 
@@ -246,85 +236,6 @@ def _sha256_once(path: Path) -> str:
     return _hashes[known]
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """Return the record of the artifact in `folder`.
-
-    Raises
-    ------
-    ArtifactError
-        There is none.
-    DamagedArtifact
-        It is no JSON, lacks a field, has one of another type, or is the record of another artifact.
-    """
-    path = folder / RECORD
-    try:
-        record = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ArtifactError(f"{folder} is not a finished artifact: it has no {RECORD}") from None
-    except (ValueError, RecursionError) as error:
-        raise _damaged_record(path, f"it is not valid JSON, {error}") from None
-    except OSError as error:
-        if error.errno not in (errno.EIO, errno.EISDIR):
-            raise
-        raise _damaged_record(path, f"it cannot be read, {error.strerror}") from error
-    if why := _fault(record, folder):
-        raise _damaged_record(path, why)
-    return dict(record)
-
-
-def _damaged_record(path: Path, why: str) -> DamagedArtifact:
-    return DamagedArtifact(
-        f"the record {path} is damaged: {why}; the artifact counts as not there and is made again when it is wanted "
-        "(`clapcur verify --all` says how)"
-    )
-
-
-def _fault(record: Any, folder: Path) -> str | None:
-    """Return what is wrong with the fields of a record, or None."""
-    if not isinstance(record, dict):
-        return f"it holds a {type(record).__name__}, expected an object"
-    for name, kind in FIELDS.items():
-        if name not in record:
-            return f"it has no {name!r}"
-        if not isinstance(record[name], kind):
-            return f"{name!r} is {record[name]!r:.80}"
-    for name, kind in OPTIONAL_FIELDS.items():
-        if name in record and not isinstance(record[name], kind):
-            return f"{name!r} is {record[name]!r:.80}"
-    if record["id"] != folder.name or record["kind"] != folder.parent.name:
-        return f"it is that of the {record['kind']} {record['id']}"
-    if not all(math.isfinite(record[name]) for name in ("started", "finished")):
-        return "its times are not finite"
-    if not all(isinstance(name, str) for name in record["inputs"].values()):
-        return "an input is not an id"
-    for name, entry in record["files"].items():
-        if not (
-            isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
-        ):
-            return f"size and digest of {name} are {entry!r:.80}"
-    for name, value in record.get("counts", {}).items():
-        if not isinstance(value, (int, float)):
-            return f"counts.{name} is {value!r:.80}"
-    return None
-
-
-def _record_digest(record: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of everything that a record says, but for this digest itself."""
-    said = {name: value for name, value in record.items() if name != "record_sha256"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def checked_record(folder: Path) -> dict[str, Any]:
-    """Return a record that says what was written, to the letter; raises as `read_record`."""
-    record = read_record(folder)
-    if "record_sha256" in record:
-        if record["record_sha256"] != _record_digest(record):
-            raise _damaged_record(folder / RECORD, "its digest is not that of its content")
-    elif "schema" in record:  # the oldest records have neither
-        raise _damaged_record(folder / RECORD, "it has no digest")
-    return record
-
-
 def _name_damage(damage: DamagedArtifact) -> None:
     """Warn of a damaged artifact, once in a process."""
     if str(damage) not in _named:
@@ -347,8 +258,8 @@ def check_payload(folder: Path) -> None:
     record = checked_record(folder)
     if damaged := damaged_files(folder, record):
         raise DamagedArtifact(
-            f"the {record['kind']} {record['id']} is damaged: {', '.join(damaged)} in {folder} is not what was "
-            f"written; `clapcur verify {record['id']}` says how it can be made again"
+            f"the {record.kind} {record.id} is damaged: {', '.join(damaged)} in {folder} is not what was "
+            f"written; `clapcur verify {record.id}` says how it can be made again"
         )
 
 
@@ -381,7 +292,7 @@ class Store:
             return None
         try:
             record = read_record(folder)
-            if record["key_sha256"] != key.sha256:
+            if record.key_sha256 != key.sha256:
                 raise ArtifactError(
                     f"{folder} was made from another key that shares its first 12 digits; move it away and run again"
                 )
@@ -392,7 +303,7 @@ class Store:
         if damaged := damaged_files(folder, record, verify):
             if discard:
                 log.warning("%s %s is damaged and made again: %s", key.kind, key.id, ", ".join(damaged))
-                write_atomic(folder / LOST, json.dumps({"files": damaged, "record": record}))
+                write_atomic(folder / LOST, json.dumps({"files": damaged, "record": record.to_dict()}))
                 (folder / RECORD).unlink()
             return None
         if discard:
@@ -436,7 +347,7 @@ class Store:
             if path.parent.name.startswith("."):  # on its way out, or set aside
                 continue
             try:
-                found.append((read_record(path.parent)["finished"], path.parent.name, path.parent))
+                found.append((read_record(path.parent).finished, path.parent.name, path.parent))
             except DamagedArtifact as damage:
                 _name_damage(damage)
         for _, name, folder in sorted(found):
@@ -488,7 +399,6 @@ class Store:
             if path.is_file() and _is_payload(path.relative_to(work.path))
         }
         record = {
-            "schema": SCHEMA,
             "kind": work.key.kind,
             "id": work.key.id,
             "key_sha256": work.key.sha256,
@@ -510,11 +420,9 @@ class Store:
                     "%s %s was made again and is not what it was; it differs in %s", work.key.kind, work.key.id,
                     ", ".join(sorted(name for name, _ in previous.items() ^ digests.items())),
                 )  # fmt: skip
-        record = json.loads(json.dumps(record))
-        record["record_sha256"] = _record_digest(record)
         for folder in {path.parent for path in work.path.rglob("*")} | {work.path}:
             sync_folder(folder)
-        write_atomic(work.path / RECORD, json.dumps(record, indent=1))
+        write_atomic(work.path / RECORD, json.dumps(signed(record), indent=1))
         _tidy(work.path)  # not before: a kill while digesting must not cost the work
         return Artifact(work.key.kind, work.key.id, str(work.path))
 
@@ -550,7 +458,7 @@ def _tidy(folder: Path) -> None:
     (folder / LOST).unlink(missing_ok=True)
 
 
-def damaged_files(folder: Path, record: Mapping[str, Any], verify: bool = False) -> list[str]:
+def damaged_files(folder: Path, record: Record, verify: bool = False) -> list[str]:
     """Name the payload files that are missing or have another size or hash than recorded.
 
     What this process has hashed before is hashed again with `verify` only.
@@ -568,7 +476,7 @@ def damaged_files(folder: Path, record: Mapping[str, Any], verify: bool = False)
                 raise
             return True
 
-    return [name for name, entry in record["files"].items() if is_damaged(name, entry)]
+    return [name for name, entry in record.files.items() if is_damaged(name, entry)]
 
 
 def explain_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str = "") -> list[str]:

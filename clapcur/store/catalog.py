@@ -19,6 +19,7 @@ from clapcur.store.artifacts import Store
 from clapcur.store.database import ARTIFACT, EDGE, OUTBOX, connect, insert
 from clapcur.store.home import Home
 from clapcur.store.leases import Lease, hold, is_held
+from clapcur.store.record import Record
 
 OUTBOX_TRIES = 5  # a line that failed so often waits for `clapcur sync`
 
@@ -74,7 +75,7 @@ class Catalog:
             catalog.catch_up(home.store)
         return catalog
 
-    def index(self, record: Mapping[str, Any], payload: Mapping[str, Any]) -> None:
+    def index(self, record: Record, payload: Mapping[str, Any]) -> None:
         """Enter a finished artifact, its edges and a line of the outbox, all or nothing.
 
         Entering the same record again does nothing; a recomputed artifact replaces its entry and
@@ -88,10 +89,10 @@ class Catalog:
             What MLflow must be told beside the record.
         """
         with self._writer.begin() as db:
-            known = sa.select(ARTIFACT.c.finished).where(ARTIFACT.c.id == record["id"])
-            if db.scalar(known) != record["finished"]:
+            known = sa.select(ARTIFACT.c.finished).where(ARTIFACT.c.id == record.id)
+            if db.scalar(known) != record.finished:
                 _enter(db, record)
-                _post(db, record["id"], "record", payload, again=True)
+                _post(db, record.id, "record", payload, again=True)
 
     def note(self, artifact_id: str, topic: str, payload: Mapping[str, Any]) -> None:
         """Add a line to the outbox about an artifact, unless there was one of this topic."""
@@ -128,8 +129,8 @@ class Catalog:
             db.execute(sa.delete(ARTIFACT).where(ARTIFACT.c.id.not_in(damaged)))
             db.execute(sa.delete(EDGE).where(EDGE.c.artifact_id.not_in(damaged)))
             for record in records:
-                _enter(db, record, runs.get(record["id"]))
-                _post(db, record["id"], "record", payload_of(record), again=False)
+                _enter(db, record, runs.get(record.id))
+                _post(db, record.id, "record", payload_of(record), again=False)
             lost = sa.select(ARTIFACT.c.id)
             db.execute(sa.delete(OUTBOX).where(OUTBOX.c.artifact_id.not_in(lost)))
         return len(records)
@@ -139,7 +140,7 @@ class Catalog:
         with self._engine.begin() as db:
             known = dict(db.execute(sa.select(ARTIFACT.c.id, ARTIFACT.c.finished)).tuples().all())
         records = [artifact.record for artifact in store]
-        missing = [record for record in records if known.get(record["id"]) != record["finished"]]
+        missing = [record for record in records if known.get(record.id) != record.finished]
         for record in missing:
             self.index(record, payload_of(record))
         return len(missing)
@@ -279,24 +280,24 @@ class Catalog:
             db.execute(sa.update(OUTBOX).values(renewed))
 
 
-def payload_of(record: Mapping[str, Any]) -> dict[str, Any]:
+def payload_of(record: Record) -> dict[str, Any]:
     """Return what the outbox says of an artifact beside its record: campaign and tags."""
-    return {"campaign": record.get("campaign"), "tags": record.get("tags", {})}
+    return {"campaign": record.campaign, "tags": record.tags}
 
 
-def _enter(db: sa.Connection, record: Mapping[str, Any], run_id: str | None = None) -> None:
+def _enter(db: sa.Connection, record: Record, run_id: str | None = None) -> None:
     row = {
-        "id": record["id"],
-        "kind": record["kind"],
-        "stage": record["stage"],
-        "finished": record["finished"],
-        "seconds": record["finished"] - record["started"],
-        "bytes": sum(entry["bytes"] for entry in record["files"].values()),
-        "tags": record.get("tags", {}),
+        "id": record.id,
+        "kind": record.kind,
+        "stage": record.stage,
+        "finished": record.finished,
+        "seconds": record.seconds,
+        "bytes": sum(entry["bytes"] for entry in record.files.values()),
+        "tags": record.tags,
     } | ({"mlflow_run_id": run_id} if run_id else {})
-    edges = [{"artifact_id": record["id"], "role": role, "input_id": name} for role, name in record["inputs"].items()]
+    edges = [{"artifact_id": record.id, "role": role, "input_id": name} for role, name in record.inputs.items()]
     db.execute(insert(db, ARTIFACT, row).on_conflict_do_update(index_elements=["id"], set_=row))
-    db.execute(sa.delete(EDGE).where(EDGE.c.artifact_id == record["id"]))
+    db.execute(sa.delete(EDGE).where(EDGE.c.artifact_id == record.id))
     if edges:
         db.execute(sa.insert(EDGE), edges)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clapcur.store.artifacts import PLANNED, Artifact, Key, Store
+from clapcur.store.record import Record
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,9 @@ class Planned(Artifact):
         return False
 
     @property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Record:
         """What is known of the record before the work."""
-        key = self.key
-        return {
-            "kind": key.kind, "id": key.id, "key_sha256": key.sha256, "stage": key.stage, "version": key.version,
-            "config": key.config, "inputs": key.inputs, "tags": dict(self.tags), "counts": {}, "metrics": {},
-        }  # fmt: skip
+        return Record.planned(self.key, tags=self.tags)
 
 
 @dataclass

@@ -25,7 +25,7 @@ from clapcur.store.artifacts import Artifact, Key, Spread, Stage, check_payload,
 from clapcur.store.catalog import Campaign, Catalog, payload_of
 from clapcur.store.home import Home
 from clapcur.store.leases import Lease
-from clapcur.store.records import summary
+from clapcur.store.readable import summary
 
 LIBRARIES = (
     "faiss-gpu", "mlflow", "numpy", "pandas", "prefect", "pyarrow", "torch", "torchaudio",
@@ -108,9 +108,9 @@ def _reuse(
     if artifact is None:
         return None
     record = artifact.record
-    if not catalog.knows(key.id, record["finished"]):  # a crash came between record and catalog
+    if not catalog.knows(key.id, record.finished):  # a crash came between record and catalog
         catalog.index(record, payload_of(record))
-    if campaign and (record.get("campaign") or {}).get("key") != campaign.key:
+    if campaign and (record.campaign or {}).get("key") != campaign.key:
         catalog.note(key.id, f"used by {campaign.key}", {"campaign": asdict(campaign)})
     log.info(summary(record, reused=True))
     return artifact

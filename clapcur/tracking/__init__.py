@@ -11,9 +11,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clapcur.errors import ArtifactError, DamagedArtifact
-from clapcur.store.artifacts import RECORD, Key
+from clapcur.store.artifacts import Key
 from clapcur.store.catalog import Campaign, Catalog
 from clapcur.store.home import Home
+from clapcur.store.record import RECORD, Record
 from clapcur.tracking.curves import Live, Point
 from clapcur.tracking.fields import ARTIFACT_TAG
 from clapcur.tracking.runs import MlflowPage, one_line
@@ -113,12 +114,9 @@ def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[s
     """
     if (home.store.folder(key.kind, key.id) / RECORD).exists():
         return Live(lambda points: None, lambda status: None)
-    record = {
-        "kind": key.kind, "id": key.id, "key_sha256": key.sha256, "stage": key.stage,
-        "version": key.version, "config": key.config, "inputs": key.inputs,
-        "started": time.time(), "tags": dict(tags or {}),
-        "campaign": asdict(campaign) if campaign else None,
-    }  # fmt: skip
+    record = Record.planned(
+        key, started=time.time(), tags=dict(tags or {}), campaign=asdict(campaign) if campaign else None
+    )
     opened: list[tuple[MlflowPage, Run]] = []
     measuring: list[SystemMetricsMonitor] = []
 

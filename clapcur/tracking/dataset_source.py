@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clapcur.errors import ArtifactError
-from clapcur.store.artifacts import RECORD, read_record
+from clapcur.store.record import RECORD, read_record
 
 
 class ArtifactSource:
@@ -41,7 +41,7 @@ class ArtifactSource:
             What is there now is not the artifact of this key: a run's description of its data can be edited.
         """
         folder = Path(self.uri)
-        if not (folder / RECORD).is_file() or read_record(folder)["key_sha256"] != self.sha256:
+        if not (folder / RECORD).is_file() or read_record(folder).key_sha256 != self.sha256:
             raise ArtifactError(
                 f"{self.uri} is not the artifact of the key {self.sha256[:12]}; it was moved or replaced"
             )

@@ -4,10 +4,10 @@ Pure functions of a record, in the sizes that MLflow accepts: 6,000 characters i
 """
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
-from clapcur.store.records import flat, shown_inputs, spelled, thresholds
+from clapcur.store.readable import flat, shown_inputs, spelled, thresholds
+from clapcur.store.record import Record
 
 MAX_PARAM = 6000
 MAX_TAG = 8000
@@ -15,37 +15,37 @@ ARTIFACT_TAG = "clapcur.artifact"
 CAMPAIGN_TAG = "clapcur.campaign"
 
 
-def params(record: Mapping[str, Any]) -> dict[str, str]:
+def params(record: Record) -> dict[str, str]:
     """Return the resolved config, one param for each leaf."""
-    return {name: _text(value)[:MAX_PARAM] for name, value in flat(record["config"]).items()}
+    return {name: _text(value)[:MAX_PARAM] for name, value in flat(record.config).items()}
 
 
-def tags(record: Mapping[str, Any], uri: str) -> dict[str, str]:
+def tags(record: Record, uri: str) -> dict[str, str]:
     """Return who and whence: id, key, inputs by role, free tags, thresholds, versions.
 
     A threshold is any number of config or metrics that has the word in its name.
     """
-    environment = record.get("environment", {})
+    environment = record.environment
     facts = {
-        ARTIFACT_TAG: record["id"],
-        "clapcur.kind": record["kind"],
-        "clapcur.stage": record["stage"],
-        "clapcur.version": record["version"],
-        "clapcur.key": record["key_sha256"],
+        ARTIFACT_TAG: record.id,
+        "clapcur.kind": record.kind,
+        "clapcur.stage": record.stage,
+        "clapcur.version": record.version,
+        "clapcur.key": record.key_sha256,
         "clapcur.uri": uri,
-        "mlflow.source.name": f"clapcur {record['stage']}",
+        "mlflow.source.name": f"clapcur {record.stage}",
         "mlflow.source.git.commit": environment.get("git"),
         "device": environment.get("device"),
     }
     facts |= {f"clapcur.in.{role}": name for role, name in shown_inputs(record).items()}
-    facts |= thresholds(record) | record.get("tags", {})
-    if campaign := record.get("campaign"):
+    facts |= {**thresholds(record), **record.tags}
+    if campaign := record.campaign:
         facts |= {
             "clapcur.campaign_key": campaign["key"],
             "clapcur.campaign_name": campaign["name"],
         }
-    if "recomputed" in record:
-        facts["clapcur.recomputed_identical"] = record["recomputed"]["identical"]
+    if record.recomputed is not None:
+        facts["clapcur.recomputed_identical"] = record.recomputed["identical"]
     return {spelled(key): _text(value)[:MAX_TAG] for key, value in facts.items() if value is not None}
 
 

@@ -13,14 +13,15 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clapcur.data import champions
 from clapcur.errors import ArtifactError
-from clapcur.store import records
+from clapcur.store import readable
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign, Catalog, Message
 from clapcur.store.home import Home
+from clapcur.store.record import Record
 from clapcur.tracking import fields
 from clapcur.tracking.database import prepared
 from clapcur.tracking.dataset_source import ArtifactSource
@@ -67,29 +68,28 @@ class MlflowPage:
             return False
         return True
 
-    def open_run(self, record: Mapping[str, Any]) -> "Run":
+    def open_run(self, record: Record) -> "Run":
         """Return the run of an artifact, made where there is none, under its campaign's run."""
-        known = self._catalog.run_of(record["id"])
+        known = self._catalog.run_of(record.id)
         if known and (run := self._live_run(known)):
             return run
-        run = self._find(fields.ARTIFACT_TAG, record["id"])
+        run = self._find(fields.ARTIFACT_TAG, record.id)
         if run is None:
-            parent = self._parent(Campaign(**record["campaign"]), record) if record.get("campaign") else None
+            parent = self._parent(Campaign(**record.campaign), record.started) if record.campaign else None
             run = self.client.create_run(
                 parent.info.experiment_id if parent else self._experiment(EXPERIMENT),
-                start_time=_ms(record["started"]),
-                run_name=records.run_name(record),
-                tags={fields.ARTIFACT_TAG: record["id"]}
-                | ({"mlflow.parentRunId": parent.info.run_id} if parent else {}),
+                start_time=_ms(record.started),
+                run_name=readable.run_name(record),
+                tags={fields.ARTIFACT_TAG: record.id} | ({"mlflow.parentRunId": parent.info.run_id} if parent else {}),
             )
-        self._catalog.set_run(record["id"], run.info.run_id)
+        self._catalog.set_run(record.id, run.info.run_id)
         return run
 
-    def describe(self, run: "Run", record: Mapping[str, Any]) -> None:
+    def describe(self, run: "Run", record: Record) -> None:
         """Write params and tags of a record."""
         from mlflow.entities import Param, RunTag
 
-        uri = str(self._store.folder(record["kind"], record["id"]))
+        uri = str(self._store.folder(record.kind, record.id))
         new = [Param(*item) for item in fields.params(record).items() if item[0] not in run.data.params]
         tags = [RunTag(*item) for item in fields.tags(record, uri).items()]
         for start in range(0, max(len(new), len(tags)), 100):
@@ -117,7 +117,7 @@ class MlflowPage:
             change(run_id, status)
         run = self.client.get_run(run_id)
         if record := self._record_of(artifact_id):
-            self._end(run, _ms(record["finished"]))
+            self._end(run, _ms(record.finished))
             run = self.client.get_run(run_id)
         return run
 
@@ -144,10 +144,10 @@ class MlflowPage:
         run = self.open_run(record)
         run_id = run.info.run_id
         self.describe(run, record)
-        self.add_points(run, records.history(artifact.path))
-        finished = _ms(record["finished"])
-        last_step = records.last_step(artifact.path)
-        self.add_points(run, [(last_step, finished, records.metrics(record))])
+        self.add_points(run, readable.history(artifact.path))
+        finished = _ms(record.finished)
+        last_step = readable.last_step(artifact.path)
+        self.add_points(run, [(last_step, finished, readable.metrics(record))])
         if datasets := self._inputs(artifact):
             self.client.log_inputs(run_id, datasets)
         if artifact.kind == "checkpoint":
@@ -155,39 +155,39 @@ class MlflowPage:
         if artifact.kind in ("scores", "order_scores"):
             self._tell_scores(record)
         if artifact.kind == "decision":
-            self._tell_standing(record["config"]["dataset"])
-        if verdict := record.get("verdict"):
+            self._tell_standing(record.config["dataset"])
+        if verdict := record.facts.get("verdict"):
             self.client.set_tag(run_id, "mlflow.note.content", verdict)
         if artifact.kind == "tombstone":
             self.tell_standings()
         self._upload(artifact, run_id)
         self._end(run, finished)
-        if record.get("campaign"):
-            self._end(self._parent(Campaign(**record["campaign"]), record), finished)
+        if record.campaign:
+            self._end(self._parent(Campaign(**record.campaign), record.started), finished)
 
     def _tell_use(self, artifact: Artifact, campaign: Campaign) -> None:
         """Mark what a later campaign reused; its run stays with the one that made it."""
         run = self.open_run(artifact.record)
-        self._end(self._parent(campaign, {"started": time.time()}), _ms(time.time()))
+        self._end(self._parent(campaign, time.time()), _ms(time.time()))
         self.client.set_tag(run.info.run_id, f"clapcur.used_by.{campaign.key[:12]}", campaign.name)
 
-    def _tell_scores(self, record: Mapping[str, Any]) -> None:
+    def _tell_scores(self, record: Record) -> None:
         """Write scores on the run of the checkpoint and on its model, so that runs sort by them."""
-        if "checkpoint" not in record["inputs"]:
+        if "checkpoint" not in record.inputs:
             return
-        checkpoint = self._store.find(record["inputs"]["checkpoint"])
+        checkpoint = self._store.find(record.inputs["checkpoint"])
         run = self.open_run(checkpoint.record)
         about: dict[str, str | None] = {"model_id": self._model(checkpoint, run)}
-        if measured := record["inputs"].get("evaluation", record["inputs"].get("compositions")):
+        if measured := record.inputs.get("evaluation", record.inputs.get("compositions")):
             evaluation = self._store.find(measured).record
-            about["dataset_name"] = records.dataset_name(evaluation)
-            about["dataset_digest"] = records.digest(evaluation)
+            about["dataset_name"] = readable.dataset_name(evaluation)
+            about["dataset_digest"] = readable.digest(evaluation)
             self.client.log_inputs(run.info.run_id, [self._dataset(evaluation, "evaluation")])
-        numbers = {name: value for name, value in records.metrics(record).items() if not name.startswith("count.")}
-        if dataset := record.get("tags", {}).get("dataset"):
-            numbers |= records.flat({f"{dataset}/{name}": value for name, value in numbers.items()})
-        step = records.last_step(checkpoint.path)
-        self.add_points(run, [(step, _ms(record["finished"]), numbers)], **about)
+        numbers = {name: value for name, value in readable.metrics(record).items() if not name.startswith("count.")}
+        if dataset := record.tags.get("dataset"):
+            numbers |= readable.flat({f"{dataset}/{name}": value for name, value in numbers.items()})
+        step = readable.last_step(checkpoint.path)
+        self.add_points(run, [(step, _ms(record.finished), numbers)], **about)
 
     def tell_standings(self) -> None:
         """Point all aliases at the checkpoints that have them now: a take-down moves them without a decision."""
@@ -198,7 +198,7 @@ class MlflowPage:
         """Point the aliases of a dataset's registered model at teacher, champion and challenger as they are now."""
         from mlflow.exceptions import MlflowException
 
-        name = records.model_name(dataset)
+        name = readable.model_name(dataset)
         try:
             model = self.client.get_registered_model(name)
         except MlflowException as error:
@@ -237,7 +237,7 @@ class MlflowPage:
         found = self.client.search_logged_models([run.info.experiment_id], ours, max_results=1)
         model = found[0] if found else self.client.create_logged_model(
             run.info.experiment_id,
-            name=f"{records.run_name(record)} {checkpoint.id}".translate(str.maketrans("/:.%\"'", "______")),
+            name=f"{readable.run_name(record)} {checkpoint.id}".translate(str.maketrans("/:.%\"'", "______")),
             source_run_id=run_id,
             params=fields.params(record),
             tags=fields.tags(record, checkpoint.uri),
@@ -251,7 +251,7 @@ class MlflowPage:
         outputs = self.client.get_run(run_id).outputs
         named = {output.model_id for output in outputs.model_outputs} if outputs else set()
         if model.model_id not in named:
-            step = records.last_step(checkpoint.path)
+            step = readable.last_step(checkpoint.path)
             self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
         return str(model.model_id)
 
@@ -259,7 +259,7 @@ class MlflowPage:
         """Return the manifests and Improvement-Sets that went in, and the one that came out."""
         record = artifact.record
         roles = defaultdict(list)
-        for role, name in records.shown_inputs(record).items():
+        for role, name in readable.shown_inputs(record).items():
             roles[name].append(role)
         datasets = [self._dataset(record, "output")] if artifact.kind in DATASETS else []
         for name, kind in self._catalog.kinds(roles).items():
@@ -268,23 +268,23 @@ class MlflowPage:
                 datasets.append(self._dataset(source, ", ".join(sorted(roles[name]))))
         return datasets
 
-    def _dataset(self, record: Mapping[str, Any], context: str) -> "DatasetInput":
+    def _dataset(self, record: Record, context: str) -> "DatasetInput":
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-        uri = str(self._store.folder(record["kind"], record["id"]))
+        uri = str(self._store.folder(record.kind, record.id))
         dataset = Dataset(
-            name=records.dataset_name(record),
-            digest=records.digest(record),
+            name=readable.dataset_name(record),
+            digest=readable.digest(record),
             source_type=ArtifactSource.TYPE,
-            source=ArtifactSource(uri, record["key_sha256"]).to_json(),
-            profile=json.dumps(record.get("counts", {})),
+            source=ArtifactSource(uri, record.key_sha256).to_json(),
+            profile=json.dumps(record.counts),
         )
         return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, context)])
 
     def _upload(self, artifact: Artifact, run_id: str) -> None:
         """Copy figures, cards and small tables; what MLflow has in this size is left alone."""
-        sizes = {name: entry["bytes"] for name, entry in artifact.record["files"].items()}
+        sizes = {name: entry["bytes"] for name, entry in artifact.record.files.items()}
         pairs = "pairs.parquet" if artifact.kind == "improvement_set" else ""
         if sizes.get(pairs, 0) > MAX_UPLOAD:
             self._upload_sample(artifact.path / pairs, run_id)
@@ -312,21 +312,21 @@ class MlflowPage:
         if experiment is None:
             here = None  # a server knows where its files go; without one they are at home
             if not self._home.mlflow_uri.startswith("http"):
-                here = (self._home.mlflow_artifacts / records.folder_name(name)).as_uri()
+                here = (self._home.mlflow_artifacts / readable.folder_name(name)).as_uri()
             kind = {"mlflow.experimentKind": "custom_model_development"}  # opens on runs, not on traces of chats
             return str(self.client.create_experiment(name, artifact_location=here, tags=kind))
         if experiment.lifecycle_stage != "active":
             self.client.restore_experiment(experiment.experiment_id)
         return str(experiment.experiment_id)
 
-    def _parent(self, campaign: Campaign, record: Mapping[str, Any]) -> "Run":
+    def _parent(self, campaign: Campaign, started: float) -> "Run":
         """Return the run of a campaign; it begins with the first of its artifacts."""
         if campaign not in self._parents:
             experiment = self._experiment(campaign.experiment)
             found = self._find(fields.CAMPAIGN_TAG, campaign.key, experiment)
             self._parents[campaign] = found or self.client.create_run(
                 experiment,
-                start_time=_ms(record["started"]),
+                start_time=_ms(started),
                 run_name=campaign.name,
                 tags={fields.CAMPAIGN_TAG: campaign.key},
             )
@@ -354,7 +354,7 @@ class MlflowPage:
             if not (token := found.token):
                 return
 
-    def _record_of(self, name: str) -> Mapping[str, Any] | None:
+    def _record_of(self, name: str) -> Record | None:
         """Return the record of an artifact, None where it is not finished."""
         try:
             return self._store.find(name).record

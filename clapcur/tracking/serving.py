@@ -141,8 +141,8 @@ def _load_pyfunc(path: str) -> ZeroShotClassifier:
         raise DataError(f"the checkpoint {checkpoint.id} is not served: {why}; serve the champion that took its place")
     protocol: Mapping[str, Any] = {}
     for scores in store.of_kind("scores"):  # the last one counts
-        if scores.record["inputs"].get("checkpoint") == checkpoint.id:
-            protocol = scores.record["config"]
+        if scores.record.inputs.get("checkpoint") == checkpoint.id:
+            protocol = scores.record.config
     return ZeroShotClassifier(
         load_model(checkpoint.path), protocol.get("class_names", ()), protocol.get("prompt", PROMPT)
     )

@@ -329,7 +329,7 @@ def test_a_name_that_is_not_utf8_is_in_quarantine_escaped(tmp_path: Path) -> Non
     found = scanned(pool, max_bad_fraction=0.5)
     assert quarantined(found) == {f"caf\\udce9.{kind}": "unreadable" for kind in ("wav", "tar", "parquet")}
     artifact = make(Store(tmp_path / "store"), found)
-    assert artifact.record["counts"]["clips"] == 3
+    assert artifact.record.counts["clips"] == 3
 
 
 def test_a_source_whose_name_is_not_utf8_is_one_clear_error(tmp_path: Path) -> None:

@@ -385,7 +385,7 @@ def test_why_follows_an_input_down_to_what_differs_in_it(answer, home, lineage):
     """Another init is no answer when it is the teacher's seed that changed."""
     store = home.store
     teacher = trained(store, "teacher", {"teacher_pairs": store.find(lineage["pairs"])}, seed=4)
-    inputs = {role: store.find(name) for role, name in store.find(lineage["student"]).record["inputs"].items()}
+    inputs = {role: store.find(name) for role, name in store.find(lineage["student"]).record.inputs.items()}
     student = trained(store, "ads", {**inputs, "init": teacher}, learning_rate=0.002, seed=3)
     Catalog.open(home).rebuild(store)
     found = json.loads(answer("why", student.id, lineage["student"], "--json")[1])

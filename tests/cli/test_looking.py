@@ -68,10 +68,10 @@ def test_show_gives_the_record_of_an_artifact(answer, home, made):
     student = made["student"]
     code, out, err = answer("show", student.id[:6], "--json")
     assert code == 0, err
-    assert json.loads(out) == dict(student.record) | {"folder": str(student.path)}
+    assert json.loads(out) == student.record.to_dict() | {"folder": str(student.path)}
     code, out, _ = answer("show", student.id)
     assert code == 0 and student.id in out
-    assert all(name in out for name in student.record["inputs"].values())
+    assert all(name in out for name in student.record.inputs.values())
 
 
 def test_classify_gives_what_the_model_gives(answer, model, sounds):

@@ -67,7 +67,7 @@ def test_zste_runs_on_a_clap_model_folder_and_prints_every_task_with_its_chance(
     # the checkpoint's run in MLflow has the scores
     from clapcur.tracking.runs import connect
 
-    run = connect(home).get_run(Catalog.open(home).run_of(record.record["inputs"]["checkpoint"]))
+    run = connect(home).get_run(Catalog.open(home).run_of(record.record.inputs["checkpoint"]))
     assert run.data.metrics["zste.relation"] == pytest.approx(tasks["relation"]["score"])
 
 
@@ -161,10 +161,10 @@ def test_a_post_trained_student_leads_through_its_compositions_to_both_clips_of_
     assert done.returncode == 0, done.stderr
     student = home.store.find(json.loads(done.stdout)["id"])
     record = student.record
-    assert record["tags"]["row"] == "teminal" and record["config"]["order"]["stages"] == ["b"]
-    first = home.store.find(record["inputs"]["init"])
-    assert first.record["tags"]["row"] == "teminal" and first.record["config"]["order"]["stages"] == ["a"]
-    assert first.record["inputs"]["init"] == record["inputs"]["teacher"]
+    assert record.tags["row"] == "teminal" and record.config["order"]["stages"] == ["b"]
+    first = home.store.find(record.inputs["init"])
+    assert first.record.tags["row"] == "teminal" and first.record.config["order"]["stages"] == ["a"]
+    assert first.record.inputs["init"] == record.inputs["teacher"]
 
     tree = queries.trace(home, student.id)
     (node,) = [node for node in tree["inputs"] if node["role"] == "compositions"]

@@ -1,7 +1,6 @@
 """Composed clips: the same bytes every time, nothing but the order tells the order, and no recording on both sides."""
 
 import dataclasses
-import json
 from itertools import combinations
 
 import numpy as np
@@ -315,7 +314,7 @@ def test_short_clips_are_left_out_and_counted_with_their_reason(scene):
     paths["brief"] = write_sound(scene.folder / "brief.wav", 600.0, 7, duration_s=0.1)
     table = pd.concat([clips, clips_table(["brief"], label=["dog"])], ignore_index=True).sort_values("clip_id")
     made = composed(scene.store, {"clips": manifest(scene.store, "with a brief one", table, paths=paths)})
-    assert made.record["counts"]["left_out.too_short"] == 1
+    assert made.record.counts["left_out.too_short"] == 1
     assert CompositionsCard.open(made).left_out == [{"clip_id": "brief", "reason": "too_short"}]
 
 
@@ -350,8 +349,7 @@ def test_clips_without_labels_and_a_set_without_classes_are_refused(scene):
         composed(scene.store, {"clips": pool})
     rows = [(c.clip_id, "a dog", "dog", 0.5) for c in clips.itertuples()]
     made = improvement_set(scene.store, pool, rows, "du")
-    record = json.loads((made.path / "record.json").read_text())
-    assert record["config"] == {"name": f"du of {pool.id}"}
+    assert made.record.config == {"name": f"du of {pool.id}"}
     with pytest.raises(ManifestError, match="is DU, whose captions were chosen for no class"):
         compose({"improvement_set": _with_strategy(scene.store, made, "du"), "pool": pool}, SMALL, None)
 

@@ -142,19 +142,19 @@ def test_the_recipes_run_from_end_to_end(home, prefect, data, recipe, dataset, s
     experiment = tiny(wang2023.experiment(recipe, dataset, data, selection))
     rows = {line.row.name: line for line in ReportTable.open(compare(experiment)).rows}
     assert set(rows) == {row.name for row in experiment.rows}
-    pairs = next(one for one in home.store.of_kind("manifest") if one.record["stage"] == "merge")
+    pairs = next(one for one in home.store.of_kind("manifest") if one.record.stage == "merge")
     if recipe == "wang2023/table2":
         captions = " ".join(Manifest.open(pairs).captions.caption)
         assert all(text in captions for text in ("sounds 3 times", "a bell", "cars", "A riff")), "of all four corpora"
     else:
-        assert 0 < pairs.record["counts"]["clips"] < pairs.record["counts"]["of_clips"]
+        assert 0 < pairs.record.counts["clips"] < pairs.record.counts["of_clips"]
     teacher = home.store.find(rows["teacher"].by_seed[0].checkpoint)
-    assert home.store.find(teacher.record["inputs"]["init"]).record["format"] == "panns"
+    assert home.store.find(teacher.record.inputs["init"]).record.facts["format"] == "panns"
     history = [json.loads(line) for line in (teacher.path / "history.jsonl").read_text().splitlines()]
     tested = [point["test_accuracy"] for point in history if "test_accuracy" in point]
-    assert bool(tested) == (selection == "reference") == ("evaluation" in teacher.record["inputs"])
-    (evaluation,) = [one for one in home.store.of_kind("manifest") if one.record["tags"]["role"] == "evaluation"]
+    assert bool(tested) == (selection == "reference") == ("evaluation" in teacher.record.inputs)
+    (evaluation,) = [one for one in home.store.of_kind("manifest") if one.record.tags["role"] == "evaluation"]
     assert {readable(label) for label in Manifest.open(evaluation).clips.label} <= set(experiment.class_names)
-    ads = [one for one in home.store.of_kind("improvement_set") if one.record["config"]["strategy"] == "ads"]
+    ads = [one for one in home.store.of_kind("improvement_set") if one.record.config["strategy"] == "ads"]
     pool = pd.read_parquet(ads[0].path / "pairs.parquet").clip_id
-    assert set(pool) <= set(Manifest.open(home.store.find(ads[0].record["inputs"]["pool"])).clips.clip_id)
+    assert set(pool) <= set(Manifest.open(home.store.find(ads[0].record.inputs["pool"])).clips.clip_id)

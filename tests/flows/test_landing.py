@@ -50,8 +50,8 @@ def test_a_landing_adds_what_is_new_and_nothing_twice(home):
     v1 = grow(home, "field", manifest(home.store, "first", clips_table(["a", "b"])))
     v2 = grow(home, "field", manifest(home.store, "second", clips_table(["b", "c"])))
     assert (clips_of(v1), clips_of(v2)) == (["a", "b"], ["a", "b", "c"])
-    assert v2.record["inputs"]["parent"] == v1.id
-    assert v2.record["counts"] == {"clips": 3, "added": 1, "forgotten": 0, "known": 1, "same_sound": 0}
+    assert v2.record.inputs["parent"] == v1.id
+    assert v2.record.counts == {"clips": 3, "added": 1, "forgotten": 0, "known": 1, "same_sound": 0}
     assert [one.id for one in pools.versions(home, "field")] == [v1.id, v2.id]
     assert [one.id for one in pools.ancestors(home, v2)] == [v1.id]
 
@@ -68,7 +68,7 @@ def test_the_same_sound_in_another_container_is_not_new(home):
     assert grow(home, "field", flac) == v1
     more = manifest(home.store, "more", clips_table(["y", "z"], pcm_sha256=["another", "one sound"]))
     v2 = grow(home, "field", more)
-    assert clips_of(v2) == ["a", "y"] and v2.record["counts"]["same_sound"] == 1
+    assert clips_of(v2) == ["a", "y"] and v2.record.counts["same_sound"] == 1
 
 
 def test_pools_do_not_mix(home):
@@ -88,7 +88,7 @@ def test_a_forgotten_clip_leaves_and_does_not_come_back_in_another_container(hom
     grow(home, "field", landing)
     run(BURY, Tombstone(clip_id="a", pcm_sha256="one", reason="asked"), {}, home)
     v2 = grow(home, "field", None)
-    assert clips_of(v2) == ["b"] and v2.record["counts"]["forgotten"] == 1
+    assert clips_of(v2) == ["b"] and v2.record.counts["forgotten"] == 1
     assert grow(home, "field", landing) == v2
     assert grow(home, "field", manifest(home.store, "again", clips_table(["z"], pcm_sha256=["one"]))) == v2
     assert Manifest.open(v2).locations.clip_id.tolist() == ["b"]
@@ -195,7 +195,7 @@ def test_a_watcher_lands_a_file_that_is_complete_and_nothing_else(home, answer, 
     code, out, err = answer("watch", inbox, "--pool", "field", "--settle", 0.05, "--every", 0.02, "--once")
     assert code == 0, err
     version = pools.head(home, "field")
-    assert version.id in out and version.record["counts"]["added"] == 1
+    assert version.id in out and version.record.counts["added"] == 1
     assert [Path(path).name for path in Manifest.open(version).paths.values()] == ["100.wav"]
 
 
@@ -292,11 +292,11 @@ def test_one_landing_after_another(home, experiment, prefect, tmp_path):
     second = recurate(experiment)
     assert second.kind == "decision" and second != first
     made = {kind: list(home.store.of_kind(kind)) for kind in ("embeddings", "improvement_set", "checkpoint")}
-    of_v3 = [one.record for one in made["embeddings"] if one.record["inputs"].get("manifest") == v3.id]
-    assert [(one["counts"]["rows"], one["counts"]["embedded"]) for one in of_v3] == [(8, 2)]
+    of_v3 = [one.record for one in made["embeddings"] if one.record.inputs.get("manifest") == v3.id]
+    assert [(one.counts["rows"], one.counts["embedded"]) for one in of_v3] == [(8, 2)]
     sets = made["improvement_set"]
-    assert [one.record["inputs"]["pool"] for one in sets] == [v1.id, v3.id]
-    assert sets[1].record["inputs"]["parent"] == sets[0].id
+    assert [one.record.inputs["pool"] for one in sets] == [v1.id, v3.id]
+    assert sets[1].record.inputs["parent"] == sets[0].id
     card = json.loads((sets[1].path / "card.json").read_text())
     assert card["scored"] == {"new_clips": 2, "clips_taken_over": 6}
 
@@ -306,7 +306,7 @@ def test_one_landing_after_another(home, experiment, prefect, tmp_path):
     v4 = pools.head(home, "field")
     assert clips_of(v4) == sorted(set(clips_of(v3)) - {gone})
     latest = list(home.store.of_kind("improvement_set"))[-1]
-    assert latest.record["inputs"]["pool"] == v4.id
+    assert latest.record.inputs["pool"] == v4.id
     assert gone not in set(pd.read_parquet(latest.path / "pairs.parquet").clip_id)
     assert land(IngestConfig(source=str(folder)), "field") == v4, "it is in the folder still and must not return"
     soundfile.write(folder / "again.flac", *soundfile.read(Manifest.open(v3).paths[gone], dtype="int16"))

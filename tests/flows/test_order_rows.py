@@ -82,10 +82,10 @@ def test_a_comparison_shows_order_beside_accuracy_and_leads_to_the_sounds(tones,
     assert lines["TeminAL"].vs_teacher is not None
 
     student = home.store.find(lines["DS+SL, TeminAL"].by_seed[0].checkpoint)
-    start = home.store.find(student.record["inputs"]["init"])
-    assert start.record["tags"]["row"] == "ds+sl" and student.record["tags"]["row"] == "ds+sl+teminal"
-    composed = home.store.find(student.record["inputs"]["compositions"])
-    assert composed.record["inputs"]["improvement_set"] == start.record["inputs"]["improvement_set"]
+    start = home.store.find(student.record.inputs["init"])
+    assert start.record.tags["row"] == "ds+sl" and student.record.tags["row"] == "ds+sl+teminal"
+    composed = home.store.find(student.record.inputs["compositions"])
+    assert composed.record.inputs["improvement_set"] == start.record.inputs["improvement_set"]
     assert any(pair["role"] == "compositions" for pair in queries.trace_pairs(home, student.id))
 
     page, table = ((made.path / name).read_text() for name in ("report.html", "table.md"))

@@ -99,7 +99,7 @@ def test_what_is_killed_in_the_middle_of_a_run_loses_nothing(stack):
 
 def made(home):
     """Return when each artifact was finished."""
-    return {one.id: one.record["finished"] for one in home.store}
+    return {one.id: one.record.finished for one in home.store}
 
 
 def answers(question):

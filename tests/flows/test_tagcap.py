@@ -33,6 +33,8 @@ from clapcur.store.artifacts import Store
 from clapcur.store.home import Home
 from clapcur.testing import PAPER_RULE, embeddings, manifest, write_tone, write_tones
 
+pytestmark = pytest.mark.usefixtures("leaves_no_trace")  # of the log that a command writes
+
 
 @pytest.fixture
 def world(tmp_path) -> World:
@@ -166,9 +168,9 @@ def test_rows_of_generated_captions_stand_beside_the_papers_and_lead_to_their_ta
     lines = {line.name: line for line in ReportTable.open(report).rows}
     assert list(lines) == ["teacher", "ADS", "TagCap", "TagCap ∩ classes+SL"]
     student = home.store.find(lines["TagCap"].by_seed[0].checkpoint)
-    chosen = home.store.find(student.record["inputs"]["improvement_set"])
-    written = home.store.find(student.record["inputs"]["captions"])
-    assert is_generated(written) and chosen.record["inputs"]["generated"] == written.id
+    chosen = home.store.find(student.record.inputs["improvement_set"])
+    written = home.store.find(student.record.inputs["captions"])
+    assert is_generated(written) and chosen.record.inputs["generated"] == written.id
     pairs = list(queries.trace_pairs(home, student.id))
     assert pairs and all(pair["tags"] and pair["verdict"] in ("kept", "best") for pair in pairs if "tags" in pair)
     of_set = [pair for pair in pairs if pair["role"] == "improvement_set"]
@@ -177,7 +179,7 @@ def test_rows_of_generated_captions_stand_beside_the_papers_and_lead_to_their_ta
     assert {"way", "tags", "verdict", "tags_from"} <= json.loads(shown[-1]).keys()
     assert CliRunner().invoke(app, ["pairs", chosen.id, "--csv"]).output.splitlines()[0].endswith("verdict,tags_from")
     assert "tags" in CliRunner().invoke(app, ["pairs", chosen.id]).output
-    heard = next(one for one in home.store.of_kind("audition") if chosen.id in one.record["inputs"].values())
+    heard = next(one for one in home.store.of_kind("audition") if chosen.id in one.record.inputs.values())
     table = pd.read_csv(heard.path / "pairs.csv")
     assert table.tags.str.len().min() > 0 and "tags of the clip: " in (heard.path / "audition.html").read_text()
     tree = json.dumps(queries.trace(home, student.id))
@@ -186,7 +188,7 @@ def test_rows_of_generated_captions_stand_beside_the_papers_and_lead_to_their_ta
     touched = queries.impact(home, clip)
     assert chosen.id in {entry["id"] for entry in touched["improvement_sets"]}
     assert student.id in {entry["id"] for entry in touched["checkpoints"]}
-    assert {entry["id"] for entry in touched["tags"]} == {written.record["inputs"]["tags"]}
+    assert {entry["id"] for entry in touched["tags"]} == {written.record.inputs["tags"]}
 
 
 @pytest.mark.slow
@@ -217,8 +219,8 @@ def test_a_folder_and_a_tagger_are_enough(tagger, tmp_path, monkeypatch):
     lines = {line.name: line for line in ReportTable.open(report).rows}
     assert list(lines) == ["teacher", "TagCap+SL"]
     teacher = home.store.find(lines["teacher"].by_seed[0].checkpoint)
-    assert is_generated(home.store.find(teacher.record["inputs"]["teacher_pairs"]))
-    assert home.store.find(teacher.record["inputs"]["init"]).record["format"] == "yamnet"
+    assert is_generated(home.store.find(teacher.record.inputs["teacher_pairs"]))
+    assert home.store.find(teacher.record.inputs["init"]).record.facts["format"] == "yamnet"
 
 
 @pytest.mark.slow
@@ -241,11 +243,11 @@ def test_a_checkpoint_and_a_folder_are_enough(tmp_path, monkeypatch):
     report = compare.fn(dataclasses.replace(experiment, student=brief))
     home = Home.open()
     student = home.store.find(ReportTable.open(report).rows[1].by_seed[0].checkpoint)
-    teacher = home.store.find(student.record["inputs"]["init"])
-    assert teacher.record["stage"] == "adopt"
+    teacher = home.store.find(student.record.inputs["init"])
+    assert teacher.record.stage == "adopt"
     tags = [one for one in home.store.of_kind("tags")]
-    assert [one.record["inputs"]["checkpoint"] for one in tags] == [teacher.id], "it tagged once, for both uses"
-    given = read_generated(home.store.find(student.record["inputs"]["teacher_pairs"]))
+    assert [one.record.inputs["checkpoint"] for one in tags] == [teacher.id], "it tagged once, for both uses"
+    given = read_generated(home.store.find(student.record.inputs["teacher_pairs"]))
     assert set(given.tags) <= {"low hum", "high whistle", "low hum; high whistle", "high whistle; low hum"}
 
 

@@ -113,7 +113,7 @@ class World:
         """Return whom the last challenger was compared with."""
         made = champions.decisions(self.home.store, self.experiment.name)
         artifact, decision = made[-1]
-        return {decision.champion, artifact.record["inputs"]["teacher"]}
+        return {decision.champion, artifact.record.inputs["teacher"]}
 
 
 def made_of(checkpoint: Artifact) -> set[str]:
@@ -125,7 +125,7 @@ WORLD: list[World] = []  # the one that the stages below belong to
 
 
 def embed(inputs: Mapping[str, Artifact], config: Any, work: Workspace) -> dict[str, Any]:
-    if "manifest" in inputs and inputs["manifest"].record["stage"] == "pool":
+    if "manifest" in inputs and inputs["manifest"].record.stage == "pool":
         WORLD[0].at("pool embeds")
     return {}
 

@@ -11,6 +11,7 @@ from chain import clip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clapcur import testing
 from clapcur.cli.collecting import _size
 from clapcur.data import champions
 from clapcur.lineage import collection, pools
@@ -19,9 +20,9 @@ from clapcur.lineage.queries import trace
 from clapcur.stages.pool import STAGE as GROW
 from clapcur.stages.tombstone import STAGE as BURY
 from clapcur.stages.tombstone import Tombstone
-from clapcur.store.artifacts import RECORD
 from clapcur.store.catalog import Catalog
 from clapcur.store.home import Home
+from clapcur.store.record import RECORD
 from clapcur.store.runner import run
 from clapcur.testing import clips_table, embeddings, manifest
 
@@ -29,7 +30,7 @@ from clapcur.testing import clips_table, embeddings, manifest
 def record(kind, finished=1.0, inputs=None, stage="", **config):
     stages = {"embeddings": "embed", "improvement_set": "curate", "decision": "gate"}
     stage = stage or stages.get(kind, kind)
-    return {"kind": kind, "stage": stage, "finished": finished, "inputs": inputs or {}, "config": config}
+    return testing.record(kind, stage=stage, finished=finished, inputs=inputs or {}, config=config)
 
 
 # -- the choice
@@ -104,8 +105,8 @@ def test_nothing_that_stays_misses_an_input_but_of_reports_and_by_wish(records, 
     assert choice.keep.keys() | choice.remove.keys() == records.keys()
     assert not choice.keep.keys() & choice.remove.keys() and named <= choice.keep.keys()
     for name in choice.keep:
-        if records[name]["kind"] != "report" or choice.keep[name] != "a report is kept":
-            assert set(records[name]["inputs"].values()) <= choice.keep.keys()
+        if records[name].kind != "report" or choice.keep[name] != "a report is kept":
+            assert set(records[name].inputs.values()) <= choice.keep.keys()
 
 
 POOL = {
@@ -270,11 +271,10 @@ def test_what_was_made_again_after_a_cut_stays_in_the_catalog(home, made):
 def test_what_changed_since_the_plan_stays(home, made):
     """Between the look and the removal somebody makes a model of the set that was about to go."""
     chosen = plan(home, grace_hours=0)
-    rows = home.store.find(made["teacher_scores"].record["inputs"]["audio_embeddings"])
+    rows = home.store.find(made["teacher_scores"].record.inputs["audio_embeddings"])
     new = chain.make(home, "scores", "new", lambda work: None, {"audio_embeddings": rows})
     anew = made["student_scores"]
-    again = {**anew.record, "finished": time.time()}
-    (anew.path / RECORD).write_text(json.dumps(again))
+    testing.rewrite_record(anew, finished=time.time())
     gone = ids(collect(home, chosen))
     assert not {rows.id, new.id, anew.id} & gone
     assert {rows.id, new.id, anew.id} <= {artifact.id for artifact in home.store}

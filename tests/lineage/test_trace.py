@@ -50,8 +50,8 @@ def test_a_student_is_traced_to_everything_that_made_it(home, made):
         "train ads+sl",
     )
     above = {made[name].id for name in ("student", "set", "teacher", "teacher_pairs", "pool", "evaluation")}
-    assert {node["id"] for node in walk(tree)} == above | set(made["set"].record["inputs"].values())
-    assert {below["role"]: below["id"] for below in tree["inputs"]} == made["student"].record["inputs"]
+    assert {node["id"] for node in walk(tree)} == above | set(made["set"].record.inputs.values())
+    assert {below["role"]: below["id"] for below in tree["inputs"]} == made["student"].record.inputs
     shown = next(node for node in walk(tree) if node["id"] == made["set"].id)
     assert shown["thresholds"] == {"caption_threshold": 0.7, "threshold.audio": 0.41}
     assert shown["counts"] == {"pairs": 3}
@@ -163,7 +163,7 @@ def ids(answer):
 
 def test_a_pool_clip_touches_its_set_the_student_and_the_students_scores(home, made):
     """The teacher never met the clip: naming it would retrain everything, leaving out the student nothing."""
-    embedded = made["set"].record["inputs"]["pool_embeddings"]
+    embedded = made["set"].record.inputs["pool_embeddings"]
     answer = impact(home, clip("pool-1"))
     assert ids(answer) == {
         "manifests": [made["pool"].id],

@@ -122,7 +122,7 @@ def test_every_artifact_of_the_tree_is_on_the_page_once_with_its_figures(home, m
     drawn = re.findall(r'<details [^>]*data-id="(\w+)"', text)
     assert sorted(drawn) == sorted(expected) and len(expected) > 8
     edges = re.findall(r'<path data-from="(\w+)" data-to="(\w+)"', text)
-    inputs = {(below, name) for name in expected for below in home.store.find(name).record["inputs"].values()}
+    inputs = {(below, name) for name in expected for below in home.store.find(name).record.inputs.values()}
     assert sorted(edges) == sorted(inputs)
     of_set = text.partition(f'id="a{made["set"].id}"')[2].partition("</details>")[0]
     assert "<th>threshold.audio<td>0.41" in of_set and "<th>pairs<td>3" in of_set

@@ -30,7 +30,7 @@ from clapcur.methods.contamination import (
 )
 from clapcur.stages.evaluate import STAGE, EvaluateConfig, evaluate
 from clapcur.store.artifacts import Artifact, Store
-from clapcur.testing import clips_table, commit, embeddings, manifest
+from clapcur.testing import clips_table, commit, embeddings, manifest, rewrite_record
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -273,7 +273,7 @@ ROWS = np.array([[9, 1], [1, 9], [9, 0], [1, 8]], float)
 def scored(store: Store, model: Artifact, clips: pd.DataFrame, **more: Artifact) -> tuple[dict, pd.DataFrame]:
     clips = clips.assign(label=["dog", "rain", "rain", "rain"][: len(clips)])
     audio = embeddings(store, "audio", clips.clip_id.tolist(), ROWS[: len(clips)])
-    (audio.path / "record.json").write_text(json.dumps(audio.record | {"config": {"num_crops": 1}}))
+    rewrite_record(audio, config={"num_crops": 1})
     inputs = {
         "checkpoint": model, "audio_embeddings": audio, "evaluation": manifest(store, "evaluation", clips),
         "prompt_embeddings": embeddings(store, "prompts", prompts(CLASSES), np.eye(2)), **more,
@@ -321,7 +321,7 @@ def curated_against(store: Store, evaluation: pd.DataFrame, near_duplicate: obje
         "pool": manifest(store, "pool", clips_table(["p1"])),
     }
     chosen = improvement_set(store, ["p1"], **inputs)
-    (chosen.path / "record.json").write_text(json.dumps(chosen.record | {"config": {"near_duplicate": near_duplicate}}))
+    rewrite_record(chosen, config={"near_duplicate": near_duplicate})
     return checkpoint(store, f"student {near_duplicate}", teacher_pairs=inputs["teacher_pairs"], improvement_set=chosen)
 
 

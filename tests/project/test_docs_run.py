@@ -238,11 +238,11 @@ def ids(folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     sets = [one.id for one in store.of_kind("improvement_set")] if store.root.is_dir() else []
     if sets:
-        students = [one for one in store.of_kind("checkpoint") if "improvement_set" in one.record["inputs"]]
-        pool = [one for one in store.of_kind("manifest") if "pool" in str(one.record["tags"].get("role"))]
+        students = [one for one in store.of_kind("checkpoint") if "improvement_set" in one.record.inputs]
+        pool = [one for one in store.of_kind("manifest") if "pool" in str(one.record.tags.get("role"))]
         found = {"SET": sets[-1], "OTHER": sets[0], "STUDENT": students[-1].id, "CHECKPOINT": students[-1].id}
         found |= {"MANIFEST": pool[-1].id} if pool else {}
-        tags = [one.id for one in store.of_kind("tags") if "tagger" in one.record["inputs"]]
+        tags = [one.id for one in store.of_kind("tags") if "tagger" in one.record.inputs]
         found |= {"TAGS": tags[-1]} if tags else {}
         found["CLIP"] = pd.read_parquet(store.find(sets[-1]).path / "pairs.parquet").clip_id.iloc[0]
     return found

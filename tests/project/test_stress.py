@@ -24,10 +24,11 @@ from stress.comparing import catalog_differences, mlflow_differences, store_diff
 from stress.harness import Run
 from stress.mutating import MUTATIONS, mutate
 
-from clapcur.store.artifacts import RECORD, Artifact, _record_digest, sha256_file
+from clapcur.store.artifacts import Artifact, sha256_file
 from clapcur.store.catalog import Catalog
 from clapcur.store.database import ARTIFACT, EDGE, OUTBOX
 from clapcur.store.home import Home
+from clapcur.store.record import RECORD, record_digest
 
 FINE = Ended(("ingest", "t.csv"), 0, "", "ingest pool -> manifest 0123456789ab (4 clips)\n", 1.0)
 
@@ -105,7 +106,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     change(record)
     for name in record["files"]:
         record["files"][name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
-    record["record_sha256"] = _record_digest(record)
+    record["record_sha256"] = record_digest(record)
     (folder / RECORD).write_text(json.dumps(record))
 
 

@@ -67,7 +67,7 @@ def test_a_deployment_goes_through_the_worker_and_leaves_its_pages(up, prefect):
 
 def label(home, name):
     """Return what an artifact was called."""
-    from clapcur.store.records import label
+    from clapcur.store.readable import label
 
     return label(home.store.find(name).record)
 

@@ -50,9 +50,9 @@ def test_an_adopted_model_embeds_as_the_one_that_was_published(home, published, 
     assert np.array_equal(ours.embed_audio([clip]), there.embed_audio([clip]))
     assert np.array_equal(ours.embed_text(["rain"]), there.embed_text(["rain"]))
     report = json.loads((made.path / "adopted.json").read_text())
-    assert report["format"] == made.record["format"] and not report["missing"]
-    assert made.record["counts"]["taken_tensors"] == len(report["mapped"]) > 50
-    assert made.record["tags"]["row"] == "teacher"
+    assert report["format"] == made.record.facts["format"] and not report["missing"]
+    assert made.record.counts["taken_tensors"] == len(report["mapped"]) > 50
+    assert made.record.tags["row"] == "teacher"
 
 
 def test_what_is_adopted_is_known_by_its_content_and_not_by_its_place(home, published, tmp_path):
@@ -67,7 +67,7 @@ def test_what_is_adopted_is_known_by_its_content_and_not_by_its_place(home, publ
     save_file(tensors, moved / "model.safetensors", metadata={"format": "pt"})
     other = adopted(home, source=str(moved))
     assert other.id != made.id
-    assert other.record["metrics"]["logit_scale"] == pytest.approx(made.record["metrics"]["logit_scale"] * np.exp(0.5))
+    assert other.record.metrics["logit_scale"] == pytest.approx(made.record.metrics["logit_scale"] * np.exp(0.5))
     assert adopted(home, source=str(published), front_end="from_config").id != made.id
 
 
@@ -100,10 +100,10 @@ def test_a_lone_tower_is_no_teacher_before_it_was_trained(home, tmp_path):
         adopt(config, pairs)
     tower = adopt(dataclasses.replace(config, partial=True), pairs)
     assert torch.equal(load_model(tower.path, device="cpu").audio.fc1.weight, weights["fc1.weight"])
-    assert tower.record["counts"]["fresh_tensors"] > 10
+    assert tower.record.counts["fresh_tensors"] > 10
     few = TrainConfig(num_examples=16, batch_size=8, selection="last", num_evaluations=0, device="cpu")
     teacher = train(few, {"init": tower, **pairs}, Row(strategy="teacher"))
-    assert teacher.record["tags"]["role"] == "teacher"
+    assert teacher.record.tags["role"] == "teacher"
     assert not torch.equal(load_model(teacher.path, device="cpu").audio.fc1.weight, weights["fc1.weight"])
 
 
@@ -148,7 +148,7 @@ def test_a_clap_model_becomes_a_student_and_goes_back_as_a_clap_model(home, publ
     done = run("compare", with_checkpoint(tmp_path, f"checkpoint: {published}"), "--json")
     assert done.returncode == 0, done.stderr
     first, last = (home.store.find(row["checkpoint"]) for row in json.loads(done.stdout)["rows"])
-    assert (first.record["stage"], last.record["stage"], last.record["inputs"]["init"]) == ("adopt", "train", first.id)
+    assert (first.record.stage, last.record.stage, last.record.inputs["init"]) == ("adopt", "train", first.id)
     assert "adopt" in answer("trace", last.id)[1]
     given_back = ("export", last.id, tmp_path / "given-back", "--format", "hf")
     assert answer(*given_back)[0] == 0

@@ -181,7 +181,7 @@ def test_the_page_has_the_pairs_with_scores_thresholds_and_sounds(store, tmp_pat
         assert Path(entry["path"]).name == f"{clip[-4:]}.wav" and entry["excerpt"] == "2.0 s"
     text = made.page.read_text()
     assert source.id in text and "ADS (augmented domain-specific)" in text and "0.300 to 0.400, by class" in text
-    assert made.artifact.record["counts"] == {"pairs": 24, "clips": 12, "embedded": 12}
+    assert made.artifact.record.counts == {"pairs": 24, "clips": 12, "embedded": 12}
 
 
 def test_a_clip_of_two_pairs_is_embedded_once(store, tmp_path):
@@ -197,7 +197,7 @@ def test_ds_is_cut_by_its_captions(store, tmp_path):
         make(store, source, num_pairs=9)  # the clips of this set are of the pool, those of DS are the teacher's
     inputs = audition_inputs(store, source)
     assert set(inputs) == {"improvement_set", "teacher_pairs"}
-    inputs["pool"] = store.find(source.record["inputs"]["pool"])
+    inputs["pool"] = store.find(source.record.inputs["pool"])
     config = AuditionConfig(num_pairs=9, border=0.4)
     work = store.open(STAGE.key(config, inputs))
     STAGE.compute(inputs, config, work)
@@ -215,7 +215,7 @@ def test_only_what_the_set_names_is_an_input(store, tmp_path):
     source = improvement_set(store, tmp_path / "sounds")
     assert set(audition_inputs(store, source)) == {"improvement_set", "teacher_pairs", "pool"}
     with pytest.raises(ArtifactError, match="expected an improvement_set, got the manifest"):
-        audition_inputs(store, store.find(source.record["inputs"]["pool"]))
+        audition_inputs(store, store.find(source.record.inputs["pool"]))
 
 
 def test_the_page_keeps_its_size_and_says_what_has_no_room(store, tmp_path):
@@ -229,7 +229,7 @@ def test_the_page_keeps_its_size_and_says_what_has_no_room(store, tmp_path):
         assert limit - 2 * per_clip - 1024 < made.page.stat().st_size <= limit
         silent = [clip for clip in made.data["clips"].values() if "audio" not in clip]
         assert silent and all("no room" in clip["note"] for clip in silent)
-        counts = made.artifact.record["counts"]
+        counts = made.artifact.record.counts
         assert counts["left_out"] == len(silent) and counts["embedded"] == 12 - len(silent)
         assert f"clips: {len(silent)} left out" in made.page.read_text()
         assert set(made.pairs["class"][made.pairs.sound == "embedded"]) == set(CLASSES)
@@ -245,7 +245,7 @@ def test_what_cannot_be_heard_is_said_and_the_rest_is_heard(store, tmp_path):
     notes = {clip[-4:]: entry["note"] for clip, entry in made.data["clips"].items() if "note" in entry}
     assert notes["00a1"] == notes["00a2"] == "the file is not at its place"
     assert notes["00a5"].startswith("unreadable: ") and len(notes) == 3
-    assert made.artifact.record["counts"] == {"pairs": 24, "clips": 12, "embedded": 9, "missing": 2, "unreadable": 1}
+    assert made.artifact.record.counts == {"pairs": 24, "clips": 12, "embedded": 9, "missing": 2, "unreadable": 1}
     assert "6 of 24 pairs have no sound here; clips: 2 missing, 1 unreadable." in made.page.read_text()
     assert (made.pairs.sound == "missing").sum() == 4
 
@@ -263,7 +263,7 @@ def test_text_of_others_cannot_become_markup_or_script(store, tmp_path):
 def test_the_same_set_makes_the_same_bytes(tmp_path):
     """An artifact that differs by its time of making cannot be checked by recomputing it."""
     made = [make_audition(Store(tmp_path / name), tmp_path / "sounds") for name in ("one", "two")]
-    digests = [{name: entry["sha256"] for name, entry in one.artifact.record["files"].items()} for one in made]
+    digests = [{name: entry["sha256"] for name, entry in one.artifact.record.files.items()} for one in made]
     assert digests[0] == digests[1] and set(digests[0]) == {"audition.html", "pairs.csv"}
 
 

@@ -178,7 +178,7 @@ def test_a_pool_becomes_pairs_without_a_model(store, pool):
         not table.caption.str.contains("silence").any()
         and table[table.clip_id == "c"].caption.str.contains("fire").all()
     )
-    assert table.similarity.isna().all() and made.record["counts"]["tagged_clips"] == 3
+    assert table.similarity.isna().all() and made.record.counts["tagged_clips"] == 3
     again = run(Store(store.root.with_name("again")), CaptionConfig(), {"pool": pool, "tags": tags_of(store, GIVEN)})
     assert read_generated(again).equals(table)
 
@@ -188,7 +188,7 @@ def test_evaluation_clips_and_their_recordings_get_no_caption(store, pool):
     evaluation = manifest(store, "evaluation", clips_table(["z", "b"], recording_id=["r1", "other"]))
     made = run(store, CaptionConfig(), {"pool": pool, "tags": tags_of(store, GIVEN), "evaluation": evaluation})
     assert Manifest.open(made).clips.clip_id.tolist() == ["c"]
-    counts = made.record["counts"]
+    counts = made.record.counts
     assert (counts["excluded.evaluation_recording"], counts["excluded.evaluation_clip"]) == (1, 1)
     whole = manifest(store, "all", clips_table(list("abc")))
     with pytest.raises(EmptySetError, match="3 have a tag, 3 are evaluation clips or share a recording"):

@@ -117,7 +117,7 @@ def test_a_killed_run_goes_on_from_its_last_shard_to_the_same_bytes(corpus, monk
     resumed = run(corpus, config, inputs, version="killed")
     assert (written, again) == ([0, 1], [2, 3])
     names = [f"rows-{i:05d}.npy" for i in range(4)] + ["ids.parquet"]
-    assert sorted(resumed.record["files"]) == sorted(names)
+    assert sorted(resumed.record.files) == sorted(names)
     assert all((resumed.path / name).read_bytes() == (unbroken.path / name).read_bytes() for name in names)
 
 
@@ -125,10 +125,10 @@ def test_the_record_says_how_fast_it_was_and_on_what(corpus):
     """Without the share of waiting nobody knows whether a faster disk or a faster GPU would help."""
     inputs = {"checkpoint": corpus.teacher(), "manifest": corpus.pool}
     record = run(corpus, AUDIO, inputs, version="timed").record
-    told, heard = record["metrics"], [soundfile.info(path) for path in Manifest.open(corpus.pool).paths.values()]
+    told, heard = record.metrics, [soundfile.info(path) for path in Manifest.open(corpus.pool).paths.values()]
     mean_s = np.mean([info.duration for info in heard])
     assert told["real_time_factor"] / told["rows_per_s"] == pytest.approx(mean_s)
-    assert 0 <= told["waiting_share"] <= 1 and record["environment"]["device"] == "cpu"
+    assert 0 <= told["waiting_share"] <= 1 and record.environment["device"] == "cpu"
 
 
 def test_a_shard_is_whole_or_not_there(tmp_path, monkeypatch):
@@ -212,7 +212,7 @@ def test_few_bad_clips_are_left_out_by_name_and_every_row_keeps_its_clip(
     assert [tuple(row) for row in table.left_out[["id", "path", "reason"]].to_numpy()] == sorted(
         [(gone, paths[gone], "missing"), (changed, paths[changed], "changed")]
     )
-    assert artifact.record["counts"]["left_out"] == 2 and artifact.record["counts"]["rows"] == 4
+    assert artifact.record.counts["left_out"] == 2 and artifact.record.counts["rows"] == 4
     assert "2 clips have no row" in caplog.text and "left_out.parquet" in caplog.text
     with pytest.raises(ArtifactError, match=f"{paths[gone]}, which was left out .no such file"):
         table.select([gone])
@@ -233,8 +233,8 @@ def test_a_table_that_lacks_clips_is_completed_when_their_files_are_back(corpus,
     assert "2 clips have no row" in caplog.text, "whoever reuses it is told"
     os.rename(tmp_path / "elsewhere", paths[gone])
     second = embed_as_task(corpus, HALF, inputs)
-    assert second.record["counts"] == {"rows": 7, "shards": 1, "embedded": 1, "left_out": 1}
-    assert second.record["inputs"]["previous"] == first.id
+    assert second.record.counts == {"rows": 7, "shards": 1, "embedded": 1, "left_out": 1}
+    assert second.record.inputs["previous"] == first.id
     Path(paths[changed]).write_bytes(content)
     third = embed_as_task(corpus, HALF, inputs)
     assert EmbeddingTable.open(third).ids == list(paths)
@@ -256,7 +256,7 @@ def test_a_run_that_was_refused_succeeds_once_the_files_are_back(corpus, tmp_pat
     for index in (0, 3, 6):
         os.rename(tmp_path / str(index), paths[list(paths)[index]])
     made = run_now(corpus, config, inputs)
-    assert EmbeddingTable.open(made).ids == list(paths) and "left_out" not in made.record["counts"]
+    assert EmbeddingTable.open(made).ids == list(paths) and "left_out" not in made.record.counts
 
 
 def dies_at(call: int, action, counts=lambda *of: True):
@@ -406,7 +406,7 @@ def ray_at_home(monkeypatch, tmp_path):
 
 
 def files(artifact) -> dict[str, bytes]:
-    return {name: (artifact.path / name).read_bytes() for name in artifact.record["files"]}
+    return {name: (artifact.path / name).read_bytes() for name in artifact.record.files}
 
 
 @pytest.fixture(scope="module")
@@ -430,7 +430,7 @@ def test_two_workers_make_the_bytes_that_one_makes(corpus, serial, setting, pref
     inputs = {"checkpoint": corpus.teacher(), "manifest": corpus.pairs}
     made = run(corpus, AUDIO, inputs, version=setting, spread=spread_as(setting, monkeypatch))
     assert files(made) == files(serial)
-    assert made.record["metrics"].keys() == {"rows_per_s", "real_time_factor", "waiting_share"}
+    assert made.record.metrics.keys() == {"rows_per_s", "real_time_factor", "waiting_share"}
 
 
 @pytest.mark.parametrize("setting", ["threads", "processes:0", "ray:two", "ray:-1"])

@@ -13,7 +13,7 @@ from clapcur.data.manifest import caption_id
 from clapcur.errors import DataError, ManifestError
 from clapcur.stages.evaluate import MAX_CONFUSION, STAGE, EvaluateConfig, _check_finite, _confusion, evaluate
 from clapcur.store.artifacts import Store
-from clapcur.testing import clips_table, commit, embeddings, manifest
+from clapcur.testing import clips_table, commit, embeddings, manifest, rewrite_record
 
 CLASSES = ("dog_bark", "rain", "siren")
 READABLE = ("dog bark", "rain", "siren")
@@ -36,8 +36,7 @@ def checkpoint(store: Store):
 
 def audio(store: Store, rows=ROWS):
     table = embeddings(store, "audio", CLIPS, rows)
-    record = table.record | {"config": {"num_crops": 1}}
-    (table.path / "record.json").write_text(json.dumps(record))
+    rewrite_record(table, config={"num_crops": 1})
     return table
 
 

@@ -22,6 +22,7 @@ from clapcur.stages import ingest
 from clapcur.stages.ingest import IngestConfig, TextRules
 from clapcur.stages.ingest.general_text import sift
 
+pytestmark = pytest.mark.usefixtures("leaves_no_trace")  # of the log that a command writes
 HEARD = [
     "A dog barks loudly while a car passes by", "Rain is falling on a metal roof", "Water splashes and birds chirp",
     "A man speaks as an engine idles", "Thunder rumbles in the distance", "A siren wails and fades away",

@@ -567,8 +567,8 @@ def test_the_payload_reads_back_as_it_was_scanned(tmp_path: Path, pool: Path) ->
         ["gone.wav", "missing", "no such file"]
     ]
     record = artifact.record
-    assert record["counts"]["clips"] == 6 and record["quarantine"] == {"missing": 1}
-    assert set(record["files"]) == set(PAYLOAD), "where clips lie is no part of what they are"
+    assert record.counts["clips"] == 6 and record.facts["quarantine"] == {"missing": 1}
+    assert set(record.files) == set(PAYLOAD), "where clips lie is no part of what they are"
     clips = opened.clips
     assert clips.clip_id.tolist() == sorted(clips.clip_id)
     assert (clips.duration_s == 0.1).all() and (clips.sample_rate == 16_000).all() and (clips.num_channels == 1).all()

@@ -178,13 +178,13 @@ def test_the_weights_are_those_with_the_best_choice_that_keep_the_single_sounds(
         expected = np.sqrt(100 * row["held_out_recall"] * max(0, 100 * row["held_out_order"] - 50))
         assert row["held_out_choice"] == pytest.approx(expected)
     kept = [row for row in rows if row["held_out_single"] >= rows[0]["held_out_single"] - 0.02]
-    assert made.record["metrics"]["held_out_choice"] == pytest.approx(max(row["held_out_choice"] for row in kept))
+    assert made.record.metrics["held_out_choice"] == pytest.approx(max(row["held_out_choice"] for row in kept))
     best = next(row for row in kept if row["held_out_choice"] == max(r["held_out_choice"] for r in kept))
-    assert made.record["metrics"]["best_step"] == best["step"]
+    assert made.record.metrics["best_step"] == best["step"]
     strict = dataclasses.replace(ORDER, num_evaluations=4, learning_rate=0.3, order=OrderTraining(max_single_loss=0.0))
     ruined = studio.run(strict)
-    assert ruined.record["metrics"]["best_step"] == 0 or min(
-        row["held_out_single"] for row in history(ruined) if row["step"] == ruined.record["metrics"]["best_step"]
+    assert ruined.record.metrics["best_step"] == 0 or min(
+        row["held_out_single"] for row in history(ruined) if row["step"] == ruined.record.metrics["best_step"]
         and "held_out_single" in row
     ) >= history(ruined)[0]["held_out_single"]  # fmt: skip
 
@@ -192,7 +192,7 @@ def test_the_weights_are_those_with_the_best_choice_that_keep_the_single_sounds(
 def test_replay_is_of_the_single_sounds_or_of_what_is_given(studio):
     """Without replay the paper's own single-sound accuracy fell by 7 points."""
     config = dataclasses.replace(ORDER, replay_probability=0.5, num_examples=24 * 6, soft_labels=SoftLabels())
-    counts = studio.run(config).record["counts"]
+    counts = studio.run(config).record.counts
     assert counts["seen.single_sounds"] + counts["seen.compositions"] == 24 * 6 and counts["seen.single_sounds"] > 0
     clips = Manifest.open(studio.clips).clips
     compositions = Compositions.open(studio.compositions)
@@ -200,9 +200,9 @@ def test_replay_is_of_the_single_sounds_or_of_what_is_given(studio):
     rows = [(c.clip_id, names[c.label], c.label, 0.5) for c in clips.itertuples()]
     chosen = improvement_set(studio.store, studio.clips, rows)
     made = studio.run(config, {**studio.inputs, "replay": chosen})
-    assert made.record["counts"]["seen.replay"] > 0
+    assert made.record.counts["seen.replay"] > 0
     held_out = compositions.sources[compositions.sources.split == "held_out"]
-    assert made.record["counts"]["replay_pairs"] == len(clips) - len(held_out)
+    assert made.record.counts["replay_pairs"] == len(clips) - len(held_out)
     assert caption_id(names["dog"]) in set(compositions.captions.caption_id)
 
 

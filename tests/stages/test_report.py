@@ -77,7 +77,7 @@ def scores(store, name, right, made=None, labels=LABELS, contamination=CLEAN, **
 
 def make_report(store, config, inputs) -> Artifact:
     inputs = inputs | {
-        f"checkpoint.{role}": store.find(one.record["inputs"]["checkpoint"])
+        f"checkpoint.{role}": store.find(one.record.inputs["checkpoint"])
         for role, one in inputs.items()
         if one.kind == "scores"
     }
@@ -198,15 +198,15 @@ def test_every_seed_keeps_the_ids_that_made_it(report):
     store = Store(report.path.parents[1])
     line = row(report, "ADS+SL").by_seed[1]
     scored = store.find(line.scores).record
-    assert scored["inputs"]["checkpoint"] == line.checkpoint
-    assert store.find(line.checkpoint).record["inputs"]["improvement_set"] == line.improvement_set
+    assert scored.inputs["checkpoint"] == line.checkpoint
+    assert store.find(line.checkpoint).record.inputs["improvement_set"] == line.improvement_set
     assert line.seed == 1 and line.accuracy == 1.0 and line.interval == (0.0, 1.0)
     assert row(report, "teacher").by_seed[0].improvement_set is None
 
 
 def test_the_record_has_the_accuracy_of_every_row_under_names_that_mlflow_takes(report):
     """MLflow refuses a whole batch of metrics for one name with a plus in it."""
-    metrics = report.record["metrics"]
+    metrics = report.record.metrics
     assert metrics == pytest.approx({"accuracy.teacher": 0.375, "accuracy.continued": 0.5, "accuracy.ads_sl": 0.875})
     assert all(re.fullmatch(r"[\w.\-/ ]+", name) for name in metrics)
 
@@ -330,7 +330,7 @@ def test_text_of_others_cannot_become_markup(store):
 def test_the_same_scores_make_the_same_bytes(tmp_path):
     """A report that differs by its time of making cannot be checked by recomputing it."""
     made = [comparison(Store(tmp_path / name), teacher=TEACHER, ads=ADS_SL) for name in ("one", "two")]
-    digests = [{name: entry["sha256"] for name, entry in report.record["files"].items()} for report in made]
+    digests = [{name: entry["sha256"] for name, entry in report.record.files.items()} for report in made]
     assert made[0].id == made[1].id and digests[0] == digests[1]
     assert set(digests[0]) == {
         "table.json", "table.csv", "table.md", "accuracy.png", "per_class.png", "report.html"
@@ -452,7 +452,7 @@ def test_without_a_teacher_or_a_student_there_is_no_verdict():
 
 def test_the_verdict_is_on_every_page_and_in_the_record(report):
     verdict = ReportTable.open(report).verdict
-    assert verdict.text == report.record["verdict"]
+    assert verdict.text == report.record.facts["verdict"]
     assert verdict.text in (report.path / "table.md").read_text().replace("**", "")
     page = (report.path / "report.html").read_text()
     assert f'<p class="verdict">{html.escape(verdict.text)}</p>' in page

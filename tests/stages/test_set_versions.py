@@ -47,7 +47,7 @@ def test_a_grown_pool_gives_the_set_of_scoring_everything(tmp_path, strategy, th
     anew, _ = make(world, config, world.pool_clips)
     grown, full = ImprovementSet.open(v3[0]).pairs(), ImprovementSet.open(anew).pairs()
     pd.testing.assert_frame_equal(grown, full)
-    told = v3[0].record["counts"]
+    told = v3[0].record.counts
     before, after = as_set(ImprovementSet.open(v2[0]).pairs()), as_set(full)
     assert (told["added"], told["removed"]) == (len(after - before), len(before - after))
 

@@ -163,7 +163,7 @@ def test_of_a_pool_that_grew_only_the_new_is_heard_and_the_tags_are_those_of_all
     plain = YamnetTagger.probabilities
     monkeypatch.setattr(YamnetTagger, "probabilities", lambda self, wave: heard.append(len(wave)) or plain(self, wave))
     grown = run(store, config, {"manifest": pool, "tagger": tagger, "previous": first})
-    assert sum(heard) == 2 and grown.record["counts"]["heard"] == 2
+    assert sum(heard) == 2 and grown.record.counts["heard"] == 2
     for name in ("tags.parquet", "classes.parquet", "ids.parquet"):
         one, other = (pd.read_parquet(made.path / name) for made in (whole, grown))
         pd.testing.assert_frame_equal(one, other, rtol=1e-5)
@@ -245,7 +245,7 @@ def test_tags_that_are_known_come_from_a_table(store, clips, tmp_path):
     assert {clip: [one.name for one in found] for clip, found in tags.given(3).items()} == {
         "a": ["Child speech, kid speaking", "Dog"]
     }
-    assert made.record["counts"]["unknown_rows"] == 1 and tags.clip_ids == ["a", "b", "c"]
+    assert made.record.counts["unknown_rows"] == 1 and tags.clip_ids == ["a", "b", "c"]
     table.write_text("clip_id,tags\nb,Rain on surface; Dog\n")
     tags = Tags.open(run(store, TagConfig(table=str(table)), {"manifest": pool}))
     assert [one.name for one in tags.given(3)["b"]] == ["Dog", "Rain on surface"]
@@ -315,11 +315,11 @@ def test_of_a_version_of_a_pool_only_what_landed_is_heard(tmp_path, monkeypatch)
         version = grow("field", landing=ingest(IngestConfig(source=str(tmp_path / month)), "landing"))
         made.append(tag_pool(TagConfig(window_s=1.0, num_workers=1), {"manifest": version, "tagger": tagger}, "pool"))
     first, second = made
-    assert (first.record["counts"]["heard"], second.record["counts"]["heard"]) == (4, 2)
-    assert second.record["inputs"]["previous"] == first.id and len(Tags.open(second).clip_ids) == 6
+    assert (first.record.counts["heard"], second.record.counts["heard"]) == (4, 2)
+    assert second.record.inputs["previous"] == first.id and len(Tags.open(second).clip_ids) == 6
     whole = run(
         Home.open().store, TagConfig(window_s=1.0, num_workers=1),
-        {"manifest": Home.open().store.find(second.record["inputs"]["manifest"]), "tagger": tagger},
+        {"manifest": Home.open().store.find(second.record.inputs["manifest"]), "tagger": tagger},
     )  # fmt: skip
     for name in ("tags.parquet", "classes.parquet"):
         one, other = (pd.read_parquet(artifact.path / name) for artifact in (whole, second))

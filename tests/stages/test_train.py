@@ -83,7 +83,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(corpus):
     assert all(torch.equal(once[name], other[name]) for name in once)
     changed = weights(corpus.teacher(seed=1))
     assert not torch.equal(once["audio.fc1.weight"], changed["audio.fc1.weight"])
-    assert corpus.teacher().record["files"] == again.teacher().record["files"], "times are no part of the result"
+    assert corpus.teacher().record.files == again.teacher().record.files, "times are no part of the result"
 
 
 def spoil(monkeypatch, clip, value):
@@ -400,7 +400,7 @@ def test_a_clapmodel_becomes_teacher_and_its_student_a_clapmodel_again(corpus, t
         precision="bfloat16",
     )
     made = corpus.run(config, corpus.student_inputs() | {"init": init})
-    assert made.record["environment"]["precision"] == "bfloat16"
+    assert made.record.environment["precision"] == "bfloat16"
     before, after = weights(init), weights(made)
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}

@@ -210,7 +210,7 @@ def test_out_of_memory_halves_the_micro_batch_and_goes_on_and_says_it_once(corpu
         "micro-batches of 4 pairs", "micro-batches of 2 pairs"
     ]  # fmt: skip
     assert all(torch.equal(value, weights(by_two)[name]) for name, value in weights(halved).items())
-    assert halved.record["environment"]["micro_batch"] == 2
+    assert halved.record.environment["micro_batch"] == 2
 
     room["pairs"] = 0
     work = corpus.store.open(STAGE.key(dataclasses.replace(config, seed=12), inputs))

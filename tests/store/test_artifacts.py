@@ -25,6 +25,7 @@ from clapcur.store.artifacts import (
     read_record,
     write_atomic,
 )
+from clapcur.testing import rewrite_record
 
 KEY = Key("scores", "evaluate", "1", {"threshold": 0.5}, {"pool": "0123456789ab"})
 
@@ -115,7 +116,7 @@ def test_the_record_has_the_digests_that_another_tool_computes(store):
     said = subprocess.run(
         ["sha256sum", artifact.path / "deep" / "data.txt"], capture_output=True, text=True, check=True
     )
-    assert artifact.record["files"] == {"deep/data.txt": {"bytes": 11, "sha256": said.stdout.split()[0]}}
+    assert artifact.record.files == {"deep/data.txt": {"bytes": 11, "sha256": said.stdout.split()[0]}}
 
 
 @pytest.mark.parametrize("damage", ["gone", "shorter"])
@@ -224,15 +225,14 @@ def test_a_record_that_was_changed_by_as_much_as_a_digit_is_no_hit(store, values
     with pytest.raises(DamagedArtifact, match="its digest is not that of its content"):
         checked_record(artifact.path)
     assert store.get(KEY) is None
-    assert finish(store).record["config"] == {"threshold": 0.5}
+    assert finish(store).record.config == {"threshold": 0.5}
 
 
 def test_a_record_of_an_older_version_has_no_digest_and_counts(store):
     """A home of the last release would be computed anew from the first manifest on."""
     artifact = finish(store)
-    record = artifact.record
-    del record["record_sha256"], record["schema"]
-    (artifact.path / "record.json").write_text(json.dumps(record))
+    rewrite_record(artifact)
+    assert not {"schema", "record_sha256"} & json.loads((artifact.path / "record.json").read_text()).keys()
     assert store.get(KEY) == artifact
 
 
@@ -269,21 +269,20 @@ def test_a_recomputed_artifact_says_whether_it_came_out_the_same(store, text, id
     """A stage that is not deterministic would otherwise replace what students were trained on, unseen."""
     (finish(store).path / "deep" / "data.txt").unlink()
     assert store.get(KEY) is None
-    assert finish(store, text=text).record["recomputed"] == {"identical": identical}
+    assert finish(store, text=text).record.recomputed == {"identical": identical}
     assert ("is not what it was; it differs in deep/data.txt" in caplog.text) == (not identical)
     assert not (store.folder("scores", KEY.id) / "lost.json").exists()
 
 
 def test_a_first_computation_says_nothing_of_a_recomputation(store):
     """A note on everything is a note on nothing."""
-    assert "recomputed" not in finish(store).record
+    assert finish(store).record.recomputed is None
 
 
 def test_a_key_that_shares_only_its_first_digits_is_refused(store):
     """The folder's name is 12 digits of 64; a collision would return somebody else's result."""
     artifact = finish(store)
-    record = artifact.record | {"key_sha256": KEY.id + "0" * 52}
-    write_atomic(artifact.path / "record.json", json.dumps(record))
+    rewrite_record(artifact, key_sha256=KEY.id + "0" * 52)
     with pytest.raises(ArtifactError, match="another key that shares its first 12 digits"):
         store.get(KEY)
 
@@ -296,7 +295,7 @@ def test_parts_survive_a_restart_and_vanish_with_the_record(store):
     again = store.open(KEY)
     assert (again.is_done("part-0"), again.is_done("part-1")) == (True, False)
     artifact = finish(store)
-    assert list(artifact.record["files"]) == ["deep/data.txt"]
+    assert list(artifact.record.files) == ["deep/data.txt"]
     assert not store.open(KEY).is_done("part-0")
 
 

@@ -114,12 +114,12 @@ def test_who_sleeps_takes_what_another_process_finished_meanwhile(home, when, tm
                 fall_asleep(step)
 
         artifact = run(stop, {"n": 1}, {}, home, on_step=on_step)
-        found.write_text(json.dumps([artifact.id, artifact.record["finished"]]))
+        found.write_text(json.dumps([artifact.id, artifact.record.finished]))
 
     with asleep(work) as code:
         made = run(training(lambda step: None), {"n": 1}, {}, home)
     assert code == [0]
-    assert json.loads(found.read_text()) == [made.id, made.record["finished"]]
+    assert json.loads(found.read_text()) == [made.id, made.record.finished]
     assert not (made.path / ".work").exists()
 
 
@@ -288,7 +288,7 @@ def test_sync_does_not_end_as_killed_what_is_finished_while_it_looks(home, monke
 
     monkeypatch.setattr(Catalog, "is_being_made", is_being_made)
     sync(home)
-    assert status_of(home, record["id"]) == "FINISHED"
+    assert status_of(home, record.id) == "FINISHED"
 
 
 @pytest.mark.timeout(240)

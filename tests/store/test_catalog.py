@@ -156,7 +156,7 @@ def test_both_directions_reach_what_walking_edge_by_edge_reaches(catalog, rng):
         roles = rng.choice(["init", "pool", "teacher"], size=len(below), replace=False)
         inputs = {str(role): names[index] for role, index in zip(roles, below, strict=True)}
         edges += [Edge(name, role, other) for role, other in inputs.items()]
-        enter(catalog, a_record("0", inputs) | {"id": name})
+        enter(catalog, a_record("0", inputs, id=name))
     for name in names:
         assert catalog.upstream(name) == closure(edges, [name], "artifact_id", "input_id")
         assert catalog.downstream(name) == closure(edges, [name], "input_id", "artifact_id")
@@ -167,7 +167,7 @@ def test_both_directions_reach_what_walking_edge_by_edge_reaches(catalog, rng):
 
 def test_names_of_people_find_one_artifact_or_say_what_is_wrong(catalog):
     """A wrong guess traces somebody else's model."""
-    enter(catalog, a_record("0") | {"id": "abcd00000000"}, a_record("0") | {"id": "abcd11111111"})
+    enter(catalog, a_record("0", id="abcd00000000"), a_record("0", id="abcd11111111"))
     catalog.set_run("abcd00000000", "f" * 32)
     assert catalog.resolve("abcd0") == "abcd00000000"
     assert catalog.resolve("f" * 32) == "abcd00000000"

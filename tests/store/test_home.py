@@ -258,7 +258,7 @@ def test_two_homes_at_two_places_make_the_same_bytes_in_every_stage(tmp_path):
         clapcur("export", student.name, tmp_path / name / "model")
         clapcur("adopt", tmp_path / name / "model")
         records = [artifact.record for artifact in Store(home / "store")]
-        return {(one["stage"], one["id"]): one["files"] for one in records}
+        return {(one.stage, one.id): one.files for one in records}
 
     write_tones(tmp_path / "tones")
     one, two = digests("one"), digests("two/deeper")

@@ -18,8 +18,9 @@ from clapcur.errors import ArtifactError, DamagedArtifact
 from clapcur.store import runner as stage_module
 from clapcur.store.artifacts import Artifact, Stage, Store, Workspace, write_atomic
 from clapcur.store.catalog import Campaign, Catalog
-from clapcur.store.records import in_words, summary
+from clapcur.store.readable import in_words, summary
 from clapcur.store.runner import environment, run
+from clapcur.testing import record
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 FORK = multiprocessing.get_context("fork")
@@ -164,7 +165,7 @@ def test_lost_bytes_are_made_again_and_told_again(home, calls, lost):
     (first.path / lost).unlink()
     again = run(two_parts(calls), {"n": 3}, {}, home)
     assert (again.path / lost).exists()
-    assert again.record["recomputed"] == {"identical": True}
+    assert again.record.recomputed == {"identical": True}
     assert messages(home) == [(again.id, "record")]
 
 
@@ -174,7 +175,7 @@ def test_flipped_bytes_are_found_before_they_are_reused(home, calls):
     (first.path / "part-0.txt").write_text("9 of 9")
     again = run(two_parts(calls), {"n": 3}, {}, home)
     assert (again.path / "part-0.txt").read_text() == "0 of 3"
-    assert again.record["recomputed"] == {"identical": True}
+    assert again.record.recomputed == {"identical": True}
 
 
 def test_a_damaged_input_is_named_before_anything_is_computed_with_it(home, calls):
@@ -327,10 +328,10 @@ def test_tags_and_campaign_are_in_the_record_and_not_in_the_id(home, calls):
     tags = {"strategy": "ads", "soft_labels": True, "seed": 0}
     artifact = run(stage, {"n": 3}, {}, home, tags=tags, campaign=CAMPAIGN)
     assert artifact.id == stage.key({"n": 3}, {}).id
-    assert artifact.record["tags"] == tags
-    assert artifact.record["campaign"] == {"experiment": "esc50", "name": "compare esc50", "key": "c" * 64}
+    assert artifact.record.tags == tags
+    assert artifact.record.campaign == {"experiment": "esc50", "name": "compare esc50", "key": "c" * 64}
     (message,) = Catalog.open(home).waiting()
-    assert message.payload == {"tags": tags, "campaign": artifact.record["campaign"]}
+    assert message.payload == {"tags": tags, "campaign": artifact.record.campaign}
 
 
 def test_a_campaign_that_reuses_a_result_is_noted_once(home, calls):
@@ -356,12 +357,12 @@ def test_a_stage_sees_its_inputs_its_listener_and_its_environment(home):
     stage = Stage("train", "1", "checkpoint", compute)
     artifact = run(stage, {}, {"pool": pool}, home, on_step=lambda step, metrics: heard.append((step, metrics)))
     assert heard == [(7, {"loss": 0.25})]
-    assert artifact.record["inputs"] == {"pool": "a" * 12}
-    said = artifact.record["environment"]
+    assert artifact.record.inputs == {"pool": "a" * 12}
+    said = artifact.record.environment
     assert (said["device"], said["python"]) == ("cpu", platform.python_version())
     assert said["versions"]["numpy"] == np.__version__
     assert "device" not in environment()  # one stage's device is not the next one's
-    assert (artifact.record["counts"], artifact.record["metrics"]) == ({}, {})
+    assert (artifact.record.counts, artifact.record.metrics) == ({}, {})
 
 
 def test_the_commit_of_a_checkout_is_recorded_and_marked_where_files_differ(tmp_path):
@@ -403,15 +404,15 @@ def test_each_stage_says_in_one_line_what_it_made(home, calls, caplog):
         for _ in range(2):
             artifact = run(two_parts(calls), {"n": 3}, {}, home, tags={"strategy": "ads"})
     first, second = (record.getMessage() for record in caplog.records)
-    took = artifact.record["finished"] - artifact.record["started"]
+    took = artifact.record.finished - artifact.record.started
     assert first == f"curate ads -> improvement set {artifact.id} (1,234 pairs, {took:.1f} s)"
     assert second == f"curate ads -> improvement set {artifact.id} (reused, 1,234 pairs)"
 
 
 def test_the_line_of_scores_shows_the_accuracy():
     """The number that everybody waits for should not need a second command."""
-    record = {
-        "kind": "scores", "id": "a" * 12, "stage": "evaluate", "started": 1.0, "finished": 3.5,
-        "counts": {"clips": 400}, "metrics": {"accuracy": 0.82345}, "tags": {"row": "ads+sl", "strategy": "ads"},
-    }  # fmt: skip
-    assert summary(record) == f"evaluate ads+sl -> scores {'a' * 12} (accuracy 0.823, 400 clips, 2.5 s)"
+    scores = record(
+        "scores", id="a" * 12, stage="evaluate", started=1.0, finished=3.5, counts={"clips": 400},
+        metrics={"accuracy": 0.82345}, tags={"row": "ads+sl", "strategy": "ads"},
+    )  # fmt: skip
+    assert summary(scores) == f"evaluate ads+sl -> scores {'a' * 12} (accuracy 0.823, 400 clips, 2.5 s)"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clapcur.store.record import Record
 from stress.commands import Ended, run
 
 EXPERIMENT = """\
@@ -161,16 +162,16 @@ def timed_chain(home: Path, corpus: Path) -> tuple[dict[str, str], dict[str, Tim
         began = time.time()
         ids[step.name] = finish(step, ids, home, corpus)
         ended = time.time()
-        records = [record for record in records_of(home) if record["id"] not in known]
-        known |= {record["id"] for record in records}
-        made = tuple(Made(one["kind"], one["id"], one["finished"] - one["started"]) for one in records)
-        first = min((one["started"] for one in records), default=ended)
-        last = max((one["finished"] for one in records), default=ended)
+        records = [record for record in records_of(home) if record.id not in known]
+        known |= {record.id for record in records}
+        made = tuple(Made(one.kind, one.id, one.seconds) for one in records)
+        first = min((one.started for one in records), default=ended)
+        last = max((one.finished for one in records), default=ended)
         timings[step.name] = Timing(made, first - began, ended - last)
     return ids, timings
 
 
-def records_of(home: Path) -> list[dict[str, Any]]:
+def records_of(home: Path) -> list[Record]:
     """Return every record of a home, in the order in which the artifacts were finished."""
     from clapcur.store.home import Home
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from clapcur.errors import DamagedArtifact
-from clapcur.store.artifacts import ASIDE, LOCATIONS, RECORD, TIMES, checked_record, explain_difference, sha256_file
+from clapcur.store.artifacts import ASIDE, LOCATIONS, TIMES, explain_difference, sha256_file
 from clapcur.store.catalog import Catalog
 from clapcur.store.database import ARTIFACT, EDGE
 from clapcur.store.home import Home
+from clapcur.store.record import RECORD, checked_record
 
 MEASURED = {  # how fast it was
     "rows_per_s", "real_time_factor", "waiting_share", "samples_per_s", "memory_mib", "seconds", "duration",
@@ -106,13 +107,13 @@ def catalog_differences(home: Path, database_url: str | None = None) -> list[str
     with catalog._engine.begin() as db:
         rows = {row.id: row for row in db.execute(ARTIFACT.select())}
         edges = {(row.artifact_id, row.role, row.input_id) for row in db.execute(EDGE.select())}
-    wanted = {(name, role, below) for name, record in records.items() for role, below in record["inputs"].items()}
+    wanted = {(name, role, below) for name, record in records.items() for role, below in record.inputs.items()}
     said = [f"the catalog does not know {name}" for name in sorted(records.keys() - rows.keys())]
     said += [f"the catalog knows {name}, which the store lacks" for name in sorted(rows.keys() - records.keys())]
     said += [f"the catalog lacks the edge {edge}" for edge in sorted(wanted - edges)]
     said += [f"the catalog has the edge {edge} too many" for edge in sorted(edges - wanted)]
     for name in sorted(records.keys() & rows.keys()):
-        if rows[name].finished != records[name]["finished"]:
+        if rows[name].finished != records[name].finished:
             said.append(f"the catalog has another time of {name} than its record")
         if not rows[name].mlflow_run_id:
             said.append(f"the catalog knows no MLflow run of {name}")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from clapcur.store.artifacts import RECORD
+from clapcur.store.record import RECORD
 from stress.chain import STEPS, ChainError, Made, Timing, finish, timed_chain
 from stress.commands import Command, Ended, run
 from stress.comparing import catalog_differences, mlflow_differences, store_differences

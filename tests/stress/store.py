@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from clapcur.store.artifacts import LOCATIONS, RECORD, TIMES
+from clapcur.store.artifacts import LOCATIONS, TIMES
+from clapcur.store.record import RECORD
 from stress.chain import STEPS, ChainError, records_of, run_chain
 from stress.commands import Ended, run
 from stress.comparing import store_differences
@@ -156,13 +157,13 @@ def _above(home: Path, hurt: set[str]) -> set[str]:
     """Return what was made from damaged artifacts, directly or by way of others."""
     found: set[str] = set()
     for record in records_of(home):  # inputs come before what is made from them
-        if set(record["inputs"].values()) & (hurt | found):
-            found.add(record["id"])
+        if set(record.inputs.values()) & (hurt | found):
+            found.add(record.id)
     return found
 
 
 def _reads(home: Path, artifact: str, hurt: set[str]) -> bool:
-    return any(record["id"] == artifact and set(record["inputs"].values()) & hurt for record in records_of(home))
+    return any(record.id == artifact and set(record.inputs.values()) & hurt for record in records_of(home))
 
 
 def _names(ended: Ended, hurt: set[str]) -> bool:

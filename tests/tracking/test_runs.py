@@ -21,7 +21,7 @@ from chain import CAMPAIGN, FIRST_MS
 
 from clapcur import tracking
 from clapcur.errors import ArtifactError
-from clapcur.store import records
+from clapcur.store import readable
 from clapcur.store.artifacts import Key, Stage
 from clapcur.store.catalog import Campaign, Catalog
 from clapcur.store.home import Home
@@ -132,9 +132,9 @@ def test_an_experiment_is_one_tree_of_runs_one_for_each_artifact(delivered):
     assert sorted(run.data.tags["clapcur.artifact"] for run in children) == sorted(found.id for found in home.store)
     assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
     record = made["student_scores"].record
-    assert parent.info.end_time == int(record["finished"] * 1000)
+    assert parent.info.end_time == int(record.finished * 1000)
     child = run_of(client, made["student_scores"])
-    assert (child.info.start_time, child.info.end_time) == (int(record["started"] * 1000), parent.info.end_time)
+    assert (child.info.start_time, child.info.end_time) == (int(record.started * 1000), parent.info.end_time)
 
 
 def test_the_run_of_a_student_holds_config_curve_tags_and_inputs(delivered):
@@ -146,7 +146,7 @@ def test_the_run_of_a_student_holds_config_curve_tags_and_inputs(delivered):
     tags = run.data.tags
     assert (tags["strategy"], tags["soft_labels"], tags["seed"], tags["role"]) == ("ads", "true", "0", "student")
     assert tags["clapcur.in.init"] == made["teacher"].id
-    assert tags["clapcur.key"] == made["student"].record["key_sha256"]
+    assert tags["clapcur.key"] == made["student"].record.key_sha256
     assert tags["clapcur.uri"] == made["student"].uri
     curve = [(point.step, point.timestamp, point.value) for point in client.get_metric_history(run.info.run_id, "loss")]
     assert curve[:3] == [(1, FIRST_MS + 1000, 1.0), (2, FIRST_MS + 2000, 0.5), (3, FIRST_MS + 3000, 1 / 3)]
@@ -154,17 +154,17 @@ def test_the_run_of_a_student_holds_config_curve_tags_and_inputs(delivered):
     assert run.data.metrics["count.seen.improvement_set"] == 24
     inputs = {found.dataset.digest: [tag.value for tag in found.tags] for found in run.inputs.dataset_inputs}
     assert inputs == {
-        made["set"].record["key_sha256"][:32]: ["improvement_set"],
-        made["teacher_pairs"].record["key_sha256"][:32]: ["teacher_pairs"],
-        made["pool"].record["key_sha256"][:32]: ["pool"],
-        made["evaluation"].record["key_sha256"][:32]: ["evaluation"],
+        made["set"].record.key_sha256[:32]: ["improvement_set"],
+        made["teacher_pairs"].record.key_sha256[:32]: ["teacher_pairs"],
+        made["pool"].record.key_sha256[:32]: ["pool"],
+        made["evaluation"].record.key_sha256[:32]: ["evaluation"],
     }
 
 
 def test_the_improvement_set_is_found_by_its_digest_with_its_thresholds_card_and_pairs(delivered):
     """The page of a set must answer which students were trained on it."""
     _, made, client = delivered
-    digest = made["set"].record["key_sha256"][:32]
+    digest = made["set"].record.key_sha256[:32]
     found = runs(client, f"dataset.digest = '{digest}'")
     assert {run.data.tags["clapcur.artifact"] for run in found} == {made["set"].id, made["student"].id}
     run = run_of(client, made["set"])
@@ -187,7 +187,7 @@ def test_a_dataset_leads_back_to_its_folder_in_the_store(delivered):
     _, made, client = delivered
     (dataset,) = [found for found in run_of(client, made["set"]).inputs.dataset_inputs if found.dataset.name == "ads"]
     source = get_source(dataset)
-    assert (source.load(), source.sha256) == (made["set"].path, made["set"].record["key_sha256"])
+    assert (source.load(), source.sha256) == (made["set"].path, made["set"].record.key_sha256)
     assert (dataset.dataset.digest, dataset.dataset.source_type) == (source.sha256[:32], "clapcur")
 
 
@@ -198,7 +198,7 @@ def test_a_dataset_that_was_edited_leads_to_no_other_folder(delivered, tmp_path)
     _, made, _ = delivered
     for folder in (made["teacher"].path, tmp_path, tmp_path / "gone"):
         with pytest.raises(ArtifactError, match="is not the artifact of the key"):
-            ArtifactSource(str(folder), made["set"].record["key_sha256"]).load()
+            ArtifactSource(str(folder), made["set"].record.key_sha256).load()
 
 
 def test_checkpoints_sort_by_the_accuracy_that_was_measured_later(delivered):
@@ -210,7 +210,7 @@ def test_checkpoints_sort_by_the_accuracy_that_was_measured_later(delivered):
         ("teacher", 0.5),
     ]
     assert found[0].data.metrics["transductive"] == 0.8125
-    dataset = {"dataset_name": "esc50 evaluation", "dataset_digest": made["evaluation"].record["key_sha256"][:32]}
+    dataset = {"dataset_name": "esc50 evaluation", "dataset_digest": made["evaluation"].record.key_sha256[:32]}
     experiment = found[0].info.experiment_id
     better = client.search_logged_models([experiment], "metrics.accuracy > 0.6", datasets=[dataset])
     assert [model.tags["clapcur.artifact"] for model in better] == [made["student"].id]
@@ -377,8 +377,8 @@ def test_a_reused_artifact_is_found_from_the_later_campaign_too(home, made, clie
     """A repeated experiment with one new row would show one row."""
     record = made["evaluation"].record
     again = Campaign("esc50", "compare again", "d" * 64)
-    stage = Stage(record["stage"], record["version"], "manifest", lambda *args: {})
-    assert run(stage, record["config"], {}, home, campaign=again) == made["evaluation"]
+    stage = Stage(record.stage, record.version, "manifest", lambda *args: {})
+    assert run(stage, record.config, {}, home, campaign=again) == made["evaluation"]
     assert deliver(home) == (NUM_SMALL + 1, 0)
     (found,) = runs(client, f"tags.`clapcur.used_by.{'d' * 12}` = 'compare again'")
     assert found.data.tags["clapcur.artifact"] == made["evaluation"].id
@@ -537,7 +537,7 @@ def test_a_finished_artifact_is_not_opened_again(home, made, client):
     deliver(home)
     before = rows(home)
     record = made["teacher"].record
-    key = Key("checkpoint", record["stage"], record["version"], record["config"], record["inputs"])
+    key = Key("checkpoint", record.stage, record.version, record.config, record.inputs)
     assert key.id == made["teacher"].id
     with live(home, key, CAMPAIGN):
         pass
@@ -590,7 +590,7 @@ def test_a_damaged_file_of_times_costs_the_times_alone(tmp_path, kept):
     losses = "".join(json.dumps({"step": step, "loss": 1 / step}) + "\n" for step in (1, 2, 3))
     (tmp_path / "history.jsonl").write_text(losses)
     (tmp_path / "times.jsonl").write_bytes(kept)
-    found = list(records.history(tmp_path))
+    found = list(readable.history(tmp_path))
     assert [(step, figures["loss"]) for step, _, figures in found] == [(1, 1), (2, 1 / 2), (3, 1 / 3)]
     written_ms = int(1000 * (tmp_path / "history.jsonl").stat().st_mtime)
     assert [when for _, when, _ in found] == [1000 if b"1000" in kept else written_ms, written_ms, written_ms]

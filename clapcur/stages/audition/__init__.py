@@ -92,8 +92,8 @@ def audition_inputs(store: Store, improvement_set: Artifact) -> dict[str, Artifa
     if improvement_set.kind != "improvement_set":
         raise ArtifactError(f"expected an improvement_set, got the {improvement_set.kind} {improvement_set.id}")
     record = improvement_set.record
-    roles = ("teacher_pairs",) if record["config"]["strategy"] == "ds" else OF_PAIRS
-    manifests = {role: store.find(record["inputs"][role]) for role in roles if role in record["inputs"]}
+    roles = ("teacher_pairs",) if record.config["strategy"] == "ds" else OF_PAIRS
+    manifests = {role: store.find(record.inputs[role]) for role in roles if role in record.inputs}
     return {"improvement_set": improvement_set, **manifests}
 
 
@@ -147,7 +147,7 @@ def _class_thresholds(source: Artifact, card: Card, scored: pd.DataFrame) -> dic
     DS with a count that its classes share has one for each class, which its card does not tell: the lowest score that
     was kept represents it.
     """
-    cut, config = cut_by(card.strategy), source.record["config"]
+    cut, config = cut_by(card.strategy), source.record.config
     thresholds = dict.fromkeys(card.class_coverage, card.thresholds[cut])
     if cut == "caption" and config["even_classes"] and config["caption_threshold"]["count"] is not None:
         lowest = scored.groupby("class")["score"].min()

@@ -42,15 +42,15 @@ class TakenOver:
         parent, changing = inputs["parent"], ("pool", "pool_embeddings", "parent", "parent_pool")
         record = parent.record
         others = {role: artifact.id for role, artifact in inputs.items() if role not in changing}
-        same = {role: name for role, name in record["inputs"].items() if role not in changing} == others
+        same = {role: name for role, name in record.inputs.items() if role not in changing} == others
         before = set(Manifest.open(inputs["parent_pool"]).clips.clip_id)
         left = before - set(Manifest.open(inputs["pool"]).clips.clip_id)
-        had_all = not record["counts"].get("excluded.not_embedded")
+        had_all = not record.counts.get("excluded.not_embedded")
         has_all = not len(read_left_out(inputs["pool_embeddings"].path))
         if (
             not (same and had_all and has_all)
             or left
-            or (record["version"], record["config"]) != (version, canonical(config))
+            or (record.version, record.config) != (version, canonical(config))
         ):
             return cls(None)
         return cls(ImprovementSet.open(parent), frozenset(before & set(clip_ids)))

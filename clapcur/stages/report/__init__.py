@@ -38,6 +38,7 @@ from clapcur.stages.report.html import (
     per_class_figure,
 )
 from clapcur.store.artifacts import Artifact, Stage, Workspace, write_atomic
+from clapcur.store.record import Record
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -105,7 +106,7 @@ class Scored:
     artifact: Artifact
     scores: ZeroShotScores
     clips: pd.DataFrame  # clip_id, group, label, predicted, transductive
-    checkpoint: Mapping[str, Any]  # its record
+    checkpoint: Record
     heard: Artifact | None = None  # its order scores
 
     @classmethod
@@ -136,8 +137,8 @@ class Scored:
             interval=self.scores.interval,
             transductive=float(self.transductive_N.mean()),
             scores=self.artifact.id,
-            checkpoint=self.checkpoint["id"],
-            improvement_set=self.checkpoint["inputs"].get("improvement_set"),
+            checkpoint=self.checkpoint.id,
+            improvement_set=self.checkpoint.inputs.get("improvement_set"),
             contamination=Contamination(status=known.status, num_clips=known.num_clips, by_reason=known.by_reason),
             order_scores=None if self.heard is None else self.heard.id,
         )
@@ -195,9 +196,7 @@ def common_protocol(scored: Sequence[Scored]) -> ReportProtocol:
                 )
         if not first.clips[["clip_id", "group", "label"]].equals(other.clips[["clip_id", "group", "label"]]):
             raise DataError(f"{both} were scored on different clips or labels; evaluate them on one manifest")
-    students = [
-        item.checkpoint["config"] for item in scored if item.line.strategy != "teacher" and not item.line.teminal
-    ]
+    students = [item.checkpoint.config for item in scored if item.line.strategy != "teacher" and not item.line.teminal]
     return ReportProtocol(
         **vars(first.scores.protocol),
         order=common_order([item.heard for item in scored if item.heard is not None]),
@@ -252,7 +251,7 @@ def common_order(heard: Sequence[Artifact]) -> str | None:
         The rows were scored on different groups.
     """
     found = {OrderScores.open(artifact).protocol for artifact in heard}
-    composed = {artifact.record["inputs"]["compositions"] for artifact in heard}
+    composed = {artifact.record.inputs["compositions"] for artifact in heard}
     if len(found) > 1 or len(composed) > 1:
         raise DataError(
             f"order was scored under {len(found)} protocols and on {len(composed)} compositions, so that rows cannot "

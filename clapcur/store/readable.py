@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clapcur.store.artifacts import ANCESTOR, HISTORY, TIMES
+from clapcur.store.record import Record
 
 MAX_NAME = 250
 
@@ -22,9 +23,9 @@ WORDS = {  # counts whose own name says where a number is from, and not what it 
 }  # fmt: skip
 
 
-def shown_inputs(record: Mapping[str, Any]) -> dict[str, str]:
+def shown_inputs(record: Record) -> dict[str, str]:
     """Return the inputs by role, without those that are there only because an input was made from them."""
-    return {role: name for role, name in record["inputs"].items() if not role.startswith(ANCESTOR)}
+    return {role: name for role, name in record.inputs.items() if not role.startswith(ANCESTOR)}
 
 
 def in_words(count: str, number: float) -> str:
@@ -32,37 +33,37 @@ def in_words(count: str, number: float) -> str:
     return f"{number:,} {WORDS.get(count, count.replace('_', ' '))}"
 
 
-def label(record: Mapping[str, Any]) -> str:
+def label(record: Record) -> str:
     """Name an artifact by what made it, in two words: ``curate ads``, ``train ads+sl``."""
-    tags = record.get("tags", {})
+    tags = record.tags
     named = next((str(tags[name]) for name in ("name", "row", "strategy", "role") if name in tags), "")
-    return f"{record['stage']} {named}".rstrip()
+    return f"{record.stage} {named}".rstrip()
 
 
-def summary(record: Mapping[str, Any], reused: bool = False) -> str:
+def summary(record: Record, reused: bool = False) -> str:
     """Say in one line what was made: the first of the record's counts, and its time."""
     said = ["reused"] if reused else []
-    if "accuracy" in record.get("metrics", {}):
-        said.append(f"accuracy {record['metrics']['accuracy']:.3f}")
-    said += [in_words(name, count) for name, count in list(record.get("counts", {}).items())[:1]]
+    if "accuracy" in record.metrics:
+        said.append(f"accuracy {record.metrics['accuracy']:.3f}")
+    said += [in_words(name, count) for name, count in list(record.counts.items())[:1]]
     if not reused:
-        said.append(f"{record['finished'] - record['started']:.1f} s")
-    return f"{label(record)} -> {record['kind'].replace('_', ' ')} {record['id']} ({', '.join(said)})"
+        said.append(f"{record.seconds:.1f} s")
+    return f"{label(record)} -> {record.kind.replace('_', ' ')} {record.id} ({', '.join(said)})"
 
 
-def run_name(record: Mapping[str, Any]) -> str:
+def run_name(record: Record) -> str:
     """Name a run for people: what made it and, where it has one, with which seed."""
-    seed = record.get("tags", {}).get("seed")
+    seed = record.tags.get("seed")
     return label(record) if seed is None else f"{label(record)} seed {seed}"
 
 
-def dataset_name(record: Mapping[str, Any]) -> str:
+def dataset_name(record: Record) -> str:
     """Name a manifest or an Improvement-Set for people, such as ``esc50 pool`` or ``esc50 ads``."""
-    tags = record.get("tags", {})
+    tags = record.tags
     said = [str(tags[name]) for name in ("dataset", "name", "strategy") if name in tags]
     if len(said) < 2 and "role" in tags:
         said.append(str(tags["role"]))
-    return " ".join(said) or record["kind"].replace("_", " ")
+    return " ".join(said) or record.kind.replace("_", " ")
 
 
 def model_name(dataset: str) -> str:
@@ -75,20 +76,20 @@ def folder_name(name: str) -> str:
     return re.sub(r"[^\w.\-]", "_", name).lstrip(".") or "_"
 
 
-def digest(record: Mapping[str, Any]) -> str:
+def digest(record: Record) -> str:
     """Return MLflow's digest of a dataset: the first 32 digits of the artifact's key."""
-    return str(record["key_sha256"])[:32]
+    return str(record.key_sha256)[:32]
 
 
-def metrics(record: Mapping[str, Any]) -> dict[str, float]:
+def metrics(record: Record) -> dict[str, float]:
     """Return the numbers of the result: metrics by their own name, counts as ``count.<name>``."""
-    counts = {f"count.{name}": value for name, value in flat(record.get("counts", {})).items()}
-    return _numbers(flat(record.get("metrics", {})) | counts)
+    counts = {f"count.{name}": value for name, value in flat(record.counts).items()}
+    return _numbers(flat(record.metrics) | counts)
 
 
-def thresholds(record: Mapping[str, Any]) -> dict[str, Any]:
+def thresholds(record: Record) -> dict[str, Any]:
     """Return every threshold of config and result."""
-    known = flat(record["config"]) | flat(record.get("metrics", {}))
+    known = flat(record.config) | flat(record.metrics)
     return {name: value for name, value in known.items() if "threshold" in name and value is not None}
 
 
