@@ -15,7 +15,9 @@ from clapcur.errors import DataError, LeaseLostError
 from clapcur.store import leases
 from clapcur.store.artifacts import Stage, write_atomic
 from clapcur.store.catalog import Catalog
+from clapcur.store.record import Record
 from clapcur.store.runner import run
+from clapcur.testing import record
 from clapcur.tracking import deliver, live, sync
 from clapcur.tracking.runs import MlflowPage, connect
 
@@ -277,10 +279,8 @@ def test_sync_mends_the_run_of_a_finished_artifact(home, wrong):
 def test_sync_does_not_end_as_killed_what_is_finished_while_it_looks(home, monkeypatch):
     """Between the look at the store and that at the leases the training may end, and its process with it."""
     stage, catalog = training(lambda step: None), Catalog.open(home)
-    record = {
-        "kind": "checkpoint", "id": stage.key({"n": 1}, {}).id, "stage": "train", "started": time.time(), "tags": {},
-    }  # fmt: skip
-    MlflowPage(home, catalog).open_run(record)
+    begun = Record.planned(stage.key({"n": 1}, {}), started=time.time())
+    MlflowPage(home, catalog).open_run(begun)
 
     def is_being_made(catalog, name):
         run(stage, {"n": 1}, {}, home)
@@ -288,17 +288,15 @@ def test_sync_does_not_end_as_killed_what_is_finished_while_it_looks(home, monke
 
     monkeypatch.setattr(Catalog, "is_being_made", is_being_made)
     sync(home)
-    assert status_of(home, record.id) == "FINISHED"
+    assert status_of(home, begun.id) == "FINISHED"
 
 
 @pytest.mark.timeout(240)
 def test_sync_ends_the_run_of_a_training_that_was_killed_and_leaves_one_that_runs(home):
     """MLflow would show it as running for ever; ending one that trains would be as wrong."""
     catalog, page = Catalog.open(home), MlflowPage(home, Catalog.open(home))
-    record = {
-        "kind": "checkpoint", "stage": "train", "started": time.time(), "tags": {}, "campaign": None,
-    }  # fmt: skip
-    runs = {name: page.open_run(record | {"id": name * 12}).info.run_id for name in "ab"}
+    begun = {name: record("checkpoint", stage="train", id=name * 12, started=time.time()) for name in "ab"}
+    runs = {name: page.open_run(one).info.run_id for name, one in begun.items()}
     with catalog.lease("b" * 12):
         sync(home)
     client = connect(home)
