@@ -78,13 +78,14 @@ def manifests_of(data: Path, folder: Path) -> dict[str, Artifact]:
     }
 
 
-def settings_of(name: str, steps: int, groups: int, seed: int):
-    """Return the post-training of a row."""
-    from clapcur.experiments.order import PostTraining
+def settings_of(name: str, tower: str, steps: int, groups: int, seed: int):
+    """Return the post-training of a row; of YAMNet the head alone learns, so that each clip passes its trunk once."""
+    from clapcur.experiments.order import LEARNS, PostTraining
 
     plain = PostTraining()
     chosen = name.split(" ")[0].lower()
-    train = dataclasses.replace(plain.train, num_examples=plain.train.batch_size * steps, seed=seed)
+    learns = tuple(part for part in LEARNS if part != "audio_last" or tower != "yamnet")
+    train = dataclasses.replace(plain.train, num_examples=plain.train.batch_size * steps, seed=seed, learns=learns)
     if name.endswith("without replay"):
         train = dataclasses.replace(train, replay_probability=0.0, soft_labels=None)
     return PostTraining(
@@ -166,7 +167,7 @@ def run(arguments: argparse.Namespace) -> Iterator[dict[str, object]]:
                     sources = sources_of(home, manifests["composed"].id)
                     if name.endswith("curated"):
                         sources = sources_of(home, checkpoints["ads+sl"].record.inputs["improvement_set"])
-                    settings = settings_of(name, arguments.steps, arguments.groups, seed)
+                    settings = settings_of(name, arguments.tower, arguments.steps, arguments.groups, seed)
                     replay = replay_of(home, own.get("improvement_set", own["teacher_pairs"]))
                     replay = {} if name.endswith("without replay") else replay
                     checkpoint = post_train(checkpoint, sources, settings, replay)

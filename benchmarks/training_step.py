@@ -30,10 +30,11 @@ from torch import Tensor, nn
 from clapcur.models.clap import Clap, pick_device
 from clapcur.models.config import AudioConfig, ClapConfig, FrontEndConfig, TextConfig
 from clapcur.stages.train.config import SoftLabels, TrainConfig
+from clapcur.stages.train.features import AudioFeatures, TextFeatures
 from clapcur.stages.train.loop import make_optimiser
 from clapcur.stages.train.ranks import Ranks
 from clapcur.stages.train.sampling import Batch
-from clapcur.stages.train.step import ContrastiveStep, Loaded, Teacher, TextFeatures
+from clapcur.stages.train.step import ContrastiveStep, Loaded, Teacher
 
 TEXT = {  # BERT-base beside the full Cnn14, and for the others as much less as their Cnn14 is
     "full": TextConfig(hidden_size=768, num_layers=12, num_heads=12),
@@ -241,7 +242,7 @@ def main() -> None:
     reference = ReferenceStep(twin, their_teacher, captions, config, device)
     step = ContrastiveStep(
         model, Teacher(teacher, captions, config.soft_labels), TextFeatures(model, captions, False),
-        make_optimiser(model, config), config, Ranks(0, 1, device),
+        AudioFeatures(model, False), make_optimiser(model, config), config, Ranks(0, 1, device),
     )  # fmt: skip
     ours = OurStep(step)
     # A training meets each caption of an epoch before long; what the teacher makes of it is in the table by then.

@@ -28,6 +28,7 @@ from clapcur.methods.devices import pick_device, pick_precision
 from clapcur.models.config import MAX_SCALE, ClapConfig, OrderHeadConfig
 from clapcur.models.folder import load_weights, read_config, save_weights, write_config
 from clapcur.models.front_end import LogMel
+from clapcur.models.order_head import Pooled
 from clapcur.models.prefetch import OnBad, Window, on_device, read_ahead, to_host
 from clapcur.models.projections import build_projection
 from clapcur.models.text import TextTower, build_text_tower, load_text_tower
@@ -129,6 +130,13 @@ class Clap(nn.Module):
     def encode_logmel(self, logmel_BLM: Tensor) -> Tensor:
         """Return unit rows, shape (B, D), float32, of what the front end gives."""
         return _unit(self.audio_projection(self.audio(logmel_BLM)))
+
+    def encode_pooled(self, pooled: Pooled) -> Tensor:
+        """Return unit rows, shape (B, D), float32, of what the audio tower's `trunk` gave.
+
+        With a frozen trunk in evaluation mode that can be computed once and kept.
+        """
+        return _unit(self.audio_projection(self.audio.head(pooled)))
 
     def encode_text(self, captions: Iterable[str] | dict[str, Tensor]) -> Tensor:
         """Return unit rows, shape (B, D), float32, of captions or of what `text.tokenize` gave."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from clapcur.models.config import FIRST_CHANNELS, POOLING, OrderHeadConfig
-from clapcur.models.order_head import OrderHead
+from clapcur.models.order_head import OrderHead, Pooled
 
 
 class ConvBlock(nn.Module):
@@ -55,6 +55,8 @@ class Cnn14(nn.Module):
     order_head : OrderHeadConfig, optional
         Adds to what is pooled over frames, see `clapcur.models.order_head`.
     """
+
+    head_parts = ("order_head", "fc1")
 
     def __init__(
         self,
@@ -104,14 +106,23 @@ class Cnn14(nn.Module):
                 f"frames, got {tuple(logmel_BLM.shape)}; nothing would be left after five "
                 "halvings, use a longer window"
             )
+        return self.head(self.trunk(logmel_BLM))
+
+    def trunk(self, logmel_BLM: Tensor) -> Pooled:
+        """Return what convolutions and pooling make of clips, as `forward` takes them."""
         x = self.bn0(logmel_BLM.transpose(1, 2).unsqueeze(3))  # (B, M, L, 1): statistics per band
         x = x.transpose(1, 3)  # (B, 1, L, M)
         for i in range(1, 7):
             x = self.get_submodule(f"conv_block{i}")(x, pool=2 if i < 6 else 1)
             x = F.dropout(x, self.block_dropout, self.training)
         x = x.mean(dim=3)  # over bands: (B, C, L / 32)
-        pooled = x.amax(dim=2) + x.mean(dim=2)
-        x = pooled if self.order_head is None else pooled + self.order_head(x)
+        return Pooled(x.amax(dim=2) + x.mean(dim=2), None if self.order_head is None else x)
+
+    def head(self, pooled: Pooled) -> Tensor:
+        """Return the features of clips, shape (B, F), from what `trunk` gave."""
+        x = pooled.features_BC
+        if self.order_head is not None:
+            x = x + self.order_head(pooled.frames_BCL)
         x = F.dropout(x, self.dropout, self.training)
         x = F.relu_(self.fc1(x))
         return F.dropout(x, self.dropout, self.training)

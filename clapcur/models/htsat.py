@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from clapcur.models.config import HtsatConfig, OrderHeadConfig
-from clapcur.models.order_head import OrderHead
+from clapcur.models.order_head import OrderHead, Pooled
 
 
 class Htsat(nn.Module):
@@ -28,6 +28,8 @@ class Htsat(nn.Module):
     order_head : OrderHeadConfig, optional
         Adds to what is pooled over frames, see `clapcur.models.order_head`.
     """
+
+    head_parts = ("order_head",)
 
     def __init__(self, config: HtsatConfig, num_mels: int, order_head: OrderHeadConfig | None = None) -> None:
         from transformers import ClapAudioModel
@@ -64,11 +66,20 @@ class Htsat(nn.Module):
                 f"expected log-mel frames of shape (batch, frames, bands) with at most {self.max_frames} frames, got "
                 f"{tuple(logmel_BLM.shape)}; use a shorter window"
             )
+        return self.head(self.trunk(logmel_BLM))
+
+    def trunk(self, logmel_BLM: Tensor) -> Pooled:
+        """Return what the transformer and its pooling make of clips, as `forward` takes them."""
         heard = self.model(input_features=logmel_BLM.unsqueeze(1))
-        features_BF: Tensor = heard.pooler_output
+        frames_BFL = None if self.order_head is None else heard.last_hidden_state.mean(dim=2)  # over bands
+        return Pooled(heard.pooler_output, frames_BFL)
+
+    def head(self, pooled: Pooled) -> Tensor:
+        """Return the features of clips, shape (B, F), from what `trunk` gave."""
         if self.order_head is None:
-            return features_BF
-        return features_BF + self.order_head(heard.last_hidden_state.mean(dim=2))  # over bands: (B, F, frames)
+            return pooled.features_BC
+        added: Tensor = self.order_head(pooled.frames_BCL)
+        return pooled.features_BC + added
 
 
 def hugging_face_config(config: HtsatConfig, num_mels: int) -> Any:

@@ -6,10 +6,21 @@ was pooled; its last layer starts at zero, so that a tower to which it is added 
 Shapes: B batch, C channels, L frames.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from clapcur.models.config import OrderHeadConfig
+
+
+class Pooled(NamedTuple):
+    """What the trunk of an audio tower makes of clips: the input of its head, which is small."""
+
+    features_BC: Tensor
+    """Pooled over time."""
+    frames_BCL: Tensor | None
+    """Before the pooling; None where no order head reads them."""
 
 
 class OrderHead(nn.Module):

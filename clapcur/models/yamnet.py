@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clapcur.models.config import YAMNET_LAYERS, OrderHeadConfig, YamnetConfig
-from clapcur.models.order_head import OrderHead
+from clapcur.models.order_head import OrderHead, Pooled
 
 
 class SameConv(nn.Conv2d):
@@ -79,6 +79,8 @@ class Yamnet(nn.Module):
     over its map is the features. `clapcur.models.taggers` cuts patches, as published.
     """
 
+    head_parts = ("order_head",)
+
     def __init__(self, config: YamnetConfig, order_head: OrderHeadConfig | None = None) -> None:
         super().__init__()
         self.dropout = config.dropout
@@ -116,9 +118,18 @@ class Yamnet(nn.Module):
         """
         if logmel_BLM.ndim != 3 or logmel_BLM.shape[1] < 1:
             raise ValueError(f"expected log-mel frames of shape (batch, frames, bands), got {tuple(logmel_BLM.shape)}")
+        return self.head(self.trunk(logmel_BLM))
+
+    def trunk(self, logmel_BLM: Tensor) -> Pooled:
+        """Return what convolutions and pooling make of clips, as `forward` takes them."""
         frames_BCL = self.maps(logmel_BLM).mean(dim=3)
-        pooled = frames_BCL.mean(dim=2)
-        features = pooled if self.order_head is None else pooled + self.order_head(frames_BCL)
+        return Pooled(frames_BCL.mean(dim=2), None if self.order_head is None else frames_BCL)
+
+    def head(self, pooled: Pooled) -> Tensor:
+        """Return the features of clips, shape (B, F), from what `trunk` gave."""
+        features = pooled.features_BC
+        if self.order_head is not None:
+            features = features + self.order_head(pooled.frames_BCL)
         return F.dropout(features, self.dropout, self.training)
 
 

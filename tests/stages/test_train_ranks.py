@@ -29,9 +29,10 @@ from clapcur.models import clap
 from clapcur.models.clap import Clap
 from clapcur.models.front_end import LogMel
 from clapcur.stages.train import SoftLabels, TrainConfig, mask, train
+from clapcur.stages.train.features import AudioFeatures, TextFeatures
 from clapcur.stages.train.ranks import HOST, PATIENCE, Ranks, first_of, joined
 from clapcur.stages.train.sampling import Batch
-from clapcur.stages.train.step import ContrastiveStep, Loaded, Teacher, TextFeatures, draws_of
+from clapcur.stages.train.step import ContrastiveStep, Loaded, Teacher, draws_of
 
 CAPTIONS = {
     f"c{i}": text for i, text in enumerate(["a dog barks", "rain on a tin roof", "a siren", "wind", "a low hum"])
@@ -77,7 +78,7 @@ def make_step(config: TrainConfig, ranks: Ranks = ALONE, model_config=CALM, fixe
     labels = config.soft_labels
     return ContrastiveStep(
         model, None if labels is None else Teacher(teacher, CAPTIONS, labels), TextFeatures(model, CAPTIONS, False),
-        optimiser, config, ranks,
+        AudioFeatures(model, False), optimiser, config, ranks,
     )  # fmt: skip
 
 

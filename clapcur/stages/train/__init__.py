@@ -24,7 +24,8 @@ In files::
 
 from clapcur.stages.train.config import SoftLabels, TrainConfig
 from clapcur.stages.train.data import TrainingData, gather_data
+from clapcur.stages.train.features import TextFeatures
 from clapcur.stages.train.loop import STAGE, train
-from clapcur.stages.train.step import TextFeatures, mask
+from clapcur.stages.train.step import mask
 
 __all__ = ["STAGE", "SoftLabels", "TextFeatures", "TrainConfig", "TrainingData", "gather_data", "mask", "train"]

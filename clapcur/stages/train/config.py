@@ -128,7 +128,7 @@ class TrainConfig:
     num_workers: int = machine(2)
     """Threads that decode audio ahead of the step."""
     cache_mib: int = machine(2048)
-    """MiB of decoded waveforms that are kept in memory."""
+    """MiB of decoded waveforms that are kept in memory, and as many of the features of a frozen audio tower."""
     save_every_s: float = machine(60.0)
     """Seconds between two saved states."""
 

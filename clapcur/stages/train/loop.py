@@ -18,6 +18,7 @@ from clapcur.progress import progress
 from clapcur.stages.train.config import TrainConfig
 from clapcur.stages.train.crops import DECODED, Waveforms
 from clapcur.stages.train.data import TrainingData, gather_data
+from clapcur.stages.train.features import POOLED, AudioFeatures, TextFeatures, is_trunk_frozen
 from clapcur.stages.train.ranks import Ranks, first_of
 from clapcur.stages.train.sampling import Batch, Mixture
 from clapcur.stages.train.saved_state import StopRequest, TrainingState
@@ -33,7 +34,6 @@ from clapcur.stages.train.step import (
     Loaded,
     NotFinite,
     Teacher,
-    TextFeatures,
     is_sound,
     not_finite_clips,
     told_clips,
@@ -64,13 +64,16 @@ class Training:
         for tower in config.frozen_towers:
             getattr(self.model, tower).requires_grad_(False)
         learning = let_learn(self.model, config.learns) if config.learns else None
+        POOLED.max_bytes = max(POOLED.max_bytes, config.cache_mib * 2**20)
+        keeps_audio = is_trunk_frozen(self.model) and not (config.time_masks or config.frequency_masks)
+        self.audio = AudioFeatures(self.model, keeps_audio)
         teacher = None
         if config.soft_labels is not None:
             role = "teacher" if "teacher" in inputs else "init"
             if role not in inputs:
                 raise CheckpointError("soft labels come from a teacher: give the checkpoint `teacher` or `init`")
             frozen = load_model(inputs[role].path, str(ranks.device))
-            teacher = Teacher(frozen, self.data.captions, config.soft_labels)
+            teacher = Teacher(frozen, self.data.captions, config.soft_labels, keeps_audio)
         optimiser = make_optimiser(self.model, config)
         self.mixture = Mixture(
             self.data.main, self.data.replay, replay_probability=config.replay_probability,
@@ -85,7 +88,7 @@ class Training:
         self.text = TextFeatures(self.model, self.data.captions, is_frozen)
         self.state = TrainingState(self.model, optimiser, state)
         self.state.load()
-        self.step = ContrastiveStep(self.model, teacher, self.text, optimiser, config, ranks, learning)
+        self.step = ContrastiveStep(self.model, teacher, self.text, self.audio, optimiser, config, ranks, learning)
         self.step.micro_batch = self.state.micro_batch or self.step.micro_batch
         self.evaluates_first = "init" in inputs and config.selection != "reference"
         self._remember()
@@ -188,15 +191,15 @@ def _lead(training: Training, work: Workspace) -> dict[str, Any]:
         """Measure what selects, and keep the weights where it is the best so far."""
         loss = math.inf
         if len(data.held_out) >= 2:
-            loss = held_out_loss(model, data.held_out, training.text, training.waveforms, device)
+            loss = held_out_loss(model, data.held_out, training.text, training.audio, training.waveforms)
             state.note(state.step, {"held_out_loss": loss}, work.on_step)
         if config.selection == "reference":
-            accuracy = test_accuracy(model, data.test, config, training.text, training.waveforms, device)
+            accuracy = test_accuracy(model, data.test, config, training.text, training.audio, training.waveforms)
             state.note(state.step, {"test_accuracy": accuracy}, work.on_step)
             loss = -accuracy
         if config.selection == "order":
             assert data.compositions is not None and config.order is not None
-            heard = held_out_order(model, data.compositions, training.text, training.waveforms, device)
+            heard = held_out_order(model, data.compositions, training.text, training.audio, training.waveforms)
             state.note(state.step, heard, work.on_step)
             start = state.first("held_out_single")
             keeps = heard["held_out_single"] >= start - config.order.max_single_loss

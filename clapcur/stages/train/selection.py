@@ -16,13 +16,14 @@ from clapcur.methods.zste import top_one_probability
 from clapcur.models.clap import Clap
 from clapcur.stages.train.config import TrainConfig
 from clapcur.stages.train.crops import Waveforms
-from clapcur.stages.train.step import TextFeatures, not_finite_clips, told_clips
+from clapcur.stages.train.features import AudioFeatures, TextFeatures
+from clapcur.stages.train.step import not_finite_clips, told_clips
 
 HELD_OUT_BATCH = 256
 
 
 def held_out_loss(
-    model: Clap, pairs: pd.DataFrame, text: TextFeatures, waveforms: Waveforms, device: torch.device
+    model: Clap, pairs: pd.DataFrame, text: TextFeatures, audio: AudioFeatures, waveforms: Waveforms
 ) -> float:
     """Return the contrastive loss on the held-out pairs, in nats: centre crops, evaluation mode, fixed batches.
 
@@ -41,10 +42,12 @@ def held_out_loss(
     total = 0.0
     with torch.inference_mode():
         for chosen in held_out_batches(pairs):
-            waveform = waveforms.load(chosen.clip_id.tolist(), np.full(len(chosen), 0.5)).to(device)
-            audio, caption = model.encode_audio(waveform), text.encode(chosen.caption_id.tolist())
-            target = hard_target(chosen.caption_id.tolist(), chosen.clip_id.tolist(), form="identical", device=device)
-            loss = soft_contrastive_loss(model.scale() * audio @ caption.T, target, target).item()
+            waveform = waveforms.load(chosen.clip_id.tolist(), np.full(len(chosen), 0.5))
+            heard_ND, text_ND = audio.encode(waveform), text.encode(chosen.caption_id.tolist())
+            target = hard_target(
+                chosen.caption_id.tolist(), chosen.clip_id.tolist(), form="identical", device=heard_ND.device
+            )
+            loss = soft_contrastive_loss(model.scale() * heard_ND @ text_ND.T, target, target).item()
             if not math.isfinite(loss):
                 clips = chosen.clip_id.tolist()
                 if suspects := not_finite_clips(model, clips, waveform):
@@ -63,7 +66,7 @@ def held_out_batches(pairs: pd.DataFrame) -> Iterator[pd.DataFrame]:
 
 
 def held_out_order(
-    model: Clap, compositions: Compositions, text: TextFeatures, waveforms: Waveforms, device: torch.device
+    model: Clap, compositions: Compositions, text: TextFeatures, audio: AudioFeatures, waveforms: Waveforms
 ) -> dict[str, float]:
     """Return what a model hears of the held-out groups: order, everything, and both in one figure; evaluation mode.
 
@@ -84,8 +87,8 @@ def held_out_order(
         similarities = []
         for start in range(0, len(items), HELD_OUT_BATCH):
             names = [name for name, _ in items[start : start + HELD_OUT_BATCH]]
-            waveform = waveforms.load(names, np.full(len(names), 0.5)).to(device)
-            similarities.append((model.encode_audio(waveform) @ text_MD.T).cpu().numpy())
+            waveform = waveforms.load(names, np.full(len(names), 0.5))
+            similarities.append((audio.encode(waveform) @ text_MD.T).cpu().numpy())
     model.train(was_training)
     similarity_NM, place = np.concatenate(similarities), {meaning: index for index, meaning in enumerate(meanings)}
     own_N = np.array([place[meaning] for _, meaning in items])
@@ -121,8 +124,8 @@ def _held_out_items(compositions: Compositions) -> list[tuple[str, Meaning]]:
 
 
 def test_accuracy(
-    model: Clap, clips: pd.DataFrame, config: TrainConfig, text: TextFeatures, waveforms: Waveforms,
-    device: torch.device,
+    model: Clap, clips: pd.DataFrame, config: TrainConfig, text: TextFeatures, audio: AudioFeatures,
+    waveforms: Waveforms,
 ) -> float:  # fmt: skip
     """Return the zero-shot accuracy on clips (clip_id, label): centre crops, evaluation mode."""
     was_training = model.training
@@ -132,8 +135,8 @@ def test_accuracy(
         prompts_KD = model.encode_text(text.tokenize(config.test_prompts))
         for start in range(0, len(clips), HELD_OUT_BATCH):
             part = clips.iloc[start : start + HELD_OUT_BATCH]
-            waveform = waveforms.load(part.clip_id.tolist(), np.full(len(part), 0.5)).to(device)
-            best = (model.encode_audio(waveform) @ prompts_KD.T).argmax(dim=1).tolist()
+            waveform = waveforms.load(part.clip_id.tolist(), np.full(len(part), 0.5))
+            best = (audio.encode(waveform) @ prompts_KD.T).argmax(dim=1).tolist()
             right += sum(labels[index] == readable(label) for index, label in zip(best, part.label, strict=True))
     model.train(was_training)
     return right / len(clips)

@@ -15,7 +15,6 @@ Shapes: N pairs in the batch, B of them this process's, T samples, D embedding.
 
 import logging
 import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -31,12 +30,13 @@ from clapcur.methods.devices import pick_precision
 from clapcur.methods.losses import contrastive_loss_of_rows, hard_target, soft_targets, target_statistics
 from clapcur.methods.temporal_losses import shared_event_target, temporal_log_weights
 from clapcur.models.clap import Clap
+from clapcur.models.order_head import Pooled
 from clapcur.stages.train.config import SoftLabels, TrainConfig
+from clapcur.stages.train.features import AudioFeatures, TextFeatures, Tokens, encode_heard
 from clapcur.stages.train.ranks import Ranks
 from clapcur.stages.train.sampling import Batch
 
 SHOWN_CLIPS = 256  # of a batch in a message; any batch that people train on a few GPUs with
-Tokens = dict[str, Tensor]
 log = logging.getLogger("clapcur")
 
 
@@ -53,65 +53,24 @@ class Loaded:
         return Loaded(self.waveform_BT.pin_memory(), tokens)
 
 
-class TextFeatures:
-    """The text side of a step: through the tower, or from a table where the tower is frozen.
-
-    A frozen text encoder gives the same features whenever a caption comes up, so they are computed once.
-    """
-
-    def __init__(self, model: Clap, captions: Mapping[str, str], is_frozen: bool):
-        self.model, self.captions, self.is_frozen = model, captions, is_frozen
-        self._table: dict[str, Tensor] = {}
-        self._lock = threading.Lock()  # a tokenizer remembers its padding, so two threads must not share it
-
-    def tokenize(self, captions: Sequence[str]) -> Tokens:
-        """Return what `model.text.tokenize` returns; any thread may ask."""
-        with self._lock:
-            return self.model.text.tokenize(captions)
-
-    def prepare(self, caption_ids: list[str]) -> Tokens | None:
-        """Return the tokens of captions; None where a table has their features."""
-        return None if self.is_frozen else self.tokenize([self.captions[name] for name in caption_ids])
-
-    def inputs(self, caption_ids: list[str], tokens: Tokens | None, part: slice) -> Tokens | Tensor:
-        """Return what the towers take for some of the captions: tokens, or features, shape (B, F)."""
-        if tokens is None:
-            return self._features(caption_ids[part])
-        longest = int(tokens["attention_mask"][part].sum(dim=1).max())
-        device = self.model.logit_scale.device
-        return {name: values[part, :longest].to(device, non_blocking=True) for name, values in tokens.items()}
-
-    def remember(self, caption_ids: list[str]) -> None:
-        """Compute the features of those captions that were not met before, where a table holds them."""
-        if self.is_frozen:
-            self._features(caption_ids)
-
-    def encode(self, caption_ids: list[str]) -> Tensor:
-        """Return unit rows, shape (B, D), with a gradient where there is something to learn."""
-        tokens = self.prepare(caption_ids)
-        if tokens is None:
-            return self.model.project_text(self._features(caption_ids))
-        return self.model.encode_text(tokens)
-
-    def _features(self, caption_ids: list[str]) -> Tensor:
-        if new := sorted({name for name in caption_ids if name not in self._table}):
-            with torch.no_grad():
-                was_training = self.model.text.training
-                self.model.text.eval()
-                features = self.model.text_features(self.tokenize([self.captions[name] for name in new]))
-                self.model.text.train(was_training)
-            self._table.update(zip(new, features, strict=True))
-        return torch.stack([self._table[name] for name in caption_ids])
-
-
 class Teacher:
     """The frozen model whose similarities soften the targets (Eqs. 3-4), in evaluation mode, on the same crops.
 
     A caption is embedded once, as nothing about it is random.
+
+    Parameters
+    ----------
+    model : Clap
+    captions : mapping
+        caption_id -> text.
+    labels : SoftLabels
+    caches_audio : bool
+        Take the features of its audio tower from memory; worth it where the same crops come again.
     """
 
-    def __init__(self, model: Clap, captions: Mapping[str, str], labels: SoftLabels):
+    def __init__(self, model: Clap, captions: Mapping[str, str], labels: SoftLabels, caches_audio: bool = False):
         self.model, self.labels = model.eval().requires_grad_(False), labels
+        self.audio = AudioFeatures(model, caches_audio)
         self._captions = captions
         self._text: dict[str, Tensor] = {}
 
@@ -123,19 +82,19 @@ class Teacher:
 
     @torch.no_grad()
     def targets(
-        self, logmels: Sequence[Tensor], caption_ids: list[str], hard_NN: Tensor, ranks: Ranks
+        self, heard: Sequence[Tensor | Pooled], caption_ids: list[str], hard_NN: Tensor, ranks: Ranks
     ) -> tuple[Tensor, Tensor]:
         """Return this process's rows of the targets of both directions, each of shape (B, N).
 
         Parameters
         ----------
-        logmels : sequence of Tensor
-            Of this process's clips, a micro-batch each.
+        heard : sequence of Tensor or Pooled
+            Of this process's clips, a micro-batch each: what `AudioFeatures.inputs` gives.
         caption_ids : list of str, length B
         hard_NN : Tensor, shape (N, N)
         ranks : Ranks
         """
-        audio_BD = torch.cat([self.model.encode_logmel(logmel) for logmel in logmels])
+        audio_BD = torch.cat([encode_heard(self.model, part) for part in heard])
         self.remember(caption_ids)
         text_BD = torch.stack([self._text[name] for name in caption_ids])
         labels = self.labels
@@ -146,15 +105,15 @@ class Teacher:
 
 
 class Towers(nn.Module):
-    """All that learns, as one function: log-mel frames and text to embeddings, and the scale."""
+    """All that learns, as one function: what is heard and text to embeddings, and the scale."""
 
     def __init__(self, model: Clap):
         super().__init__()
         self.model = model
 
-    def forward(self, logmel_BLM: Tensor, text: Tokens | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, heard: Tensor | Pooled, text: Tokens | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return audio and text rows, shape (B, D) each, and the scale of their similarities, shape ()."""
-        audio_BD = self.model.encode_logmel(logmel_BLM)
+        audio_BD = encode_heard(self.model, heard)
         text_BD = self.model.project_text(text) if isinstance(text, Tensor) else self.model.encode_text(text)
         return audio_BD, text_BD, self.model.scale()
 
@@ -171,6 +130,8 @@ class ContrastiveStep:
         None: hard targets.
     text : TextFeatures
         Of `model`.
+    audio : AudioFeatures
+        Of `model`.
     optimiser : torch.optim.Optimizer
     config : TrainConfig
     ranks : Ranks
@@ -179,10 +140,11 @@ class ContrastiveStep:
     """
 
     def __init__(
-        self, model: Clap, teacher: Teacher | None, text: TextFeatures, optimiser: torch.optim.Optimizer,
-        config: TrainConfig, ranks: Ranks, learning: Sequence[nn.Module] | None = None,
+        self, model: Clap, teacher: Teacher | None, text: TextFeatures, audio: AudioFeatures,
+        optimiser: torch.optim.Optimizer, config: TrainConfig, ranks: Ranks,
+        learning: Sequence[nn.Module] | None = None,
     ):  # fmt: skip
-        self.model, self.teacher, self.text, self.optimiser = model, teacher, text, optimiser
+        self.model, self.teacher, self.text, self.audio, self.optimiser = model, teacher, text, audio, optimiser
         self.config, self.ranks = config, ranks
         self.precision = pick_precision(config.precision, ranks.device)
         self.micro_batch = min(config.micro_batch or config.batch_size, config.batch_size // ranks.size)
@@ -259,16 +221,16 @@ class ContrastiveStep:
         own = ranks.share(config.batch_size)
         caption_ids = batch.caption_ids[own]
         parts = self._parts(caption_ids)
-        with torch.no_grad():
-            waveforms = (loaded.waveform_BT[part].to(device, non_blocking=True) for part in parts)
-            logmels = [self.model.front_end(waveform) for waveform in waveforms]
+        heard = [self.audio.inputs(loaded.waveform_BT[part]) for part in parts]
 
         def forward(index: int) -> tuple[Tensor, Tensor, Tensor]:
             torch.manual_seed(draws_of(config.seed, batch.step, ranks.rank * len(parts) + index))
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
-                masked = mask(logmels[index], config.time_masks, config.frequency_masks)
+                audio = heard[index]
+                if (config.time_masks or config.frequency_masks) and isinstance(audio, Tensor):
+                    audio = mask(audio, config.time_masks, config.frequency_masks)
                 made: tuple[Tensor, Tensor, Tensor] = self.towers(
-                    masked, self.text.inputs(caption_ids, loaded.tokens, parts[index])
+                    audio, self.text.inputs(caption_ids, loaded.tokens, parts[index])
                 )
                 return made
 
@@ -284,7 +246,7 @@ class ContrastiveStep:
             targets = hard_NN[own], hard_NN[own]
         else:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
-                targets = self.teacher.targets(logmels, caption_ids, hard_NN, ranks)
+                targets = self.teacher.targets(self._taught(loaded, parts, heard), caption_ids, hard_NN, ranks)
         audio_logits_BN = scale * audio_BD @ ranks.gather(text_BD).T
         text_logits_BN = audio_logits_BN.T if ranks.size == 1 else scale * text_BD @ ranks.gather(audio_BD).T
         if log_weights_NN is not None:  # symmetric: the rows of one direction are those of the other
@@ -315,6 +277,13 @@ class ContrastiveStep:
             "gradient_norm": nn.utils.clip_grad_norm_(self._parameters, config.gradient_clip),
             **{f"target.{name}": total for name, total in zip(statistics, totals[1:], strict=True)},
         }
+
+    def _taught(self, loaded: Loaded, parts: list[slice], heard: list[Tensor | Pooled]) -> list[Tensor | Pooled]:
+        """Return what the teacher hears of the same crops: the same frames, or what its own trunk made of them."""
+        assert self.teacher is not None
+        if not self.teacher.audio.is_frozen:
+            return heard
+        return [self.teacher.audio.inputs(loaded.waveform_BT[part]) for part in parts]
 
     def _hard_target(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Return the target that nobody softens, shape (N, N), and log weights where the pairs have some."""
@@ -371,10 +340,8 @@ def _remembered(model: nn.Module) -> Callable[[], None]:
     return put_back
 
 
-def mask(logmel_BFM: torch.Tensor, time_masks: int, frequency_masks: int) -> torch.Tensor:
+def mask(logmel_BFM: Tensor, time_masks: int, frequency_masks: int) -> Tensor:
     """Blank random stretches of frames and mel bins with the clip's mean (SpecAugment, arXiv 1904.08779)."""
-    if not time_masks and not frequency_masks:
-        return logmel_BFM
     hidden = torch.zeros_like(logmel_BFM, dtype=torch.bool)
     for axis, count in ((1, time_masks), (2, frequency_masks)):
         size = logmel_BFM.shape[axis]
