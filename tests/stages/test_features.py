@@ -97,8 +97,12 @@ def test_equal_trunks_share_their_features_whatever_their_heads_have_learned():
     rows_BD = AudioFeatures(student, True, cache).encode(waveform_BT)
     assert passes == []
     torch.testing.assert_close(rows_BD, student.encode_audio(waveform_BT), rtol=1e-4, atol=1e-5)
-    with_head = student.with_order_head()
+    passes.clear()
+    with_head = student.with_order_head()  # needs the frames too, and leaves them to those that do not
     assert AudioFeatures(with_head, True, cache).inputs(waveform_BT).frames_BCL is not None
+    again = AudioFeatures(student, True, cache)
+    assert again.inputs(waveform_BT).frames_BCL is None and torch.equal(again.encode(waveform_BT), rows_BD)
+    assert passes == []
 
 
 @pytest.mark.parametrize(("learns", "frozen"), [(["audio_last"], True), (["audio"], False), (["order_head"], True)])

@@ -73,3 +73,12 @@ def test_an_empty_source_is_refused_by_its_name():
     """An empty Improvement-Set would loop for ever or train on nothing."""
     with pytest.raises(EmptySetError, match="improvement_set"):
         PairSource(pd.DataFrame({"clip_id": [], "caption_id": []}), name="improvement_set", seed=0)
+
+
+@pytest.mark.parametrize(("num_crops", "places"), [(1, {0.5}), (2, {0.0, 1.0}), (5, {0.0, 0.25, 0.5, 0.75, 1.0})])
+def test_few_crops_are_the_same_places_in_every_batch(num_crops, places):
+    """A frozen tower keeps what it made of a crop; a place that never comes again would be kept for nothing."""
+    some = Mixture(
+        source("main", 10), None, replay_probability=0.0, batch_size=64, num_steps=4, seed=3, num_crops=num_crops
+    )
+    assert {offset for step in range(4) for offset in some.batch(step).offsets_B.tolist()} == places

@@ -97,6 +97,9 @@ class TrainConfig:
     """Probability that a whole batch is a replay batch; only with an Improvement-Set."""
     balance: Literal["class", "clip_id", "caption_id"] | None = None
     """Draw the Improvement-Set evenly by class, clip or caption; None: every pair alike."""
+    num_crops: int | None = added(None)
+    """Crops of a clip that batches draw from, evenly spread over it (1: its centre); None: any. A frozen audio tower
+    hears each crop once and keeps its features, so that few crops make later steps cheap."""
     time_masks: int = 0
     """SpecAugment: masks per clip, each of up to 1/8 of the frames."""
     frequency_masks: int = 0
@@ -151,6 +154,8 @@ class TrainConfig:
             raise ValueError(
                 f"micro_batch must be at least 1 pair, or None for the whole batch, got {self.micro_batch}"
             )
+        if self.num_crops is not None and self.num_crops < 1:
+            raise ValueError(f"num_crops must be at least 1, or None for any crop, got {self.num_crops}")
         for name in ("replay_probability", "warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")

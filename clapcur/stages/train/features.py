@@ -40,16 +40,17 @@ class PooledCache:
         return self._rows.get(key)
 
     def keep(self, key: Key, row: tuple[Tensor, ...]) -> None:
-        """Keep a row if there is room; rows of other trunks make room."""
+        """Keep a row, in place of the one that is there, if there is room; rows of other trunks make room."""
         size = sum(part.nbytes for part in row)
+        self._forget([key] if key in self._rows else [])
         if self.num_bytes + size > self.max_bytes:
-            self._forget_others(key[0])
-        if self.num_bytes + size <= self.max_bytes and key not in self._rows:
+            self._forget([other for other in self._rows if other[0] != key[0]])
+        if self.num_bytes + size <= self.max_bytes:
             self._rows[key] = row
             self.num_bytes += size
 
-    def _forget_others(self, trunk: str) -> None:
-        for key in [key for key in self._rows if key[0] != trunk]:
+    def _forget(self, keys: list[Key]) -> None:
+        for key in keys:
             self.num_bytes -= sum(part.nbytes for part in self._rows.pop(key))
 
 
@@ -73,8 +74,8 @@ class AudioFeatures:
 
     def __init__(self, model: Clap, is_frozen: bool, cache: PooledCache = POOLED):
         self.model, self.is_frozen, self.cache = model, is_frozen, cache
-        kind = "frames" if model.config.audio.order_head is not None else "pooled"
-        self._trunk = f"{kind}-{trunk_digest(model)}" if is_frozen else ""
+        self._trunk = trunk_digest(model) if is_frozen else ""
+        self._num_parts = 1 if model.config.audio.order_head is None else 2
 
     def inputs(self, waveform_BT: Tensor) -> Tensor | Pooled:
         """Return what `encode_heard` takes for crops, on the model's device; without a gradient.
@@ -90,8 +91,8 @@ class AudioFeatures:
                 logmel_BLM: Tensor = self.model.front_end(waveform_BT.to(device, non_blocking=True))
                 return logmel_BLM
             rows = [self._row(waveform_T) for waveform_T in waveform_BT]
-            parts = [torch.stack(part).to(device) for part in zip(*rows, strict=True)]
-        return Pooled(parts[0], parts[1] if len(parts) > 1 else None)
+            features_BC, *frames = (torch.stack(part).to(device) for part in zip(*rows, strict=True))
+        return Pooled(features_BC, frames[0] if frames else None)
 
     def encode(self, waveform_BT: Tensor) -> Tensor:
         """Return unit rows, shape (B, D)."""
@@ -100,13 +101,13 @@ class AudioFeatures:
     def _row(self, waveform_T: Tensor) -> tuple[Tensor, ...]:
         key = self._trunk, hashlib.blake2b(waveform_T.numpy().tobytes(), digest_size=16).digest()
         row = self.cache.get(key)
-        if row is None:
+        if row is None or len(row) < self._num_parts:
             device = self.model.logit_scale.device
             with evaluating(self.model.audio), torch.autocast(device.type, enabled=False):
                 pooled = self.model.audio.trunk(self.model.front_end(waveform_T[None].to(device)))
             row = tuple(part[0].cpu().clone() for part in pooled if part is not None)
             self.cache.keep(key, row)
-        return row
+        return row[: self._num_parts]
 
 
 def encode_heard(model: Clap, heard: Tensor | Pooled) -> Tensor:

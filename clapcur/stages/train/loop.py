@@ -78,6 +78,7 @@ class Training:
         self.mixture = Mixture(
             self.data.main, self.data.replay, replay_probability=config.replay_probability,
             batch_size=config.batch_size, num_steps=config.num_steps, seed=config.seed,
+            num_crops=config.num_crops,
         )  # fmt: skip
         self.waveforms = Waveforms(
             self.data.paths, sample_rate=self.model.config.audio.front_end.sample_rate,

@@ -214,13 +214,15 @@ class Mixture:
     batch_size : int
     num_steps : int
     seed : int
+    num_crops : int, optional
+        Places of a clip that crops are drawn from, evenly spread; any where not given.
     """
 
     def __init__(
         self, main: Source, replay: Source | None, *, replay_probability: float, batch_size: int,
-        num_steps: int, seed: int,
+        num_steps: int, seed: int, num_crops: int | None = None,
     ):  # fmt: skip
-        self.main, self.replay = main, replay
+        self.main, self.replay, self.num_crops = main, replay, num_crops
         self.batch_size, self.seed = batch_size, seed
         draws = np.random.default_rng([seed, zlib.crc32(b"mixture")]).random(num_steps)
         self._is_replay = draws < (replay_probability if replay is not None else 0.0)
@@ -233,6 +235,9 @@ class Mixture:
         drawn_before = int(self._replayed_before[step]) if is_replay else step - int(self._replayed_before[step])
         drawn = source.draw(drawn_before * self.batch_size, self.batch_size)
         offsets = np.random.default_rng([self.seed, zlib.crc32(b"crops"), step]).random(self.batch_size)
+        if self.num_crops is not None:
+            places = [0.5] if self.num_crops == 1 else np.linspace(0, 1, self.num_crops)
+            offsets = np.asarray(places)[(offsets * self.num_crops).astype(int)]
         return Batch(step, source.name, drawn.clip_ids, drawn.caption_ids, offsets, drawn.groups)
 
     def examples_seen(self, num_steps: int) -> dict[str, int]:
