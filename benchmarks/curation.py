@@ -29,6 +29,7 @@ from clapcur.data.manifest import CAPTIONS, CLIPS, PAIRS, PLACES, caption_id, wr
 from clapcur.methods.thresholds import Threshold
 from clapcur.stages.curate import STAGE, CurateConfig
 from clapcur.store.artifacts import LOCATIONS, Artifact, Key, Store
+from clapcur.store.record import Outcome
 
 CLASSES = tuple(f"class {number}" for number in range(20))
 SHARD = 8192
@@ -38,7 +39,7 @@ def commit(store: Store, kind: str, name: str, write: Callable[[Path], None]) ->
     """Make one artifact as a stage would."""
     work = store.open(Key(kind, "benchmark", "1", {"name": name}, {}))
     write(work.path)
-    return store.commit(work, {"counts": {}, "metrics": {}, "tags": {"name": name}}, time.time())
+    return store.commit(work, Outcome(), time.time(), tags={"name": name})
 
 
 def manifest(store: Store, name: str, clips: list[str], texts: list[str]) -> Artifact:
@@ -100,9 +101,9 @@ def _curate(store: Store, inputs: Mapping[str, Artifact], config: CurateConfig, 
     started = time.perf_counter()
     work = store.open(STAGE.key(config, inputs))
     outcome = STAGE.compute(inputs, config, work)
-    artifact = store.commit(work, {**outcome, "tags": {}}, time.time())
+    artifact = store.commit(work, outcome, time.time())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    queue.put((artifact, {"seconds": time.perf_counter() - started, "gib": peak, "pairs": outcome["counts"]["pairs"]}))
+    queue.put((artifact, {"seconds": time.perf_counter() - started, "gib": peak, "pairs": outcome.counts["pairs"]}))
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ from clapcur.data.manifest import PAIRS as GIVEN_PAIRS
 from clapcur.store.artifacts import LOCATIONS, Artifact, Key
 from clapcur.store.catalog import Catalog
 from clapcur.store.home import Home
+from clapcur.store.record import Outcome
 
 NUM_CLASSES = 50
 COMMAND = [sys.executable, "-c", "from clapcur.cli import main; main()"]
@@ -49,7 +50,7 @@ def commit(
     ids = {role: artifact.id for role, artifact in inputs.items()}
     work = home.store.open(Key(kind, stage, "1", {"name": name}, ids))
     write(work.path)
-    return home.store.commit(work, {"counts": counts, "metrics": {}, "tags": {"name": name}}, time.time())
+    return home.store.commit(work, Outcome(counts=counts), time.time(), tags={"name": name})
 
 
 def write_manifest(folder: Path, clips: NDArray[np.object_], captions: NDArray[np.object_]) -> None:

@@ -28,21 +28,21 @@ from clapcur.data.scores import NOT_ON_RECORD, ZERO_SHOT, Contamination
 from clapcur.experiments.config import CURATION_FIELDS, Experiment
 from clapcur.methods.thresholds import Threshold
 from clapcur.store.artifacts import LOCATIONS, Artifact, Stage, Store, Workspace, write_atomic
-from clapcur.store.record import RECORD, Record
+from clapcur.store.record import RECORD, Outcome, Record
 
 
 def commit(store: Store, kind: str, name: str, write: Any, inputs: Mapping[str, Artifact] | None = None) -> Artifact:
     """Make an artifact whose payload `write(work)` writes; the same name is the same artifact."""
 
-    def compute(inputs: Mapping[str, Artifact], config: Any, work: Workspace) -> dict[str, Any]:
-        return write(work) or {}
+    def compute(inputs: Mapping[str, Artifact], config: Any, work: Workspace) -> Outcome:
+        return write(work) or Outcome()
 
     stage = Stage("test", "1", kind, compute)
     key = stage.key({"name": name}, inputs or {})
     if found := store.get(key):
         return found
     work = store.open(key)
-    return store.commit(work, {"counts": {}, "metrics": {}, **compute(inputs or {}, None, work)}, time.time())
+    return store.commit(work, stage.compute(inputs or {}, None, work), time.time())
 
 
 def record(kind: str = "manifest", **said: Any) -> Record:

@@ -16,6 +16,7 @@ from clapcur.data.improvement_set import SCHEMA
 from clapcur.data.manifest import caption_id
 from clapcur.stages.audition import STAGE, AuditionConfig, audition_inputs
 from clapcur.store.artifacts import Artifact, Stage, Store
+from clapcur.store.record import Outcome
 from clapcur.testing import clips_table, manifest, write_tone
 
 CLASSES = {"dog": "a dog barks", "rain": "rain falls", "bell": 'a <b>bell</b> rings & "fades", far away'}
@@ -86,7 +87,7 @@ def improvement_set(
     def compute(inputs, config, work):
         table.to_parquet(work.path / "pairs.parquet", index=False, row_group_size=5)
         said.write(work.path)
-        return {"counts": said.counts, "metrics": {}}
+        return Outcome(counts=said.counts)
 
     stage = Stage("curate", "1", "improvement_set", compute)
     inputs = {"teacher_pairs": teacher_pairs, "pool": pool}
@@ -100,7 +101,7 @@ def make(store: Store, source: Artifact, **config) -> Audition:
     config = AuditionConfig(**config)
     inputs = audition_inputs(store, source)
     work = store.open(STAGE.key(config, inputs))
-    outcome = {"counts": {}, "metrics": {}, **STAGE.compute(inputs, config, work)}
+    outcome = STAGE.compute(inputs, config, work)
     made = store.commit(work, outcome, time.time())
     return Audition(made, pd.read_csv(made.path / "pairs.csv", dtype={"clip_id": "str"}), source.id)
 

@@ -12,6 +12,7 @@ from clapcur.data.manifest import CLIPS, captions_table
 from clapcur.store.artifacts import Artifact, Stage, Workspace
 from clapcur.store.catalog import Campaign
 from clapcur.store.home import Home
+from clapcur.store.record import Outcome
 from clapcur.store.runner import run
 from clapcur.testing import card
 
@@ -28,7 +29,7 @@ def make(
     home: Home,
     kind: str,
     name: str,
-    write: Callable[[Workspace], dict[str, Any] | None],
+    write: Callable[[Workspace], Outcome | None],
     inputs: Mapping[str, Artifact] | None = None,
     config: Mapping[str, Any] | None = None,
     tags: Mapping[str, Any] | None = None,
@@ -37,7 +38,7 @@ def make(
 ) -> Artifact:
     """Make one artifact; `write` fills the payload and returns counts and metrics."""
     stages = {"manifest": "ingest", "checkpoint": "train", "embeddings": "embed", "improvement_set": "curate"}
-    stage = Stage(stages.get(kind, "evaluate"), "1", kind, lambda inputs, config, work: write(work) or {})
+    stage = Stage(stages.get(kind, "evaluate"), "1", kind, lambda inputs, config, work: write(work) or Outcome())
     given = {"name": name, **(config or {})}
     return run(stage, given, inputs or {}, home, campaign=campaign, tags=tags, on_step=on_step)
 
@@ -48,7 +49,7 @@ def manifest(home: Home, role: str, clips: Sequence[str] = (), pairs: Sequence[t
     texts = captions_table(caption for _, caption in pairs)
     id_of = dict(zip(texts.caption, texts.caption_id, strict=True))
 
-    def write(work: Workspace) -> dict[str, Any]:
+    def write(work: Workspace) -> Outcome:
         table = pd.DataFrame({"clip_id": [clip(name) for name in names]}).reindex(columns=CLIPS.names)
         table.assign(recording_id="").to_parquet(work.path / "clips.parquet", index=False)
         texts.to_parquet(work.path / "captions.parquet", index=False)
@@ -56,7 +57,7 @@ def manifest(home: Home, role: str, clips: Sequence[str] = (), pairs: Sequence[t
         pd.DataFrame(rows, columns=["clip_id", "caption_id"], dtype="str").to_parquet(work.path / "pairs.parquet")
         where = {"clip_id": [clip(name) for name in names], "path": [f"/audio/{name}.wav" for name in names]}
         pd.DataFrame(where, dtype="str").to_parquet(work.path / "locations.parquet", index=False)
-        return {"counts": {"clips": len(names), "pairs": len(rows)}}
+        return Outcome(counts={"clips": len(names), "pairs": len(rows)})
 
     return make(home, "manifest", f"{role} {names} {list(pairs)}", write, tags={"role": role, "dataset": "esc50"})
 
@@ -69,13 +70,13 @@ def improvement_set(
     id_of = dict(zip(texts.caption, texts.caption_id, strict=True))
     rows = sorted((clip(name), id_of[caption], similarity) for name, caption, similarity in pairs)
 
-    def write(work: Workspace) -> dict[str, Any]:
+    def write(work: Workspace) -> Outcome:
         table = pd.DataFrame(rows, columns=["clip_id", "caption_id", "similarity"])
         table = table.assign(**{"class": "dog", "class_similarity": 0.75, "rank": 0})
         table.to_parquet(work.path / "pairs.parquet", index=False)
         card(strategy).write(work.path)
         (work.path / "similarity.png").write_bytes(b"\x89PNG similarity")
-        return {"counts": {"pairs": len(rows)}, "metrics": {"threshold.audio": 0.41}}
+        return Outcome(counts={"pairs": len(rows)}, metrics={"threshold.audio": 0.41})
 
     tags = {"strategy": strategy, "seed": 0}
     return make(
@@ -89,7 +90,7 @@ def checkpoint(
     """Make a checkpoint with a history of one loss a step; `seen` are the roles that were trained on."""
     role = "teacher" if row == "teacher" else "student"
 
-    def write(work: Workspace) -> dict[str, Any]:
+    def write(work: Workspace) -> Outcome:
         (work.path / "model.safetensors").write_bytes(row.encode())
         (work.path / "config.json").write_text("{}")
         lines = []
@@ -98,7 +99,7 @@ def checkpoint(
             work.on_step(step, metrics)
             lines.append({"step": step, "time_ms": FIRST_MS + 1000 * step, **metrics})
         (work.path / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return {"counts": {f"seen.{role}": 8 * steps for role in seen}, "metrics": {"loss": 1 / steps}}
+        return Outcome(counts={f"seen.{role}": 8 * steps for role in seen}, metrics={"loss": 1 / steps})
 
     tags = {
         "role": role,
@@ -121,10 +122,10 @@ def embeddings(home: Home, checkpoint: Artifact, what: str, manifest: Artifact |
 def scores(home: Home, checkpoint: Artifact, evaluation: Artifact, row: str, accuracy: float) -> Artifact:
     """Make the scores of a checkpoint."""
 
-    def write(work: Workspace) -> dict[str, Any]:
+    def write(work: Workspace) -> Outcome:
         (work.path / "scores.json").write_text(json.dumps({"accuracy": accuracy}))
         (work.path / "confusion.png").write_bytes(b"\x89PNG confusion")
-        return {"counts": {"clips": 4}, "metrics": {"accuracy": accuracy, "transductive": accuracy + 0.0625}}
+        return Outcome(counts={"clips": 4}, metrics={"accuracy": accuracy, "transductive": accuracy + 0.0625})
 
     inputs = {
         "checkpoint": checkpoint,
@@ -179,9 +180,9 @@ def decision(
         num_recordings=40,
     )  # fmt: skip
 
-    def write(work: Workspace) -> dict[str, Any]:
+    def write(work: Workspace) -> Outcome:
         said.write(work.path)
-        return {"counts": {"clips": 400}, "metrics": {"change": 0.03}}
+        return Outcome(counts={"clips": 400}, metrics={"change": 0.03})
 
     name = f"{challenger.id} against {champion.id}"
     return make(home, "decision", name, write, inputs, {"dataset": dataset}, {"role": "gate", "dataset": dataset})

@@ -19,6 +19,7 @@ from clapcur.errors import CheckpointError
 from clapcur.models.config import ClapConfig
 from clapcur.models.hub import check_source
 from clapcur.store.artifacts import Artifact, Stage, Workspace, sha256_file
+from clapcur.store.record import Outcome
 
 VERSION = "1"
 READ = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.json", "*.txt", "*.model")
@@ -72,13 +73,13 @@ def stage_for(config: AdoptConfig) -> tuple[Stage, dict[str, Any]]:
         "seed": config.seed if config.partial else None,
     }
 
-    def compute(inputs: Mapping[str, Artifact], _: Any, work: Workspace) -> dict[str, Any]:
+    def compute(inputs: Mapping[str, Artifact], _: Any, work: Workspace) -> Outcome:
         return adopt(inputs, config, work)
 
     return Stage("adopt", VERSION, "checkpoint", compute), identity
 
 
-def adopt(inputs: Mapping[str, Artifact], config: AdoptConfig, work: Workspace) -> dict[str, Any]:
+def adopt(inputs: Mapping[str, Artifact], config: AdoptConfig, work: Workspace) -> Outcome:
     """Read the checkpoint and write it as ours.
 
     Inputs by role: ``teacher_pairs`` (manifest) where a small text tower with fresh weights learns its vocabulary.
@@ -111,11 +112,8 @@ def adopt(inputs: Mapping[str, Artifact], config: AdoptConfig, work: Workspace) 
     metrics = {"logit_scale": model.scale().item()}
     if report.text is not None:
         metrics["text_cosine"] = report.text.mean
-    return {
-        "counts": {f"{name}_tensors": len(tensors) for name, tensors in kinds.items()},
-        "metrics": metrics,
-        "format": report.format,
-    }
+    counts = {f"{name}_tensors": len(tensors) for name, tensors in kinds.items()}
+    return Outcome(counts=counts, metrics=metrics, facts={"format": report.format})
 
 
 def check_place(config: AdoptConfig) -> None:

@@ -30,6 +30,7 @@ from clapcur.data.manifest import Manifest, union
 from clapcur.errors import EmptySetError, ManifestError
 from clapcur.progress import progress
 from clapcur.store.artifacts import Artifact, Stage, Workspace
+from clapcur.store.record import Outcome
 
 LOOK_RATE = 16_000  # Hz at which silence is looked for; ours
 TRIES = 50  # draws for each group that is wanted, before there are no new ones; ours
@@ -93,7 +94,7 @@ class ComposeConfig:
             check_class_names(self.class_names)
 
 
-def compose(inputs: Mapping[str, Artifact], config: ComposeConfig, work: Workspace) -> dict[str, Any]:
+def compose(inputs: Mapping[str, Artifact], config: ComposeConfig, work: Workspace) -> Outcome:
     """Write compositions.
 
     Raises
@@ -130,7 +131,7 @@ def compose(inputs: Mapping[str, Artifact], config: ComposeConfig, work: Workspa
         "unseen_couples": len(unseen),
     }
     reasons = Counter(reason for _, reason in left_out)
-    return {"counts": counts | {f"left_out.{reason}": number for reason, number in sorted(reasons.items())}}
+    return Outcome(counts=counts | {f"left_out.{reason}": number for reason, number in sorted(reasons.items())})
 
 
 def _sounds(inputs: Mapping[str, Artifact], config: ComposeConfig) -> tuple[Manifest, pd.DataFrame]:

@@ -47,6 +47,7 @@ from clapcur.data.manifest import Manifest
 from clapcur.errors import ArtifactError, DataError
 from clapcur.progress import progress
 from clapcur.store.artifacts import Artifact, Key, Stage, Store, Workspace, write_atomic
+from clapcur.store.record import Outcome
 
 if TYPE_CHECKING:
     from clapcur.models.clap import Clap
@@ -95,7 +96,7 @@ class EmbedConfig:
             )
 
 
-def embed(inputs: Mapping[str, Artifact], config: EmbedConfig, work: Workspace) -> dict[str, Any]:
+def embed(inputs: Mapping[str, Artifact], config: EmbedConfig, work: Workspace) -> Outcome:
     """Write ``ids.parquet`` and the shards; see `clapcur.data.embeddings` for the payload.
 
     Inputs by role: ``checkpoint``, ``manifest`` (but for prompts) and, optionally, ``previous``.
@@ -146,11 +147,10 @@ def embed(inputs: Mapping[str, Artifact], config: EmbedConfig, work: Workspace) 
         log.warning("%s; they are listed in %s", _told(left_out), work.path / LEFT_OUT)
     if devices:
         work.environment["device"] = ", ".join(sorted(devices))
-    return {
-        "counts": {"rows": len(ids), "shards": len(_shards(ids, SHARD_ROWS)), "embedded": len(new) - len(left_out)}
-        | ({"left_out": len(left_out)} if len(left_out) else {}),
-        "metrics": sum(paces, Pace()).metrics(spent_s),
-    }
+    counts = {"rows": len(ids), "shards": len(_shards(ids, SHARD_ROWS)), "embedded": len(new) - len(left_out)}
+    if len(left_out):
+        counts["left_out"] = len(left_out)
+    return Outcome(counts=counts, metrics=sum(paces, Pace()).metrics(spent_s))
 
 
 def embed_shards(

@@ -54,6 +54,7 @@ from clapcur.methods.metrics import (
 )
 from clapcur.methods.plots import confusion_figure
 from clapcur.store.artifacts import Artifact, Stage, Workspace
+from clapcur.store.record import Outcome
 
 NUM_RESAMPLES = 2000
 LEVEL = 0.95
@@ -82,7 +83,7 @@ class EvaluateConfig:
             check_prompt(self.prompt)
 
 
-def evaluate(inputs: Mapping[str, Artifact], config: EvaluateConfig, work: Workspace) -> dict[str, Any]:
+def evaluate(inputs: Mapping[str, Artifact], config: EvaluateConfig, work: Workspace) -> Outcome:
     """Write ``scores.json`` and ``predictions.parquet`` (or, for retrieval, ``ranks.parquet``).
 
     Raises
@@ -107,7 +108,7 @@ def evaluate(inputs: Mapping[str, Artifact], config: EvaluateConfig, work: Works
     table.to_parquet(work.path / name, index=False)
     scores.write(work.path)
     counts = {"clips": scores.protocol.num_clips, "contaminated": scores.contamination.num_clips}
-    return {"counts": counts, "metrics": metrics}
+    return Outcome(counts=counts, metrics=metrics)
 
 
 def _check_finite(scores: Mapping[str, Any], table: pd.DataFrame) -> None:

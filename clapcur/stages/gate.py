@@ -9,7 +9,6 @@ Payload: ``decision.json``.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from clapcur.config import check_seed, frozen
 from clapcur.data.decision import Decision
@@ -17,6 +16,7 @@ from clapcur.data.scores import predictions
 from clapcur.errors import DataError
 from clapcur.methods.metrics import paired_change
 from clapcur.store.artifacts import Artifact, Stage, Workspace
+from clapcur.store.record import Outcome
 
 
 @frozen
@@ -39,7 +39,7 @@ class GateConfig:
             raise ValueError(f"the level of an interval is in (0, 1), got {self.level:g}; a percentage?")
 
 
-def decide(inputs: Mapping[str, Artifact], config: GateConfig, work: Workspace) -> dict[str, Any]:
+def decide(inputs: Mapping[str, Artifact], config: GateConfig, work: Workspace) -> Outcome:
     """Write the decision.
 
     Inputs by role: ``champion`` and ``challenger``, two checkpoints, ``champion_scores`` and ``challenger_scores`` of
@@ -76,10 +76,10 @@ def decide(inputs: Mapping[str, Artifact], config: GateConfig, work: Workspace) 
         num_recordings=int(after.group.nunique()),
     ).write(work.path)
     metrics = {f"accuracy_{role}": value for role, value in accuracy.items()}
-    return {
-        "counts": {"clips": len(after)},
-        "metrics": metrics | {"change": change, "change_low": low, "change_high": high, "promoted": float(is_better)},
-    }
+    return Outcome(
+        counts={"clips": len(after)},
+        metrics=metrics | {"change": change, "change_low": low, "change_high": high, "promoted": float(is_better)},
+    )
 
 
 def _why(accuracy: Mapping[str, float], change: tuple[float, float, float], config: GateConfig) -> str:

@@ -5,7 +5,6 @@ first of them describes it; its pairs are those of all.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 
@@ -13,6 +12,7 @@ from clapcur.config import frozen
 from clapcur.data.manifest import Manifest, union, write_locations
 from clapcur.errors import EmptySetError
 from clapcur.store.artifacts import Artifact, Stage, Workspace
+from clapcur.store.record import Outcome
 
 
 @frozen
@@ -28,7 +28,7 @@ class MergeConfig:
             raise ValueError(f"share must be in (0, 1], got {self.share:g}; a percentage?")
 
 
-def merge(inputs: Mapping[str, Artifact], config: MergeConfig, work: Workspace) -> dict[str, Any]:
+def merge(inputs: Mapping[str, Artifact], config: MergeConfig, work: Workspace) -> Outcome:
     """Write one manifest of all inputs, in the order of their roles.
 
     Raises
@@ -42,7 +42,7 @@ def merge(inputs: Mapping[str, Artifact], config: MergeConfig, work: Workspace) 
         raise EmptySetError(f"no recording is left of {len(whole.clips)} clips at a share of {config.share:g}")
     taken.write(work.path)
     tables = {"clips": taken.clips, "captions": taken.captions, "pairs": taken.pairs}
-    return {"counts": {name: len(table) for name, table in tables.items()} | {"of_clips": len(whole.clips)}}
+    return Outcome(counts={name: len(table) for name, table in tables.items()} | {"of_clips": len(whole.clips)})
 
 
 def refresh_locations(artifact: Artifact, manifests: Sequence[Artifact]) -> None:

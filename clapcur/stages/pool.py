@@ -10,13 +10,13 @@ it.
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 
 from clapcur.config import frozen
 from clapcur.data.manifest import Manifest
 from clapcur.store.artifacts import Artifact, Stage, Workspace
+from clapcur.store.record import Outcome
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
@@ -46,7 +46,7 @@ def check_pool_name(name: str) -> str:
     return name
 
 
-def grow(inputs: Mapping[str, Artifact], config: PoolConfig, work: Workspace) -> dict[str, Any]:
+def grow(inputs: Mapping[str, Artifact], config: PoolConfig, work: Workspace) -> Outcome:
     """Write the next version.
 
     Inputs by role, one at least: ``parent``, the version before; ``landing``, the manifest of what is new. A clip of
@@ -73,7 +73,7 @@ def grow(inputs: Mapping[str, Artifact], config: PoolConfig, work: Workspace) ->
         locations=places[places.clip_id.isin(clips.clip_id)].sort_values("clip_id", ignore_index=True),
     ).write(work.path)
     now = set(clips.clip_id)
-    return {"counts": {"clips": len(now), "added": len(now - before), "forgotten": len(before - now), **counts}}
+    return Outcome(counts={"clips": len(now), "added": len(now - before), "forgotten": len(before - now), **counts})
 
 
 def _union(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:

@@ -18,6 +18,7 @@ probabilities are taken over and only what is new is heard; means and thresholds
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from clapcur.data.tags import Tags
 from clapcur.errors import DataError
 from clapcur.progress import progress
 from clapcur.store.artifacts import Artifact, Stage, Workspace, sha256_file
+from clapcur.store.record import Outcome
 
 LEAST_PROBABILITY = 1e-30  # 0 is no tag, whatever the floor
 BLOCK = 512  # clips that are heard before it is noted on disk; ours
@@ -115,13 +117,13 @@ def stage_for(config: TagConfig) -> tuple[Stage, dict[str, Any]]:
                 raise DataError(f"the table {given} ({name} of the tags) does not exist")
             identity[name] = sha256_file(Path(given))
 
-    def compute(inputs: Mapping[str, Artifact], _: Any, work: Workspace) -> dict[str, Any]:
+    def compute(inputs: Mapping[str, Artifact], _: Any, work: Workspace) -> Outcome:
         return tag(inputs, config, work)
 
     return Stage("tag", "1", "tags", compute), identity
 
 
-def tag(inputs: Mapping[str, Artifact], config: TagConfig, work: Workspace) -> dict[str, Any]:
+def tag(inputs: Mapping[str, Artifact], config: TagConfig, work: Workspace) -> Outcome:
     """Write tags.
 
     Raises
@@ -131,27 +133,34 @@ def tag(inputs: Mapping[str, Artifact], config: TagConfig, work: Workspace) -> d
     """
     manifest = Manifest.open(inputs["manifest"])
     if "tagger" in inputs:
-        names, found, clips, left_out, facts = _heard(inputs, config, manifest, work)
+        found = _heard(inputs, config, manifest, work)
     elif "checkpoint" in inputs:
-        names, found, clips, left_out, facts = _zero_shot(inputs, config, manifest)
+        found = _zero_shot(inputs, config, manifest)
     elif config.table is not None:
-        names, found, clips, left_out, facts = _from_table(config, manifest)
+        found = _from_table(config, manifest)
     else:
         raise DataError("nobody tells the tags: give a tagger, a CLAP with class names, or a table")
-    tags = Tags.of(names, found, clips, config.thresholds, left_out)
+    tags = Tags.of(found.names, found.tags, found.clips, config.thresholds, found.left_out)
     tags.write(work.path)
     of_class = tags.classes.clips
     counts = {
-        "clips": len(clips), "tagged": len(tags.given(1)), "tags": int(of_class.sum()),
+        "clips": len(found.clips), "tagged": len(tags.given(1)), "tags": int(of_class.sum()),
         "classes": int((of_class > 0).sum()),
     }  # fmt: skip
-    if len(left_out):
-        counts["left_out"] = len(left_out)
-    return {"counts": counts | facts.get("counts", {}), "metrics": facts.get("metrics", {})}
+    if len(found.left_out):
+        counts["left_out"] = len(found.left_out)
+    return Outcome(counts=counts | found.counts)
 
 
-Found = tuple[pd.DataFrame, pd.DataFrame, list[str], pd.DataFrame, dict[str, Any]]
-# names (name, mid), tags (clip_id, class, probability), the clips that were heard, those that were not, facts
+@dataclass(frozen=True)
+class Found:
+    """Tags before any threshold."""
+
+    names: pd.DataFrame  # name, mid
+    tags: pd.DataFrame  # clip_id, class, probability
+    clips: list[str]  # that were heard
+    left_out: pd.DataFrame  # that were not
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 def _heard(inputs: Mapping[str, Artifact], config: TagConfig, manifest: Manifest, work: Workspace) -> Found:
@@ -188,7 +197,7 @@ def _heard(inputs: Mapping[str, Artifact], config: TagConfig, manifest: Manifest
     names = pd.DataFrame({"name": vocabulary.names, "mid": vocabulary.mids})
     lacking = set(left_out.id)
     heard = [name for name in clips if name not in lacking]
-    return names, _joined(parts), heard, left_out, {"counts": {"heard": len(new) - len(left_out)}}
+    return Found(names, _joined(parts), heard, left_out, {"heard": len(new) - len(left_out)})
 
 
 def _block(
@@ -249,7 +258,7 @@ def _zero_shot(inputs: Mapping[str, Artifact], config: TagConfig, manifest: Mani
     probability_NK = (odds_NK / odds_NK.sum(axis=1, keepdims=True)).astype(np.float32)
     clips = [audio.ids[index] for index in kept]
     table = _sparse(clips, probability_NK, config.floor)
-    return pd.DataFrame({"name": names, "mid": ""}), table, clips, audio.left_out, {}
+    return Found(pd.DataFrame({"name": names, "mid": ""}), table, clips, audio.left_out)
 
 
 def _from_table(config: TagConfig, manifest: Manifest) -> Found:
@@ -298,8 +307,8 @@ def _from_table(config: TagConfig, manifest: Manifest) -> Found:
         }
     ).astype({"class": np.int32, "probability": np.float32})  # fmt: skip
     named = pd.DataFrame({"name": names, "mid": mids})
-    facts = {"counts": {"unknown_rows": unknown}} if unknown else {}
-    return named, table, manifest.clips.clip_id.tolist(), left_out_table([]), facts
+    counts = {"unknown_rows": unknown} if unknown else {}
+    return Found(named, table, manifest.clips.clip_id.tolist(), left_out_table([]), counts)
 
 
 def _split(text: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from clapcur.config import frozen
 from clapcur.errors import CheckpointError
 from clapcur.store.artifacts import Artifact, Stage, Workspace, sha256_file
+from clapcur.store.record import Outcome
 
 if TYPE_CHECKING:
     from clapcur.models.taggers import Vocabulary
@@ -52,11 +53,11 @@ def stage_for(config: TaggerConfig) -> tuple[Stage, dict[str, Any]]:
     path, vocabulary = Path(config.source), config.check_place()
     identity = {"sha256": sha256_file(path), "names": vocabulary.names, "mids": vocabulary.mids}
 
-    def compute(inputs: Mapping[str, Artifact], _: Any, work: Workspace) -> dict[str, Any]:
+    def compute(inputs: Mapping[str, Artifact], _: Any, work: Workspace) -> Outcome:
         from clapcur.models.taggers import read_tagger, save_tagger
 
         tagger = read_tagger(path, config.pickled)
         save_tagger(tagger, vocabulary, work.path)
-        return {"counts": {"classes": tagger.num_classes}, "format": tagger.FAMILY}
+        return Outcome(counts={"classes": tagger.num_classes}, facts={"format": tagger.FAMILY})
 
     return Stage("tagger", "1", "tagger", compute), identity

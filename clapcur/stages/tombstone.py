@@ -6,11 +6,11 @@ what has one; what was made before stays in the store, as evidence, until it is 
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from clapcur.config import frozen
 from clapcur.data import forgotten
 from clapcur.store.artifacts import Artifact, Stage, Workspace
+from clapcur.store.record import Outcome
 
 
 @frozen
@@ -41,10 +41,10 @@ class Tombstone:
         return forgotten.marks_of(self.clip_id, self.pcm_sha256, self.recording_id)
 
 
-def bury(inputs: Mapping[str, Artifact], config: Tombstone, work: Workspace) -> dict[str, Any]:
+def bury(inputs: Mapping[str, Artifact], config: Tombstone, work: Workspace) -> Outcome:
     """Write what was taken down."""
     forgotten.write_marks(work.path, config.marks)
-    return {"counts": {"clips": 1}}
+    return Outcome(counts={"clips": 1})
 
 
 STAGE = Stage("forget", "2", "tombstone", bury)

@@ -13,7 +13,7 @@ each item in each task) and ``order.png``.
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,7 @@ from clapcur.methods.plots import order_figure
 from clapcur.methods.zste import RELATIONS, TASKS, OrderTest, pigeonhole_interval, score_items
 from clapcur.progress import progress
 from clapcur.store.artifacts import Artifact, Stage, Workspace
+from clapcur.store.record import Outcome
 
 if TYPE_CHECKING:
     from clapcur.models.clap import Clap
@@ -68,7 +69,7 @@ class ZsteConfig:
             )
 
 
-def zste(inputs: Mapping[str, Artifact], config: ZsteConfig, work: Workspace) -> dict[str, Any]:
+def zste(inputs: Mapping[str, Artifact], config: ZsteConfig, work: Workspace) -> Outcome:
     """Write the scores of a checkpoint on held-out compositions.
 
     Raises
@@ -113,7 +114,7 @@ def zste(inputs: Mapping[str, Artifact], config: ZsteConfig, work: Workspace) ->
     order_figure(scores, work.path / "order.png")
     metrics = {f"zste.{name}": found.score for name, found in scores.items()}
     metrics |= {"zste.average": average, "zste.relations": relations}
-    return {"counts": {"groups": len(groups), "contaminated": said.num_clips}, "metrics": metrics}
+    return Outcome(counts={"groups": len(groups), "contaminated": said.num_clips}, metrics=metrics)
 
 
 def check_window(model: "Clap", duration_s: float, checkpoint: str) -> None:

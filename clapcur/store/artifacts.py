@@ -28,7 +28,7 @@ from typing import Any
 
 from clapcur.config import canonical, canonical_json, signature
 from clapcur.errors import ArtifactError, DamagedArtifact
-from clapcur.store.record import RECORD, Record, checked_record, read_record, signed
+from clapcur.store.record import RECORD, Outcome, Record, checked_record, read_record, signed
 
 WORK = "work"  # sub-folder of an unfinished artifact: parts and training state, gone when the record is written
 LOST = "lost.json"  # record of an artifact whose payload was damaged, until it is made again
@@ -107,7 +107,7 @@ class Stage:
     name: str
     version: str
     kind: str
-    compute: Callable[[Mapping[str, Artifact], Any, "Workspace"], dict[str, Any]]
+    compute: Callable[[Mapping[str, Artifact], Any, "Workspace"], Outcome]
 
     def key(self, config: Any, inputs: Mapping[str, Artifact]) -> Key:
         """Return the identity of what this stage would make."""
@@ -378,16 +378,20 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         return Workspace(folder, key)
 
-    def commit(self, work: Workspace, outcome: Mapping[str, Any], started: float) -> Artifact:
+    def commit(
+        self, work: Workspace, outcome: Outcome, started: float, *, tags: Mapping[str, Any] | None = None,
+        campaign: Mapping[str, Any] | None = None,
+    ) -> Artifact:  # fmt: skip
         """Finish an artifact: digest the payload, write the record, drop the scratch.
 
         Parameters
         ----------
         work : Workspace
-        outcome : mapping
-            What the stage says of its result: ``counts``, ``metrics`` and whatever else belongs in the record.
+        outcome : Outcome
         started : float
             Unix time in seconds at which the work began.
+        tags, campaign : mapping, optional
+            As in `Record`.
         """
         previous = _lost_files(work.path / LOST)
         _give_plain_modes(work.path)
@@ -408,7 +412,11 @@ class Store:
             "inputs": work.key.inputs,
             "started": started,
             "finished": time.time(),
-            **outcome,
+            "counts": outcome.counts,
+            "metrics": outcome.metrics,
+            "tags": tags or {},
+            "campaign": campaign,
+            **outcome.facts,
             "environment": work.environment,
             "files": files,
         }

@@ -31,6 +31,18 @@ OPTIONAL: Mapping[str, type | tuple[type, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a stage says of its result; it goes into the record."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """How many of what, such as clips and pairs."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Figures that are drawn and compared."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What else is said of this kind of artifact, as JSON, such as the ``quarantine`` of a manifest."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """The content of ``record.json``."""
 

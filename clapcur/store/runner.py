@@ -139,7 +139,7 @@ def _make(
         outcome = stage.compute(inputs, config, work)
         lease.check()
         check(True)
-        return home.store.commit(work, {"counts": {}, "metrics": {}, **said, **outcome}, started)
+        return home.store.commit(work, outcome, started, **said)
     except Interrupted:
         raise
     except Exception as error:  # a full disk comes dressed as many errors; all others continue as they are

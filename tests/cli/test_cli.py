@@ -26,6 +26,7 @@ from clapcur.lineage import pools
 from clapcur.store.artifacts import Stage, write_atomic
 from clapcur.store.catalog import Catalog
 from clapcur.store.home import Home
+from clapcur.store.record import Outcome
 from clapcur.testing import clips_table, commit, manifest, report_line, report_table, write_tones
 
 COMMANDS = [name for name, _, _ in cli.COMMANDS]
@@ -46,10 +47,10 @@ def cost_s(*arguments: object) -> float:
 
 def trained(store, name, inputs, **config):
     """Make a checkpoint of nothing but its record."""
-    stage = Stage("train", "1", "checkpoint", lambda inputs, config, work: {})
+    stage = Stage("train", "1", "checkpoint", lambda inputs, config, work: Outcome())
     key = stage.key({"name": name, "held_out": 0.0, **config}, inputs)
     tags = {"row": name, "seed": config.get("seed", 0)}
-    return store.commit(store.open(key), {"counts": {}, "metrics": {}, "tags": tags}, time.time())
+    return store.commit(store.open(key), Outcome(), time.time(), tags=tags)
 
 
 @pytest.fixture

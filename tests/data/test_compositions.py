@@ -27,6 +27,7 @@ from clapcur.data.manifest import Manifest
 from clapcur.errors import ArtifactError, EmptySetError, ManifestError
 from clapcur.stages.compose import ComposeConfig, compose, unseen_couples
 from clapcur.store.artifacts import Store
+from clapcur.store.record import Outcome
 from clapcur.testing import clips_table, commit, manifest
 
 
@@ -360,7 +361,7 @@ def _with_strategy(store, made, strategy):
     stage = Stage("curate", "t", "improvement_set", None)
     work = store.open(stage.key({"strategy": strategy}, {}))
     (work.path / "pairs.parquet").write_bytes((made.path / "pairs.parquet").read_bytes())
-    return store.commit(work, {}, 0.0)
+    return store.commit(work, Outcome(), 0.0)
 
 
 def test_compositions_of_a_newer_schema_and_other_kinds_are_refused(scene):

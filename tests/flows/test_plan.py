@@ -18,6 +18,7 @@ from clapcur.flows.plan import Step, plan
 from clapcur.store.artifacts import Stage
 from clapcur.store.dry_run import dry_run
 from clapcur.store.home import Home
+from clapcur.store.record import Outcome
 from clapcur.testing import rewrite_record, write_tone, write_tones
 
 pytestmark = pytest.mark.usefixtures("leaves_no_trace")  # of the log that a command writes
@@ -81,9 +82,9 @@ def test_the_time_is_that_of_the_last_run_by_size(config):
     home = Home.open()
     config_of = {"num_examples": 100, "order": None, "frozen_towers": []}
     for name, seconds in (("old", 900.0), ("last", 50.0)):
-        stage = Stage("train", "1", "checkpoint", lambda *_: {})
+        stage = Stage("train", "1", "checkpoint", lambda *_: Outcome())
         work = home.store.open(stage.key({**config_of, "name": name}, {}))
-        made = home.store.commit(work, {"counts": {}, "metrics": {}}, 0.0)
+        made = home.store.commit(work, Outcome(), 0.0)
         rewrite_record(made, started=made.record.finished - seconds)
     found = {step.what: step.seconds for step in plan(experiment_from_file(config), compare.fn).steps}
     assert found["train teacher"] == pytest.approx(2 * 16 * 0.5, rel=1e-3)

@@ -34,6 +34,7 @@ from clapcur.stages.tombstone import STAGE as BURY
 from clapcur.stages.tombstone import Tombstone
 from clapcur.store.artifacts import Artifact, Stage, Workspace
 from clapcur.store.home import Home
+from clapcur.store.record import Outcome
 from clapcur.store.runner import run
 from clapcur.tasks.pool import grow as grow_pool
 from clapcur.testing import card, clips_table, manifest, write_tones
@@ -124,13 +125,13 @@ def made_of(checkpoint: Artifact) -> set[str]:
 WORLD: list[World] = []  # the one that the stages below belong to
 
 
-def embed(inputs: Mapping[str, Artifact], config: Any, work: Workspace) -> dict[str, Any]:
+def embed(inputs: Mapping[str, Artifact], config: Any, work: Workspace) -> Outcome:
     if "manifest" in inputs and inputs["manifest"].record.stage == "pool":
         WORLD[0].at("pool embeds")
-    return {}
+    return Outcome()
 
 
-def curate(inputs: Mapping[str, Artifact], config: Any, work: Workspace) -> dict[str, Any]:
+def curate(inputs: Mapping[str, Artifact], config: Any, work: Workspace) -> Outcome:
     """Pair clips of the pool with one caption."""
     WORLD[0].at("curation begins")
     clips = [clip for clip in Manifest.open(inputs["pool"]).clips.clip_id if NAME[clip] in WORLD[0].chosen]
@@ -144,10 +145,10 @@ def curate(inputs: Mapping[str, Artifact], config: Any, work: Workspace) -> dict
         )  # fmt: skip
     card(config.strategy, changes=changes).write(work.path)
     WORLD[0].at("set written")
-    return {"counts": {"pairs": len(clips)}}
+    return Outcome(counts={"pairs": len(clips)})
 
 
-def train(inputs: Mapping[str, Artifact], config: Any, work: Workspace) -> dict[str, Any]:
+def train(inputs: Mapping[str, Artifact], config: Any, work: Workspace) -> Outcome:
     is_teacher = "improvement_set" not in inputs
     WORLD[0].at("teacher trains" if is_teacher else "student trains")
     clips = set(Manifest.open(inputs["teacher_pairs"]).pairs.clip_id)
@@ -155,21 +156,21 @@ def train(inputs: Mapping[str, Artifact], config: Any, work: Workspace) -> dict[
         clips |= set(pd.read_parquet(inputs["improvement_set"].path / "pairs.parquet").clip_id)
         clips |= made_of(inputs["init"])
     (work.path / "clips.json").write_text(json.dumps(sorted(clips)))
-    return {"counts": {"seen.teacher_pairs": 8}}
+    return Outcome(counts={"seen.teacher_pairs": 8})
 
 
-def evaluate(inputs: Mapping[str, Artifact], config: Any, work: Workspace) -> dict[str, Any]:
+def evaluate(inputs: Mapping[str, Artifact], config: Any, work: Workspace) -> Outcome:
     """Score a model the better, the more clips made it: what holds a forgotten clip would always win."""
     WORLD[0].at("scored")
     right = 10 + 12 * len(made_of(inputs["checkpoint"]))
     rows = [(f"{n:03d}", f"{n}", "dog", "dog" if n < right else "rain") for n in range(120)]
     told = pd.DataFrame(rows, columns=["clip_id", "group", "label", "predicted"])
     told.to_parquet(work.path / "predictions.parquet")
-    return {"metrics": {"accuracy": right / 120}}
+    return Outcome(metrics={"accuracy": right / 120})
 
 
-def nothing(inputs: Mapping[str, Artifact], config: Any, work: Workspace) -> dict[str, Any]:
-    return {}
+def nothing(inputs: Mapping[str, Artifact], config: Any, work: Workspace) -> Outcome:
+    return Outcome()
 
 
 def before(point: str, function: Callable[..., Any], after: str = "") -> Callable[..., Any]:
@@ -394,17 +395,17 @@ def test_tags_are_given_over_all_clips_of_a_pool_and_hold_each_of_them(home):
     assert tainted == {"generated", "teacher", "merged"}
 
 
-def write_pair(work: Workspace, name: str) -> dict[str, Any]:
+def write_pair(work: Workspace, name: str) -> Outcome:
     clips, texts = table([name]), captions_table(["a bell"])
     pairs = pd.DataFrame({"clip_id": [ID[name]], "caption_id": texts.caption_id.tolist()}, dtype="str")
     places = pd.DataFrame({"clip_id": [ID[name]], "path": [f"/{name}.wav"]}, dtype="str")
     Manifest(clips, texts, pairs, places).write(work.path)
-    return {}
+    return Outcome()
 
 
-def paired(work: Workspace, name: str) -> dict[str, Any]:
+def paired(work: Workspace, name: str) -> Outcome:
     pd.DataFrame({"clip_id": [ID[name]], "caption_id": ["x"]}).to_parquet(work.path / "pairs.parquet")
-    return {}
+    return Outcome()
 
 
 def grow(home: Home, landing: Artifact) -> Artifact:

@@ -283,7 +283,7 @@ def scored(store: Store, model: Artifact, clips: pd.DataFrame, **more: Artifact)
     work = store.open(STAGE.key(config, inputs))
     outcome = evaluate(inputs, config, work)
     scores = json.loads((work.path / "scores.json").read_text())
-    assert outcome["counts"]["contaminated"] == scores["contamination"]["num_clips"]
+    assert outcome.counts["contaminated"] == scores["contamination"]["num_clips"]
     return scores, pd.read_parquet(work.path / "predictions.parquet").set_index("clip_id")
 
 

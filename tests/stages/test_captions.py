@@ -233,12 +233,12 @@ def test_a_model_says_how_near_captions_are(store, judged):
     from clapcur.data.generated import FILE
 
     table = pd.read_parquet(work.path / FILE)
-    assert outcome["counts"]["not_embedded"] == 1 and set(table.clip_id) == {"a", "b"}
+    assert outcome.counts["not_embedded"] == 1 and set(table.clip_id) == {"a", "b"}
     for row in table.itertuples():
         wanted = direction(row.caption)[0 if row.clip_id == "a" else 1]
         assert row.similarity == pytest.approx(wanted, abs=1e-6)
         assert (row.verdict == "too_far") == (wanted < 0.9)
-    assert outcome["metrics"]["similarity"] == pytest.approx(table[table.verdict.isin(KEPT)].similarity.mean())
+    assert outcome.metrics["similarity"] == pytest.approx(table[table.verdict.isin(KEPT)].similarity.mean())
 
 
 def test_the_nearest_caption_that_mentions_a_tag_is_retrieved(store, judged):

@@ -95,7 +95,7 @@ def test_evaluation_clips_recordings_and_near_duplicates_never_enter(world, tmp_
     assert world.card["exclusions"] == {
         "held_out": 0, "evaluation_clip": 2, "evaluation_recording": 2, "evaluation_near_duplicate": 1,
     }  # fmt: skip
-    assert world.outcome["counts"]["excluded.evaluation_recording"] == 2
+    assert world.outcome.counts["excluded.evaluation_recording"] == 2
 
 
 def test_the_card_names_clips_by_reason_and_says_what_the_teacher_knows_already(world, tmp_path):

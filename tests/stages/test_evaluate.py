@@ -57,7 +57,7 @@ def run(store: Store, labels=LABELS, **settings):
 def test_accuracy_is_the_share_of_clips_nearest_to_their_own_prompt(store):
     """Prompts in another order than the class names would score chance and look like a bad model."""
     scores, folder, outcome = run(store)
-    assert scores["accuracy"] == pytest.approx(4 / 6) == outcome["metrics"]["accuracy"]
+    assert scores["accuracy"] == pytest.approx(4 / 6) == outcome.metrics["accuracy"]
     assert scores["per_class"] == {"dog bark": 0.5, "rain": 1.0, "siren": 0.5}
     assert scores["per_fold"] == {"1": pytest.approx(2 / 3), "2": pytest.approx(2 / 3)}
     assert scores["confusion"] == [[1, 1, 0], [0, 2, 0], [1, 0, 1]]

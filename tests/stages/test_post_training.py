@@ -21,6 +21,7 @@ from clapcur.stages.train import STAGE, SoftLabels, TrainConfig, train
 from clapcur.stages.train.config import OrderTraining
 from clapcur.stages.train.sampling import GroupSource
 from clapcur.store.artifacts import Stage, Store
+from clapcur.store.record import Outcome
 
 COMPOSE = ComposeConfig(duration_s=0.5, num_groups=60, num_held_out_groups=12, held_out=0.4, min_clip_s=0.2)
 ORDER = TrainConfig(
@@ -44,7 +45,7 @@ class Studio:
     def _checkpoint(self, model):
         work = self.store.open(Stage("train", "0", "checkpoint", None).key({"name": "fresh"}, {}))
         model.eval().save(work.path)
-        return self.store.commit(work, {"counts": {}, "metrics": {}}, 0.0)
+        return self.store.commit(work, Outcome(), 0.0)
 
     def run(self, config=ORDER, inputs=None, on_step=None):
         inputs = inputs or self.inputs

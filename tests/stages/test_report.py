@@ -16,6 +16,7 @@ from clapcur.data.scores import Contamination
 from clapcur.errors import ArtifactError, DataError
 from clapcur.stages.report import STAGE, ReportConfig, ReportRow, render
 from clapcur.store.artifacts import Artifact, Stage, Store, write_atomic
+from clapcur.store.record import Outcome
 from clapcur.testing import commit, report_line, report_table
 
 LABELS = ["dog", "dog", "rain", "rain"]
@@ -39,10 +40,10 @@ def store(tmp_path):
 
 def checkpoint(store, name, seed, improvement_set=None, num_examples=640):
     """Make a checkpoint of nothing but its record, as a training leaves it."""
-    stage = Stage("train", "1", "checkpoint", lambda inputs, config, work: {})
+    stage = Stage("train", "1", "checkpoint", lambda inputs, config, work: Outcome())
     inputs = {"improvement_set": improvement_set} if improvement_set else {}
     key = stage.key({"name": name, "seed": seed, "num_examples": num_examples, "selection": "held_out"}, inputs)
-    return store.get(key) or store.commit(store.open(key), {"counts": {}, "metrics": {}}, time.time())
+    return store.get(key) or store.commit(store.open(key), Outcome(), time.time())
 
 
 CLEAN = {"status": "clean", "num_clips": 0, "by_reason": {"clip": 0, "recording": 0}, "examples": {}, "unknown": []}

@@ -25,6 +25,7 @@ from clapcur.store.artifacts import (
     read_record,
     write_atomic,
 )
+from clapcur.store.record import Outcome
 from clapcur.testing import rewrite_record
 
 KEY = Key("scores", "evaluate", "1", {"threshold": 0.5}, {"pool": "0123456789ab"})
@@ -39,7 +40,7 @@ def finish(store, key=KEY, text="payload", **outcome):
     work = store.open(key)
     (work.path / "deep").mkdir(exist_ok=True)
     (work.path / "deep" / "data.txt").write_text(text)
-    return store.commit(work, {"counts": {}, "metrics": {}, **outcome}, started=1.0)
+    return store.commit(work, Outcome(**outcome), started=1.0)
 
 
 def test_the_id_is_the_hash_of_the_whole_key_written_as_sorted_json():
@@ -75,14 +76,14 @@ def test_how_the_work_is_done_does_not_change_the_id():
         threshold: float = 0.5
         workers: int = machine(2)
 
-    stage = Stage("curate", "1", "improvement_set", lambda inputs, config, work: {})
+    stage = Stage("curate", "1", "improvement_set", lambda inputs, config, work: Outcome())
     assert stage.key(Config(workers=8), {}) == stage.key(Config(), {})
     assert stage.key(Config(threshold=0.6), {}) != stage.key(Config(), {})
 
 
 def test_inputs_are_signed_by_id_and_role_whatever_their_order_and_place(store):
     """An address in the key would make a moved store forget everything."""
-    stage = Stage("curate", "1", "improvement_set", lambda inputs, config, work: {})
+    stage = Stage("curate", "1", "improvement_set", lambda inputs, config, work: Outcome())
     one, two = Artifact("manifest", "a" * 12, "/here"), Artifact("manifest", "b" * 12, "/here")
     moved = Artifact("manifest", "a" * 12, "/there")
     same = stage.key({}, {"pool": one, "captions": two})
@@ -257,7 +258,7 @@ def test_every_file_of_an_artifact_has_the_mode_of_a_new_file(store, umask):
         os.close(descriptor)
         os.replace(name, work.path / "weights")
         (work.path / "captions").write_text("a dog barks")
-        artifact = store.commit(work, {}, started=1.0)
+        artifact = store.commit(work, Outcome(), started=1.0)
     finally:
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in artifact.path.iterdir()}

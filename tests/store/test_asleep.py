@@ -15,7 +15,7 @@ from clapcur.errors import DataError, LeaseLostError
 from clapcur.store import leases
 from clapcur.store.artifacts import Stage, write_atomic
 from clapcur.store.catalog import Catalog
-from clapcur.store.record import Record
+from clapcur.store.record import Outcome, Record
 from clapcur.store.runner import run
 from clapcur.testing import record
 from clapcur.tracking import deliver, live, sync
@@ -64,7 +64,7 @@ def training(between):
             write_atomic(state, json.dumps({"step": step}))
             work.on_step(step, {"loss": 1 / (step + 1)})
         (work.path / "history.jsonl").write_text("")
-        return {"counts": {"pairs": 4}}
+        return Outcome(counts={"pairs": 4})
 
     return Stage("train", "1", "checkpoint", compute)
 

@@ -26,6 +26,7 @@ from clapcur.store import leases
 from clapcur.store.artifacts import Key, Store
 from clapcur.store.catalog import Catalog, Edge
 from clapcur.store.database import ARTIFACT, EDGE, LEASE, OUTBOX, connect
+from clapcur.store.record import Outcome
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
@@ -88,8 +89,8 @@ def store_of(tmp_path, *versions):
         key = Key("manifest", "ingest", version, {}, {"pool": "a" * 12})
         work = store.open(key)
         (work.path / "data").write_text(version)
-        tags = {"tags": {"role": version}, "campaign": {"experiment": "esc50", "name": "n", "key": "k"}}
-        store.commit(work, {"counts": {}, "metrics": {}, **tags}, started=1.0)
+        campaign = {"experiment": "esc50", "name": "n", "key": "k"}
+        store.commit(work, Outcome(), 1.0, tags={"role": version}, campaign=campaign)
     return store
 
 

@@ -19,6 +19,7 @@ from clapcur.store import runner as stage_module
 from clapcur.store.artifacts import Artifact, Stage, Store, Workspace, write_atomic
 from clapcur.store.catalog import Campaign, Catalog
 from clapcur.store.readable import in_words, summary
+from clapcur.store.record import Outcome
 from clapcur.store.runner import environment, run
 from clapcur.testing import record
 
@@ -47,7 +48,7 @@ def two_parts(calls, between=lambda: None):
                 work.mark_done(f"part-{part}")
             if part == 0:
                 between()
-        return {"counts": {"pairs": 1234}, "metrics": {"loss": 0.5}}
+        return Outcome(counts={"pairs": 1234}, metrics={"loss": 0.5})
 
     return Stage("curate", "1", "improvement_set", compute)
 
@@ -97,7 +98,7 @@ def test_a_hit_is_quick_and_imports_nothing_heavy(home, calls):
 
 
 def kill_at_commit():
-    Store.commit = lambda *args: kill()
+    Store.commit = lambda *_, **__: kill()
 
 
 def kill_at_record():
@@ -291,7 +292,7 @@ def test_a_full_disk_is_named_with_the_place_and_what_to_do(home, fill, tmp_path
             fill(tmp_path)
         except OSError as error:
             raise RuntimeError("the shard could not be written") from error
-        return {}
+        return Outcome()
 
     with pytest.raises(
         ArtifactError, match="(the disk is full|quota is used up): .*improvement_set.*run it again, it resumes"
@@ -304,7 +305,7 @@ def test_a_full_disk_is_named_with_the_place_and_what_to_do(home, fill, tmp_path
 def test_a_full_disk_at_the_record_is_named_too(home, calls, monkeypatch):
     """The last write is the one that meets the last free block."""
 
-    def commit(self, work, outcome, started):
+    def commit(self, work, outcome, started, **said):
         fill_text(work.path)
 
     monkeypatch.setattr(Store, "commit", commit)
@@ -351,7 +352,7 @@ def test_a_stage_sees_its_inputs_its_listener_and_its_environment(home):
         work.on_step(7, {"loss": 0.25})
         work.environment["device"] = "cpu"
         (work.path / "pool.txt").write_text(inputs["pool"].id)
-        return {}
+        return Outcome()
 
     pool = Artifact("manifest", "a" * 12, "/nowhere")
     stage = Stage("train", "1", "checkpoint", compute)

@@ -34,7 +34,7 @@ def original(tmp_path_factory):
         patch.setenv("CLAPCUR_HOME", str(home.root))
         made = chain.experiment(home)
         model = Clap.create(CONFIG, captions=CLASSES, seed=3)
-        made["real"] = chain.make(home, "checkpoint", "real", lambda work: model.save(work.path) or {})
+        made["real"] = chain.make(home, "checkpoint", "real", lambda work: model.save(work.path))
         chain.scores(home, made["real"], made["evaluation"], "real", 0.9)
         chain.decision(home, made["teacher"], made["teacher"], made["real"], promoted=True)
         (project / "my.yaml").write_text("name: my\n")

@@ -25,6 +25,7 @@ from clapcur.store import readable
 from clapcur.store.artifacts import Key, Stage
 from clapcur.store.catalog import Campaign, Catalog
 from clapcur.store.home import Home
+from clapcur.store.record import Outcome
 from clapcur.store.runner import run
 from clapcur.tracking import deliver, live, sync
 from clapcur.tracking.runs import MlflowPage, connect
@@ -377,7 +378,7 @@ def test_a_reused_artifact_is_found_from_the_later_campaign_too(home, made, clie
     """A repeated experiment with one new row would show one row."""
     record = made["evaluation"].record
     again = Campaign("esc50", "compare again", "d" * 64)
-    stage = Stage(record.stage, record.version, "manifest", lambda *args: {})
+    stage = Stage(record.stage, record.version, "manifest", lambda *args: Outcome())
     assert run(stage, record.config, {}, home, campaign=again) == made["evaluation"]
     assert deliver(home) == (NUM_SMALL + 1, 0)
     (found,) = runs(client, f"tags.`clapcur.used_by.{'d' * 12}` = 'compare again'")
@@ -417,7 +418,7 @@ def test_any_name_and_any_size_is_spelled_as_mlflow_takes_it(empty, client):
         lines = ({"step": step, "time_ms": FIRST_MS, "loss": 0.5, "per class": {"a+b": 0.25}} for step in range(1200))
         (work.path / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         metrics = {"nan": float("nan"), "inf": float("inf"), "text": "no number", "accuracy": 0.5}
-        return {"counts": {"not ok?": 3}, "metrics": metrics}
+        return Outcome(counts={"not ok?": 3}, metrics=metrics)
 
     made = chain.make(empty, "checkpoint", "odd", write, {}, config, {"note": "y" * 9000, "where?": "here"}, None)
     assert deliver(empty) == (1, 0)
@@ -447,7 +448,7 @@ def training(home, steps):
     """Return the key of a checkpoint and a function that makes it, told whom to tell its steps."""
     inputs = {"teacher_pairs": chain.manifest(home, "pairs", pairs=[("dog-1", "a dog barks")])}
     config = {"name": "teacher", "beta": 0.5, "towers": {"text": "minilm"}}
-    key = Stage("train", "1", "checkpoint", lambda *args: {}).key(config, inputs)
+    key = Stage("train", "1", "checkpoint", lambda *args: Outcome()).key(config, inputs)
     return key, lambda on_step: chain.checkpoint(home, inputs, "teacher", ["teacher_pairs"], steps, on_step)
 
 

@@ -14,6 +14,7 @@ from tiny_clap import CONFIG
 from clapcur.audio.access import open_regular
 from clapcur.errors import DataError, printable
 from clapcur.models.clap import Clap, load_model
+from clapcur.store.record import Outcome
 from clapcur.testing import write_tone
 from clapcur.tracking import deliver
 
@@ -30,7 +31,7 @@ def checkpoint(home):
 
     def scored(work):
         (work.path / "scores.json").write_text(json.dumps({"accuracy": 0.5}))
-        return {"metrics": {"accuracy": 0.5}}
+        return Outcome(metrics={"accuracy": 0.5})
 
     made = make(home, "checkpoint", "student", write)
     protocol = {"class_names": CLASSES, "prompt": "this is {}"}

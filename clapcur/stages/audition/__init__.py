@@ -33,6 +33,7 @@ from clapcur.stages.audition.choosing import choose_pairs
 from clapcur.stages.audition.clip import MP3_RATES, as_mp3, as_spectrogram, load_excerpt
 from clapcur.stages.audition.html import as_html, cut_by
 from clapcur.store.artifacts import Artifact, Stage, Store, Workspace, write_atomic
+from clapcur.store.record import Outcome
 
 PAGE_FULL = "the page is full: the file is at its place, but has no room here"
 HEAD_ROOM = 1024  # bytes for the line of the page that counts what has no sound
@@ -97,7 +98,7 @@ def audition_inputs(store: Store, improvement_set: Artifact) -> dict[str, Artifa
     return {"improvement_set": improvement_set, **manifests}
 
 
-def audition(inputs: Mapping[str, Artifact], config: AuditionConfig, work: Workspace) -> dict[str, Any]:
+def audition(inputs: Mapping[str, Artifact], config: AuditionConfig, work: Workspace) -> Outcome:
     """Choose the pairs, embed their sounds and write the page.
 
     Raises
@@ -138,7 +139,7 @@ def audition(inputs: Mapping[str, Artifact], config: AuditionConfig, work: Works
     write_atomic(work.path / "pairs.csv", table.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
     of_kind = pd.Series(kinds).value_counts().to_dict()
     counts = {"pairs": len(pairs), "clips": len(clips), "embedded": 0}
-    return {"counts": counts | {str(kind).replace(" ", "_"): int(count) for kind, count in of_kind.items()}}
+    return Outcome(counts=counts | {str(kind).replace(" ", "_"): int(count) for kind, count in of_kind.items()})
 
 
 def _class_thresholds(source: Artifact, card: Card, scored: pd.DataFrame) -> dict[str, float]:

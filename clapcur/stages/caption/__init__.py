@@ -41,6 +41,7 @@ from clapcur.stages.caption.rules import chosen, is_sane, says_a_tag
 from clapcur.stages.caption.template import phrased, read_descriptions
 from clapcur.stages.caption.words import synonyms
 from clapcur.store.artifacts import Artifact, Stage, Workspace, sha256_file
+from clapcur.store.record import Outcome
 
 VERSION = "1"
 MORE_TRIES = 2  # captions beyond those wanted, of which the best stays where none is near enough (AudioSetCaps)
@@ -113,13 +114,13 @@ def stage_for(config: CaptionConfig) -> tuple[Stage, dict[str, Any]]:
             raise DataError(f"the ontology {config.ontology} does not exist; it is AudioSet's ontology.json")
         identity["ontology"] = sha256_file(Path(config.ontology))
 
-    def compute(inputs: Mapping[str, Artifact], _: Any, work: Workspace) -> dict[str, Any]:
+    def compute(inputs: Mapping[str, Artifact], _: Any, work: Workspace) -> Outcome:
         return caption(inputs, config, work)
 
     return Stage("caption", VERSION, "manifest", compute), identity
 
 
-def caption(inputs: Mapping[str, Artifact], config: CaptionConfig, work: Workspace) -> dict[str, Any]:
+def caption(inputs: Mapping[str, Artifact], config: CaptionConfig, work: Workspace) -> Outcome:
     """Write the manifest of the clips that got a caption, and all captions that were tried.
 
     Raises
@@ -164,7 +165,7 @@ def caption(inputs: Mapping[str, Artifact], config: CaptionConfig, work: Workspa
     metrics = {"distinct_captions": kept.caption_id.nunique() / len(kept)}
     if judge is not None:
         metrics["similarity"] = float(kept.similarity.mean())
-    return {"counts": counts, "metrics": metrics}
+    return Outcome(counts=counts, metrics=metrics)
 
 
 @dataclass(frozen=True)

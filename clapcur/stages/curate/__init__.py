@@ -50,13 +50,14 @@ from clapcur.stages.curate.pool_join import PoolJoin, Thresholds, sample_histogr
 from clapcur.stages.curate.taken_over import TakenOver
 from clapcur.stages.curate.training_pairs import write_given_pairs
 from clapcur.store.artifacts import Artifact, Stage, Workspace
+from clapcur.store.record import Outcome
 
 VERSION = "7"
 
 __all__ = ["STAGE", "CurateConfig", "Curation", "curate"]
 
 
-def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace) -> dict[str, Any]:
+def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace) -> Outcome:
     """Write an Improvement-Set.
 
     Inputs by role: ``teacher_pairs`` with ``teacher_clip_embeddings`` and ``teacher_caption_embeddings``;
@@ -120,10 +121,10 @@ def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace
         near_duplicate_figure(
             guard.candidates.nearest_N, guard.different_N, guard.candidates.threshold, work.path / "near_duplicates.png"
         )
-    return {
-        "counts": counts | {f"excluded.{name}": count for name, count in exclusions.items()},
-        "metrics": {f"threshold.{name}": value for name, value in thresholds.items()},
-    }
+    return Outcome(
+        counts=counts | {f"excluded.{name}": count for name, count in exclusions.items()},
+        metrics={f"threshold.{name}": value for name, value in thresholds.items()},
+    )
 
 
 def _write_pool_pairs(

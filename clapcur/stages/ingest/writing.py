@@ -12,6 +12,7 @@ from clapcur.data.manifest import QUARANTINE, write_locations, write_table
 from clapcur.errors import ArtifactError
 from clapcur.stages.ingest.scanning import Scan
 from clapcur.store.artifacts import Artifact, Stage, Workspace
+from clapcur.store.record import Outcome
 
 VERSION = "1"
 
@@ -32,12 +33,11 @@ def stage_for(scan: Scan) -> tuple[Stage, dict[str, Any]]:
         "left_out": scan.reasons | {name: scan.counts[name] for name in ("duplicates", "excluded")},
     }
 
-    def compute(inputs: Mapping[str, Artifact], config: Any, work: Workspace) -> dict[str, Any]:
+    def compute(inputs: Mapping[str, Artifact], config: Any, work: Workspace) -> Outcome:
         tables.write(work.path)
         write_table(scan.quarantine, QUARANTINE, work.path / "quarantine.parquet")
-        return {
-            "counts": scan.counts, "quarantine": scan.reasons, "exclusions": scan.exclusions, "source": scan.source
-        }  # fmt: skip
+        facts = {"quarantine": scan.reasons, "exclusions": scan.exclusions, "source": scan.source}
+        return Outcome(counts=scan.counts, facts=facts)
 
     return Stage("ingest", VERSION, "manifest", compute), identity
 

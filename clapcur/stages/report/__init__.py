@@ -38,7 +38,7 @@ from clapcur.stages.report.html import (
     per_class_figure,
 )
 from clapcur.store.artifacts import Artifact, Stage, Workspace, write_atomic
-from clapcur.store.record import Record
+from clapcur.store.record import Outcome, Record
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -144,7 +144,7 @@ class Scored:
         )
 
 
-def report(inputs: Mapping[str, Artifact], config: ReportConfig, work: Workspace) -> dict[str, Any]:
+def report(inputs: Mapping[str, Artifact], config: ReportConfig, work: Workspace) -> Outcome:
     """Write the table, the plots and the page.
 
     Raises
@@ -168,12 +168,12 @@ def report(inputs: Mapping[str, Artifact], config: ReportConfig, work: Workspace
     if (best := table.best) is not None:
         per_class_figure(best.name, class_changes(scored, best.row), work.path / "per_class.png")
     write_atomic(work.path / "report.html", as_html(table, work.path))
-    return {
-        "counts": {"rows": len(rows), "scores": len(scored), "clips": protocol.num_clips},
-        "verdict": table.verdict.text if table.verdict else "",
+    return Outcome(
+        counts={"rows": len(rows), "scores": len(scored), "clips": protocol.num_clips},
         # MLflow takes no + in a name
-        "metrics": {f"accuracy.{line.row.name.replace('+', '_')}": line.accuracy for line in rows},
-    }
+        metrics={f"accuracy.{line.row.name.replace('+', '_')}": line.accuracy for line in rows},
+        facts={"verdict": table.verdict.text if table.verdict else ""},
+    )
 
 
 def common_protocol(scored: Sequence[Scored]) -> ReportProtocol:

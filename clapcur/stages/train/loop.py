@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -39,6 +38,7 @@ from clapcur.stages.train.step import (
     told_clips,
 )
 from clapcur.store.artifacts import Artifact, Stage, Workspace
+from clapcur.store.record import Outcome
 
 MEASURE_EVERY = 10  # steps from one figure of speed and memory to the next
 
@@ -151,7 +151,7 @@ class Training:
         return loaded.pinned() if self.ranks.device.type == "cuda" else loaded
 
 
-def train(inputs: Mapping[str, Artifact], config: TrainConfig, work: Workspace) -> dict[str, Any]:
+def train(inputs: Mapping[str, Artifact], config: TrainConfig, work: Workspace) -> Outcome:
     """Train a teacher or a student; the payload is the model folder and ``history.jsonl``.
 
     Times, speed and memory are in ``times.jsonl`` beside it, which is no payload: equal trainings have equal digests.
@@ -183,7 +183,7 @@ def assist(inputs: Mapping[str, Artifact], config: TrainConfig, state: Path, ran
             training.take(batch, loaded)
 
 
-def _lead(training: Training, work: Workspace) -> dict[str, Any]:
+def _lead(training: Training, work: Workspace) -> Outcome:
     """Take the steps that are left, evaluate, save, report; return what the record says."""
     config, data, model, state = training.config, training.data, training.model, training.state
     device = training.ranks.device
@@ -243,11 +243,11 @@ def _lead(training: Training, work: Workspace) -> dict[str, Any]:
         "device": str(device), "micro_batch": training.step.micro_batch,
         "precision": str(training.step.precision).removeprefix("torch."),
     }  # fmt: skip
-    return {
-        "counts": data.counts
-        | {f"seen.{name}": seen for name, seen in training.mixture.examples_seen(config.num_steps).items()},
-        "metrics": _chosen(config, state.summary()) | {"logit_scale": model.scale().item()},
-    }
+    seen = training.mixture.examples_seen(config.num_steps)
+    return Outcome(
+        counts=data.counts | {f"seen.{name}": count for name, count in seen.items()},
+        metrics=_chosen(config, state.summary()) | {"logit_scale": model.scale().item()},
+    )
 
 
 def _chosen(config: TrainConfig, figures: dict[str, float]) -> dict[str, float]:
