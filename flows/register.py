@@ -28,7 +28,7 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import Cancelled, Crashed
 
 from clapcur.servers import heartbeat
-from clapcur.servers.plan import POOLS
+from clapcur.servers.local import POOLS
 from clapcur.store.home import Home
 
 FILES = Path(__file__).resolve().parents[1] / "deployments"

@@ -36,11 +36,11 @@ def up(
     this machine only and is stopped by Ctrl-C; what dies is started again. The other commands of this home use the
     servers while they run.
     """
-    from clapcur.servers import plan as servers
+    from clapcur.servers import local as servers
     from clapcur.servers.supervisor import ProcessError
 
     where = open_home(home)
-    plan = servers.Plan(
+    local = servers.LocalServers(
         home=where,
         prefect_port=servers.choose_port(prefect_port, servers.PREFECT_PORT, "--prefect-port"),
         mlflow_port=servers.choose_port(mlflow_port, servers.MLFLOW_PORT, "--mlflow-port"),
@@ -52,8 +52,8 @@ def up(
     listen_for_the_end()
     print(f"starting; logs are in {where.root / 'logs'}", file=sys.stderr, flush=True)
     try:
-        with servers.running(plan) as processes:
-            show(columns_table(("", "address"), [("Prefect", plan.prefect), ("MLflow", plan.mlflow)]))
+        with servers.running(local) as processes:
+            show(columns_table(("", "address"), [("Prefect", local.prefect), ("MLflow", local.mlflow)]))
             user, _, password = where.login.partition(":")
             show(f"Log in to MLflow as {user} with {password}, to Prefect with {where.login}")
             show("Ctrl-C stops both.")

@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 
 from clapcur.errors import ClapcurError
 from clapcur.servers import guard, heartbeat
-from clapcur.servers.plan import HOST, answers
+from clapcur.servers.local import HOST, answers
 from clapcur.servers.supervisor import Processes, Program
 from clapcur.store.home import Home
 

@@ -8,7 +8,7 @@ from source_tree import ROOT
 
 from clapcur import testing
 from clapcur.errors import DataError, Interrupted
-from clapcur.servers.plan import POOLS, Plan
+from clapcur.servers.local import POOLS, LocalServers
 
 FILE = ROOT / "deployments" / "prefect.yaml"
 ENTRIES = yaml.safe_load(FILE.read_text())["deployments"]
@@ -53,8 +53,8 @@ def test_every_deployment_runs_in_a_pool_that_exists(entry, tmp_path):
     """A run in a pool without a worker waits for ever, and nothing says so."""
     from clapcur.store.home import Home
 
-    plan = Plan(home=Home(tmp_path), prefect_port=1, mlflow_port=2, folder=tmp_path)
-    name = entry["work_pool"]["name"].replace("{{ $CLAPCUR_MODEL_POOL }}", plan.environment()["CLAPCUR_MODEL_POOL"])
+    local = LocalServers(home=Home(tmp_path), prefect_port=1, mlflow_port=2, folder=tmp_path)
+    name = entry["work_pool"]["name"].replace("{{ $CLAPCUR_MODEL_POOL }}", local.environment()["CLAPCUR_MODEL_POOL"])
     assert name in POOLS
 
 

@@ -30,7 +30,7 @@ import yaml
 from postgres import binaries, call
 from source_tree import ROOT
 
-from clapcur.servers.plan import beside
+from clapcur.servers.local import beside
 from clapcur.servers.supervisor import Processes, Program
 from clapcur.store.home import Home
 

@@ -18,7 +18,7 @@ from running_servers import client_of, experiment, outside_of_tests, running, st
 from source_tree import ROOT
 
 from clapcur.servers import heartbeat
-from clapcur.servers.plan import Plan
+from clapcur.servers.local import LocalServers
 from clapcur.store.home import Home
 
 FASTER = ROOT / "tests" / "faster"
@@ -52,9 +52,9 @@ def test_the_frequency_is_set_wherever_a_run_may_come_from(tmp_path):
     """Prefect's own, of three minutes, is twice as long as what is waited for."""
     from clapcur.flows.register import JOB
 
-    plan = Plan(home=Home(tmp_path), prefect_port=1, mlflow_port=2, folder=tmp_path)
+    local = LocalServers(home=Home(tmp_path), prefect_port=1, mlflow_port=2, folder=tmp_path)
     every_s = str(heartbeat.EVERY_S)
-    for program in (plan.worker("cpu"), plan.worker("gpu"), plan.prefect_server()):
+    for program in (local.worker("cpu"), local.worker("gpu"), local.prefect_server()):
         assert program.environment[heartbeat.VARIABLE] == every_s
     assert f"{heartbeat.VARIABLE}={every_s}" in JOB["job_configuration"]["command"].split()
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]

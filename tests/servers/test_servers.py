@@ -14,7 +14,7 @@ import pytest
 from waiting import wait_until
 
 from clapcur.errors import ClapcurError
-from clapcur.servers import plan as servers
+from clapcur.servers import local as servers
 from clapcur.servers.supervisor import ProcessError, Processes, Program
 from clapcur.store.home import Home, is_locked
 
@@ -164,8 +164,8 @@ def test_a_taken_port_is_replaced_where_it_was_the_default_and_refused_where_it_
 
 
 def addresses(home):
-    """Return what the plan of a home writes down."""
-    return servers.Plan(home=home, prefect_port=4201, mlflow_port=5001, folder=home.root).addresses()
+    """Return the addresses that the servers of a home write down."""
+    return servers.LocalServers(home=home, prefect_port=4201, mlflow_port=5001, folder=home.root).addresses()
 
 
 def test_a_second_set_of_servers_is_refused_with_the_addresses_of_the_first(home):
@@ -181,7 +181,7 @@ def test_a_second_set_of_servers_is_refused_with_the_addresses_of_the_first(home
 
 def test_the_other_commands_use_running_servers_and_forget_dead_ones(home):
     """An address of servers that were killed would make every command wait for nobody."""
-    code = "import sys, time; from clapcur.servers import plan as servers; from clapcur.store.home import Home\n"
+    code = "import sys, time; from clapcur.servers import local as servers; from clapcur.store.home import Home\n"
     code += "with servers.sole(Home.open()): print(flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert holder.stdout is not None
@@ -209,35 +209,35 @@ def test_the_environment_outranks_running_servers(home, monkeypatch):
 
 def test_each_server_has_a_database_of_its_own_beside_the_catalog(tmp_path):
     """Prefect and MLflow both keep their schema's version in a table of one name: in one database each breaks both."""
-    plan = servers.Plan(
+    local = servers.LocalServers(
         home=Home(tmp_path), prefect_port=1, mlflow_port=2, folder=tmp_path,
         database_url="postgresql://me:secret@db/clapcur", artifact_root="s3://bucket/mlflow",
     )  # fmt: skip
-    prefect = plan.prefect_server().environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
+    prefect = local.prefect_server().environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
     assert prefect == "postgresql+asyncpg://me:secret@db/clapcur_prefect"
-    mlflow = plan.mlflow_server()
+    mlflow = local.mlflow_server()
     assert mlflow.environment["MLFLOW_BACKEND_STORE_URI"] == "postgresql+psycopg://me:secret@db/clapcur_mlflow"
     assert "s3://bucket/mlflow" in mlflow.command
-    assert plan.worker("cpu").environment["CLAPCUR_DATABASE_URL"] == "postgresql://me:secret@db/clapcur"
+    assert local.worker("cpu").environment["CLAPCUR_DATABASE_URL"] == "postgresql://me:secret@db/clapcur"
 
 
 def test_no_command_line_holds_a_secret(tmp_path):
     """Every user of a machine can read every command line of it."""
-    plan = servers.Plan(
+    local = servers.LocalServers(
         home=Home(tmp_path), prefect_port=1, mlflow_port=2, folder=tmp_path, database_url="postgresql://me:secret@db/c"
     )
-    password = plan.home.login.partition(":")[2]
-    for program in (plan.prefect_server(), plan.mlflow_server(), plan.worker("cpu"), plan.registration()):
+    password = local.home.login.partition(":")[2]
+    for program in (local.prefect_server(), local.mlflow_server(), local.worker("cpu"), local.registration()):
         words = " ".join(program.command)
         assert "secret" not in words and password not in words
 
 
 def test_a_gpu_trains_one_model_at_a_time(tmp_path):
     """Two trainings on one GPU run out of its memory, both of them."""
-    plan = servers.Plan(home=Home(tmp_path), prefect_port=1, mlflow_port=2, folder=tmp_path, has_gpu=True)
-    command = list(plan.worker("gpu").command)
+    local = servers.LocalServers(home=Home(tmp_path), prefect_port=1, mlflow_port=2, folder=tmp_path, has_gpu=True)
+    command = list(local.worker("gpu").command)
     assert command[command.index("--limit") + 1] == "1"
-    assert plan.environment()["CLAPCUR_MODEL_POOL"] == "gpu"
+    assert local.environment()["CLAPCUR_MODEL_POOL"] == "gpu"
 
 
 def test_a_signal_during_the_end_hurries_it(tmp_path):

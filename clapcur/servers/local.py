@@ -44,7 +44,7 @@ _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a prox
 
 
 @dataclass(frozen=True)
-class Plan:
+class LocalServers:
     """What ``clapcur up`` runs.
 
     Attributes
@@ -188,30 +188,30 @@ class Plan:
 
 
 @contextmanager
-def running(plan: Plan) -> Iterator[Processes]:
-    """Run all servers of a plan; inside the block they are healthy and the other commands of the home use them."""
+def running(local: LocalServers) -> Iterator[Processes]:
+    """Run all servers of a home; inside the block they are healthy and the other commands of the home use them."""
     from filelock import FileLock
 
-    if plan.database_url:
-        make_databases(plan.database_url)
-    with sole(plan.home), Processes(plan.home.root / "logs") as processes:
-        prefect = plan.prefect_server()
-        with FileLock(plan.home.prefect_lock):  # a command without servers may be making Prefect's tables just now
+    if local.database_url:
+        make_databases(local.database_url)
+    with sole(local.home), Processes(local.home.root / "logs") as processes:
+        prefect = local.prefect_server()
+        with FileLock(local.home.prefect_lock):  # a command without servers may be making Prefect's tables just now
             processes.start(prefect)
-            if not plan.database_url:
-                processes.run(plan.mlflow_database(), READY_S)
-            processes.start(plan.mlflow_server())
+            if not local.database_url:
+                processes.run(local.mlflow_database(), READY_S)
+            processes.start(local.mlflow_server())
             processes.wait_ready(READY_S, prefect)
-        processes.run(plan.registration(), READY_S)
-        for pool in POOLS if plan.has_gpu else ("cpu",):
-            processes.start(plan.worker(pool))
+        processes.run(local.registration(), READY_S)
+        for pool in POOLS if local.has_gpu else ("cpu",):
+            processes.start(local.worker(pool))
         processes.wait_ready(READY_S)
-        write_atomic(plan.home.servers_file, json.dumps(plan.addresses()))
-        plan.home.servers_file.chmod(0o600)  # the address of a database may hold a password
+        write_atomic(local.home.servers_file, json.dumps(local.addresses()))
+        local.home.servers_file.chmod(0o600)  # the address of a database may hold a password
         try:
             yield processes
         finally:
-            plan.home.servers_file.unlink(missing_ok=True)
+            local.home.servers_file.unlink(missing_ok=True)
 
 
 @contextmanager
