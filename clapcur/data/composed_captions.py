@@ -32,6 +32,7 @@ CONNECTORS: dict[Relation, dict[str, str]] = {
         "at the same time": "{one} and {other} at the same time",
     },
 }
+FORWARD = ("before", "then", "followed by")  # name the events of a sequence in the order in which they are heard
 OPPOSITE = {  # the connector that says the reverse of the same two names in the same places
     "before": "after", "after": "before", "then": "preceded by", "followed by": "preceded by",
     "preceded by": "followed by",

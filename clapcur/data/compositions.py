@@ -189,11 +189,16 @@ class Compositions:
     @cached_property
     def caption_ids(self) -> dict[Meaning, list[str]]:
         """The captions of each meaning, the phrasings in the order of the table of connectors."""
+        return {meaning: list(said.values()) for meaning, said in self.phrasings.items()}
+
+    @cached_property
+    def phrasings(self) -> dict[Meaning, dict[str, str]]:
+        """The captions of each meaning by connector, in the order of the table of connectors."""
         found: dict[Meaning, dict[str, str]] = defaultdict(dict)
         for caption_id, _, relation, one, other, connector in self.captions.to_numpy(str):
             found[cast(Meaning, (relation, one, other))][connector] = caption_id
         return {
-            meaning: [said[connector] for connector in phrasings(meaning) if connector in said]
+            meaning: {connector: said[connector] for connector in phrasings(meaning) if connector in said}
             for meaning, said in found.items()
         }
 

@@ -292,3 +292,54 @@ def test_a_training_without_order_keeps_its_id():
     assert "order" not in plain and "learns" not in plain
     assert canonical(ORDER)["order"]["alpha_same"] == 1
     assert json.dumps(plain) and CLASSES
+
+
+def test_captions_name_the_sounds_as_they_are_heard_first_and_turn_them_round_later(studio):
+    """Mixed from the start, "after" kept a text encoder from reading "before"."""
+    compositions = Compositions.open(studio.compositions)
+    connector = compositions.captions.set_index("caption_id").connector
+    source = GroupSource(compositions, stages=["b"], seed=2, num_forward=24 * 5)
+    batches = [source.draw(24 * number, 24) for number in range(10)]
+    of_sequences = [
+        {connector[caption] for caption, meaning in zip(drawn.caption_ids, drawn.groups.meanings, strict=True)
+         if meaning[0] == "sequence"}
+        for drawn in batches
+    ]  # fmt: skip
+    assert set.union(*of_sequences[:5]) == {"before", "then", "followed by"}
+    assert set.union(*of_sequences[5:]) == {"before", "then", "followed by", "after", "preceded by"}
+    plain = GroupSource(compositions, stages=["b"], seed=2)
+    assert [plain.draw(24 * number, 24) for number in range(5, 10)][0].clip_ids == batches[5].clip_ids
+
+
+def test_the_share_of_the_training_counts_without_replay(studio):
+    """Half of the steps replay: counted with them, the first part would never end."""
+    order = OrderTraining(forward_first=0.5)
+    config = dataclasses.replace(ORDER, order=order, num_examples=24 * 8, replay_probability=0.5)
+    from clapcur.stages.train.data import gather_data
+
+    assert gather_data(studio.inputs, config).main._num_forward == 24 * 2
+
+
+def test_the_held_out_order_is_the_mean_over_all_connectors_where_that_is_asked(studio):
+    """A model chosen by "before" alone may not read "after" at all."""
+    order = OrderTraining(choice_phrasings="all")
+    made = studio.run(dataclasses.replace(ORDER, order=order, num_evaluations=1))
+    told = next(row for row in history(made) if "held_out_order" in row)
+    from clapcur.audio import WaveformCache
+    from clapcur.data.composed_captions import CONNECTORS, phrase, reversed_meaning
+    from clapcur.data.compositions import Group, Renderer, item_id
+
+    compositions, model = Compositions.open(studio.compositions), load_model(studio.init.path, "cpu")
+    renderer = Renderer(compositions, Manifest.open(studio.clips).paths, WaveformCache(2**28))
+    right = []
+    for group in Group.of(compositions.of_split("held_out")):
+        for kind in ("forward", "reversed"):
+            window = renderer.window(item_id(group.group_id, kind), RATE, model.config.num_samples)
+            with torch.no_grad():
+                audio = model.encode_audio(torch.from_numpy(window)[None])
+            for connector in CONNECTORS["sequence"]:
+                meaning = group.meaning(kind)
+                texts = [phrase(one, connector, COMPOSE.prompt) for one in (meaning, reversed_meaning(meaning))]
+                own, turned = (audio @ torch.from_numpy(model.embed_text(texts)).T)[0].tolist()
+                right.append(0.5 if own == turned else own > turned)
+    assert told["held_out_order"] == pytest.approx(np.mean(right), abs=1e-6)

@@ -39,6 +39,11 @@ class OrderTraining:
     """Stage b: weight of other sounds in another order as negatives; 0 takes them out."""
     softness: float = 0.0
     """Stage a: share of the target that goes to pairs with some of the same sounds; 0 is the paper's."""
+    forward_first: float = added(0.0)
+    """Share of the training in which sequences are described in the order in which they are heard (before, then,
+    followed by). A text encoder learns "before" early; "after" turns the sentence around and needs that first."""
+    choice_phrasings: Literal["first", "all"] = added("first")
+    """Phrasings of a sequence that the held-out order is measured with: the first one, before, or all of them."""
     add_head: OrderHeadConfig | None = None
     """Order-aware pooling that the audio tower is given first; None: it stays as it is."""
     max_single_loss: float = 0.02
@@ -51,7 +56,7 @@ class OrderTraining:
         for name in ("alpha_same", "alpha_cross"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a finite weight of at least 0, got {getattr(self, name)}")
-        for name in ("softness", "max_single_loss"):
+        for name in ("softness", "max_single_loss", "forward_first"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 

@@ -82,7 +82,8 @@ def _gather_compositions(inputs: Mapping[str, Artifact], config: TrainConfig) ->
             "the compositions have no held-out group to select a checkpoint with; compose with held_out above 0, or "
             "take selection='last'"
         )
-    main = GroupSource(composed, stages=config.order.stages, seed=config.seed)
+    num_forward = round(config.order.forward_first * (1 - config.replay_probability) * config.num_examples)
+    main = GroupSource(composed, stages=config.order.stages, seed=config.seed, num_forward=num_forward)
     replay = None
     if config.replay_probability > 0:
         sources = composed.sources

@@ -115,8 +115,8 @@ class Training:
         if len(self.data.held_out) >= 2:
             for chosen in held_out_batches(self.data.held_out):
                 self.text.remember(chosen.caption_id.tolist())
-        if self.data.compositions is not None and self.config.selection == "order":
-            for captions in order_captions(self.data.compositions):
+        if self.data.compositions is not None and self.config.order is not None and self.config.selection == "order":
+            for captions in order_captions(self.data.compositions, self.config.order.choice_phrasings):
                 self.text.remember(captions)
 
     def batches(self) -> Iterator[tuple[Batch, Loaded]]:
@@ -200,7 +200,10 @@ def _lead(training: Training, work: Workspace) -> Outcome:
             loss = -accuracy
         if config.selection == "order":
             assert data.compositions is not None and config.order is not None
-            heard = held_out_order(model, data.compositions, training.text, training.audio, training.waveforms)
+            heard = held_out_order(
+                model, data.compositions, training.text, training.audio, training.waveforms,
+                config.order.choice_phrasings,
+            )  # fmt: skip
             state.note(state.step, heard, work.on_step)
             start = state.first("held_out_single")
             keeps = heard["held_out_single"] >= start - config.order.max_single_loss

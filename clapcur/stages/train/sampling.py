@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from clapcur.data.composed_captions import Meaning
+from clapcur.data.composed_captions import FORWARD, Meaning
 from clapcur.data.compositions import KINDS, Compositions, Kind, item_id, meaning_of
 from clapcur.errors import EmptySetError
 
@@ -138,15 +138,22 @@ class GroupSource:
     stages : sequence of {"a", "b"}
         Each batch takes one of them, drawn at random.
     seed : int
+    num_forward : int
+        Pairs at the start of the stream whose sequences are described in the order in which they are heard.
     """
 
     name = "compositions"
 
-    def __init__(self, compositions: Compositions, *, stages: Sequence[str], seed: int):
+    def __init__(self, compositions: Compositions, *, stages: Sequence[str], seed: int, num_forward: int = 0):
         self._groups = compositions.of_split("train")
         if self._groups.empty:
             raise EmptySetError("the compositions have no group to train on; compose with held_out below 1")
-        self._caption_ids, self._stages = compositions.caption_ids, tuple(stages)
+        self._stages, self._num_forward = tuple(stages), num_forward
+        self._caption_ids = compositions.caption_ids
+        self._forward_ids = {
+            meaning: [said[connector] for connector in FORWARD if connector in said] or list(said.values())
+            for meaning, said in compositions.phrasings.items()
+        }
         self._seed = (seed, zlib.crc32(self.name.encode()))
         order = pd.DataFrame({"row": range(len(self._groups))})
         self._order = PairSource(order, name=f"{self.name}, groups", seed=seed)
@@ -172,7 +179,8 @@ class GroupSource:
                 meaning = meaning_of(group.class_a, group.class_b, kind)
                 drawn.append((item_id(group.group_id, kind), meaning, row, KINDS.index(kind)))
         items, meanings, groups, kind_codes = zip(*drawn[:count], strict=True)
-        captions = [self._caption_ids[meaning][rng.integers(len(self._caption_ids[meaning]))] for meaning in meanings]
+        caption_ids = self._forward_ids if start < self._num_forward else self._caption_ids
+        captions = [caption_ids[meaning][rng.integers(len(caption_ids[meaning]))] for meaning in meanings]
         codes = Groups(stage, list(meanings), np.array(groups, np.int64), np.array(kind_codes, np.int64))
         return Drawn(list(items), captions, codes)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from clapcur.stages.train.features import AudioFeatures, TextFeatures
 from clapcur.stages.train.step import not_finite_clips, told_clips
 
 HELD_OUT_BATCH = 256
+Phrasings = Literal["first", "all"]
 
 
 def held_out_loss(
@@ -66,9 +68,20 @@ def held_out_batches(pairs: pd.DataFrame) -> Iterator[pd.DataFrame]:
 
 
 def held_out_order(
-    model: Clap, compositions: Compositions, text: TextFeatures, audio: AudioFeatures, waveforms: Waveforms
-) -> dict[str, float]:
+    model: Clap, compositions: Compositions, text: TextFeatures, audio: AudioFeatures, waveforms: Waveforms,
+    phrasings: Phrasings = "first",
+) -> dict[str, float]:  # fmt: skip
     """Return what a model hears of the held-out groups: order, everything, and both in one figure; evaluation mode.
+
+    Parameters
+    ----------
+    model : Clap
+    compositions : Compositions
+    text : TextFeatures
+    audio : AudioFeatures
+    waveforms : Waveforms
+    phrasings : {"first", "all"}
+        Of a sequence; with all of them the order is the mean over connectors.
 
     Returns
     -------
@@ -81,38 +94,54 @@ def held_out_order(
     was_training = model.training
     model.eval()
     items = _held_out_items(compositions)
-    meanings = sorted({meaning for _, meaning in items})
+    said = _said(compositions, phrasings)
     with torch.inference_mode():
-        text_MD = torch.cat([text.encode(captions) for captions in order_captions(compositions)])
+        text_MD = torch.cat([text.encode(captions) for captions in order_captions(compositions, phrasings)])
         similarities = []
         for start in range(0, len(items), HELD_OUT_BATCH):
             names = [name for name, _ in items[start : start + HELD_OUT_BATCH]]
             waveform = waveforms.load(names, np.full(len(names), 0.5))
             similarities.append((audio.encode(waveform) @ text_MD.T).cpu().numpy())
     model.train(was_training)
-    similarity_NM, place = np.concatenate(similarities), {meaning: index for index, meaning in enumerate(meanings)}
-    own_N = np.array([place[meaning] for _, meaning in items])
-    is_own_NM = own_N[:, None] == np.arange(len(meanings))
+    place = {key: index for index, (key, _) in enumerate(said)}
+    all_NM, num_phrasings = np.concatenate(similarities), 1 + max(number for _, number in place)
+    meanings = [meaning for meaning, number in place if number == 0]
+    similarity_NM = all_NM[:, [place[meaning, 0] for meaning in meanings]]  # recall is measured with one caption each
+    index_of = {meaning: index for index, meaning in enumerate(meanings)}
+    is_own_NM = np.array([index_of[meaning] for _, meaning in items])[:, None] == np.arange(len(meanings))
     recall = top_one_probability(similarity_NM, is_own_NM).mean()
     single_N = np.array([meaning[0] == "single" for _, meaning in items])
     names_M = np.array([meaning[0] == "single" for meaning in meanings])
     single = top_one_probability(similarity_NM[single_N][:, names_M], is_own_NM[single_N][:, names_M]).mean()
-    sequence_N = np.array([meaning[0] == "sequence" for _, meaning in items])
-    turned_N = [place[reversed_meaning(meaning)] for _, meaning in items if meaning[0] == "sequence"]
-    both_N2 = np.stack([similarity_NM[sequence_N, own_N[sequence_N]], similarity_NM[sequence_N, turned_N]], axis=1)
-    order = top_one_probability(both_N2, np.tile([True, False], (len(both_N2), 1))).mean()
+    sequences = [(row, meaning) for row, (_, meaning) in enumerate(items) if meaning[0] == "sequence"]
+    both = [
+        [all_NM[row, place[meaning, number]], all_NM[row, place[reversed_meaning(meaning), number]]]
+        for row, meaning in sequences
+        for number in range(num_phrasings)
+    ]
+    order = top_one_probability(np.array(both), np.tile([True, False], (len(both), 1))).mean()
     return {
         "held_out_order": float(order), "held_out_single": float(single), "held_out_recall": float(recall),
         "held_out_choice": math.sqrt(100 * recall * max(0.0, 100 * order - 50)),
     }  # fmt: skip
 
 
-def order_captions(compositions: Compositions) -> Iterator[list[str]]:
-    """Yield the captions of everything that is held out, one a meaning, in the batches in which they are embedded."""
-    meanings = sorted({meaning for _, meaning in _held_out_items(compositions)})
-    captions = [compositions.caption_ids[meaning][0] for meaning in meanings]
+def order_captions(compositions: Compositions, phrasings: Phrasings = "first") -> Iterator[list[str]]:
+    """Yield the captions that the held-out order is measured with, in the batches in which they are embedded."""
+    captions = [caption for _, caption in _said(compositions, phrasings)]
     for start in range(0, len(captions), HELD_OUT_BATCH):
         yield captions[start : start + HELD_OUT_BATCH]
+
+
+def _said(compositions: Compositions, phrasings: Phrasings) -> list[tuple[tuple[Meaning, int], str]]:
+    """Return the caption of each held-out meaning, and of sequences each phrasing: ((meaning, its number), caption)."""
+    meanings = sorted({meaning for _, meaning in _held_out_items(compositions)})
+    return [
+        ((meaning, number), caption)
+        for meaning in meanings
+        for number, caption in enumerate(compositions.caption_ids[meaning])
+        if number == 0 or (phrasings == "all" and meaning[0] == "sequence")
+    ]
 
 
 def _held_out_items(compositions: Compositions) -> list[tuple[str, Meaning]]:
