@@ -23,7 +23,7 @@ STILTED = re.compile(
     r"\b([T]ell whether|[S]ay (why|whether|which)\b|without a [w]ord\b|in [s]ilence\b|from which [o]n\b|in [v]ain\b"
     r"|\bgoes [o]n\b|embeddings of [t]hen|(stand|lie)[s] (in|on|at|between|beside)\b|made [a]new|[r]ead-me)"
 )
-DESCRIBED = ("methods", "models", "data", "store")  # folders whose functions say what they take
+DESCRIBED = ("methods", "models", "data", "store", "audio")  # folders whose functions say what they take
 NEIGHBOURS = {"accelerate", "datasets", "evaluate", "laion_clap", "msclap", "peft", "sentencepiece", "torchvision"}
 OPT_IN = {
     "clapcur/models/formats/files.py": (
