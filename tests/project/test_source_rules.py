@@ -23,7 +23,9 @@ STILTED = re.compile(
     r"\b([T]ell whether|[S]ay (why|whether|which)\b|without a [w]ord\b|in [s]ilence\b|from which [o]n\b|in [v]ain\b"
     r"|\bgoes [o]n\b|embeddings of [t]hen|(stand|lie)[s] (in|on|at|between|beside)\b|made [a]new|[r]ead-me)"
 )
-DESCRIBED = ("methods", "models", "data", "store", "audio")  # folders whose functions say what they take
+# folders whose functions say what they take
+DESCRIBED = ("methods", "models", "data", "store", "audio", "stages")
+COMPUTE = ["inputs", "config", "work"]  # the arguments of every stage
 NEIGHBOURS = {"accelerate", "datasets", "evaluate", "laion_clap", "msclap", "peft", "sentencepiece", "torchvision"}
 OPT_IN = {
     "clapcur/models/formats/files.py": (
@@ -226,10 +228,22 @@ def test_public_functions_say_what_they_take():
         for module in read_modules().values()
         if folder_of(module) in DESCRIBED
         for function in public_functions(module.tree)
-        if len(arguments_of(function)) >= 3
+        if len(arguments_of(function)) >= 3 and arguments_of(function) != COMPUTE
     }
     assert len(found) > 40
     assert [name for name, text in found.items() if "Parameters" not in text] == []
+
+
+def test_stages_say_what_their_inputs_are():
+    """They all take the same three arguments; what differs is which artifacts are among the inputs."""
+    found = {
+        (module.name, function.name): ast.get_docstring(function) or ""
+        for module in read_modules().values()
+        for function in public_functions(module.tree)
+        if arguments_of(function) == COMPUTE
+    }
+    assert len(found) > 10
+    assert [name for name, text in found.items() if "Inputs by role" not in text] == []
 
 
 def folder_of(module: Module) -> str:
