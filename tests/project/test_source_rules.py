@@ -24,7 +24,7 @@ STILTED = re.compile(
     r"|\bgoes [o]n\b|embeddings of [t]hen|(stand|lie)[s] (in|on|at|between|beside)\b|made [a]new|[r]ead-me)"
 )
 # folders whose functions say what they take
-DESCRIBED = ("methods", "models", "data", "store", "audio", "stages", "lineage", "tracking")
+DESCRIBED = ("methods", "models", "data", "store", "audio", "stages", "lineage", "tracking", "corpora")
 COMPUTE = ["inputs", "config", "work"]  # the arguments of every stage
 NEIGHBOURS = {"accelerate", "datasets", "evaluate", "laion_clap", "msclap", "peft", "sentencepiece", "torchvision"}
 OPT_IN = {
