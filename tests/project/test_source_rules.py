@@ -23,8 +23,8 @@ STILTED = re.compile(
     r"\b([T]ell whether|[S]ay (why|whether|which)\b|without a [w]ord\b|in [s]ilence\b|from which [o]n\b|in [v]ain\b"
     r"|\bgoes [o]n\b|embeddings of [t]hen|(stand|lie)[s] (in|on|at|between|beside)\b|made [a]new|[r]ead-me)"
 )
-# folders whose functions say what they take
-DESCRIBED = ("methods", "models", "data", "store", "audio", "stages", "lineage", "tracking", "corpora")
+# folders whose functions say what they take; "" is the top
+DESCRIBED = ("methods", "models", "data", "store", "audio", "stages", "lineage", "tracking", "corpora", "")
 COMPUTE = ["inputs", "config", "work"]  # the arguments of every stage
 NEIGHBOURS = {"accelerate", "datasets", "evaluate", "laion_clap", "msclap", "peft", "sentencepiece", "torchvision"}
 OPT_IN = {
@@ -230,7 +230,7 @@ def test_public_functions_say_what_they_take():
         for function in public_functions(module.tree)
         if len(arguments_of(function)) >= 3 and arguments_of(function) != COMPUTE
     }
-    assert len(found) > 40
+    assert len(found) > 150
     assert [name for name, text in found.items() if "Parameters" not in text] == []
 
 
