@@ -32,7 +32,19 @@ from clapcur.store.record import RECORD, Outcome, Record
 
 
 def commit(store: Store, kind: str, name: str, write: Any, inputs: Mapping[str, Artifact] | None = None) -> Artifact:
-    """Make an artifact whose payload `write(work)` writes; the same name is the same artifact."""
+    """Make an artifact whose payload `write(work)` writes; the same name is the same artifact.
+
+    Parameters
+    ----------
+    store : Store
+    kind : str
+    name : str
+        Its config.
+    write : callable
+        Takes the `Workspace`, and may return an `Outcome`.
+    inputs : mapping of str to Artifact, optional
+        By role.
+    """
 
     def compute(inputs: Mapping[str, Artifact], config: Any, work: Workspace) -> Outcome:
         return write(work) or Outcome()
@@ -74,7 +86,21 @@ def manifest(
     store: Store, name: str, clips: pd.DataFrame | None = None, pairs: Sequence[tuple[str, str]] = (),
     captions: Sequence[str] = (), paths: Mapping[str, Path] | None = None,
 ) -> Artifact:  # fmt: skip
-    """Make a manifest; `pairs` are (clip id, caption text)."""
+    """Make a manifest.
+
+    Parameters
+    ----------
+    store : Store
+    name : str
+    clips : DataFrame, optional
+        As `clips_table` makes it; no clips where not given.
+    pairs : sequence of (str, str)
+        Clip id and text of the caption.
+    captions : sequence of str
+        Texts without a clip.
+    paths : mapping of str to Path, optional
+        By clip id; other clips are at a place that does not exist.
+    """
     texts = captions_table([*captions, *(text for _, text in pairs)])
     id_of = dict(zip(texts.caption, texts.caption_id, strict=True))
     rows = [(clip, id_of[text]) for clip, text in pairs]
@@ -95,7 +121,18 @@ def manifest(
 
 
 def embeddings(store: Store, name: str, ids: Sequence[str], rows_ND: ArrayLike, **config: Any) -> Artifact:
-    """Make an embedding table; the rows, shape (N, D), are made unit."""
+    """Make an embedding table.
+
+    Parameters
+    ----------
+    store : Store
+    name : str
+    ids : sequence of str
+    rows_ND : array_like, shape (N, D)
+        They are made unit.
+    **config : object
+        Not used.
+    """
     given_ND = np.asarray(rows_ND, np.float64)
     unit = (given_ND / np.linalg.norm(given_ND, axis=1, keepdims=True)).astype(np.float32)
 
@@ -107,7 +144,24 @@ def embeddings(store: Store, name: str, ids: Sequence[str], rows_ND: ArrayLike, 
 
 
 def write_tone(path: Path, frequency_hz: float, seed: int, duration_s: float = 0.6, sample_rate: int = 16_000) -> Path:
-    """Write a WAV of a tone in noise; another seed is another recording."""
+    """Write a WAV of a tone in noise; another seed is another recording.
+
+    Parameters
+    ----------
+    path : Path
+    frequency_hz : float
+        Hz, about.
+    seed : int
+    duration_s : float
+        s.
+    sample_rate : int
+        Hz.
+
+    Returns
+    -------
+    Path
+        The same one.
+    """
     rng = np.random.default_rng(seed)
     time_s = np.arange(int(duration_s * sample_rate)) / sample_rate
     wave = 0.3 * np.sin(2 * np.pi * frequency_hz * (1 + 0.02 * rng.standard_normal()) * time_s)

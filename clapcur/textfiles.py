@@ -44,7 +44,16 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def not_decodable(path: Path, encoding: str, error: UnicodeError) -> str:
-    """Return what is wrong with a file that is not in its encoding, with the first line that is not."""
+    """Return what is wrong with a file that is not in its encoding, with the first line that is not.
+
+    Parameters
+    ----------
+    path : Path
+    encoding : str
+        That it was read with.
+    error : UnicodeError
+        That was raised then.
+    """
     reason = getattr(error, "reason", str(error))
     if encoding == "utf-16":
         return f"{path} is marked as UTF-16 and is not ({reason}); save it as UTF-8"

@@ -24,12 +24,35 @@ CELL = re.compile(
 
 
 def member_address(container: str, offset: int, size: int, name: str) -> str:
-    """Return the address of a member of a tar: `size` bytes from `offset` on."""
+    """Return the address of a member of a tar.
+
+    Parameters
+    ----------
+    container : str
+        Address of the tar.
+    offset : int
+        Where the member begins in the tar, in bytes.
+    size : int
+        Bytes of the member.
+    name : str
+        For people.
+    """
     return f"{container}#bytes={offset}-{offset + size - 1}&name={name}"
 
 
 def cell_address(container: str, row: int, column: str, name: str = "") -> str:
-    """Return the address of a cell of a Parquet file; rows count from 0 through the whole file."""
+    """Return the address of a cell of a Parquet file.
+
+    Parameters
+    ----------
+    container : str
+        Address of the file.
+    row : int
+        Counts from 0 through the whole file.
+    column : str
+    name : str
+        For people; left out where it is empty.
+    """
     return f"{container}#row={row}&column={column}" + (f"&name={name}" if name else "")
 
 

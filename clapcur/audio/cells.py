@@ -26,12 +26,26 @@ MAX_BATCH_ROWS = 2**12  # ours
 
 
 def read_cell(container: str, row: int, column: str) -> pa.Buffer:
-    """Return the bytes of one cell; rows count from 0 through the whole file.
+    """Return the bytes of one cell.
+
+    Parameters
+    ----------
+    container : str
+        Address of the Parquet file.
+    row : int
+        Counts from 0 through the whole file.
+    column : str
+        Of bytes, or of structs with ``bytes``.
+
+    Returns
+    -------
+    pyarrow.Buffer
 
     Raises
     ------
     OSError, EOFError, ValueError
-        There is no such file, row, or column of bytes, or the row group is too large to be read as a whole.
+        There is no such file, row, or column of bytes; the cell holds no bytes; or the cell is too large, or its row
+        group, which would be read as a whole.
     """
     version = None if is_url(container) else stamp(container)
     footer, ends = _footer(container, version)
@@ -99,6 +113,18 @@ def batches(
     A value that is stored once may be in every row. A batch has so few rows that they fit even if each is as large
     as its whole row group.
 
+    Parameters
+    ----------
+    file : ParquetFile
+    columns : sequence of str
+    groups : sequence of int, optional
+        Numbers of the row groups; all where not given.
+
+    Yields
+    ------
+    RecordBatch
+        Of at most `MAX_BATCH_ROWS` rows.
+
     Raises
     ------
     TooLarge
@@ -129,8 +155,19 @@ def _read_group(container: str, footer: parquet.FileMetaData, group: int, column
 def with_parquet(container: str, action: Callable[[parquet.ParquetFile], Any], footer: Any = None) -> Any:
     """Do something with an open Parquet file, wherever it lies.
 
+    Parameters
+    ----------
+    container : str
+        Address of the file.
+    action : callable
+        Takes the open ParquetFile; its answer is returned.
+    footer : FileMetaData, optional
+        Of the file, where it is known: it is not read again then.
+
     Raises
     ------
+    OSError
+        There is no such file, or its store fails.
     ValueError
         It is no Parquet file, a cut one, or one that pyarrow cannot read.
     """

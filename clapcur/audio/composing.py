@@ -64,14 +64,46 @@ def sized(waveform: Waveform, num_samples: int, offset: float) -> Waveform:
 
 
 def one_sound(one: Waveform, num_samples: int, offset: float, sample_rate: int) -> Waveform:
-    """Return one sound for the whole length."""
+    """Return one sound for the whole length.
+
+    Parameters
+    ----------
+    one : NDArray, shape (T,), float32
+        Not silent.
+    num_samples : int
+        Length that comes out.
+    offset : float in [0, 1]
+        As for `sized`.
+    sample_rate : int
+        Hz.
+
+    Returns
+    -------
+    NDArray, shape (num_samples,), float32
+    """
     return _finished(sized(one, num_samples, offset), sample_rate)
 
 
 def one_after_the_other(
     first: Waveform, second: Waveform, num_samples: int, offsets: tuple[float, float], sample_rate: int
 ) -> Waveform:
-    """Return two sounds, each for half of the length, the one faded into the other."""
+    """Return two sounds, each for half of the length, the one faded into the other.
+
+    Parameters
+    ----------
+    first, second : NDArray, shape (T,), float32
+        Not silent; each has its own length T.
+    num_samples : int
+        Length that comes out.
+    offsets : (float, float)
+        Of `first` and of `second`, as for `sized`.
+    sample_rate : int
+        Hz.
+
+    Returns
+    -------
+    NDArray, shape (num_samples,), float32
+    """
     fade = round(FADE * num_samples / 2)
     length = (num_samples + fade) // 2
     lengths = length, num_samples + fade - length
@@ -82,7 +114,23 @@ def one_after_the_other(
 def both_at_once(
     one: Waveform, other: Waveform, num_samples: int, offsets: tuple[float, float], sample_rate: int
 ) -> Waveform:
-    """Return two sounds of equal level on top of each other for the whole length, equal whichever is first."""
+    """Return two sounds of equal level on top of each other for the whole length, equal whichever is first.
+
+    Parameters
+    ----------
+    one, other : NDArray, shape (T,), float32
+        Not silent; each has its own length T.
+    num_samples : int
+        Length that comes out.
+    offsets : (float, float)
+        Of `one` and of `other`, as for `sized`.
+    sample_rate : int
+        Hz.
+
+    Returns
+    -------
+    NDArray, shape (num_samples,), float32
+    """
     summed = sized(one, num_samples, offsets[0]) + sized(other, num_samples, offsets[1])
     return _finished(summed, sample_rate)
 

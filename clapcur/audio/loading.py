@@ -142,7 +142,15 @@ def _decode(
 
 
 def resampled_length(num_frames: int, rate: int, new_rate: int) -> int:
-    """Return how many samples soxr makes: the exact number, rounded, and a half upwards."""
+    """Return how many samples soxr makes: the exact number, rounded, and a half upwards.
+
+    Parameters
+    ----------
+    num_frames : int
+        Length of the clip at `rate`.
+    rate, new_rate : int
+        Before and after, Hz.
+    """
     return (2 * num_frames * new_rate + rate) // (2 * rate)
 
 
@@ -256,7 +264,34 @@ class WaveformCache:
         self, path: Path | str, sample_rate: int, num_samples: int, offset: float, short: Short = "repeat",
         clip_id: str | None = None,
     ) -> NDArray[np.float32]:  # fmt: skip
-        """Return one crop, as `load_crops` does; decoding happens outside the lock."""
+        """Return one crop, as `load_crops` does; decoding happens outside the lock.
+
+        Parameters
+        ----------
+        path : Path or str
+            As for `load_audio`.
+        sample_rate : int
+            Hz.
+        num_samples : int
+            Length that comes out.
+        offset : float in [0, 1]
+            As for `fit`.
+        short : {"repeat", "repeatpad", "pad", "zeros"}
+            As for `fit`.
+        clip_id : str, optional
+            As for `load_crops`.
+
+        Returns
+        -------
+        NDArray, shape (num_samples,), float32
+
+        Raises
+        ------
+        UnusableAudio
+            As `load_crops`.
+        ValueError
+            As `fit`.
+        """
         key = (str(path), sample_rate)
         with self._lock:
             waveform = self._waveforms.get(key)
@@ -272,7 +307,16 @@ class WaveformCache:
         return crops[0]
 
     def keep(self, path: Path | str, sample_rate: int, waveform: NDArray[np.float32]) -> None:
-        """Keep a waveform, if there is room."""
+        """Keep a waveform, if there is room.
+
+        Parameters
+        ----------
+        path : Path or str
+        sample_rate : int
+            Hz.
+        waveform : NDArray, shape (T,), float32
+            The whole clip at this rate; it is not copied.
+        """
         key = (str(path), sample_rate)
         with self._lock:
             if key not in self._waveforms and waveform.nbytes <= self.max_bytes:

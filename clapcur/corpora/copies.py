@@ -146,7 +146,28 @@ def read_copy(corpus: Corpus, folder: Path, folds: Sequence[str] = ()) -> Copy:
 def listing(
     corpus: str, path: Path, columns: Sequence[str], encoding: str = "utf-8-sig"
 ) -> Iterator[Mapping[str, str]]:
-    """Yield the rows of one of a corpus' own tables; ManifestError where it lacks one of the columns."""
+    """Yield the rows of one of a corpus' own tables.
+
+    Parameters
+    ----------
+    corpus : str
+        Its name, for the message.
+    path : Path
+    columns : sequence of str
+        Those that the table must have.
+    encoding : str
+        As for `read_table`.
+
+    Returns
+    -------
+    iterator of mappings
+        Cells by column.
+
+    Raises
+    ------
+    ManifestError
+        The table lacks one of the columns, or cannot be read.
+    """
     header, rows = read_table(path, encoding)
     if missing := [name for name in columns if name not in header]:
         raise ManifestError(f"{path} is not that of {corpus}: it has no column {', '.join(missing)}, it has {header}")

@@ -43,7 +43,20 @@ def decisions(store: Store, dataset: str) -> list[tuple[Artifact, Decision]]:
 
 
 def decision_that_holds(store: Store, dataset: str, champion: Artifact, challenger: Artifact) -> Artifact | None:
-    """Return the decision that leaves nothing to decide: this challenger is champion, or did not beat this champion."""
+    """Return the decision that leaves nothing to decide: this challenger is champion, or did not beat this champion.
+
+    Parameters
+    ----------
+    store : Store
+    dataset : str
+    champion, challenger : Artifact
+        Checkpoints.
+
+    Returns
+    -------
+    Artifact or None
+        The newest such decision; None where there is none.
+    """
     for artifact, decision in reversed(decisions(store, dataset)):
         if decision.challenger == challenger.id and (
             challenger == champion or (decision.champion == champion.id and not decision.promoted)

@@ -40,7 +40,17 @@ OPPOSITE = {  # the connector that says the reverse of the same two names in the
 
 
 def phrase(meaning: Meaning, connector: str, template: str = PROMPT) -> str:
-    """Return the caption of a meaning with one connector."""
+    """Return the caption of a meaning with one connector.
+
+    Parameters
+    ----------
+    meaning : Meaning
+        (relation, one, other).
+    connector : str
+        One that `CONNECTORS` has for the relation.
+    template : str
+        Prompt, with ``{}`` in the place of what is heard.
+    """
     relation, one, other = meaning
     return normalise_caption(template.replace("{}", CONNECTORS[relation][connector].format(one=one, other=other)))
 
@@ -65,6 +75,15 @@ def replaced_phrase(meaning: Meaning, connector: str, template: str = PROMPT) ->
     """Return the caption of a sequence with its connector replaced by the opposite one: the same names, another truth.
 
     "a before b" becomes "a after b".
+
+    Parameters
+    ----------
+    meaning : Meaning
+        Of a sequence.
+    connector : str
+        The one that is replaced.
+    template : str
+        As for `phrase`.
     """
     return phrase(reversed_meaning(meaning), OPPOSITE[connector], template)
 
@@ -81,9 +100,26 @@ def meanings(class_names: Sequence[str]) -> Iterable[Meaning]:
 
 
 def captions_of(wanted: Iterable[Meaning], template: str = PROMPT, connectors: Sequence[str] = ()) -> pd.DataFrame:
-    """Return the phrasings of some meanings: caption_id, caption, relation, one, other, connector, sorted by id.
+    """Return the phrasings of some meanings.
 
-    Sequences are told with the given connectors alone, where some are given.
+    Parameters
+    ----------
+    wanted : iterable of Meaning
+        A meaning that is given twice counts once.
+    template : str
+        As for `phrase`.
+    connectors : sequence of str
+        The only connectors of sequences; where it is empty, all are used.
+
+    Returns
+    -------
+    DataFrame
+        caption_id, caption, relation, one, other, connector; sorted by id.
+
+    Raises
+    ------
+    ValueError
+        The template does not hold ``{}`` once.
     """
     check_prompt(template)
     rows = [

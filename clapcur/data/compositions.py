@@ -213,7 +213,14 @@ def item_id(group_id: str, kind: Kind) -> str:
 
 
 def meaning_of(class_a: str, class_b: str, kind: Kind) -> Meaning:
-    """Return what is heard in an item of these classes."""
+    """Return what is heard in an item of these classes.
+
+    Parameters
+    ----------
+    class_a, class_b : str
+        Of the sounds A and B.
+    kind : {"first", "second", "forward", "reversed", "overlap"}
+    """
     if kind == "overlap":
         return "overlap", class_a, class_b
     if kind in ("forward", "reversed"):
@@ -277,7 +284,26 @@ class Renderer:
         return join(one, other, num_samples, (offsets[0], offsets[1]), sample_rate)
 
     def window(self, name: str, sample_rate: int, num_samples: int) -> NDArray[np.float32]:
-        """Return an item as a model's window, with silence behind a shorter one: repeated it would have no order."""
+        """Return an item as a model's window, with silence behind a shorter one: repeated it would have no order.
+
+        Parameters
+        ----------
+        name : str
+            Of the item, see `item_id`.
+        sample_rate : int
+            Hz.
+        num_samples : int
+            Length of the window, at least that of the item.
+
+        Returns
+        -------
+        NDArray, shape (num_samples,), float32
+
+        Raises
+        ------
+        clapcur.audio.UnusableAudio
+            As `render`.
+        """
         waveform = self.render(name, sample_rate)
         assert len(waveform) <= num_samples, f"{name} is longer than the window: who reads it checks that first"
         return np.pad(waveform, (0, num_samples - len(waveform)))

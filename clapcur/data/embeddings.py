@@ -112,7 +112,16 @@ def read_shards(folder: Path) -> NDArray[np.float32]:
 
 
 def write_shard(folder: Path, index: int, rows_ND: NDArray[np.float32]) -> None:
-    """Write one shard, whole or not at all; the caller marks it done."""
+    """Write one shard, whole or not at all; the caller marks it done.
+
+    Parameters
+    ----------
+    folder : Path
+    index : int
+        Number of the shard, from 0.
+    rows_ND : NDArray, shape (N, D)
+        Written as float32.
+    """
     content = io.BytesIO()
     np.save(content, np.ascontiguousarray(rows_ND, dtype=np.float32))
     write_atomic(folder / shard_name(index), content.getvalue())

@@ -27,7 +27,18 @@ LONGEST_MARK = 240  # bytes; a file's name has up to 255
 
 
 def marks_of(clip_id: str, pcm_sha256: str, recording_id: str) -> list[str]:
-    """Return the names of the files that a tombstone consists of."""
+    """Return the names of the files that a tombstone consists of.
+
+    Parameters
+    ----------
+    clip_id, pcm_sha256, recording_id : str
+        What is forgotten; an empty one gets no file.
+
+    Returns
+    -------
+    list of str
+        ``field=value``, with % and / escaped.
+    """
     values = zip(FIELDS, (clip_id, pcm_sha256, recording_id), strict=True)
     return [f"{name}={value.replace('%', '%25').replace('/', '%2F')}" for name, value in values if value]
 

@@ -204,7 +204,13 @@ def write_locations(places: pd.DataFrame, folder: Path) -> bool:
 def write_table(table: pd.DataFrame, schema: pa.Schema, path: Path, checksums: bool = False) -> None:
     """Write a table so that the same content is the same bytes, without pandas' own notes on it.
 
-    With `checksums` damage is found when the table is read, whatever its record says.
+    Parameters
+    ----------
+    table : DataFrame
+    schema : pyarrow.Schema
+    path : Path
+    checksums : bool
+        Whether damage is found when the table is read, whatever its record says.
     """
     content = BytesIO()
     plain = pa.Table.from_pandas(table, schema=schema, preserve_index=False).replace_schema_metadata(None)

@@ -81,6 +81,19 @@ def cell_text(value: Any, where: str, strip: bool = True) -> str:
     """Return a cell as text: "" for a missing value, 119028.0 (an id that pandas made a float) as 119028.
 
     Lone surrogates, which no file can hold, come out escaped.
+
+    Parameters
+    ----------
+    value : object
+    where : str
+        File and line, for the message.
+    strip : bool
+        Remove white space at both ends.
+
+    Raises
+    ------
+    ManifestError
+        The value is a list, a tuple, a mapping or bytes.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""

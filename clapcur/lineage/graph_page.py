@@ -69,7 +69,15 @@ class Graph:
 
 
 def write_page(home: Home, tree: Mapping[str, Any], path: Path) -> None:
-    """Write the page of a trace."""
+    """Write the page of a trace.
+
+    Parameters
+    ----------
+    home : Home
+    tree : mapping
+        What `clapcur.lineage.queries.trace` returned.
+    path : Path
+    """
     catalog = Catalog.open(home)
     graph = Graph.of(tree)
     runs = {name: run for name in graph.nodes if (run := catalog.run_of(name))}

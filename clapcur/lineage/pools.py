@@ -114,6 +114,21 @@ def with_earlier(home: Home, stage: Stage, config: Any, inputs: Mapping[str, Art
 
     The nearest version counts. What was made of this very version before is found again with the inputs that it had
     then, so that versions which are worked on later do not rename it.
+
+    Parameters
+    ----------
+    home : Home
+    stage : Stage
+        One of `OF_A_VERSION`.
+    config : object
+        Of the stage.
+    inputs : mapping of str to Artifact
+        By role.
+
+    Returns
+    -------
+    dict of str to Artifact
+        The inputs, with what was added.
     """
     role, *added = OF_A_VERSION[stage.name]
     if role not in inputs:

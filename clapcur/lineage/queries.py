@@ -34,7 +34,14 @@ INHERITED = (  # roles through which one model shapes the next: as its start, or
 def find(home: Home, name: str, kind: str | None = None) -> Artifact:
     """Return the artifact that an id, the start of one, an MLflow run id or a registered model means.
 
-    A model is named with an alias, such as ``clapcur-esc50@champion``, or with a version, such as ``clapcur-esc50/3``.
+    Parameters
+    ----------
+    home : Home
+    name : str
+        A model is named with an alias, such as ``clapcur-esc50@champion``, or with a version, such as
+        ``clapcur-esc50/3``.
+    kind : str, optional
+        That it must be of.
 
     Raises
     ------

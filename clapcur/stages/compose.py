@@ -97,6 +97,8 @@ class ComposeConfig:
 def compose(inputs: Mapping[str, Artifact], config: ComposeConfig, work: Workspace) -> Outcome:
     """Write compositions.
 
+    Inputs by role: see `clapcur.stages.compose`.
+
     Raises
     ------
     ManifestError

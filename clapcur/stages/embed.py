@@ -304,7 +304,20 @@ def _set_aside(work: Workspace, num_shards: int) -> None:
 
 
 def with_left_out(store: Store, config: EmbedConfig, inputs: Mapping[str, Artifact]) -> dict[str, Artifact]:
-    """Add the table that lacks clips which can be read again, so that a complete one is made of it."""
+    """Add the table that lacks clips which can be read again, so that a complete one is made of it.
+
+    Parameters
+    ----------
+    store : Store
+    config : EmbedConfig
+    inputs : mapping of str to Artifact
+        By role, those of the stage.
+
+    Returns
+    -------
+    dict of str to Artifact
+        The inputs, with the table as ``previous`` where there is one.
+    """
     now = dict(inputs)
     while (made := store.get(STAGE.key(config, now))) and len(left_out := read_left_out(made.path)):
         then = {**now, "previous": made}

@@ -86,6 +86,8 @@ class EvaluateConfig:
 def evaluate(inputs: Mapping[str, Artifact], config: EvaluateConfig, work: Workspace) -> Outcome:
     """Write ``scores.json`` and ``predictions.parquet`` (or, for retrieval, ``ranks.parquet``).
 
+    Inputs by role: see `clapcur.stages.evaluate`.
+
     Raises
     ------
     DataError

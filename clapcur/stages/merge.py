@@ -31,6 +31,8 @@ class MergeConfig:
 def merge(inputs: Mapping[str, Artifact], config: MergeConfig, work: Workspace) -> Outcome:
     """Write one manifest of all inputs, in the order of their roles.
 
+    Inputs by role: manifests, one at least; what their roles are called is free.
+
     Raises
     ------
     EmptySetError

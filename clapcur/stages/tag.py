@@ -126,6 +126,8 @@ def stage_for(config: TagConfig) -> tuple[Stage, dict[str, Any]]:
 def tag(inputs: Mapping[str, Artifact], config: TagConfig, work: Workspace) -> Outcome:
     """Write tags.
 
+    Inputs by role: see `clapcur.stages.tag`.
+
     Raises
     ------
     DataError

@@ -42,7 +42,10 @@ class Tombstone:
 
 
 def bury(inputs: Mapping[str, Artifact], config: Tombstone, work: Workspace) -> Outcome:
-    """Write what was taken down."""
+    """Write what was taken down.
+
+    Inputs by role: none; the config names what was taken down.
+    """
     forgotten.write_marks(work.path, config.marks)
     return Outcome(counts={"clips": 1})
 

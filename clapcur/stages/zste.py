@@ -72,6 +72,8 @@ class ZsteConfig:
 def zste(inputs: Mapping[str, Artifact], config: ZsteConfig, work: Workspace) -> Outcome:
     """Write the scores of a checkpoint on held-out compositions.
 
+    Inputs by role: see `clapcur.stages.zste`.
+
     Raises
     ------
     CheckpointError
@@ -118,7 +120,21 @@ def zste(inputs: Mapping[str, Artifact], config: ZsteConfig, work: Workspace) ->
 
 
 def check_window(model: "Clap", duration_s: float, checkpoint: str) -> None:
-    """CheckpointError where items do not fit the window of a model: cut, a sequence may lose one of its sounds."""
+    """Refuse items that do not fit the window of a model: cut, a sequence may lose one of its sounds.
+
+    Parameters
+    ----------
+    model : Clap
+    duration_s : float
+        Of an item, s.
+    checkpoint : str
+        Id of the model's checkpoint, for the message.
+
+    Raises
+    ------
+    CheckpointError
+        The items are longer than the window.
+    """
     if round(duration_s * model.config.audio.front_end.sample_rate) > model.config.num_samples:
         raise CheckpointError(
             f"the checkpoint {checkpoint} hears {model.config.window_s:g} s at a time, the composed items have "
@@ -127,7 +143,22 @@ def check_window(model: "Clap", duration_s: float, checkpoint: str) -> None:
 
 
 def embed_items(model: "Clap", groups: pd.DataFrame, renderer: Renderer, config: ZsteConfig) -> NDArray[np.float32]:
-    """Return the unit rows of the items of all groups, shape (G, 5, D)."""
+    """Return the rows of the items of all groups.
+
+    Parameters
+    ----------
+    model : Clap
+    groups : DataFrame
+        G rows of `Compositions.groups`.
+    renderer : Renderer
+        Of these compositions.
+    config : ZsteConfig
+
+    Returns
+    -------
+    NDArray, shape (G, 5, D), float32
+        Unit rows, for each group in the order of `KINDS`.
+    """
     import torch
 
     names = [item_id(group, kind) for group in groups.group_id for kind in KINDS]

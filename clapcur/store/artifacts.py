@@ -469,7 +469,23 @@ def _tidy(folder: Path) -> None:
 def damaged_files(folder: Path, record: Record, verify: bool = False) -> list[str]:
     """Name the payload files that are missing or have another size or hash than recorded.
 
-    What this process has hashed before is hashed again with `verify` only.
+    Parameters
+    ----------
+    folder : Path
+        Of the artifact.
+    record : Record
+    verify : bool
+        Hash also what this process has hashed before.
+
+    Returns
+    -------
+    list of str
+        Paths within the folder.
+
+    Raises
+    ------
+    OSError
+        A file cannot be read; where the disk fails (EIO), the file counts as damaged instead.
     """
     digest = sha256_file if verify else _sha256_once
 
@@ -488,7 +504,14 @@ def damaged_files(folder: Path, record: Record, verify: bool = False) -> list[st
 
 
 def explain_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str = "") -> list[str]:
-    """List the leaves in which two nested mappings differ, as ``path: ours -> theirs``."""
+    """List the leaves in which two nested mappings differ, as ``path: ours -> theirs``.
+
+    Parameters
+    ----------
+    ours, theirs : mapping
+    path : str
+        Begins every line: the name of what is compared.
+    """
     lines = []
     for name in sorted(set(ours) | set(theirs)):
         here = f"{path}.{name}" if path else name

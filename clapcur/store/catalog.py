@@ -95,7 +95,16 @@ class Catalog:
                 _post(db, record.id, "record", payload, again=True)
 
     def note(self, artifact_id: str, topic: str, payload: Mapping[str, Any]) -> None:
-        """Add a line to the outbox about an artifact, unless there was one of this topic."""
+        """Add a line to the outbox about an artifact, unless there was one of this topic.
+
+        Parameters
+        ----------
+        artifact_id : str
+        topic : str
+            What the line is about.
+        payload : mapping
+            What MLflow must be told.
+        """
         known = sa.select(OUTBOX.c.id).where(OUTBOX.c.artifact_id == artifact_id, OUTBOX.c.topic == topic)
         with self._engine.begin() as db:
             if db.scalar(known) is not None:

@@ -90,7 +90,16 @@ def connect(url: str) -> tuple[sa.Engine, sa.Engine]:
 
 
 def insert(db: sa.Connection, table: sa.Table, row: Mapping[str, Any]) -> Any:
-    """Return an insert that knows ON CONFLICT, which both databases spell alike."""
+    """Return an insert that knows ON CONFLICT, which both databases spell alike.
+
+    Parameters
+    ----------
+    db : Connection
+        Of SQLAlchemy.
+    table : Table
+    row : mapping
+        Values by column.
+    """
     dialect: Any  # the one that is used is there already, the other would take a tenth of a second to import
     if db.dialect.name == "postgresql":
         from sqlalchemy.dialects import postgresql as dialect

@@ -39,7 +39,15 @@ class DryRun:
     asked: dict[str, Artifact] = field(default_factory=dict)
 
     def ask(self, store: Store, key: Key, tags: Mapping[str, Any]) -> Artifact:
-        """Return the artifact of this key, or what stands for it until it is made."""
+        """Return the artifact of this key, or what stands for it until it is made.
+
+        Parameters
+        ----------
+        store : Store
+        key : Key
+        tags : mapping
+            Of the planned artifact, where there is none yet.
+        """
         if key.id not in self.asked:
             made = store.get(key, discard=False)
             self.asked[key.id] = made or Planned(key.kind, key.id, str(store.folder(key.kind, key.id)), key, tags)

@@ -89,10 +89,18 @@ def point_aliases(home: Home) -> None:
 def registered_version(home: Home, name: str, version: str) -> str:
     """Return the id of the checkpoint that MLflow has under this version of a registered model.
 
+    Parameters
+    ----------
+    home : Home
+    name : str
+        Of the model.
+    version : str
+        Its number.
+
     Raises
     ------
     ArtifactError
-        MLflow does not know it, or is down.
+        MLflow does not know it or is down, or another program registered it.
     """
     try:
         found = MlflowPage(home, Catalog.open(home)).client.get_model_version(name, version)
@@ -111,6 +119,20 @@ def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[s
     points are sent, before `deliver` completes the same run. MLflow is met in a thread of its own
     and never holds up the training. What the machine does meanwhile (CPU, memory, disk, network,
     GPU) is measured from the first points on, every 10 s unless MLflow's own variable says otherwise.
+
+    Parameters
+    ----------
+    home : Home
+    key : Key
+    campaign : Campaign, optional
+        The experiment that asks.
+    tags : mapping, optional
+        As in `Record`.
+
+    Returns
+    -------
+    Live
+        One that tells nothing where the artifact is there already.
     """
     if (home.store.folder(key.kind, key.id) / RECORD).exists():
         return Live(lambda points: None, lambda status: None)

@@ -13,7 +13,16 @@ if TYPE_CHECKING:
 
 
 def write_model(checkpoint: Artifact, model: "LoggedModel", folder: Path) -> None:
-    """Write the files of a logged model into a new folder; the weights stay in the store."""
+    """Write the files of a logged model into a new folder; the weights stay in the store.
+
+    Parameters
+    ----------
+    checkpoint : Artifact
+    model : LoggedModel
+        As MLflow made it.
+    folder : Path
+        Does not exist yet; the address of the checkpoint is written beside it, as JSON.
+    """
     import pandas as pd
 
     address = folder.with_suffix(".json")

@@ -111,6 +111,13 @@ class MlflowPage:
 
         Where the artifact is in the store its run is FINISHED, whatever the status. The store is looked at before and
         afterwards: another process may finish the artifact, and its run, in between.
+
+        Parameters
+        ----------
+        run_id : str
+        artifact_id : str
+        status : str or None
+            A word of MLflow, such as RUNNING, FAILED or KILLED.
         """
         if status and self._record_of(artifact_id) is None:
             change = self.client.update_run if status == "RUNNING" else self.client.set_terminated

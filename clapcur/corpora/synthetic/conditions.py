@@ -79,7 +79,23 @@ def record(sound: Waveform, sample_rate: int, condition: Condition, rng: np.rand
 
 
 def reverberate(x: Waveform, sample_rate: int, decay_s: float, wet_db: float, rng: np.random.Generator) -> Waveform:
-    """Add a tail of exponentially decaying noise: `wet_db` over the direct sound, -60 dB after `decay_s`."""
+    """Add a tail of exponentially decaying noise.
+
+    Parameters
+    ----------
+    x : NDArray, shape (T,)
+    sample_rate : int
+        Hz.
+    decay_s : float
+        Time in which the tail falls by 60 dB, s.
+    wet_db : float
+        Power of the tail over that of the direct sound, dB.
+    rng : numpy Generator
+
+    Returns
+    -------
+    NDArray, shape (T,)
+    """
     t = np.arange(1, round(decay_s * sample_rate)) / sample_rate
     tail = rng.standard_normal(len(t)) * 10 ** (-3 * t / decay_s)
     tail *= 10 ** (wet_db / 20) / np.sqrt(np.sum(tail**2))
@@ -88,7 +104,20 @@ def reverberate(x: Waveform, sample_rate: int, decay_s: float, wet_db: float, rn
 
 
 def background(num_samples: int, sample_rate: int, rng: np.random.Generator) -> Waveform:
-    """Steady noise of a random colour, from white to brown, with some mains hum."""
+    """Steady noise of a random colour, from white to brown, with some mains hum.
+
+    Parameters
+    ----------
+    num_samples : int
+    sample_rate : int
+        Hz.
+    rng : numpy Generator
+
+    Returns
+    -------
+    NDArray, shape (num_samples,)
+        The noise in it has unit variance.
+    """
     size = next_fast_len(num_samples, real=True)
     frequency = np.maximum(rfftfreq(size, 1 / sample_rate), 30.0)
     bins = rng.standard_normal((2, len(frequency)))
@@ -98,7 +127,21 @@ def background(num_samples: int, sample_rate: int, rng: np.random.Generator) -> 
 
 
 def microphone(x: Waveform, sample_rate: int, colour_db: float, rng: np.random.Generator) -> Waveform:
-    """Filter by a random gain curve, smooth over about an octave and a half, without changing the phase."""
+    """Filter by a random gain curve, smooth over about an octave and a half, without changing the phase.
+
+    Parameters
+    ----------
+    x : NDArray, shape (T,)
+    sample_rate : int
+        Hz.
+    colour_db : float
+        Standard deviation of the gain along frequency, dB.
+    rng : numpy Generator
+
+    Returns
+    -------
+    NDArray, shape (T,)
+    """
     size = next_fast_len(len(x), real=True)
     octave = np.log2(np.maximum(rfftfreq(size, 1 / sample_rate), 60.0) / 60.0)
     knots = np.arange(0, octave[-1] + 1.5, 1.5)

@@ -160,7 +160,15 @@ def num_other_captions() -> int:
 
 
 def class_captions(name: str, num_captions: int, rng: np.random.Generator) -> list[str]:
-    """Draw captions of a class; none comes twice before each phrasing has come once."""
+    """Draw captions of a class; none comes twice before each phrasing has come once.
+
+    Parameters
+    ----------
+    name : str
+        Of the class.
+    num_captions : int
+    rng : numpy Generator
+    """
     return _draw(phrasings(*CLASS_PHRASES[name]), num_captions, rng)
 
 

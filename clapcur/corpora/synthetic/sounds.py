@@ -62,7 +62,21 @@ class Scene:
         return hit * signs * sizes
 
     def tone(self, pitch_hz: ArrayLike, weights: ArrayLike, num_samples: int | None = None) -> Waveform:
-        """Sum the harmonics of a pitch that may glide; those that would alias are left out."""
+        """Sum the harmonics of a pitch that may glide; those that would alias are left out.
+
+        Parameters
+        ----------
+        pitch_hz : array_like, shape () or (T,)
+            Hz.
+        weights : array_like, shape (K,)
+            Amplitudes of the harmonics, that of the fundamental first.
+        num_samples : int, optional
+            T; that of the scene where not given.
+
+        Returns
+        -------
+        NDArray, shape (T,)
+        """
         length = self.num_samples if num_samples is None else num_samples
         pitch = np.broadcast_to(np.asarray(pitch_hz, float), (length,))
         phase = 2 * np.pi * np.cumsum(pitch) / self.sample_rate
@@ -71,7 +85,20 @@ class Scene:
         return np.sum([weight * np.sin(k * phase) for k, weight in kept], axis=0)
 
     def ring(self, x: Waveform, frequency_hz: float, decay_s: float) -> Waveform:
-        """Pass `x` through a resonance that falls by 60 dB in `decay_s`."""
+        """Pass a sound through a resonance.
+
+        Parameters
+        ----------
+        x : NDArray, shape (T,)
+        frequency_hz : float
+            Hz; lowered where it is above 0.45 of the sample rate.
+        decay_s : float
+            Time in which the resonance falls by 60 dB, s.
+
+        Returns
+        -------
+        NDArray, shape (T,)
+        """
         radius = 10 ** (-3 / (decay_s * self.sample_rate))
         angle = 2 * np.pi * min(frequency_hz / self.sample_rate, 0.45)
         # Zeros at 0 Hz and Nyquist: the gain at the peak is 1, whatever the frequency.
@@ -79,12 +106,38 @@ class Scene:
         return lfilter(b, [1.0, -2 * radius * np.cos(angle), radius**2], x)
 
     def band(self, x: Waveform, low_hz: float, high_hz: float) -> Waveform:
-        """Keep the band between two frequencies (second-order Butterworth slopes)."""
+        """Keep the band between two frequencies (second-order Butterworth slopes).
+
+        Parameters
+        ----------
+        x : NDArray, shape (T,)
+        low_hz, high_hz : float
+            Hz; the upper one is lowered where it is above 0.45 of the sample rate.
+
+        Returns
+        -------
+        NDArray, shape (T,)
+        """
         high_hz = min(high_hz, 0.45 * self.sample_rate)
         return sosfilt(butter(2, (low_hz, high_hz), "band", fs=self.sample_rate, output="sos"), x)
 
     def repeat(self, event: Callable[[], Waveform], period_s: float, jitter: float = 0.1) -> Waveform:
-        """Lay events one after another, about `period_s` apart, each at its own level."""
+        """Lay events one after another, each at its own level.
+
+        Parameters
+        ----------
+        event : callable
+            Returns a waveform, shape (T,), and may return another one each time.
+        period_s : float
+            From the start of one event to the start of the next, about, s.
+        jitter : float
+            Standard deviation of the period, as a share of it.
+
+        Returns
+        -------
+        NDArray, shape (num_samples,)
+            As long as the scene.
+        """
         out = np.zeros(self.num_samples)
         start = round(self.rng.random() * 0.5 * period_s * self.sample_rate)
         while start < self.num_samples:

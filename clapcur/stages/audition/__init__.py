@@ -101,6 +101,8 @@ def audition_inputs(store: Store, improvement_set: Artifact) -> dict[str, Artifa
 def audition(inputs: Mapping[str, Artifact], config: AuditionConfig, work: Workspace) -> Outcome:
     """Choose the pairs, embed their sounds and write the page.
 
+    Inputs by role: ``improvement_set``; the manifests that it was curated from, as `audition_inputs` names them.
+
     Raises
     ------
     ManifestError

@@ -30,6 +30,21 @@ def load_excerpt(
 
     Samples above full scale, which MP3 would clip, lower the whole clip.
 
+    Parameters
+    ----------
+    path : Path or str
+        A file, or an address (`clapcur.audio.addresses`).
+    sample_rate : int
+        Hz.
+    max_seconds : float
+        Longest excerpt, s.
+    clip_id : str, optional
+        The SHA-256 that the file's bytes must have.
+
+    Returns
+    -------
+    NDArray, shape (T,), float32
+
     Raises
     ------
     UnusableAudio

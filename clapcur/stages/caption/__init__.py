@@ -123,6 +123,8 @@ def stage_for(config: CaptionConfig) -> tuple[Stage, dict[str, Any]]:
 def caption(inputs: Mapping[str, Artifact], config: CaptionConfig, work: Workspace) -> Outcome:
     """Write the manifest of the clips that got a caption, and all captions that were tried.
 
+    Inputs by role: see `clapcur.stages.caption`.
+
     Raises
     ------
     EmptySetError

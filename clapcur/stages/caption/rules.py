@@ -14,7 +14,16 @@ NOT_SAID = re.compile(r"\d|[\[\]{}()<>|_#*\\]|https?:")
 
 
 def is_sane(text: str, least_words: int, most_words: int) -> bool:
-    """Return whether a text reads as a caption: no digit or bracket, of a plausible length, no word thrice in a row."""
+    """Return whether a text reads as a caption: no digit or bracket, of a plausible length, no word thrice in a row.
+
+    At least half of its words are different ones.
+
+    Parameters
+    ----------
+    text : str
+    least_words, most_words : int
+        The shortest and the longest text that is allowed.
+    """
     words = text.lower().split()
     if not least_words <= len(words) <= most_words or NOT_SAID.search(text):
         return False

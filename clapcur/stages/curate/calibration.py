@@ -21,7 +21,31 @@ def calibrate(
     inputs: Mapping[str, Artifact], config: CurateConfig, captions: Captions, teacher_pairs: Manifest,
     correction: Correction | None,
 ) -> dict[str, float]:  # fmt: skip
-    """Return the threshold that reaches the wanted precision on held-out pairs, and its evidence."""
+    """Return the threshold that reaches the wanted precision on held-out pairs, and its evidence.
+
+    Parameters
+    ----------
+    inputs : mapping of str to Artifact
+        By role, those of the stage.
+    config : CurateConfig
+        Its audio threshold is a precision.
+    captions : Captions
+        The candidates.
+    teacher_pairs : Manifest
+    correction : Correction or None
+        Of hubs.
+
+    Returns
+    -------
+    dict of str to float
+        ``target``; ``held_out_pairs``, how many couples of a clip and a caption were compared; and what
+        `precision_threshold` returns.
+
+    Raises
+    ------
+    EmptySetError
+        No pair is held out, or no threshold reaches the precision.
+    """
     target = config.audio_threshold.precision
     assert target is not None
     scores, agrees = _held_out_agreement(inputs, config, captions, teacher_pairs, correction)
@@ -35,6 +59,30 @@ def calibrate_on_marks(
     """Return the threshold that reaches the wanted precision on the pairs that people judged, and its evidence.
 
     An audition hears more of the pairs at the border of a set than of others: the whole set is rather better.
+
+    Parameters
+    ----------
+    config : CurateConfig
+        Its audio threshold is a precision; its marks are the judged pairs.
+    clip_ids : NDArray, shape (N,)
+        The candidates.
+    rows_ND : NDArray, shape (N, D), float32
+        Unit rows of these clips.
+    captions : Captions
+        The candidates.
+    correction : Correction or None
+        Of hubs.
+
+    Returns
+    -------
+    dict of str to float
+        ``target``; ``marked_pairs``, how many of them are of these clips and captions; and what `precision_threshold`
+        returns.
+
+    Raises
+    ------
+    EmptySetError
+        No marked pair is of these clips and captions, or no threshold reaches the precision.
     """
     target = config.audio_threshold.precision
     assert target is not None

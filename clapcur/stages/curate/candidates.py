@@ -71,7 +71,26 @@ def candidate_captions(inputs: Mapping[str, Artifact], config: CurateConfig) -> 
 def candidate_clips(
     inputs: Mapping[str, Artifact], config: CurateConfig, teacher_pairs: Manifest
 ) -> tuple[NDArray[np.object_], NDArray[np.float32], dict[str, int], "Guard"]:
-    """Return the clips that may enter, sorted by id, their rows, how many were excluded for what reason, and why."""
+    """Return the clips that may enter, and how many were excluded for what reason.
+
+    Parameters
+    ----------
+    inputs : mapping of str to Artifact
+        By role, those of the stage.
+    config : CurateConfig
+    teacher_pairs : Manifest
+
+    Returns
+    -------
+    ids_N : NDArray, shape (N,)
+        Sorted.
+    rows_ND : NDArray, shape (N, D), float32
+        Unit rows of these clips.
+    counts : dict of str to int
+        Excluded clips by reason; each counts for the first one that applies.
+    guard : Guard
+        What the evaluation clips have to do with these.
+    """
     is_ds = config.strategy == "ds"
     clips = teacher_pairs.clips if is_ds else Manifest.open(inputs["pool"]).clips
     table = EmbeddingTable.open(inputs["teacher_clip_embeddings" if is_ds else "pool_embeddings"])

@@ -136,7 +136,24 @@ class PoolJoin:
         self, least: Thresholds, on_clips: Callable[[int], None] | None = None, some: slice = slice(None),
         exact: bool = False,
     ) -> Iterator[pa.Table]:  # fmt: skip
-        """Yield the pairs of the clips that are scored, sorted by clip: at least those that reach their threshold."""
+        """Yield the pairs of the clips that are scored, sorted by clip: at least those that reach their threshold.
+
+        Parameters
+        ----------
+        least : float or dict of str to float
+            Least similarity, for all captions or by class.
+        on_clips : callable, optional
+            Is told how many more clips are done.
+        some : slice
+            The clips that are scored, from the first one on.
+        exact : bool
+            Search exactly, even where the config allows an approximate search.
+
+        Yields
+        ------
+        pyarrow.Table
+            Of at most `BLOCK_PAIRS` rows, with the columns of an Improvement-Set.
+        """
         if self.is_empty:
             return
         cap, floor_M, done = self.config.max_per_clip, self.floor_M, 0
@@ -191,6 +208,22 @@ def sample_histogram(
     """Count the pairs by similarity in `HISTOGRAM_BINS` over [-1, 1], and say of how many clips.
 
     Where there are more than `COUNTED_PAIRS`, of the first clips: ids are hashes, which makes them a random sample.
+
+    Parameters
+    ----------
+    rows_ND : NDArray, shape (N, D), float32
+        Unit rows of the clips, sorted by clip id.
+    text_MD : NDArray, shape (M, D), float32
+        Unit rows of the captions.
+    offsets : (NDArray of shape (N,), NDArray of shape (M,)) or None
+        As in `similar_pairs`.
+    device : torch.device
+
+    Returns
+    -------
+    NDArray, shape (HISTOGRAM_BINS,), int64
+    int
+        Clips that were counted.
     """
     num_clips = min(len(rows_ND), max(256, COUNTED_PAIRS // max(1, len(text_MD))))
     offsets = offsets and (offsets[0][:num_clips], offsets[1])

@@ -33,8 +33,17 @@ class TakenOver:
         The earlier set must have been made by this version of the stage from the same config and the same other
         inputs. A clip that left makes room for pairs which the earlier set did not keep; with a cap per caption, or
         where doubles are looked for, a new clip takes the place of another; and hubs are measured on the whole pool.
-        Then all clips are scored again; so they are where
-        clips had no embedding, then or now.
+        Then all clips are scored again; so they are where clips had no embedding, then or now.
+
+        Parameters
+        ----------
+        inputs : mapping of str to Artifact
+            By role, those of the stage.
+        config : CurateConfig
+        version : str
+            Of the stage.
+        clip_ids : NDArray, shape (N,)
+            The candidates of now.
         """
         of_whole_pool = config.max_per_caption, config.distinct_clips, config.hubness
         if "parent" not in inputs or any(setting is not None for setting in of_whole_pool):

@@ -20,6 +20,21 @@ def write_given_pairs(
 ) -> dict[str, float]:  # fmt: skip
     """Write the given pairs of the eligible clips whose caption was kept.
 
+    Parameters
+    ----------
+    writer : ImprovementSetWriter
+    given : Manifest
+        Has the pairs.
+    clip_ids : NDArray, shape (N,)
+        The eligible clips, sorted.
+    rows_ND : NDArray, shape (N, D), float32
+        Unit rows of these clips.
+    captions : Captions
+        Those that were kept.
+    config : CurateConfig
+    wrong : set of (str, str)
+        Clip and caption of the pairs that people heard to be wrong.
+
     Returns
     -------
     dict of str to float

@@ -34,7 +34,19 @@ class Sifted:
     # the best score of those that are not heard, and its sentence
 
     def note(self, what: str, where: str, text: str, score: float) -> None:
-        """Count a sentence, and remember it where it is one of the first of its kind."""
+        """Count a sentence, and remember it where it is one of the first of its kind.
+
+        Parameters
+        ----------
+        what : str
+            What became of it: kept, or the reason why not.
+        where : str
+            For people.
+        text : str
+            The sentence.
+        score : float
+            As `Hearing.score` gives it; 0 where it was not asked.
+        """
         self.counts[what] += 1
         some = self.examples.setdefault(what, [])
         if len(some) < NUM_EXAMPLES:

@@ -141,6 +141,19 @@ class ProbeCache:
         """Return what a tar in an object store holds, as `make` lists it or listed it while the object was the same.
 
         To list a tar is to read most of it; on a disk, the headers alone.
+
+        Parameters
+        ----------
+        path : str
+            Address of the tar.
+        stamp : Stamp or None
+            Of the object; None: its store is asked.
+        make : callable
+            Lists the tar.
+
+        Returns
+        -------
+        Listing
         """
         if not addresses.is_url(path) or (stamp := stamp or stores.stamp(path)) is None:
             return make()

@@ -54,10 +54,20 @@ def placed(row: Row, path: str) -> Row:
 
 
 def row_of(record: Mapping[str, Any] | ManifestError, columns: Columns, where: str, line: int) -> Row:
-    """Return the row of a record; `where` is for people.
+    """Return the row of a record.
 
     Where a value that should be one is a list or an object, nothing but the path is taken. A record that could not be
     read is a row with this problem alone.
+
+    Parameters
+    ----------
+    record : mapping or ManifestError
+        Cells by column, or why there are none.
+    columns : Columns
+        Those that are read.
+    where : str
+        For people.
+    line : int
     """
     if isinstance(record, ManifestError):
         return Row(problem=Problem("broken_row", str(record)), line=line)
@@ -88,6 +98,20 @@ def captions_of(
     """Return the captions of a record, normalised, and what is wrong with them.
 
     A list is several captions, also one that was written into a cell of a CSV. An empty caption beside others is a gap.
+
+    Parameters
+    ----------
+    record : mapping
+        Cells by column.
+    column : str, tuple of str or None
+        The columns that have captions.
+    where : str
+        For people.
+
+    Raises
+    ------
+    ManifestError
+        A caption is bytes, an object, or a list within a list.
     """
     names = (column,) if isinstance(column, str) else column or ()
     captions, num_empty, unread = [], 0, ""
@@ -132,7 +156,22 @@ def caption_row(line: str, number: int) -> Row:
 
 
 def resolve(columns: Columns, header: Sequence[str], table: Path | str) -> Columns:
-    """Return the columns with None for the defaults that the table does not have."""
+    """Return the columns with None for the defaults that the table does not have.
+
+    Parameters
+    ----------
+    columns : Columns
+        As the config names them.
+    header : sequence of str
+        The columns of the table.
+    table : Path or str
+        For the message.
+
+    Raises
+    ------
+    ManifestError
+        The table lacks a column that the config names, or spells one of the defaults in another way.
+    """
     claimed = {name for item in fields(columns) for name in _names(getattr(columns, item.name))}
     found: dict[str, Any] = {}
     for item in fields(columns):

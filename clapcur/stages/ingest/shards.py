@@ -300,6 +300,19 @@ def holds_audio(path: str, columns: Columns) -> bool:
 def read_cells(path: str, written: str, columns: Columns) -> Shard:
     """Return the rows of a Parquet file that holds audio; of the audio itself nothing is read.
 
+    Parameters
+    ----------
+    path : str
+        Address of the file.
+    written : str
+        The same as the source has it; the rows have it in their addresses.
+    columns : Columns
+
+    Returns
+    -------
+    Shard
+        A file that cannot be read is among what is bad in it.
+
     Raises
     ------
     ManifestError

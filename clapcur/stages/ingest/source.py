@@ -44,7 +44,15 @@ class Source:
 
 
 def list_anew(path: str, stamp: Stamp | None, make: Callable[[], Listing]) -> Listing:
-    """Remember nothing."""
+    """Return what a tar holds, and remember nothing.
+
+    Parameters
+    ----------
+    path : str
+    stamp : Stamp or None
+    make : callable
+        Lists the tar.
+    """
     return make()
 
 

@@ -147,12 +147,16 @@ class Scored:
 def report(inputs: Mapping[str, Artifact], config: ReportConfig, work: Workspace) -> Outcome:
     """Write the table, the plots and the page.
 
+    Inputs by role: see `clapcur.stages.report`.
+
     Raises
     ------
     ArtifactError
         An input is no zero-shot score.
     DataError
         The rows were scored on different clips or under different protocols: their numbers cannot be compared.
+    ValueError
+        A row names an input that was not given.
     """
     wanted = {role for line in config.rows for role in (line.scores, f"checkpoint.{line.scores}")}
     if missing := sorted(wanted - set(inputs)):

@@ -226,6 +226,14 @@ def per_class_figure(name: str, classes: Mapping[str, tuple[float, float]], path
     """Draw what each class won or lost: from the teacher's accuracy to the row's, sorted by the change.
 
     Where there are too many classes, those that lost and those that won the most.
+
+    Parameters
+    ----------
+    name : str
+        Of the row.
+    classes : mapping of str to (float, float)
+        Accuracy of the teacher and of the row in each class, 0 to 1.
+    path : Path
     """
     from matplotlib.lines import Line2D
 

@@ -176,7 +176,22 @@ class TextFeatures:
         return None if self.is_frozen else self.tokenize([self.captions[name] for name in caption_ids])
 
     def inputs(self, caption_ids: list[str], tokens: Tokens | None, part: slice) -> Tokens | Tensor:
-        """Return what the towers take for some of the captions: tokens, or features, shape (B, F)."""
+        """Return what the towers take for some of the captions: tokens, or features, shape (B, F).
+
+        Parameters
+        ----------
+        caption_ids : list of str
+            Of a batch.
+        tokens : dict of str to Tensor, or None
+            What `prepare` returned for them.
+        part : slice
+            Those that are wanted.
+
+        Returns
+        -------
+        dict of str to Tensor, or Tensor of shape (B, F)
+            Tokens are on the model's device, cut to the longest text.
+        """
         if tokens is None:
             return self._features(caption_ids[part])
         longest = int(tokens["attention_mask"][part].sum(dim=1).max())

@@ -156,6 +156,9 @@ def train(inputs: Mapping[str, Artifact], config: TrainConfig, work: Workspace) 
 
     Times, speed and memory are in ``times.jsonl`` beside it, which is no payload: equal trainings have equal digests.
 
+    Inputs by role: see `clapcur.stages.train`; a training on order has ``init``, ``compositions`` and the manifests of
+    their clips.
+
     Raises
     ------
     EmptySetError
@@ -176,7 +179,22 @@ def train(inputs: Mapping[str, Artifact], config: TrainConfig, work: Workspace) 
 
 
 def assist(inputs: Mapping[str, Artifact], config: TrainConfig, state: Path, ranks: Ranks) -> None:
-    """Compute this rank's share of a training that another process leads."""
+    """Compute this rank's share of a training that another process leads.
+
+    Parameters
+    ----------
+    inputs : mapping of str to Artifact
+        By role, those of the stage.
+    config : TrainConfig
+    state : Path
+        As for `Training`.
+    ranks : Ranks
+
+    Raises
+    ------
+    NotFinite
+        As `Training.take`.
+    """
     training = Training(inputs, config, state, ranks)
     with training.waveforms:
         for batch, loaded in training.batches():

@@ -210,7 +210,23 @@ def first_of(processes: int, device: str, job: Mapping[str, Any]) -> Iterator[Ra
 
 @contextmanager
 def joined(rank: int, size: int, store: dist.Store, device: torch.device, threads: int) -> Iterator[Ranks]:
-    """Be one of the ranks inside the block, with as many threads on a CPU."""
+    """Be one of the ranks inside the block, with as many threads on a CPU.
+
+    Parameters
+    ----------
+    rank : int
+        Of this process, from 0.
+    size : int
+        Number of ranks.
+    store : torch.distributed.Store
+        Where the ranks meet.
+    device : torch.device
+    threads : int
+
+    Yields
+    ------
+    Ranks
+    """
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:

@@ -41,7 +41,14 @@ class TrainingState:
     ) -> None:  # fmt: skip
         """Add the metrics of a step to the history and tell who listens.
 
-        What the machine `measured` (speed, memory) is kept apart with the time: a run that is equal has other figures.
+        Parameters
+        ----------
+        step : int
+        metrics : mapping of str to float
+        on_step : callable
+            Is told the step and all figures.
+        measured : mapping of str to float, optional
+            Speed and memory. They are kept apart with the time: a run that is equal has other figures.
         """
         measured = measured or {}
         self._history.append({"step": step, **metrics})

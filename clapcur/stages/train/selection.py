@@ -34,6 +34,15 @@ def held_out_loss(
 
     Weights that have run away give a loss that is not finite and are never chosen.
 
+    Parameters
+    ----------
+    model : Clap
+    pairs : DataFrame
+        clip_id, caption_id; at least one row.
+    text : TextFeatures
+    audio : AudioFeatures
+    waveforms : Waveforms
+
     Raises
     ------
     CheckpointError
@@ -77,9 +86,11 @@ def held_out_order(
     ----------
     model : Clap
     compositions : Compositions
+        At least one group is held out.
     text : TextFeatures
     audio : AudioFeatures
     waveforms : Waveforms
+        With a renderer of the compositions.
     phrasings : {"first", "all"}
         Of a sequence; with all of them the order is the mean over connectors.
 
@@ -156,7 +167,24 @@ def test_accuracy(
     model: Clap, clips: pd.DataFrame, config: TrainConfig, text: TextFeatures, audio: AudioFeatures,
     waveforms: Waveforms,
 ) -> float:  # fmt: skip
-    """Return the zero-shot accuracy on clips (clip_id, label): centre crops, evaluation mode."""
+    """Return the zero-shot accuracy on labelled clips: centre crops, evaluation mode.
+
+    Parameters
+    ----------
+    model : Clap
+    clips : DataFrame
+        clip_id, label; at least one row.
+    config : TrainConfig
+        Has the names of the classes and their prompts.
+    text : TextFeatures
+    audio : AudioFeatures
+    waveforms : Waveforms
+
+    Returns
+    -------
+    float
+        0 to 1.
+    """
     was_training = model.training
     model.eval()
     labels, right = [readable(name) for name in config.test_classes], 0

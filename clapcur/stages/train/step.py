@@ -304,7 +304,20 @@ class NotFinite(CheckpointError):
 
 @torch.no_grad()
 def not_finite_clips(model: Clap, clip_ids: Sequence[str], waveform_BT: Tensor) -> list[str]:
-    """Return the clips that a model hears as NaN or infinity, whatever its weights are: to name a culprit."""
+    """Return the clips that a model hears as NaN or infinity, whatever its weights are: to name a culprit.
+
+    Parameters
+    ----------
+    model : Clap
+    clip_ids : sequence of str
+        B of them.
+    waveform_BT : Tensor, shape (B, T)
+
+    Returns
+    -------
+    list of str
+        Each clip once.
+    """
     spoilt = []
     for clip, waveform_T in zip(clip_ids, waveform_BT, strict=True):
         logmel = model.front_end(waveform_T[None].to(model.logit_scale.device))
@@ -314,7 +327,17 @@ def not_finite_clips(model: Clap, clip_ids: Sequence[str], waveform_BT: Tensor) 
 
 
 def told_clips(clip_ids: Sequence[str], suspects: Sequence[str], paths: Mapping[str, str]) -> str:
-    """Return the clips of a batch by path for a message, those that are to blame first."""
+    """Return the clips of a batch by path for a message, those that are to blame first.
+
+    Parameters
+    ----------
+    clip_ids : sequence of str
+        Of the batch.
+    suspects : sequence of str
+        Those that are to blame; none where nobody knows.
+    paths : mapping of str to str
+        Addresses by clip id.
+    """
     others = [clip for clip in dict.fromkeys(clip_ids) if clip not in suspects]
     shown = [paths.get(clip, clip) for clip in others[:SHOWN_CLIPS]]
     rest = f" and {len(others) - SHOWN_CLIPS} more" if len(others) > SHOWN_CLIPS else ""
@@ -341,7 +364,18 @@ def _remembered(model: nn.Module) -> Callable[[], None]:
 
 
 def mask(logmel_BFM: Tensor, time_masks: int, frequency_masks: int) -> Tensor:
-    """Blank random stretches of frames and mel bins with the clip's mean (SpecAugment, arXiv 1904.08779)."""
+    """Blank random stretches of frames and mel bins with the clip's mean (SpecAugment, arXiv 1904.08779).
+
+    Parameters
+    ----------
+    logmel_BFM : Tensor, shape (B, F, M)
+    time_masks, frequency_masks : int
+        Stretches of frames and of mel bins in each clip; none is longer than an eighth of its axis.
+
+    Returns
+    -------
+    Tensor, shape (B, F, M)
+    """
     hidden = torch.zeros_like(logmel_BFM, dtype=torch.bool)
     for axis, count in ((1, time_masks), (2, frequency_masks)):
         size = logmel_BFM.shape[axis]
@@ -355,5 +389,14 @@ def mask(logmel_BFM: Tensor, time_masks: int, frequency_masks: int) -> Tensor:
 
 
 def draws_of(seed: int, step: int, part: int) -> int:
-    """Return the seed of dropout and masks: the same in every run, and in both passes of a micro-batch."""
+    """Return the seed of dropout and masks: the same in every run, and in both passes of a micro-batch.
+
+    Parameters
+    ----------
+    seed : int
+        Of the training.
+    step : int
+    part : int
+        Number of the micro-batch, counted over all ranks.
+    """
     return int(np.random.SeedSequence([seed, step, part]).generate_state(1, np.uint64)[0] >> 1)
