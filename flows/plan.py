@@ -16,13 +16,20 @@ from clapcur.store.readable import label
 from clapcur.store.record import Record
 from clapcur.tasks.pool import grow
 
-CLIPS_OF = {"embed": "manifest", "tag": "manifest", "curate": "pool", "caption": "pool"}  # the role, by stage
+CLIPS_OF = {
+    "embed": "manifest",
+    "tag": "manifest",
+    "curate": "pool",
+    "caption": "pool",
+    "pseudo_label": "pool",
+}  # the role, by stage
 BEFORE = {"embed": "previous", "tag": "previous", "curate": "parent_pool"}  # what of these is taken over
 DONE = {
     "embed": "embedded",
     "tag": "heard",
     "curate": "candidate_clips",
     "caption": "pool_clips",
+    "pseudo_label": "pool_clips",
 }  # count in the record
 
 

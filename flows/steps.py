@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from clapcur.config import from_dict
 from clapcur.data.class_names import prompts
-from clapcur.data.rows import GENERATED, Row
+from clapcur.data.rows import GENERATED, TAGGED, Row
 from clapcur.experiments import preflight
 from clapcur.experiments.config import Experiment
 from clapcur.experiments.order import OrderEvaluation, PostTraining, warn_of_deaf_tower
@@ -33,6 +33,7 @@ from clapcur.tasks.evaluate import evaluate
 from clapcur.tasks.ingest import ingest
 from clapcur.tasks.merge import merge
 from clapcur.tasks.pool import grow
+from clapcur.tasks.pseudo_label import pseudo_label
 from clapcur.tasks.tag import adopt_tagger, tag
 from clapcur.tasks.train import train
 from clapcur.tasks.zste import zste
@@ -156,6 +157,26 @@ def generated(
     return with_embeddings(teacher, caption(settings.captions, given, "generated", campaign), campaign)
 
 
+def pseudo_labelled(
+    experiment: Experiment, teacher: Artifact, inputs: Mapping[str, Artifact], campaign: Campaign | None = None
+) -> dict[str, Artifact]:
+    """Return the pool's clips with the class that each most likely is, by their roles in a curation.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        Its tagger, or table of tags, is a second opinion; without one the teacher is alone.
+    teacher : Artifact
+    inputs : mapping
+        Of the curation, as `candidates` returns them.
+    campaign : Campaign, optional
+    """
+    given = {role: inputs[role] for role in ("pool", "pool_embeddings", "prompt_embeddings")} | {"checkpoint": teacher}
+    if experiment.captioning is not None and not experiment.captioning.needs_teacher:
+        given["tags"] = tagged(experiment, inputs["pool"], campaign)
+    return with_embeddings(teacher, pseudo_label(experiment.pseudo_labelling(), given, campaign), campaign)
+
+
 def with_embeddings(teacher: Artifact, written: Artifact, campaign: Campaign | None = None) -> dict[str, Artifact]:
     """Return a manifest of generated captions, and their embeddings, by their roles in a curation."""
     inputs = {"checkpoint": teacher, "manifest": written}
@@ -223,9 +244,12 @@ def improvement_sets(
     texts = prompts(experiment.class_names, experiment.prompt)
     inputs = candidates(teacher, manifests, texts, experiment.num_crops, campaign)
     sets: dict[str, Artifact] = {}
-    written = generated(experiment, teacher, inputs, campaign) if set(wanted) & set(GENERATED) else {}
+    written = generated(experiment, teacher, inputs, campaign) if set(wanted) & set(TAGGED) else {}
+    labelled = pseudo_labelled(experiment, teacher, inputs, campaign) if "pl" in wanted else {}
     for name in wanted:
-        own = without_search(inputs) | written if name in GENERATED else inputs
+        own = inputs
+        if name in GENERATED:
+            own = without_search(inputs) | (labelled if name == "pl" else written)
         sets[name] = curate(experiment.curate(name), own, seed, campaign)
         audition(AuditionConfig(seed=seed), sets[name], campaign)
     return sets

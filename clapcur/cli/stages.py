@@ -280,7 +280,10 @@ def curate(
     if strategy != "ds" and not pool:
         raise typer.BadParameter(f"{strategy} finds its pairs among sounds without captions: give --pool")
     if (strategy in GENERATED) != bool(generated):
-        raise typer.BadParameter("tagcap chooses among captions that were generated for the pool: give --generated")
+        raise typer.BadParameter(
+            f"--generated is the manifest of captions that were made for the pool: {', '.join(GENERATED)} need it, no "
+            "other strategy has it"
+        )
     names = find_class_names(classes, Path.cwd())
     from clapcur.data.marks import marks_from_file
 

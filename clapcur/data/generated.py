@@ -2,9 +2,10 @@
 
 The payload of a generated manifest is that of any manifest (`clapcur.data.manifest`), with the clips that have a kept
 caption; beside it is ``generated.parquet`` with every caption that was tried: clip_id, caption_id, caption, way
-(template or retrieve), tags (of the clip, strongest first, separated by semicolons), strength (of the strongest, see
-`clapcur.data.tags.Tag`), similarity (of clip and caption), tag_similarity (of clip and the name of its strongest tag)
-and verdict. Similarities are cosines, and missing where no model was asked. Rows are sorted by clip.
+(template, retrieve or pseudo-label), tags (of the clip, strongest first, separated by semicolons), strength (of the
+strongest, see `clapcur.data.tags.Tag`; of a pseudo-label its probability), similarity (of clip and caption),
+tag_similarity (of clip and the name of its strongest tag) and verdict. Similarities are cosines, and missing where no
+model was asked. Rows are sorted by clip.
 """
 
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from clapcur.data.manifest import write_table
+from clapcur.data.manifest import Manifest, captions_table, write_table
 from clapcur.store.artifacts import Artifact
 
 FILE = "generated.parquet"
@@ -29,6 +30,14 @@ GENERATED = pa.schema(
 def write_generated(table: pd.DataFrame, folder: Path) -> None:
     """Write all captions that were tried into the folder of the manifest."""
     write_table(table, GENERATED, folder / FILE)
+
+
+def manifest_of(pool: Manifest, kept: pd.DataFrame) -> Manifest:
+    """Return the clips of a pool that have captions, with these: rows with clip_id, caption_id and caption."""
+    pairs = kept[["clip_id", "caption_id"]].drop_duplicates().sort_values(["clip_id", "caption_id"], ignore_index=True)
+    clips = pool.clips[pool.clips.clip_id.isin(pairs.clip_id)].reset_index(drop=True)
+    places = pool.locations[pool.locations.clip_id.isin(pairs.clip_id)].reset_index(drop=True)
+    return Manifest(clips, captions_table(kept.caption), pairs, places)
 
 
 def is_generated(manifest: Artifact) -> bool:

@@ -10,13 +10,14 @@ from typing import Literal, get_args
 from clapcur.config import added, frozen
 from clapcur.store.record import Record
 
-ImprovementSetName = Literal["du", "ds", "ads", "tagcap", "tagcap-classes"]
-Strategy = Literal["teacher", "continued", "sl", "du", "ds", "ads", "tagcap", "tagcap-classes"]
+ImprovementSetName = Literal["du", "ds", "ads", "tagcap", "tagcap-classes", "pl"]
+Strategy = Literal["teacher", "continued", "sl", "du", "ds", "ads", "tagcap", "tagcap-classes", "pl"]
 IMPROVEMENT_SETS: tuple[ImprovementSetName, ...] = get_args(ImprovementSetName)
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)  # in the order of the paper's tables, our control second
 PAPER_SETS: tuple[ImprovementSetName, ...] = ("du", "ds", "ads")
 SEARCHED: tuple[ImprovementSetName, ...] = ("du", "ads")  # sets that are found by comparing a pool with captions
-GENERATED: tuple[ImprovementSetName, ...] = ("tagcap", "tagcap-classes")  # sets of captions written for a pool's clips
+TAGGED: tuple[ImprovementSetName, ...] = ("tagcap", "tagcap-classes")  # sets of captions written from tags
+GENERATED: tuple[ImprovementSetName, ...] = (*TAGGED, "pl")  # sets of captions written for a pool's clips
 LABELS = {"tagcap": "TagCap", "tagcap-classes": "TagCap ∩ classes"}  # that are more than the name in capitals
 
 

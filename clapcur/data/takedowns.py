@@ -118,7 +118,9 @@ class _Lineage:
         if record.stage == "merge":
             parts = (self._store.find(name) for name in record.inputs.values())
             return set().union(*(self._tagged_among(part) for part in parts))
-        return self._listed_in(self._store.find(record.inputs["pool"])) if record.stage == "caption" else set()
+        if record.stage not in ("caption", "pseudo_label"):  # these average over all clips of their pool
+            return set()
+        return self._listed_in(self._store.find(record.inputs["pool"]))
 
     def _in_set(
         self, folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str], is_written: bool

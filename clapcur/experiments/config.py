@@ -23,7 +23,7 @@ from clapcur.data.class_names import (
     read_class_names,
 )
 from clapcur.data.marks import marks_from_file
-from clapcur.data.rows import GENERATED, PAPER_ROWS, SEARCHED, ImprovementSetName, Row
+from clapcur.data.rows import GENERATED, PAPER_ROWS, SEARCHED, TAGGED, ImprovementSetName, Row
 from clapcur.data.tables import whole_number
 from clapcur.experiments.captioning import Captioning, captioning_values, tower_of
 from clapcur.experiments.order import OrderEvaluation, PostTraining
@@ -33,6 +33,7 @@ from clapcur.stages.adopt import AdoptConfig
 from clapcur.stages.curate import CurateConfig, Curation
 from clapcur.stages.evaluate import EvaluateConfig
 from clapcur.stages.ingest import POOL, IngestConfig
+from clapcur.stages.pseudo_label import PseudoLabelConfig
 from clapcur.stages.tagger import TaggerConfig
 from clapcur.stages.train import SoftLabels, TrainConfig
 
@@ -127,6 +128,8 @@ class Experiment:
     captioning: Captioning | None = added(None)
     """How captions are generated for the pool: for the rows tagcap, and where there are no pairs; null: they are
     not."""
+    pseudo_labels: PseudoLabelConfig = added(PseudoLabelConfig())
+    """How the rows pl find the class of each pool clip; class names and prompt are those of the experiment."""
     order: OrderEvaluation | None = None
     """How it is scored what each row hears of the order of sounds; None: it is not."""
     note: str = ""
@@ -145,7 +148,7 @@ class Experiment:
         searching = {*SEARCHED, *GENERATED}
         if self.pool is None and (needs := sorted({row.strategy for row in self.rows} & searching)):
             raise ValueError(f"the rows {', '.join(needs)} need unpaired audio: give `pool`")
-        if self.captioning is None and (needs := sorted({row.strategy for row in self.rows} & {*GENERATED})):
+        if self.captioning is None and (needs := sorted({row.strategy for row in self.rows} & {*TAGGED})):
             raise ValueError(f"the rows {', '.join(needs)} need generated captions: give `captioning`")
         if self.pairs is None:
             self._check_without_pairs()
@@ -176,7 +179,7 @@ class Experiment:
 
     def composed_from(self, row: Row) -> ImprovementSetName:
         """Return the set whose clips a row's post-training puts together: its own, where that knows their classes."""
-        return row.strategy if row.strategy in ("ds", "ads", "tagcap-classes") else "ds"
+        return row.strategy if row.strategy in ("ds", "ads", "tagcap-classes", "pl") else "ds"
 
     def curate(self, strategy: ImprovementSetName) -> CurateConfig:
         """Return the curation of one strategy."""
@@ -184,6 +187,10 @@ class Experiment:
         if strategy == "du" and self.du_threshold:
             curation = dataclasses.replace(curation, audio_threshold=self.du_threshold)
         return curation.of(strategy, self.class_names, self.prompt, self.student.held_out)
+
+    def pseudo_labelling(self) -> PseudoLabelConfig:
+        """Return how pseudo-labels are found."""
+        return dataclasses.replace(self.pseudo_labels, class_names=self.class_names, prompt=self.prompt)
 
     def adopt(self, seed: int) -> AdoptConfig | None:
         """Return the checkpoint that the teacher is, or starts from."""

@@ -29,7 +29,8 @@ class PostTraining:
     compose: ComposeConfig = ComposeConfig()
     """How sounds are put together; its duration_s is cut to the window of the checkpoint."""
     train: TrainConfig = TrainConfig(
-        num_examples=48_000, batch_size=96, learning_rate=1e-4, gradient_clip=0.5, order=OrderTraining(),
+        num_examples=48_000, batch_size=96, learning_rate=1e-4, gradient_clip=0.5,
+        order=OrderTraining(forward_first=0.5, choice_phrasings="all"),
         selection="order", learns=LEARNS, soft_labels=SoftLabels(), hard_target="identical", replay_probability=0.5,
     )  # fmt: skip
     """Each training; the stage, and the order head among what learns, are filled in."""

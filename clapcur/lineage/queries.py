@@ -248,7 +248,7 @@ def _written(manifests: Iterable[Artifact]) -> dict[tuple[str, str], dict[str, A
             table = read_generated(artifact)
             for row in table[table.verdict.isin(KEPT)].to_dict("records"):
                 told = {name: row[name] for name in ("way", "tags", "verdict")}
-                found[row["clip_id"], row["caption_id"]] = told | {"tags_from": artifact.record.inputs["tags"]}
+                found[row["clip_id"], row["caption_id"]] = told | {"tags_from": artifact.record.inputs.get("tags")}
     return found
 
 

@@ -315,3 +315,44 @@ def test_the_commands_tag_and_caption_a_pool(tagger, tmp_path, monkeypatch):
     assert "tags of the clip" in shown and "such as" in shown
     assert "give --tagger, --checkpoint or --table" in call("tag", pool, code=2)
     assert "to retrieve captions give --captions" in call("caption", tags["id"], "--way", "retrieve", code=2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_row_of_pseudo_labels_leads_from_the_student_to_tags_and_teacher(tagger, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLAPCUR_HOME", str(tmp_path / "home"))
+    path = write_tones(tmp_path)
+    for index in range(10):
+        write_tone(tmp_path / f"pool/{index}.wav", 300 + 300 * index, seed=50 + index, duration_s=1.2)
+    lines = ["pool: pool", "rows: [teacher, pl, 'PL+SL']", "captioning: {tagger: tagger/yamnet.safetensors}"]
+    with_captioning(path, lines)
+    report = compare.fn(experiment_from_file(path))
+    home = Home.open()
+    table = {line.name: line for line in ReportTable.open(report).rows}
+    assert list(table) == ["teacher", "PL", "PL+SL"]
+    student = home.store.find(table["PL"].by_seed[0].checkpoint)
+    labelled = home.store.find(student.record.inputs["captions"])
+    assert labelled.record.stage == "pseudo_label" and "tags" in labelled.record.inputs
+    assert labelled.record.inputs["checkpoint"] == student.record.inputs["init"]
+    chosen = home.store.find(student.record.inputs["improvement_set"])
+    kept = Manifest.open(labelled)
+    assert chosen.record.counts["pairs"] == len(kept.pairs) and set(kept.clips.clip_id) <= set(
+        Manifest.open(home.store.find(labelled.record.inputs["pool"])).clips.clip_id
+    )
+    of_set = [pair for pair in queries.trace_pairs(home, student.id) if pair["role"] == "improvement_set"]
+    assert of_set and all(pair["way"] == "pseudo-label" and pair["tags"] for pair in of_set)
+    assert student.id in {entry["id"] for entry in queries.impact(home, of_set[0]["clip_id"])["checkpoints"]}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_without_a_tagger_the_teacher_alone_gives_pseudo_labels(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLAPCUR_HOME", str(tmp_path / "home"))
+    path = write_tones(tmp_path)
+    for index in range(6):
+        write_tone(tmp_path / f"pool/{index}.wav", 300 + 300 * index, seed=50 + index, duration_s=1.2)
+    with_captioning(path, ["pool: pool", "rows: [teacher, pl]"])
+    report = compare.fn(experiment_from_file(path))
+    student = Home.open().store.find(ReportTable.open(report).rows[1].by_seed[0].checkpoint)
+    labelled = Home.open().store.find(student.record.inputs["captions"])
+    assert labelled.record.inputs.keys() == {"pool", "checkpoint", "pool_embeddings", "prompt_embeddings"}

@@ -8,6 +8,7 @@ from clapcur.pages import render
 STRATEGIES = {
     "du": "domain-unspecific", "ds": "domain-specific", "ads": "augmented domain-specific",
     "tagcap": "generated captions", "tagcap-classes": "generated captions of the classes",
+    "pl": "pseudo-labels",
 }  # fmt: skip
 
 

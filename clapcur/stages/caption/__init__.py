@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 from clapcur.config import canonical, check_seed, frozen, machine
 from clapcur.data.class_names import PROMPT, check_prompt
 from clapcur.data.embeddings import EmbeddingTable
-from clapcur.data.generated import GENERATED, KEPT, write_generated
-from clapcur.data.manifest import Manifest, caption_id, captions_table, normalise_caption, write_locations
+from clapcur.data.generated import GENERATED, KEPT, manifest_of, write_generated
+from clapcur.data.manifest import Manifest, caption_id, normalise_caption, write_locations
 from clapcur.data.tags import Tag, Tags
 from clapcur.errors import DataError, EmptySetError
 from clapcur.methods.contamination import overlap
@@ -158,7 +158,7 @@ def caption(inputs: Mapping[str, Artifact], config: CaptionConfig, work: Workspa
         raise EmptySetError(
             f"none of {len(table)} captions stays ({reasons.replace('_', ' ')}); loosen the rules of the captions"
         )
-    _manifest(pool, kept).write(work.path)
+    manifest_of(pool, kept).write(work.path)
     write_generated(table, work.path)
     counts |= {
         "clips": kept.clip_id.nunique(), "captions": kept.caption_id.nunique(), "pairs": len(kept), "tried": len(table),
@@ -250,14 +250,6 @@ def _by_text(text: str, tags: Sequence[Tag], config: CaptionConfig) -> str:
     if not is_sane(text, config.least_words, config.most_words):
         return "no_caption"
     return "no_tag" if config.mention_tag and not says_a_tag(text, tags) else ""
-
-
-def _manifest(pool: Manifest, kept: pd.DataFrame) -> Manifest:
-    """Return the clips of a pool that have captions, with these."""
-    pairs = kept[["clip_id", "caption_id"]].drop_duplicates().sort_values(["clip_id", "caption_id"], ignore_index=True)
-    clips = pool.clips[pool.clips.clip_id.isin(pairs.clip_id)].reset_index(drop=True)
-    places = pool.locations[pool.locations.clip_id.isin(pairs.clip_id)].reset_index(drop=True)
-    return Manifest(clips, captions_table(kept.caption), pairs, places)
 
 
 def _why_none(counts: Mapping[str, int]) -> str:

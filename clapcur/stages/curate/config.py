@@ -89,7 +89,7 @@ class Curation:
 
         Parameters
         ----------
-        strategy : {"du", "ds", "ads", "tagcap", "tagcap-classes"}
+        strategy : {"du", "ds", "ads", "tagcap", "tagcap-classes", "pl"}
         class_names : tuple of str
         prompt : str
             With {} where the class name goes.
@@ -97,6 +97,8 @@ class Curation:
             As in `CurateConfig`.
         """
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(Curation)}
+        if strategy == "pl":  # the labels were chosen when they were given
+            options |= {"audio_threshold": Threshold(similarity=-1.0), "max_per_clip": None}
         if strategy not in SEARCHED:
             options |= {"distinct_clips": None, "hubness": None, "approximate": None}
         return CurateConfig(strategy=strategy, class_names=class_names, prompt=prompt, held_out=held_out, **options)
@@ -107,7 +109,8 @@ class CurateConfig(Curation):
     """Which pairs become the Improvement-Set of one strategy."""
 
     strategy: ImprovementSetName
-    """Which pairs are searched: du, ds or ads; or, of generated captions, tagcap or tagcap-classes."""
+    """Which pairs are searched: du, ds or ads; of captions that were made for a pool, tagcap,
+    tagcap-classes or pl (pseudo-labels)."""
     class_names: tuple[str, ...]
     """Names of the classes of the domain."""
     prompt: str = PROMPT
