@@ -62,7 +62,8 @@ Student = Annotated[
         title="Strategy",
         description="What the student learns from: du, pairs from the pool for any caption; ds, the teacher's own pairs"
         " about the classes; ads, pairs from the pool about the classes; tagcap, pool clips with captions"
-        " generated from their tags; tagcap-classes, those of them about the classes.",
+        " generated from their tags; tagcap-classes, those of them about the classes; pl, pool clips with"
+        " the class that each most likely is.",
     ),
 ]
 SoftLabels = Annotated[
@@ -120,7 +121,7 @@ def is_cancelling() -> bool:
 
 
 @deployed("improve", hours=24 * 7)
-def improve(config: Config, strategy: Student = "ads", soft_labels: SoftLabels = True, seed: Seed = 0) -> State:
+def improve(config: Config, strategy: Student = "pl", soft_labels: SoftLabels = True, seed: Seed = 0) -> State:
     """Make one student from your sounds and say whether it beats its teacher.
 
     Beside it stands the control: the teacher trained on for the same budget.
@@ -196,10 +197,10 @@ def curate(config: Config, strategy: Student = "ads", teacher: Teacher = "", see
 def train_student(
     config: Config,
     strategy: Annotated[
-        Literal["continued", "sl", "du", "ds", "ads", "tagcap", "tagcap-classes"],
+        Literal["continued", "sl", "du", "ds", "ads", "tagcap", "tagcap-classes", "pl"],
         shown(
             title="Strategy",
-            description="What the student learns from: an Improvement-Set (du, ds, ads, tagcap, tagcap-classes);"
+            description="What the student learns from: an Improvement-Set (du, ds, ads, tagcap, tagcap-classes, pl);"
             " continued, the teacher's own"
             " pairs (the control that a student must beat); sl, the same with soft labels.",
         ),

@@ -11,8 +11,16 @@ from clapcur.store.artifacts import Artifact
 
 
 @flow(name="improve", flow_run_name="improve-{experiment.name}")
-def improve(experiment: Experiment, strategy: ImprovementSetName = "ads", soft_labels: bool = True) -> Artifact:
+def improve(experiment: Experiment, strategy: ImprovementSetName = "pl", soft_labels: bool | None = None) -> Artifact:
     """Make one student and say whether it beats the teacher, and the teacher trained on for the same budget.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    strategy : str
+        What the student learns from.
+    soft_labels : bool, optional
+        Whether its targets are softened; as `Experiment.softens` has it where not given.
 
     Returns
     -------
@@ -20,6 +28,7 @@ def improve(experiment: Experiment, strategy: ImprovementSetName = "ads", soft_l
         The report of three rows: teacher, continued and the student; and of those of the experiment that post-train the
         teacher or this student.
     """
-    rows = (Row(strategy="teacher"), Row(strategy="continued"), Row(strategy=strategy, soft_labels=soft_labels))
+    soft = experiment.softens(strategy) if soft_labels is None else soft_labels
+    rows = (Row(strategy="teacher"), Row(strategy="continued"), Row(strategy=strategy, soft_labels=soft))
     post_trained = tuple(row for row in experiment.rows if row.teminal and row.before in (rows[0], rows[2]))
     return compare.fn(dataclasses.replace(experiment, rows=rows + post_trained))

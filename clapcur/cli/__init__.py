@@ -55,8 +55,8 @@ OURS = tuple(str(ROOT / package) + os.sep for package in ("clapcur", "flows", "t
 SECTIONS = {
     "The whole job": ("demo", "init", "plan", "improve", "compare"),
     "Its stages": (
-        "download", "captions", "ingest", "adopt", "train-teacher", "embed", "tag", "caption", "curate", "audition",
-        "train-student", "evaluate", "post-train", "zste", "report",
+        "download", "captions", "ingest", "adopt", "train-teacher", "embed", "tag", "caption", "pseudo-label",
+        "curate", "audition", "train-student", "evaluate", "post-train", "zste", "report",
     ),
     "Use a model": ("classify", "export"),
     "What made it": ("ls", "show", "trace", "impact", "pairs", "why"),
@@ -163,6 +163,11 @@ COMMANDS = (
     ),
     ("captions", captioning.captions, "clapcur captions book.txt.gz\n  clapcur captions subtitles/ --least-score 0.7"),
     ("caption", captioning.caption, "clapcur caption 71aa40\n  clapcur caption 71aa40 --checkpoint 5be7d1"),
+    (
+        "pseudo-label",
+        captioning.pseudo_label,
+        "clapcur pseudo-label 9d02e7 --checkpoint 5be7d1 --classes esc50 --tags 71aa40",
+    ),
     ("trace", tracing.trace, "clapcur trace 5be7d1\n  clapcur trace 5be7d1 --pairs --json > pairs.jsonl"),
     ("impact", tracing.impact, "clapcur impact recordings/dog.wav"),
     ("pairs", tracing.pairs, 'clapcur pairs c4e6f0 --class "dog bark" --sort similarity --limit 10'),

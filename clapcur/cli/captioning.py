@@ -223,3 +223,58 @@ def captions(
         for _, text, score in found.examples[what][:3]
     ]
     show(columns_table(("such as", "score", ""), shown, right=("score",)))
+
+
+def pseudo_label(
+    pool: Annotated[str, typer.Argument(help="Manifest of the clips, as `ingest` named it.", show_default=False)],
+    checkpoint: Annotated[str, typer.Option(help="The teacher.")],
+    classes: Annotated[str, typer.Option(help="Class names: a file with one a line, or a list such as esc50.")],
+    tags: Annotated[str, typer.Option(help="A second opinion: tags of the pool, as `tag` named them.")] = "",
+    min_probability: Annotated[
+        float, typer.Option(min=0, max=1, help="Clips whose best class is less probable get no label.")
+    ] = 0.5,
+    by_recording: Annotated[
+        bool, typer.Option(help="Give all clips of a recording one opinion, where the pool names recordings.")
+    ] = True,
+    prompt: Annotated[str, typer.Option(help="Class prompt; {} is replaced by the class name.")] = PROMPT,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give each clip the class that it most likely is, by the teacher, tags and the other clips of its recording.
+
+    Gives a manifest of pairs, which `curate --strategy pl --generated` takes.
+    """
+    names = find_class_names(classes, Path.cwd())
+    where = open_home(home)
+    inputs = {"pool": find(where, pool, "manifest"), "checkpoint": find(where, checkpoint, "checkpoint")}
+    if tags:
+        inputs["tags"] = find(where, tags, "tags")
+    with working():
+        from clapcur.flows.steps import embed_prompts
+        from clapcur.stages.embed import EmbedConfig
+        from clapcur.stages.pseudo_label import PseudoLabelConfig
+        from clapcur.tasks.embed import embed
+        from clapcur.tasks.pseudo_label import pseudo_label as run
+
+        both = {"checkpoint": inputs["checkpoint"], "manifest": inputs["pool"]}
+        inputs["pool_embeddings"] = embed(EmbedConfig(what="audio"), both, "pool")
+        inputs["prompt_embeddings"] = embed_prompts(inputs["checkpoint"], prompts(names, prompt))
+        config = PseudoLabelConfig(
+            class_names=names, prompt=prompt, by_recording=by_recording, min_probability=min_probability
+        )
+        made = run(config, inputs)
+    if not as_json:
+        show_pseudo_labels(made)
+    show_artifact(made, as_json)
+
+
+def show_pseudo_labels(made: Artifact) -> None:
+    """Print the most probable classes of some clips of each class."""
+    from clapcur.data.generated import read_generated
+    from clapcur.data.manifest import Manifest
+
+    table = read_generated(made).drop_duplicates("clip_id")
+    paths = Manifest.open(made).paths
+    shown = table[table.verdict == "kept"].sort_values("strength", ascending=False).groupby("caption").head(1)
+    rows = [(Path(paths[row["clip_id"]]).name, row["tags"]) for row in shown.head(SHOWN).to_dict("records")]
+    show(columns_table(("clip", "classes by probability"), rows))

@@ -109,10 +109,14 @@ def improve(
         typer.Option(help="YAMNet or PANNs: captions are generated for the pool, and no --pairs are needed."),
     ] = None,
     name: Annotated[str, typer.Option(help="Of the experiment, with paths.")] = "my-sounds",
-    strategy: Annotated[ImprovementSetName, typer.Option(help="What the student learns from.")] = "ads",
+    strategy: Annotated[ImprovementSetName, typer.Option(help="What the student learns from.")] = "pl",
     soft_labels: Annotated[
-        bool, typer.Option("--soft-labels/--hard-labels", help="Soften the student's targets.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--soft-labels/--hard-labels",
+            help="Soften the student's targets; default: unless a tagger has a say in its pseudo-labels.",
+        ),
+    ] = None,
     seeds: Annotated[str, typer.Option(help="Such as 0,1,2; default: those of the config, or 0.")] = "",
     dry_run: DryRunOption = False,
     home: HomeOption = None,
@@ -145,11 +149,9 @@ def improve(
         experiment = recipes.experiment_from_file(config)
     else:
         assert classes and evaluation
-        student = Row(strategy=strategy, soft_labels=soft_labels)
-        rows = (Row(strategy="teacher"), Row(strategy="continued"), student)
         experiment = recipes.starter(
             name=name, pairs=pairs, pool=pool, class_names=classes, evaluation=evaluation, captions=captions,
-            checkpoint=checkpoint, tagger=str(tagger) if tagger else None, rows=rows,
+            checkpoint=checkpoint, tagger=str(tagger) if tagger else None, rows=(Row.parse(strategy),),
         )  # fmt: skip
     experiment = with_seeds(experiment, seeds)
     where = open_home(home)
@@ -238,9 +240,11 @@ def with_seeds(experiment: "Experiment", text: str) -> "Experiment":
 
 
 def chosen_rows(rows: Sequence["Row"], text: str) -> tuple["Row", ...]:
-    """Return the rows of these strategies, and teacher and control."""
+    """Return the rows of these strategies, and teacher and control; a row that the config lacks is added."""
     wanted = {"teacher", "continued"} | {name.strip().lower() for name in text.split(",")}
-    rows = (*rows, *(row for name in sorted(wanted) if (row := _post_trained(name)) is not None and row not in rows))
+    there = {row.strategy for row in rows}
+    added = (row for name in sorted(wanted) if (row := _row(name)) is not None and row not in rows)
+    rows = (*rows, *(row for row in added if row.teminal or row.soft_labels or row.strategy not in there))
     known = {row.strategy for row in rows} | {row.name for row in rows} | {"teacher", "continued"}
     if unknown := sorted(wanted - known):
         raise typer.BadParameter(
@@ -249,13 +253,12 @@ def chosen_rows(rows: Sequence["Row"], text: str) -> tuple["Row", ...]:
     return tuple(row for row in rows if row.name in wanted or (row.strategy in wanted and not row.teminal))
 
 
-def _post_trained(name: str) -> "Row | None":
-    """Return the row with TeminAL that a name means: any experiment can have it."""
+def _row(name: str) -> "Row | None":
+    """Return the row that a name means, whether or not the config has it; None where there is no such row."""
     try:
-        row = Row.parse(name)
+        return Row.parse(name)
     except ValueError:
         return None
-    return row if row.teminal else None
 
 
 def run_flow(flow: Callable[..., T], *arguments: Any, **options: Any) -> T:

@@ -188,6 +188,14 @@ class Experiment:
             curation = dataclasses.replace(curation, audio_threshold=self.du_threshold)
         return curation.of(strategy, self.class_names, self.prompt, self.student.held_out)
 
+    def softens(self, strategy: ImprovementSetName) -> bool:
+        """Return whether the targets of a strategy's student are softened by default.
+
+        Not those of pseudo-labels that a tagger has a say in: the teacher would teach its own opinion against it, which
+        cost half of the gain (docs/results/rotation.md).
+        """
+        return strategy != "pl" or self.captioning is None or self.captioning.needs_teacher
+
     def pseudo_labelling(self) -> PseudoLabelConfig:
         """Return how pseudo-labels are found."""
         return dataclasses.replace(self.pseudo_labels, class_names=self.class_names, prompt=self.prompt)
@@ -280,14 +288,14 @@ def starter(
 ) -> Experiment:
     """Return the experiment of the common case: four paths and our defaults, with a teacher trained or given.
 
-    With a tagger, and without pairs, captions are generated for the pool. Without pairs and checkpoint a teacher learns
-    from these, and hears with the tower of the tagger; without a tagger the checkpoint tags, over the class names.
+    With a tagger and no checkpoint, the teacher hears with the tower of the tagger. Without pairs it learns from
+    captions that are generated for the pool; without a tagger the checkpoint tags, over the class names.
     """
     experiment = defaults()
     captioning = Captioning() if pairs is None else None
     if tagger is not None:
         captioning = Captioning(tagger=TaggerConfig(source=_place(tagger, Path.cwd())))
-        if pairs is None and checkpoint is None:
+        if checkpoint is None:
             experiment = _with_tower_of(experiment, captioning)
     if checkpoint is not None:
         adopted = AdoptConfig(source=_place(checkpoint, Path.cwd()))

@@ -457,6 +457,8 @@ def test_strategies_choose_rows_and_keep_the_bases(tmp_path):
         "du+sl",
         "ads+sl",
     ]
+    assert [row.name for row in chosen_rows(PAPER_ROWS, "pl")] == ["teacher", "continued", "pl"]
+    assert [row.name for row in chosen_rows(PAPER_ROWS, "ads+sl,pl+sl")] == ["teacher", "continued", "ads+sl", "pl+sl"]
     with pytest.raises(typer.BadParameter, match="no row is called adds; the rows are teacher, continued, sl, du"):
         chosen_rows(PAPER_ROWS, "adds")
 

@@ -116,7 +116,7 @@ def test_what_is_planned_is_made_to_the_id(config):
 
 def test_every_command_that_trains_can_be_tried(config):
     """--dry-run shows the rows of that command."""
-    for command, rows in (("improve", {"teacher", "continued", "ads+sl"}), ("compare", {"ds+sl", "ads+sl", "tagcap"})):
+    for command, rows in (("improve", {"teacher", "continued", "pl+sl"}), ("compare", {"ds+sl", "ads+sl", "tagcap"})):
         result = CliRunner().invoke(app, [command, str(config), "--dry-run", "--json"])
         assert result.exit_code == 0, result.output
         found = {step["what"].removeprefix("train ") for step in json.loads(result.stdout)["steps"]}

@@ -311,6 +311,15 @@ def test_the_commands_tag_and_caption_a_pool(tagger, tmp_path, monkeypatch):
     assert tags["kind"] == "tags" and tags["counts"]["clips"] == 6
     written = made("caption", tags["id"])
     assert written["kind"] == "manifest" and written["counts"]["pairs"] > 0
+    write_tones(tmp_path)
+    (tmp_path / "clap").mkdir()
+    Clap.create(SMALL, captions=["this is a sound of low hum"], seed=0).save(tmp_path / "clap")
+    teacher = made("adopt", tmp_path / "clap")["id"]
+    asked = ("pseudo-label", pool, "--checkpoint", teacher, "--classes", tmp_path / "classes.txt", "--tags", tags["id"])
+    labelled = made(*asked, "--min-probability", 0)
+    assert labelled["counts"]["clips"] == 6 and labelled["counts"]["class.low hum"] <= 6
+    shown = call(*asked, "--min-probability", 0)
+    assert "classes by probability" in shown and "low hum" in shown
     shown = call("caption", tags["id"])
     assert "tags of the clip" in shown and "such as" in shown
     assert "give --tagger, --checkpoint or --table" in call("tag", pool, code=2)
