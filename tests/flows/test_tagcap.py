@@ -313,5 +313,5 @@ def test_the_commands_tag_and_caption_a_pool(tagger, tmp_path, monkeypatch):
     assert written["kind"] == "manifest" and written["counts"]["pairs"] > 0
     shown = call("caption", tags["id"])
     assert "tags of the clip" in shown and "such as" in shown
-    assert "give --tagger, --checkpoint or --table" in call("tag", pool, code=2)
-    assert "to retrieve captions give --captions" in call("caption", tags["id"], "--way", "retrieve", code=2)
+    assert "give exactly one of --tagger, --checkpoint and --table" in call("tag", pool, code=2)
+    assert "--way retrieve needs --captions" in call("caption", tags["id"], "--way", "retrieve", code=2)

@@ -152,7 +152,7 @@ def test_a_clap_model_becomes_a_student_and_goes_back_as_a_clap_model(home, publ
     assert "adopt" in answer("trace", last.id)[1]
     given_back = ("export", last.id, tmp_path / "given-back", "--format", "hf")
     assert answer(*given_back)[0] == 0
-    assert "exists already" in answer(*given_back)[2]
+    assert "already exists" in answer(*given_back)[2]
     clip, caption = tmp_path / "pairs" / "0.wav", "the sound of a low hum"
     model = ClapModel.from_pretrained(tmp_path / "given-back").eval()
     processor = ClapProcessor.from_pretrained(tmp_path / "given-back")

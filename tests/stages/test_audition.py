@@ -304,7 +304,7 @@ def test_the_command_makes_the_page_and_says_where_it_is(home, tmp_path, capsys,
     (told,) = home.mlflow_artifacts.rglob("audition.html")
     assert told.read_bytes() == page.read_bytes()
     assert said["counts"]["missing"] == 1
-    assert f"{said['counts']['embedded']} of {said['counts']['clips']} clips have their sound" in shown
+    assert f"{said['counts']['embedded']} of {said['counts']['clips']} clips can be played" in shown
 
 
 # -- marks

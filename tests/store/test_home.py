@@ -221,7 +221,7 @@ def test_an_unknown_error_in_a_full_home_names_the_home(home, answer, monkeypatc
 
     monkeypatch.setattr(Path, "write_bytes", refuse)
     code, _, err = answer("trace", "0123456789ab")
-    assert code == 1 and err.startswith(f"error: the disk is full: nothing can be written to {home.root}")
+    assert code == 1 and err.startswith(f"error: the disk is full: cannot write to {home.root}")
 
 
 def test_a_write_that_fails_leaves_no_temporary_file(tmp_path, monkeypatch):

@@ -128,7 +128,7 @@ def test_addresses_that_cannot_be_rewritten_are_no_success(moved, answer, monkey
     home, _ = moved
     monkeypatch.setattr(module, "_move_models", fail)
     code, _, err = answer("sync")
-    assert code == 1 and f"MLflow at {home.mlflow_uri} could not be brought up to date" in err
+    assert code == 1 and f"MLflow at {home.mlflow_uri} could not be updated" in err
 
 
 def fail(*arguments):
