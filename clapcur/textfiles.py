@@ -47,7 +47,7 @@ def not_decodable(path: Path, encoding: str, error: UnicodeError) -> str:
     """Return what is wrong with a file that is not in its encoding, with the first line that is not."""
     reason = getattr(error, "reason", str(error))
     if encoding == "utf-16":
-        return f"{path} is marked as UTF-16 and is not ({reason}); save it as UTF-8"
+        return f"{path} is marked as UTF-16 but is not valid UTF-16 ({reason}); save it as UTF-8"
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:
