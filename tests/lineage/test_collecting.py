@@ -80,7 +80,7 @@ def test_every_choice_has_its_reason():
     assert choice.keep["set"] == "improvement set of the checkpoint student"
     assert choice.keep["rows"] == "named with --keep"
     assert choice.keep["stone"] == "a tombstone is kept"
-    assert choice.remove["stray"] == "nothing that is kept was made from it"
+    assert choice.remove["stray"] == "no kept artifact was made from it"
 
 
 @st.composite
