@@ -145,7 +145,7 @@ class GroupSource:
     def __init__(self, compositions: Compositions, *, stages: Sequence[str], seed: int):
         self._groups = compositions.of_split("train")
         if self._groups.empty:
-            raise EmptySetError("the compositions have no group to train on; compose with held_out below 1")
+            raise EmptySetError("the compositions have no training group; compose with held_out below 1")
         self._caption_ids, self._stages = compositions.caption_ids, tuple(stages)
         self._seed = (seed, zlib.crc32(self.name.encode()))
         order = pd.DataFrame({"row": range(len(self._groups))})
