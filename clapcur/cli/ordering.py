@@ -47,7 +47,7 @@ def zste(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score how well a checkpoint recognizes the order of sounds, zero-shot.
+    """Score how well a checkpoint recognises the order of sounds, zero-shot.
 
     Combines two labelled sounds, in sequence and at the same time, and lets the model choose among captions. Shows
     each task with its chance level and a 95 % interval. The checkpoint may be a file or folder that was not adopted.
@@ -95,7 +95,7 @@ def post_train(
     """Teach a checkpoint the order of sounds, from single sounds only (TeminAL).
 
     Combines sounds by class, with captions such as "a dog before a bell"; an Improvement-Set needs no labels. Replays
-    earlier pairs with soft labels to prevent forgetting. Keeps the weights that recognize order best on held-out groups
+    earlier pairs with soft labels to prevent forgetting. Keeps the weights that recognise order best on held-out groups
     without losing accuracy on single sounds.
     """
     from clapcur.experiments.order import PostTraining, post_training_from_file
