@@ -18,9 +18,9 @@ HEAD = """# Every field of an experiment's config
 
 This page is generated from the config classes (`python -m clapcur.experiments.reference`). To start, write a short file
 with `clapcur init my-sounds.yaml`; you can add any field below to it. The last tables, starting with PostTraining,
-describe the file for `clapcur post-train --config`. Paths are relative to the file. The defaults are those of such a
-file. Fields marked *machine* affect how a result is computed, not what it is: changing one never creates a new
-artifact.
+describe the file that `--config` of `clapcur post-train` takes. Paths are relative to the file. The defaults are those
+of such a file. Fields marked *machine* affect how a result is computed, not what it is: changing one never creates
+a new artifact.
 """
 
 

@@ -172,7 +172,9 @@ def test_a_second_set_of_servers_is_refused_with_the_addresses_of_the_first(home
     """Two Prefect servers on one SQLite file wait for each other for ever."""
     with servers.sole(home):
         home.servers_file.write_text(json.dumps(addresses(home)))
-        with pytest.raises(ClapcurError, match=r"runs already .*127\.0\.0\.1:4201, MLflow at http://127\.0\.0\.1:5001"):
+        with pytest.raises(
+            ClapcurError, match=r"already running .*127\.0\.0\.1:4201, MLflow at http://127\.0\.0\.1:5001"
+        ):
             with servers.sole(home):
                 pass
     with servers.sole(home):
