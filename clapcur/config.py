@@ -143,9 +143,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
-        raise DataError(f"the config {path} {found}; `clapcur init` writes one to start from")
+        raise DataError(f"the config {path} {found}; create one with `clapcur init`")
     if (size := path.stat().st_size) > LARGEST_FILE:
-        raise DataError(f"{path} has {size:,} bytes, a config has at most {LARGEST_FILE:,}; is it another file?")
+        raise DataError(f"{path} has {size:,} bytes, but a config has at most {LARGEST_FILE:,}; is it the right file?")
     try:
         values = load_yaml(read_text(path))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date of the 31st of February

@@ -18,9 +18,9 @@ def list_of(name: str, values: Iterable[Any]) -> list[Any]:
         A lone text or path, something without an order (a set, a mapping), a table, or nothing that can be iterated.
     """
     if isinstance(values, (str, bytes, PathLike)):
-        raise TypeError(f"{name} must be a list, got one {type(values).__name__}, {values!r}: put it into a list")
+        raise TypeError(f"{name} must be a list, got a single {type(values).__name__}, {values!r}: wrap it in a list")
     if isinstance(values, (Mapping, Set)) or getattr(values, "ndim", 1) != 1:
-        raise TypeError(f"{name} must be a list, got a {type(values).__name__}, which is no sequence of one dimension")
+        raise TypeError(f"{name} must be a list, got a {type(values).__name__} that is not one-dimensional")
     to_python = getattr(values, "to_pylist", None)  # pyarrow's arrays hold scalars of their own
     try:
         return list(to_python() if to_python else values)
@@ -34,7 +34,8 @@ def list_of_texts(name: str, values: Iterable[str]) -> list[str]:
     for index, value in enumerate(found):
         if not isinstance(value, str):
             raise TypeError(
-                f"{name} must be strings, number {index} is {value!r} ({type(value).__name__}); a table with gaps?"
+                f"{name} must be strings, but item {index} is {value!r} ({type(value).__name__}); a table with "
+                "missing values?"
             )
     return [str(value) for value in found]
 
@@ -45,6 +46,7 @@ def list_of_paths(name: str, values: Iterable[Any]) -> list[Any]:
     for index, value in enumerate(found):
         if not isinstance(value, (str, PathLike)):
             raise TypeError(
-                f"{name} must be paths, number {index} is {value!r} ({type(value).__name__}); a table with gaps?"
+                f"{name} must be paths, but item {index} is {value!r} ({type(value).__name__}); a table with missing "
+                "values?"
             )
     return found

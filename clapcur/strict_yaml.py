@@ -25,7 +25,7 @@ def load_yaml(text: str) -> Any:
         if node is None:
             return None
         if _num_values(node, {}) > MOST_VALUES:
-            raise yaml.YAMLError(f"it has more than {MOST_VALUES:,} values, with its aliases written out")
+            raise yaml.YAMLError(f"it has more than {MOST_VALUES:,} values after expanding aliases")
         return loader.construct_document(node)
     finally:
         loader.dispose()

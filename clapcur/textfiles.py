@@ -56,7 +56,7 @@ def not_decodable(path: Path, encoding: str, error: UnicodeError) -> str:
     """
     reason = getattr(error, "reason", str(error))
     if encoding == "utf-16":
-        return f"{path} is marked as UTF-16 and is not ({reason}); save it as UTF-8"
+        return f"{path} is marked as UTF-16 but is not valid UTF-16 ({reason}); save it as UTF-8"
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:

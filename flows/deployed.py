@@ -55,26 +55,28 @@ Config = Annotated[
         min_length=1,
     ),
 ]
-Seed = Annotated[int, shown(title="Seed", description="Of the training of teacher and student [whole number].", ge=0)]
+Seed = Annotated[
+    int, shown(title="Seed", description="Seed of the training of teacher and student [whole number].", ge=0)
+]
 Student = Annotated[
     ImprovementSetName,
     shown(
         title="Strategy",
-        description="What the student learns from: du, pairs from the pool for any caption; ds, the teacher's own pairs"
-        " about the classes; ads, pairs from the pool about the classes; tagcap, pool clips with captions"
-        " generated from their tags; tagcap-classes, those of them about the classes; pl, pool clips with"
-        " the class that each most likely is.",
+        description="Training pairs of the student: du, pool clips with any caption; ds, the teacher's own pairs about"
+        " the classes; ads, pool clips with captions about the classes; tagcap, pool clips with captions generated from"
+        " their tags; tagcap-classes, only those about the classes; pl, pool clips with"
+        " their most likely class.",
     ),
 ]
 SoftLabels = Annotated[
-    bool, shown(title="Soft labels", description="Soften the student's targets with the teacher's similarities.")
+    bool, shown(title="Soft labels", description="Train the student with soft labels from the teacher's similarities.")
 ]
 Teacher = Annotated[
     str,
     shown(
         title="Teacher",
-        description="Checkpoint to start from [id, or its first digits]. Empty: the experiment's own of this seed,"
-        " trained first where it is missing.",
+        description="Checkpoint to start from [id, or its first digits]. Empty: the experiment's teacher for this seed,"
+        " trained first if it is missing.",
     ),
 ]
 
@@ -135,11 +137,14 @@ def compare(
     config: Config,
     strategies: Annotated[
         list[Literal["sl", "du", "ds", "ads", "tagcap", "tagcap-classes"]],
-        shown(title="Strategies", description="Rows of the table, each as the experiment has it; empty: all of them."),
+        shown(title="Strategies", description="Rows of the table, as configured in the experiment; empty: all rows."),
     ] = [],  # noqa: B006  # Prefect's form shows it, nobody changes it
     seeds: Annotated[
         list[int],
-        shown(title="Seeds", description="One teacher and one set of students each; empty: those of the experiment."),
+        shown(
+            title="Seeds",
+            description="Seeds, each with one teacher and one set of students; empty: those of the experiment.",
+        ),
     ] = [],  # noqa: B006
 ) -> State:
     """Compare the strategies over seeds, with and without soft labels, at one sample budget."""
@@ -164,7 +169,7 @@ def embed_pool(config: Config, teacher: Teacher = "", seed: Seed = 0) -> State:
     """Embed the clips of the pool, ahead of a curation."""
     experiment = load(config, (seed,))
     if experiment.pool is None:
-        raise ArtifactError(f"{config} names no pool; give `pool`, a folder or a table of sounds")
+        raise ArtifactError(f"{config} has no pool; add `pool`, a folder or a table of audio files")
     manifests = steps.ingest_all(experiment, campaign(experiment))
     checkpoint = teacher_of(experiment, teacher, seed, manifests)
     audio = EmbedConfig(what="audio", num_crops=experiment.num_crops)
@@ -176,7 +181,7 @@ def caption(config: Config, teacher: Teacher = "", seed: Seed = 0) -> State:
     """Tag the pool and generate captions for it, as the experiment's `captioning` says."""
     experiment = load(config, (seed,))
     if experiment.captioning is None:
-        raise DataError(f"{config} says nothing of captions: add `captioning: {{tagger: FILE}}`")
+        raise DataError(f"{config} does not configure captioning: add `captioning: {{tagger: FILE}}`")
     manifests = steps.ingest_all(experiment, campaign(experiment))
     checkpoint = teacher_of(experiment, teacher, seed, manifests)
     texts = prompts(experiment.class_names, experiment.prompt)
@@ -200,9 +205,10 @@ def train_student(
         Literal["continued", "sl", "du", "ds", "ads", "tagcap", "tagcap-classes", "pl"],
         shown(
             title="Strategy",
-            description="What the student learns from: an Improvement-Set (du, ds, ads, tagcap, tagcap-classes, pl);"
-            " continued, the teacher's own"
-            " pairs (the control that a student must beat); sl, the same with soft labels.",
+            description="Training pairs of the student: an Improvement-Set (du, ds, ads, tagcap, tagcap-classes,"
+            " pl);"
+            " continued, the teacher's own pairs (the control that a student must beat); sl, the same with soft "
+            "labels.",
         ),
     ] = "ads",
     soft_labels: SoftLabels = True,
@@ -211,8 +217,8 @@ def train_student(
         str,
         shown(
             title="Improvement-Set",
-            description="What it learns from [id, or its first digits]. Empty: the set of this experiment, teacher and"
-            " strategy, curated first where it is missing.",
+            description="Improvement-Set to train on [id, or its first digits]. Empty: the set of this experiment,"
+            " teacher and strategy, curated first if it is missing.",
         ),
     ] = "",
     seed: Seed = 0,
@@ -234,7 +240,9 @@ def evaluate(
     checkpoint: Annotated[
         str,
         shown(
-            title="Checkpoint", description="What is scored [id, its first digits, or its MLflow run].", min_length=4
+            title="Checkpoint",
+            description="Checkpoint to score [id, its first digits, or its MLflow run].",
+            min_length=4,
         ),
     ],
 ) -> State:

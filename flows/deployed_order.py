@@ -14,11 +14,11 @@ Checkpoint = Annotated[
     str,
     shown(
         title="Checkpoint",
-        description="What is taught or scored [id, its first digits, or a file or folder of a CLAP on the worker].",
+        description="Checkpoint to train or score [id, its first digits, or a file or folder of a CLAP on the worker].",
         min_length=1,
     ),
 ]
-Seed = Annotated[int, shown(title="Seed", description="Of the groups and the training [whole number].", ge=0)]
+Seed = Annotated[int, shown(title="Seed", description="Seed of the groups and the training [whole number].", ge=0)]
 
 
 @deployed("post-train", hours=24 * 7)
@@ -28,8 +28,8 @@ def post_train(
         str,
         shown(
             title="Single sounds",
-            description="What is put together [id of a labelled manifest or of an Improvement-Set, or a table with"
-            " labels on the worker]. A set needs no label.",
+            description="Clips to compose [id of a labelled manifest or of an Improvement-Set, or a table with labels"
+            " on the worker]. A set needs no labels.",
             min_length=1,
         ),
     ],
@@ -37,26 +37,28 @@ def post_train(
         Literal["a,b", "a", "b", "a+b"],
         shown(
             title="Stages",
-            description="a: how many sounds; b: in which order; a,b: one after the other; a+b: both at once.",
+            description="a: number of sounds; b: their order; a,b: first a, then b; a+b: both in one training.",
         ),
     ] = "a,b",
     order_head: Annotated[
         bool,
-        shown(title="Order head", description="Give the audio tower a pooling that hears order, where it has none."),
+        shown(title="Order head", description="Add order-aware pooling to the audio tower if it has none."),
     ] = True,
     replay: Annotated[
         str,
         shown(
             title="Replay",
-            description="What keeps the old ability [id of an Improvement-Set or of a manifest of pairs]. Empty: the"
-            " single sounds by their names.",
+            description="Pairs to replay, so that earlier abilities are kept [id of an Improvement-Set or of a "
+            "manifest of"
+            " pairs]. Empty: the single sounds with their class names.",
         ),
     ] = "",
     settings: Annotated[
         str,
         shown(
             title="Settings",
-            description="File with the fields of a post-training [path on the worker's machine]. Empty: built in.",
+            description="File with the fields of a post-training [path on the worker's machine]. Empty: built-in "
+            "defaults.",
         ),
     ] = "",
     seed: Seed = 0,
@@ -80,13 +82,17 @@ def zste(
         str,
         shown(
             title="Single sounds",
-            description="What is put together [id of a labelled manifest, or a table with labels on the worker].",
+            description="Clips to compose [id of a labelled manifest, or a table with labels on the worker].",
             min_length=1,
         ),
     ],
     num_groups: Annotated[
         int,
-        shown(title="Groups", description="Groups of two sounds; each is heard in five ways [whole number].", ge=1),
+        shown(
+            title="Groups",
+            description="Number of groups of two sounds; each group gives five items [whole number].",
+            ge=1,
+        ),
     ] = 200,
     seed: Seed = 0,
 ) -> State:

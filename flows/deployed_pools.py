@@ -18,7 +18,7 @@ from clapcur.store.artifacts import Artifact
 from clapcur.store.home import Home
 from clapcur.tasks.publish import publish
 
-FOLLOWED = " Empty: every experiment that is followed, which one is from its first `clapcur recurate CONFIG` on."
+FOLLOWED = " Empty: every followed experiment, that is, each one that `clapcur recurate CONFIG` was run for."
 Followed = Annotated[
     str, shown(title="Experiment", description=f"Experiment file [path on the worker's machine].{FOLLOWED}")
 ]
@@ -30,12 +30,12 @@ def land(
         str,
         shown(
             title="Source",
-            description="What has landed [path of a folder of audio, shard or table on the worker's machine, or URL].",
+            description="New audio [path of a folder of audio, shard or table on the worker's machine, or URL].",
             min_length=1,
         ),
     ],
     pool: Annotated[
-        str, shown(title="Pool", description="Into which pool [name: letters, digits and _ . -].", min_length=1)
+        str, shown(title="Pool", description="Pool to add it to [name: letters, digits and _ . -].", min_length=1)
     ],
 ) -> State:
     """Take new audio into a pool."""
@@ -47,7 +47,7 @@ def land(
 def recurate(
     config: Followed = "",
     force: Annotated[
-        bool, shown(title="Force", description="Do not wait for more clips or more changed pairs.")
+        bool, shown(title="Force", description="Run now, without waiting for more clips or more changed pairs.")
     ] = False,
 ) -> State:
     """Bring students up to date with their pool: embed and score what is new, train where it is worth it."""
@@ -77,14 +77,14 @@ def forget(
             min_length=1,
         ),
     ],
-    reason: Annotated[str, shown(title="Reason", description="Why they must go [text, for the record].")] = "",
+    reason: Annotated[str, shown(title="Reason", description="Reason [text, stored in the record].")] = "",
     config: Followed = "",
 ) -> State:
     """Take clips down, name all that they touched, and make again what is in use."""
     experiments = [load(path) for path in followed(config, or_fail=False)]
     touched = forget_flow.fn(clips, reason, experiments)
     told = [f"{entry['clip_id'][:12]}: {len(entry['checkpoints'])} checkpoints" for entry in touched]
-    return Completed(message=f"forgotten, with what they had touched: {', '.join(told)}")
+    return Completed(message=f"forgotten, with what they influenced: {', '.join(told)}")
 
 
 def followed(config: str, or_fail: bool = True) -> list[str]:

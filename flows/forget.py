@@ -81,8 +81,8 @@ def recording_of(home: Home, name: str) -> str:
     except (ArtifactError, DataError):
         return recording_id(name)
     raise ArtifactError(
-        f"{name!r} is both a recording and the start of the clip id {clip[:16]}; give the recording with its place, "
-        "such as freesound:100032, or more digits of the clip"
+        f"{name!r} is both a recording and the start of the clip id {clip[:16]}; give the recording with its origin, "
+        "such as freesound:100032, or more digits of the clip id"
     )
 
 
@@ -92,7 +92,7 @@ def sound_of(home: Home, told: dict[str, Any]) -> str:
         try:
             clips = Manifest.open(home.store.find(entry["id"])).clips
         except (ArtifactError, OSError) as error:
-            log.warning("the samples of the clip %s are not known from %s: %s", told["clip_id"], entry["id"], error)
+            log.warning("cannot read the samples of the clip %s from %s: %s", told["clip_id"], entry["id"], error)
             continue
         return str(clips[clips.clip_id == told["clip_id"]].pcm_sha256.iloc[0])
     if told["manifests"] or told["improvement_sets"]:

@@ -38,15 +38,15 @@ class Step:
     """What is made by one stage for one part of the experiment, over all seeds."""
 
     what: str
-    """Such as ``train ads+sl`` or ``embed pool``."""
+    """Name of the step, such as ``train ads+sl`` or ``embed pool``."""
     unit: str
-    """What is counted: examples, clips, captions, or results where nothing else is."""
+    """Unit of the counts: examples, clips, captions, or results."""
     new: int
-    """How many are worked on."""
+    """Number to compute."""
     reused: int
-    """How many are there already."""
+    """Number that can be reused."""
     seconds: float | None
-    """As long as the last one like it took, by its size; None where there was none to go by."""
+    """Estimated time, from the last similar step and its size; None if there was none."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Plan:
     num_results: int
     num_reused: int
     due: str | None = None
-    """Of a re-curation: why it is time, empty where it is not; None for any other flow."""
+    """For a re-curation: why it is due, empty if it is not; None for any other flow."""
 
     @property
     def seconds(self) -> float:

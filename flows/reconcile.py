@@ -64,6 +64,6 @@ def next_key(home: Home, experiment: Experiment) -> str | None:
     if not (states or outdated or news.due(rules.min_new_clips, rules.max_wait_hours)):
         return None
     if len(states) == MAX_TRIES:
-        log.warning("%s: %d runs failed for %s; start one by hand", experiment.name, MAX_TRIES, version.id)
+        log.warning("%s: %d runs failed for %s; start one manually", experiment.name, MAX_TRIES, version.id)
         return None
     return keys[len(states)]

@@ -56,7 +56,7 @@ def recurate(experiment: Experiment, force: bool = False) -> Artifact:
         try:
             return bring_up_to_date(experiment, force)
         except OutdatedError as change:
-            log.warning("%s begins again: %s", experiment.name, change)
+            log.warning("%s starts again: %s", experiment.name, change)
     return bring_up_to_date(experiment, force)
 
 
@@ -68,10 +68,10 @@ def bring_up_to_date(experiment: Experiment, force: bool) -> Artifact:
     outdated = champions.why_outdated(home.store, experiment.name)
     why = news.due(rules.min_new_clips, rules.max_wait_hours) or outdated
     if not (why or force or news.curated == version):
-        log.info("%s: nothing to do yet, %d new clips since %.1f h", version.id, news.new_clips, news.hours)
+        log.info("%s: nothing to do yet; %d new clips in %.1f h", version.id, news.new_clips, news.hours)
         return version
     if why:
-        log.info("%s is curated: %s", version.id, why)
+        log.info("curating %s: %s", version.id, why)
     seed, row = experiment.seeds[0], rules.row
     experiment = dataclasses.replace(experiment, rows=(Row(strategy="teacher"), row), seeds=(seed,))
     campaign = Campaign(
@@ -84,7 +84,11 @@ def bring_up_to_date(experiment: Experiment, force: bool) -> Artifact:
     chosen = sets[rules.strategy]
     share = share_changed(home, chosen, judged_sets(home, experiment.name)) if chosen.is_made else None
     if share is not None and share < rules.min_changed and not (force or outdated):
-        log.info("%.1f %% of the pairs changed, %.1f %% are worth a student", 100 * share, 100 * rules.min_changed)
+        log.info(
+            "%.1f %% of the pairs changed, below the %.1f %% that triggers training",
+            100 * share,
+            100 * rules.min_changed,
+        )
         return chosen
     challenger = student(experiment, row, seed, manifests, teacher, sets, campaign)
     champion = champions.standing(home.store, experiment.name).get("champion", teacher)
@@ -123,8 +127,9 @@ def pool_name(experiment: Experiment) -> str:
     if name is None:
         source = experiment.pool.source if experiment.pool else "none"
         raise DataError(
-            f"{experiment.name} has the pool {source}: audio can land in a pool that has a name; write "
-            "`pool: pool:NAME` into the config and begin it with `clapcur land FOLDER --pool NAME`"
+            f"{experiment.name} has the pool {source}, but re-curation needs a named pool: set `pool: pool:NAME` in "
+            "the "
+            "config and create the pool with `clapcur land FOLDER --pool NAME`"
         )
     return name
 

@@ -33,7 +33,7 @@ from clapcur.store.home import Home
 
 FILES = Path(__file__).resolve().parents[1] / "deployments"
 ALIVE = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)  # what only a living process can end
-LEFT_BEHIND = "its process was killed together with the servers; start it again, it resumes where it stopped"
+LEFT_BEHIND = "its process was killed together with the servers; start it again to resume where it stopped"
 OURS = "clapcur-"  # begins the slug of every schedule in our file
 
 # What a worker does for a flow run, without one variable: Prefect's own template would let whoever starts a run choose

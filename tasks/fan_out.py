@@ -65,7 +65,9 @@ def _limit_threads(number: int) -> None:
 
 def _over_ray(num_cpus: int | None) -> Spread:
     if num_cpus and os.environ.get("RAY_ADDRESS"):
-        raise ValueError(f"{VARIABLE}=ray:{num_cpus} is a cluster of this machine, but RAY_ADDRESS names one: say ray")
+        raise ValueError(
+            f"{VARIABLE}=ray:{num_cpus} starts a local cluster, but RAY_ADDRESS is set: use {VARIABLE}=ray"
+        )
     try:
         import ray
         from prefect_ray import RayTaskRunner

@@ -26,12 +26,14 @@ def gate(config: GateConfig, inputs: Mapping[str, Artifact], campaign: Campaign 
     with champions.turn(home, config.dataset) as lease:
         for role in ("teacher", "champion", "challenger"):
             if inputs[role].is_made and (why := why_tainted(home.store, inputs[role])):
-                raise OutdatedError(f"the {role} {inputs[role].id} may not be champion: {why}; run the same again")
+                raise OutdatedError(
+                    f"the {role} {inputs[role].id} cannot be champion: {why}; run the same command again"
+                )
         now = champions.standing(home.store, config.dataset).get("champion", inputs["champion"])
         if now != inputs["champion"]:
             raise OutdatedError(
-                f"the champion of {config.dataset} is {now.id} now, no longer {inputs['champion'].id}; run the same "
-                "again, which compares with it"
+                f"the champion of {config.dataset} changed from {inputs['champion'].id} to {now.id}; run the same "
+                "command again to compare with it"
             )
         lease.check()
         return run_stage(STAGE, config, inputs, campaign, {"role": "gate", "dataset": config.dataset})

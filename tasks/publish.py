@@ -46,7 +46,7 @@ def report_page(report: Artifact, home: Home) -> str:
     ]
     checkpoints = table(("row", "seed", "checkpoint", "MLflow"), rows)
     shown = (report.path / "table.md").read_text()
-    return f"{shown}\n{checkpoints}\nThe whole story: `{report.path / 'report.html'}`\n"
+    return f"{shown}\n{checkpoints}\nFull report: `{report.path / 'report.html'}`\n"
 
 
 def card_page(improvement_set: Artifact, home: Home) -> str:

@@ -51,7 +51,7 @@ class Roots:
             elif os.path.isabs(root):
                 folders.append(os.path.realpath(root))
             else:
-                raise ValueError(f"a root is an absolute folder or a URL such as s3://bucket/pool/, got {root!r}")
+                raise ValueError(f"a root must be an absolute folder or a URL such as s3://bucket/pool/, got {root!r}")
         return cls(tuple(folders), tuple(urls))
 
     def refusal(self, address: str) -> str:
@@ -65,7 +65,7 @@ class Roots:
                 return ""
             return "its URL is under none of the allowed roots; add its folder to `roots` if you trust it"
         if "\0" in container:
-            return "its name has a NUL character, which no file's name has"
+            return "its name has a NUL character, which is not allowed in file names"
         if self.holds(os.path.realpath(container) if self.folders != ("/",) else container):
             return ""
         return "it is in none of the allowed folders (`roots`)"
@@ -81,13 +81,13 @@ def what_is_wrong_with(url: str) -> str:
     if any(one < " " or one == "\x7f" for one in url):  # readers of URLs drop them: .<tab>. would become ..
         return "its URL has control characters"
     if "::" in url:
-        return "a chain of URLs is not read; name the object itself"
+        return "chained URLs are not supported; give the URL of the object itself"
     if scheme.lower() in NO_STORE:
-        return f"{scheme.lower()}:// is not an object store" + (
-            "; write the path alone" if scheme.lower() in ("file", "local") else ""
+        return f"{scheme.lower()}:// is not a supported object store" + (
+            "; give only the path" if scheme.lower() in ("file", "local") else ""
         )
     if any(unquote(part) in (".", "..") for part in rest.replace("\\", "/").split("/")):
-        return "its URL has . or .. as a folder"
+        return "its URL has . or .. as a path segment"
     return ""
 
 

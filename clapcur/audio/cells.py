@@ -61,8 +61,8 @@ def read_cell(container: str, row: int, column: str) -> pa.Buffer:
     value = values[row - ends[group]].as_buffer()  # counted from the end of the group
     if value is None:
         raise ValueError(
-            "the cell holds no bytes; where it has the path of a file, put the bytes in (embed_external_files of the "
-            "package datasets), or ingest a table with a column of paths"
+            "the cell holds no bytes; if it holds a path, embed the file (embed_external_files in the package "
+            "datasets), or ingest a table with a column of paths"
         )
     check_size(value.size)
     return value
@@ -74,8 +74,8 @@ def _largest_group() -> int:
 
 def _group_too_large(size: int) -> str:
     return (
-        f"its row group of {size / 1e9:.1f} GB would be read as a whole, {_largest_group() / 1e9:.1f} GB are allowed "
-        f"(twice {CLIP}); write the file with smaller ones, such as row_group_size=100"
+        f"its row group has {size / 1e9:.1f} GB, but at most {_largest_group() / 1e9:.1f} GB are allowed (twice "
+        f"{CLIP}); rewrite the file with smaller row groups, such as row_group_size=100"
     )
 
 

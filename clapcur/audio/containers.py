@@ -95,7 +95,7 @@ def what_is_cut_off(descriptor: int) -> str | None:
 
 
 def _lack(stated: int, there: int) -> str | None:
-    return f"{stated} bytes of samples are stated, {max(0, there)} are there" if stated > there else None
+    return f"its header states {stated} bytes of samples, but it has {max(0, there)}" if stated > there else None
 
 
 def _chunk_lack(file: _Bytes, layout: _Chunks) -> str | None:

@@ -106,7 +106,7 @@ class Decoder:
         """Refuse what could not be checked, or not be resampled."""
         kind, rate = self._sound.format, self.sample_rate
         if kind not in CHECKED:
-            detail = f"a cut {kind} file cannot be told from a whole one; convert it to WAV or FLAC"
+            detail = f"a truncated {kind} file cannot be distinguished from a complete one; convert it to WAV or FLAC"
         elif not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
             detail = f"it states a sample rate of {rate} Hz, expected {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE}"
         else:
@@ -149,7 +149,7 @@ class Decoder:
                 if not math.isfinite(peak):
                     raise UnusableAudio(self._path, "non_finite", "has NaN or infinite samples")
                 if peak > MAX_SAMPLE:
-                    detail = f"has a sample of {peak:.3g} times full scale, {MAX_SAMPLE:.3g} is the most"
+                    detail = f"has a sample of {peak:.3g} times full scale; the maximum is {MAX_SAMPLE:.3g}"
                     raise UnusableAudio(self._path, "out_of_range", detail)
                 self.peak = max(self.peak, peak)
                 yield block_TC.mean(axis=1) if block_TC.shape[1] > 1 else block_TC[:, 0]

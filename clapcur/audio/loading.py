@@ -108,8 +108,8 @@ def _check_bytes(path: Path | str, file: FileIO, clip_id: str) -> None:
     """Refuse a file that is not the clip of this id."""
     found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != clip_id and SHA256.fullmatch(clip_id):
-        detail = f"it was clip {clip_id[:12]} when it was ingested, and is {found[:12]} now"
-        raise UnusableAudio(path, "changed", f"{detail}; put the file back, or ingest again")
+        detail = f"it was clip {clip_id[:12]} when it was ingested, but is {found[:12]} now"
+        raise UnusableAudio(path, "changed", f"{detail}; restore the file, or ingest again")
 
 
 def _decode(
@@ -137,7 +137,7 @@ def _decode(
     if decoder.sample_rate != sample_rate:
         waveform = soxr.resample(waveform, *rates, quality="HQ")
     if not len(waveform):
-        raise UnusableAudio(path, "empty", f"not one sample at {sample_rate} Hz")
+        raise UnusableAudio(path, "empty", f"no sample at {sample_rate} Hz")
     return np.ascontiguousarray(waveform, dtype=np.float32)
 
 
@@ -224,7 +224,7 @@ def fit(
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     if not 0 <= offset <= 1:
-        raise ValueError(f"offset must be in [0, 1], as a share of the slack, got {offset}")
+        raise ValueError(f"offset must be in [0, 1], as a fraction of the slack, got {offset}")
     if short not in ("repeat", "repeatpad", "pad", "zeros"):
         raise ValueError(f"short must be 'repeat', 'repeatpad', 'pad' or 'zeros', got {short!r}")
     start = int(offset * abs(len(waveform) - num_samples))

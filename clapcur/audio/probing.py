@@ -19,16 +19,16 @@ class ProbeRules:
     """Which readable files are still of no use."""
 
     min_duration_s: float = 0.05
-    """Shortest clip that is accepted, in seconds; ours: a few mel frames."""
+    """Minimum duration of a clip, in seconds; project default: a few mel frames."""
     max_duration_s: float | None = None
-    """Longest clip that is accepted, in seconds; None: 24 hours. Memory does not grow with the length."""
+    """Maximum duration of a clip, in seconds; None: 24 hours. Memory use does not grow with the duration."""
     silence_peak: float = 1e-5
-    """A clip whose every sample (after the mean over channels) is below this magnitude is silent; ours: -100 dB of full
-    scale."""
+    """A clip is silent if every sample, averaged over channels, is below this magnitude; project default: -100 dB of
+    full scale."""
     max_peak: float = machine(100.0)
-    """Largest magnitude that is accepted in any channel, with full scale 1 (ours: +40 dB). A mix may exceed full scale
-    a little; integers that were stored as floats reach 128 and more. Not signed: what it leaves out is, by its
-    reason."""
+    """Maximum magnitude in any channel, where full scale is 1 (project default: +40 dB). A mix may exceed full scale
+    slightly; integers stored as floats reach 128 and more. Not part of the signature; the rejected clips are, with
+    their reason."""
 
     def __post_init__(self) -> None:
         """Refuse limits that no clip could meet."""
@@ -93,12 +93,12 @@ def _examine(path: Path | str, file: FileIO, clip_id: str, rules: ProbeRules) ->
         if decoder.duration_s > rules.longest_s:
             return Problem("too_long", f"longer than {rules.longest_s:g} s (max_duration_s)")
         if decoder.peak > rules.max_peak:
-            detail = f"has a sample of {decoder.peak:.4g} times full scale, max_peak is {rules.max_peak:g}"
-            return Problem("out_of_range", f"{detail}; integers that were stored as floats?")
+            detail = f"has a sample of {decoder.peak:.4g} times full scale, but max_peak is {rules.max_peak:g}"
+            return Problem("out_of_range", f"{detail}; integers stored as floats?")
         peak = max(peak, float(np.abs(block).max()))
         pcm.update(np.clip(np.rint(block * 32768), -32768, 32767).astype("<i2").tobytes())
     if decoder.duration_s < rules.min_duration_s:
-        return Problem("too_short", f"{decoder.duration_s:.4g} s, at least {rules.min_duration_s:g} s are needed")
+        return Problem("too_short", f"{decoder.duration_s:.4g} s, but min_duration_s is {rules.min_duration_s:g} s")
     if peak < rules.silence_peak:
         return Problem("silent", f"the loudest sample of the channels' mean is {peak:.2g} of full scale")
     return ClipInfo(

@@ -120,7 +120,7 @@ class _Silent:
         with self._lock:
             count, until = self._failures.get(server, (0, 0.0))
         if count >= MAX_TRIES and time.monotonic() < until:
-            raise ConnectionError(f"{server} did not answer {count} times in a row, it is not asked again for a while")
+            raise ConnectionError(f"{server} did not respond {count} times in a row; not retrying for a while")
 
     def note(self, server: str, answered: bool) -> None:
         """Take down whether a server answered."""
@@ -159,9 +159,9 @@ def asking(url: str) -> Iterator[tuple[fsspec.AbstractFileSystem, str]]:
         cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
         SILENT.note(server, answered=not _is_silence(cause))
         if _is_silence(cause):
-            raise ConnectionError(f"{server} does not answer ({type(cause).__name__})") from None
+            raise ConnectionError(f"{server} does not respond ({type(cause).__name__})") from None
         if "TooManyRedirects" in _kinds(cause):
-            raise OSError("the server redirects to another address, which is not followed; name that one") from None
+            raise OSError("the server redirects to another URL, which is not followed; give that URL instead") from None
         if isinstance(error, FileNotFoundError) and getattr(cause, "status", 404) != 404:
             raise OSError(f"{server} fails: {cause}") from None
         if isinstance(error, (OSError, ValueError, EOFError, ClapcurError, pa.ArrowException)):

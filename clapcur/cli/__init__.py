@@ -53,15 +53,15 @@ ROOT = Path(__file__).resolve().parents[2]
 OURS = tuple(str(ROOT / package) + os.sep for package in ("clapcur", "flows", "tasks"))
 
 SECTIONS = {
-    "The whole job": ("demo", "init", "plan", "improve", "compare"),
-    "Its stages": (
+    "Full pipeline": ("demo", "init", "plan", "improve", "compare"),
+    "Stages": (
         "download", "captions", "ingest", "adopt", "train-teacher", "embed", "tag", "caption", "pseudo-label",
         "curate", "audition", "train-student", "evaluate", "post-train", "zste", "report",
     ),
     "Use a model": ("classify", "export"),
-    "What made it": ("ls", "show", "trace", "impact", "pairs", "why"),
+    "Lineage": ("ls", "show", "trace", "impact", "pairs", "why"),
     "New audio": ("up", "land", "watch", "recurate", "forget"),
-    "Upkeep": ("gc", "verify", "sync", "catalog"),
+    "Maintenance": ("gc", "verify", "sync", "catalog"),
 }  # fmt: skip
 
 
@@ -80,14 +80,16 @@ class Grouped(TyperGroup):
 app = typer.Typer(
     name="clapcur",
     cls=Grouped,
-    help="A better audio-text model for your sounds, without labels, and every pair traceable.",
+    help="Improve an audio-text model on your own recordings, without labels, and trace every training pair.",
     epilog="\b\nExample:\n  clapcur demo\n  clapcur improve my-sounds.yaml\n  clapcur trace STUDENT",
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: it answers before rich would be imported
 )
 catalog_app = typer.Typer(
-    help="Repair the index of the store.", epilog="\b\nExample:\n  clapcur catalog rebuild", rich_markup_mode=None
+    help="Repair the catalog, the index of the store.",
+    epilog="\b\nExample:\n  clapcur catalog rebuild",
+    rich_markup_mode=None,
 )
 
 COMMANDS = (
@@ -249,19 +251,19 @@ def run(arguments: Sequence[str]) -> int:
         if isinstance(error, ClapcurError):
             return _say(f"error: {error}", FAILED)
         if why := why_not_written(error):
-            return _say(f"error: {why} ({error}); what was finished is kept, mend that and run again", FAILED)
+            return _say(f"error: {why} ({error}); finished work is kept: fix this and run again", FAILED)
         if type(error).__module__.startswith("pyarrow"):
-            return _say(f"error: a table cannot be read: {error}; `clapcur verify --all` finds what is damaged", FAILED)
+            return _say(f"error: cannot read a table: {error}; `clapcur verify --all` finds the damaged files", FAILED)
         if isinstance(error, OSError):
             said = f"{error.strerror}: {error.filename}" if error.filename else str(error)
             return _say(f"error: {said}", FAILED)
         if isinstance(error, (ValueError, TypeError)) and _is_raised_by_us(error):
             return _say(f"error: {error}", USAGE)
         if refused := _refused_by_home():  # servers and databases in it fail with errors of their own
-            return _say(f"error: {refused}; what was finished is kept, mend that and run again", FAILED)
+            return _say(f"error: {refused}; finished work is kept: fix this and run again", FAILED)
         if (database := _database_error(error)) is not None:
-            said = f"the catalog's database does not answer ({database}); what was finished is kept"
-            return _say(f"error: {said}, run again once it does", FAILED)
+            said = f"the catalog database does not respond ({database}); finished work is kept"
+            return _say(f"error: {said}: run again once the database is up", FAILED)
         raise
     return _stopped(KeyboardInterrupt()) if code == CTRL_C else code
 
@@ -269,7 +271,7 @@ def run(arguments: Sequence[str]) -> int:
 def _stopped(stop: BaseException) -> int:
     if isinstance(stop, Interrupted):
         return _say(f"interrupted: {stop}", TERMINATED)
-    return _say("interrupted; what was finished is kept, run it again to resume", CTRL_C)
+    return _say("interrupted; finished work is kept: run the same command again to resume", CTRL_C)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -320,7 +322,7 @@ def _refused_by_home() -> str | None:
     try:
         probe.write_bytes(bytes(PROBE_BYTES))
     except OSError as error:
-        return f"{why_not_written(error, home) or error.strerror}: nothing can be written to {home}"
+        return f"{why_not_written(error, home) or error.strerror}: cannot write to {home}"
     finally:
         with suppress(OSError):
             probe.unlink()

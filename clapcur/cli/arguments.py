@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from clapcur.stages.train import TrainConfig
 
 
-CLASSES_HELP = "Class names: a file with one a line, or a list that is shipped, such as esc50."
+CLASSES_HELP = "Class names: a file with one name per line, or a built-in list such as esc50."
 Checkpoint = Annotated[
-    str, typer.Argument(help="A checkpoint: id, its first digits, or its MLflow run.", show_default=False)
+    str, typer.Argument(help="Checkpoint: an id, its first digits, or its MLflow run.", show_default=False)
 ]
 ClassFile = Annotated[str | None, typer.Option("--classes", help=CLASSES_HELP)]
 
@@ -46,7 +46,7 @@ def threshold(text: str) -> "Threshold":
         return Threshold(precision=number)
     if not colon and math.isfinite(number):
         return Threshold(similarity=number)
-    raise ValueError(f"a threshold is a cosine such as 0.7, count:2000 or precision:0.8, got {text!r}")
+    raise ValueError(f"a threshold must be a cosine such as 0.7, count:2000 or precision:0.8, got {text!r}")
 
 
 def near_duplicate(text: str) -> "NearDuplicate":
@@ -57,7 +57,7 @@ def near_duplicate(text: str) -> "NearDuplicate":
         return float(text)
     except ValueError:
         raise ValueError(
-            f"a near duplicate is told by a cosine such as 0.9999, calibrated or never, got {text!r}"
+            f"near_duplicate must be a cosine such as 0.9999, 'calibrated' or 'never', got {text!r}"
         ) from None
 
 
@@ -97,7 +97,7 @@ def training_from_file(
         experiment = experiment_from_file(path)
         config, labels = getattr(experiment, which), experiment.soft_labels
         if config is None:
-            raise ValueError(f"{path} trains no teacher: its checkpoint is the teacher; `clapcur adopt` takes it")
+            raise ValueError(f"{path} trains no teacher: its checkpoint is the teacher; import it with `clapcur adopt`")
     else:
         config = from_dict(TrainConfig, values, where=str(path))
     given = {"seed": seed, "processes": processes}

@@ -10,17 +10,19 @@ from clapcur.cli.console import HomeOption, JsonOption, open_home, show, show_ar
 
 def audition(
     improvement_set: Annotated[
-        str, typer.Argument(metavar="SET", help="An Improvement-Set: id or first digits.", show_default=False)
+        str, typer.Argument(metavar="SET", help="Improvement-Set: an id or its first digits.", show_default=False)
     ],
-    num_pairs: Annotated[int, typer.Option(min=1, help="Pairs on the page, spread evenly over the classes.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw; another one gives other pairs.")] = 0,
+    num_pairs: Annotated[
+        int, typer.Option(min=1, help="Number of pairs on the page, spread evenly over the classes.")
+    ] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random draw; another seed selects other pairs.")] = 0,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a page for listening to the pairs of a set and marking them.
 
-    One HTML file that needs no server: play the clip, see its spectrogram, caption and scores, mark what is wrong,
-    export the marks.
+    The page is one HTML file that needs no server. Play each clip, see its spectrogram, caption and scores, mark wrong
+    pairs, and export the marks.
     """
     where = open_home(home, must_exist=True)
     source = find(where, improvement_set, "improvement_set")
@@ -37,5 +39,8 @@ def audition(
     show_artifact(made, as_json)
     counts = made.record.counts
     if counts["embedded"] < counts["clips"]:
-        show(f"{counts['embedded']:,} of {counts['clips']:,} clips have their sound on the page, which says why")
+        show(
+            f"{counts['embedded']:,} of {counts['clips']:,} clips can be played on the page; it gives the reason for "
+            "each other clip"
+        )
     show(f"open {page}")

@@ -25,36 +25,40 @@ SHOWN = 12  # classes, and captions, of a table
 
 
 def tag(
-    manifest: Annotated[str, typer.Argument(help="Of the clips, as `ingest` named it.", show_default=False)],
+    manifest: Annotated[str, typer.Argument(help="Manifest of the clips, as printed by `ingest`.", show_default=False)],
     tagger: Annotated[
-        Path | None, typer.Option(help="Weights of YAMNet (safetensors) or of PANNs' Cnn14 with its head.")
+        Path | None, typer.Option(help="Weights of YAMNet (safetensors), or of PANNs' Cnn14 with its classifier head.")
     ] = None,
     names: Annotated[
         Path | None,
         typer.Option(
-            help="With --tagger: its classes (index, mid, display_name); default: the list beside the weights. With "
-            "--table: AudioSet's ids and names."
+            help="With --tagger: table of its classes (index, mid, display_name); default: the list next to the "
+            "weights. With --table: table of AudioSet's ids and names."
         ),
     ] = None,
-    checkpoint: Annotated[str, typer.Option(help="Instead: a CLAP that tags zero-shot, over --classes.")] = "",
+    checkpoint: Annotated[
+        str, typer.Option(help="Instead of --tagger: a CLAP that tags zero-shot with --classes.")
+    ] = "",
     classes: Annotated[str, typer.Option(help="With --checkpoint: class names, a file or a list such as esc50.")] = "",
-    table: Annotated[Path | None, typer.Option(help="Instead: a table of tags that are known, by clip.")] = None,
-    factor: Annotated[float, typer.Option(help="A tag is given from so many times its mean probability on.")] = 3.0,
-    least: Annotated[float, typer.Option(help="Probability below which no tag is given.")] = 0.02,
-    most: Annotated[float, typer.Option(help="Probability at or above which a tag is always given.")] = 0.5,
-    num_windows: Annotated[int, typer.Option(min=1, help="Windows of 10 s of a clip; 1 is its centre.")] = 1,
+    table: Annotated[Path | None, typer.Option(help="Instead of --tagger: a table of known tags per clip.")] = None,
+    factor: Annotated[float, typer.Option(help="Threshold of a tag, as a multiple of its mean probability.")] = 3.0,
+    least: Annotated[float, typer.Option(help="Minimum threshold: a tag is never given below it.")] = 0.02,
+    most: Annotated[float, typer.Option(help="Maximum threshold: a tag is always given at or above it.")] = 0.5,
+    num_windows: Annotated[
+        int, typer.Option(min=1, help="Number of 10 s windows per clip; 1 is the centre of the clip.")
+    ] = 1,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tag clips: which of AudioSet's classes, or of yours, are heard in each.
+    """Tag clips with AudioSet's classes, or with your own.
 
-    Thresholds are those of each class, relative to its mean over all clips: a tagger is sure of a dog and never of
-    steady noise.
+    Each class has its own threshold, relative to its mean probability over all clips, because a tagger is confident
+    about a dog and never about steady noise.
     """
     if sum(map(bool, (tagger, checkpoint, table))) != 1:
-        raise typer.BadParameter("give --tagger, --checkpoint or --table; one of the three")
+        raise typer.BadParameter("give exactly one of --tagger, --checkpoint and --table")
     if bool(checkpoint) != bool(classes):
-        raise typer.BadParameter("--checkpoint tags over class names: give --classes with it, and only with it")
+        raise typer.BadParameter("--checkpoint and --classes go together: give both or neither")
     class_names = find_class_names(classes, Path.cwd()) if classes else ()
     where = open_home(home)
     clips = find(where, manifest, "manifest")
@@ -89,32 +93,35 @@ def tag(
 
 
 def caption(
-    tags: Annotated[str, typer.Argument(help="Tags, as `tag` named them.", show_default=False)],
+    tags: Annotated[str, typer.Argument(help="Tags: the id printed by `tag`.", show_default=False)],
     way: Annotated[
         Literal["template", "retrieve"],
-        typer.Option(help="The tags in a few phrasings, or the nearest existing caption that mentions one."),
+        typer.Option(help="template: phrase the tags; retrieve: the nearest existing caption that mentions a tag."),
     ] = "template",
     checkpoint: Annotated[
-        str, typer.Option(help="A CLAP that says how near clips and captions are; needed to retrieve.")
+        str, typer.Option(help="A CLAP that scores captions against clips; required for --way retrieve.")
     ] = "",
-    captions: Annotated[str, typer.Option(help="To retrieve: a manifest of captions.")] = "",
-    evaluation: Annotated[str, typer.Option(help="Manifest whose clips and recordings are left out.")] = "",
-    num_captions: Annotated[int, typer.Option(min=1, help="Captions of a clip, if so many stay.")] = 2,
-    most_tags: Annotated[int, typer.Option(min=1, max=3, help="Tags that one caption names.")] = 3,
-    least_similarity: Annotated[float | None, typer.Option(help="Cosine below which no caption stays.")] = None,
-    ontology: Annotated[Path | None, typer.Option(help="AudioSet's ontology.json: further ways to say a tag.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the phrasings.")] = 0,
+    captions: Annotated[str, typer.Option(help="Manifest of captions, for --way retrieve.")] = "",
+    evaluation: Annotated[str, typer.Option(help="Evaluation manifest; its clips and recordings are left out.")] = "",
+    num_captions: Annotated[int, typer.Option(min=1, help="Maximum number of captions per clip.")] = 2,
+    most_tags: Annotated[int, typer.Option(min=1, max=3, help="Maximum number of tags in a caption.")] = 3,
+    least_similarity: Annotated[float | None, typer.Option(help="Minimum cosine of clip and caption.")] = None,
+    ontology: Annotated[
+        Path | None, typer.Option(help="AudioSet's ontology.json, for more phrasings of a tag.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of phrasings.")] = 0,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Generate captions for tagged clips, and keep those that are sane, mention a tag and are near their clip.
+    """Generate captions for tagged clips.
 
-    Gives a manifest of pairs, which a teacher can learn from and `curate --generated` chooses from.
+    Keeps only captions that are well formed, mention a tag and match their clip. The result is a manifest of pairs, to
+    train a teacher on or to pass to `curate --generated`.
     """
     where = open_home(home)
     given = find(where, tags, "tags")
     if way == "retrieve" and not (checkpoint and captions):
-        raise typer.BadParameter("to retrieve captions give --captions and --checkpoint")
+        raise typer.BadParameter("--way retrieve needs --captions and --checkpoint")
     with working():
         from clapcur.stages.caption import CaptionConfig
         from clapcur.stages.embed import EmbedConfig
@@ -183,24 +190,24 @@ def captions(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Any text: .txt, .jsonl, .parquet, also packed (.gz, .zst), or a folder of these.",
+            help="Any text: .txt, .jsonl or .parquet, optionally compressed (.gz, .zst), or a folder of these.",
             show_default=False,
         ),
     ],
     column: Annotated[
-        str | None, typer.Option(help="Of a table: the one with text; default: text, caption, sentence or content.")
+        str | None, typer.Option(help="Text column of a table; default: text, caption, sentence or content.")
     ] = None,
     least_score: Annotated[
-        float, typer.Option(help="A sentence is kept where it looks this much like a caption of a sound, from 0 to 1.")
+        float, typer.Option(help="Minimum score of a sentence: how much it resembles an audio caption, from 0 to 1.")
     ] = 0.5,
-    least_words: Annotated[int, typer.Option(min=1, help="Words of a sentence, at least.")] = 3,
-    most_words: Annotated[int, typer.Option(min=1, help="Words of a sentence, at most.")] = 30,
+    least_words: Annotated[int, typer.Option(min=1, help="Minimum number of words in a sentence.")] = 3,
+    most_words: Annotated[int, typer.Option(min=1, help="Maximum number of words in a sentence.")] = 30,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which sentences of a text would become captions, and why the others would not.
+    """Show which sentences of a text would become captions, and why others would not.
 
-    Nothing is written. `ingest --text` makes a manifest of them, and `captions: {source: FILE, text: {}}` in a config
-    takes them as captions for DU and ADS.
+    Writes nothing. To use the sentences, build a manifest with `ingest --text`, or set
+    `captions: {source: FILE, text: {}}` in a config to use them as captions for DU and ADS.
     """
     from clapcur.stages.ingest import TextRules
     from clapcur.stages.ingest.general_text import sift

@@ -24,29 +24,35 @@ Form = Literal["clapcur", "msclap", "laion", "hf", "onnx"]
 
 def adopt(
     source: Annotated[
-        str, typer.Argument(help="A file of weights, a folder, or a ClapModel's name on the Hub.", show_default=False)
+        str, typer.Argument(help="A weights file, a folder, or the name of a ClapModel on the Hub.", show_default=False)
     ],
     front_end: Annotated[
         FrontEnd | None,
-        typer.Option(help="Mel filters to hear with, where the file stores others than its family computes."),
+        typer.Option(help="Which mel filters to use if those in the file differ from those computed from the config."),
     ] = None,
     text_source: Annotated[
-        str | None, typer.Option(help="Folder or Hub name of the text encoder's config and tokenizer.")
+        str | None, typer.Option(help="Config and tokenizer of the text encoder: a folder or a name on the Hub.")
     ] = None,
     pickled: Annotated[
-        bool, typer.Option("--pickled", help="Read a file that may run code: only from people you trust.")
+        bool,
+        typer.Option(
+            "--pickled", help="Load a pickle file, which can run code; only for files from a source you trust."
+        ),
     ] = False,
     collapsed: Annotated[
-        bool, typer.Option("--collapsed", help="Take a model whose text tower tells nothing apart.")
+        bool,
+        typer.Option(
+            "--collapsed", help="Accept a model whose text tower has collapsed: all texts get the same embedding."
+        ),
     ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Import a pretrained checkpoint as a teacher.
 
-    Microsoft's CLAP of 2022 and 2023, clap_curation, LAION-CLAP, Hugging Face's ClapModel and BLAT are known by what
-    is in the file. Prints the id of the checkpoint, which the other commands take; what became of every tensor is in
-    its adopted.json.
+    Detects the format from the file contents: Microsoft's CLAP 2022 and 2023, clap_curation, LAION-CLAP, Hugging
+    Face's ClapModel, and BLAT. Prints the id of the checkpoint, to pass to other commands. adopted.json lists how each
+    tensor was mapped.
     """
     from clapcur.stages.adopt import AdoptConfig
 
@@ -61,25 +67,27 @@ def adopt(
         made = run(config, {})
     show_artifact(made, as_json)
     if not as_json:
-        show(f"what became of every tensor: {made.path / 'adopted.json'}")
+        show(f"mapping of every tensor: {made.path / 'adopted.json'}")
 
 
 def export(
     checkpoint: Checkpoint,
-    path: Annotated[Path, typer.Argument(help="A file for msclap and laion, else a folder.", show_default=False)],
-    form: Annotated[Form, typer.Option("--format", help="Whose form; hf is Hugging Face's ClapModel.")] = "clapcur",
+    path: Annotated[
+        Path, typer.Argument(help="Output path: a file for msclap and laion, otherwise a folder.", show_default=False)
+    ],
+    form: Annotated[Form, typer.Option("--format", help="Output format; hf is Hugging Face's ClapModel.")] = "clapcur",
     ignore_int16: Annotated[
-        bool, typer.Option("--ignore-int16", help="Between forms that round to 16 bits and those that do not.")
+        bool, typer.Option("--ignore-int16", help="Ignore whether the front end rounds waveforms to 16 bits.")
     ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a checkpoint in another project's format.
 
-    A form that cannot say all that the model is, is refused, and the message says which can.
+    Fails if the format cannot represent the model; the message lists the formats that can.
     """
     if path.exists():
-        raise DataError(f"{path} exists already; name another place")
+        raise DataError(f"{path} already exists; choose another path")
     found = find(open_home(home), checkpoint, "checkpoint")
     with working():
         from clapcur.models.checkpoints import save_checkpoint

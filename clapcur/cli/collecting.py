@@ -14,21 +14,24 @@ UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
 def gc(
-    delete: Annotated[bool, typer.Option("--delete", help="Remove it; without this, only say what would go.")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete the artifacts; without this option, only list them.")
+    ] = False,
     keep: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ID", help="Keep this too, and what it was made from: id, MLflow run or model; again for more."
+            metavar="ID", help="Also keep this artifact and its inputs: an id, MLflow run or model; repeatable."
         ),
     ] = None,
     reports: Annotated[
-        int | None, typer.Option(min=0, help="Keep what the newest N reports tell of; default: all reports.")
+        int | None, typer.Option(min=0, help="Keep only the newest N reports and their inputs; default: all reports.")
     ] = None,
-    grace: Annotated[float, typer.Option(min=0, help="Hours for which anything new is left alone.")] = 24.0,
+    grace: Annotated[float, typer.Option(min=0, help="Keep everything newer than this many hours.")] = 24.0,
     forgotten: Annotated[
         bool,
         typer.Option(
-            "--forgotten", help="Remove embeddings and sets that hold a forgotten clip, if no kept model needs them."
+            "--forgotten",
+            help="Also delete embeddings and sets that hold a forgotten clip, unless a kept model needs them.",
         ),
     ] = False,
     home: HomeOption = None,
@@ -36,8 +39,8 @@ def gc(
 ) -> None:
     """Delete artifacts that no kept model needs.
 
-    Kept are the models that an alias names, the newest version of each pool, what the reports tell of, all decisions,
-    and whatever these were made from. Says what would go; --delete lets it go. What is wanted again is computed again.
+    Keeps models with an alias, the newest version of each pool, reports, decisions, and everything these were made
+    from. Lists what it would delete; --delete deletes it. Deleted artifacts are recomputed when needed.
     """
     where = open_home(home, must_exist=True)
     from clapcur.lineage import collection
@@ -55,16 +58,18 @@ def gc(
 def verify(
     ids: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ID]...", help="Artifacts, by id or first digits.", show_default=False),
+        typer.Argument(metavar="[ID]...", help="Artifacts: ids or their first digits.", show_default=False),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="The whole store; also without any ID.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Check the whole store; the default if no ID is given.")
+    ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Check artifacts for damage.
 
-    Hashes every file and compares it with what the record says. Names what can be made again, and what only by
-    somebody who still has its sources. Changes nothing; exit code 1 where something is damaged.
+    Hashes every file and compares it with the record. Lists how each damaged artifact can be recomputed, and which of
+    them need their original sources. Changes nothing. Exits with code 1 if anything is damaged.
     """
     if ids and everything:
         raise typer.BadParameter("give ids or --all, not both")
@@ -88,8 +93,8 @@ def verify(
     else:
         rows = [(one.kind.replace("_", " "), one.id, one.label, one.why, one.again) for one in damages]
         if rows:
-            show(columns_table(("", "id", "made by", "damage", "made again"), rows))
-        show(f"{count:,} artifacts were read, {len(damages)} of them are damaged.")
+            show(columns_table(("", "id", "made by", "damage", "how to recompute it"), rows))
+        show(f"{count:,} artifacts checked, {len(damages)} damaged.")
     return 1 if damages else 0
 
 
@@ -119,31 +124,31 @@ def _show(chosen: "Plan", gone: "list[Item]", delete: bool, forgotten: bool) -> 
          f"{staying.get(kind, (0, 0))[0]:,}", _size(staying.get(kind, (0, 0))[1]))
         for kind in sorted({*going, *staying}, key=lambda kind: -going.get(kind, (0, 0))[1])
     ]  # fmt: skip
-    columns = ("", "removed" if delete else "would go", "size", "kept", "kept size")
+    columns = ("", "removed" if delete else "to delete", "size", "kept", "size kept")
     show(columns_table(columns, rows, right=columns[1:]))
     if removed:
         largest = sorted(removed, key=lambda item: -item.bytes)[:SHOWN]
         shown = [(item.kind.replace("_", " "), item.id, item.label, _size(item.bytes), item.why) for item in largest]
-        show("The largest of them:" if len(removed) > SHOWN else "They are:")
+        show("The largest:" if len(removed) > SHOWN else "All of them:")
         show(columns_table(("", "id", "made by", "size", "why"), shown, right=("size",)))
     if chosen.tainted:
         names = ", ".join(item.id for item in chosen.tainted[:5]) + (", ..." if len(chosen.tainted) > 5 else "")
         hint = "a kept model was made from them" if forgotten else "--forgotten removes those that no kept model needs"
-        show(f"{len(chosen.tainted)} of what is kept hold a clip that was taken down ({names}); {hint}.")
+        show(f"{len(chosen.tainted)} kept artifacts hold a clip that was taken down ({names}); {hint}.")
     if chosen.making and not delete and removed:
-        show(f"{chosen.making} artifacts are being made; what they read may be among these: wait for them.")
+        show(f"{chosen.making} artifacts are being computed and may need some of these: wait until they are done.")
     if chosen.damaged:
         show(
-            f"The record of {', '.join(chosen.damaged)} is damaged; all they were made from is kept. "
-            "`clapcur verify --all` says how they can be made again."
+            f"The record of {', '.join(chosen.damaged)} is damaged; all its inputs are kept. "
+            "`clapcur verify --all` shows how to recompute it."
         )
     total = _size(sum(item.bytes for item in removed))
     if not delete:
-        show(f"Nothing was removed; --delete frees {total}." if removed else "There is nothing to remove.")
+        show(f"Nothing was deleted; --delete would free {total}." if removed else "Nothing to delete.")
         return
     left = len(chosen.removed) - len(gone)
-    changed = f"; {left} were left alone, because they changed meanwhile" if left else ""
-    show(f"{len(gone)} removed, {total} are free{changed}.")
+    changed = f"; {left} changed in the meantime and were kept" if left else ""
+    show(f"{len(gone)} deleted, {total} freed{changed}.")
 
 
 def _size(count: int) -> str:

@@ -26,13 +26,15 @@ RootsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--root",
-        help="Where a table may name clips: a folder, or a URL such as s3://bucket/pool/; give it again for several. "
-        "Default: any file of this machine, and no URL.",
+        help="Where clips named in a table may be: a folder, or a URL such as s3://bucket/pool/; repeatable. "
+        "Default: any local file, and no URL.",
     ),
 ]
 HomeOption = Annotated[
     Path | None,
-    typer.Option("--home", help="Folder of store, catalog and MLflow files; default: CLAPCUR_HOME, or ./.clapcur."),
+    typer.Option(
+        "--home", help="Folder with the store, the catalog and MLflow's files; default: CLAPCUR_HOME, or ./.clapcur."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One line of JSON instead of a table.")]
 
@@ -57,7 +59,7 @@ def open_home(root: Path | None, must_exist: bool = False) -> Home:
     """
     chosen = Path(root or os.environ.get("CLAPCUR_HOME") or ".clapcur").expanduser()
     if must_exist and not chosen.is_dir():
-        raise DataError(f"there is no clapcur home at {chosen.absolute()}; give --home, or set CLAPCUR_HOME")
+        raise DataError(f"no clapcur home found at {chosen.absolute()}; give --home or set CLAPCUR_HOME")
     home = Home.open(chosen)
     for name, value in home.environment().items():
         os.environ.setdefault(name, value)
@@ -146,7 +148,7 @@ def show_quarantine(manifest: Artifact, num_named: int = 5) -> None:
     show(columns_table(("in quarantine", "rows"), table, right=("rows",)))
     named = pd.read_parquet(path, columns=["path", "reason", "detail"]).head(num_named)
     show(columns_table(("first in quarantine", "reason", ""), list(named.itertuples(index=False, name=None))))
-    show(f"each with its path: {path}")
+    show(f"all of them, with paths: {path}")
 
 
 def command_line(program: str, home: Home) -> str:

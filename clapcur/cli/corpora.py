@@ -10,16 +10,16 @@ from clapcur.cli.console import JsonOption, print_json, show
 
 def download(
     corpus: Annotated[
-        str, typer.Argument(help="audiocaps, clotho, macs, esc50, fsd50k or urbansound8k.", show_default=False)
+        str, typer.Argument(help="Corpus: audiocaps, clotho, macs, esc50, fsd50k or urbansound8k.", show_default=False)
     ],
-    folder: Annotated[Path, typer.Argument(help="Where corpora lie; made where it is missing.", show_default=False)],
-    fold: Annotated[list[str] | None, typer.Option(help="A split of AudioCaps or Clotho; again for several.")] = None,
+    folder: Annotated[Path, typer.Argument(help="Folder of all corpora; created if missing.", show_default=False)],
+    fold: Annotated[list[str] | None, typer.Option(help="Split of AudioCaps or Clotho; repeatable.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Download a corpus and verify it.
 
-    By aac-datasets and soundata, which know addresses and checksums: pip install 'clapcur[corpora]'. What is there
-    already is not fetched again. Mind the licence of each corpus, docs/corpora.md names it.
+    Uses aac-datasets and soundata, which provide URLs and checksums: pip install 'clapcur[corpora]'. Files that are
+    already present are not downloaded again. Check the licence of each corpus in docs/corpora.md.
     """
     from clapcur.corpora.downloading import download as fetch
 
@@ -27,4 +27,6 @@ def download(
     if as_json:
         print_json({"corpus": corpus, "source": str(source)})
     else:
-        show("In an experiment, as pairs, pool or evaluation:", f"  {{source: {source}, corpus: {corpus}}}")
+        show(
+            "To use it as pairs, pool or evaluation in an experiment file:", f"  {{source: {source}, corpus: {corpus}}}"
+        )

@@ -28,31 +28,35 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ConfigFile = Annotated[
-    Path | None, typer.Argument(help="An experiment as YAML; `clapcur init` writes one.", show_default=False)
+    Path | None, typer.Argument(help="Experiment file (YAML); `clapcur init` writes one.", show_default=False)
 ]
 
 RecipeOption = Annotated[
     str | None,
-    typer.Option(help="wang2023/table2 (the strategies) or wang2023/table3 (a teacher of 10 % of the pairs)."),
+    typer.Option(help="wang2023/table2 (the strategies) or wang2023/table3 (a teacher trained on 10 % of the pairs)."),
 ]
-DatasetOption = Annotated[Literal["esc50", "us8k", "tut17"] | None, typer.Option(help="With --recipe: what is scored.")]
-DataOption = Annotated[Path | None, typer.Option(help="With --recipe: the folder of your copies of the corpora.")]
+DatasetOption = Annotated[
+    Literal["esc50", "us8k", "tut17"] | None, typer.Option(help="With --recipe: evaluation dataset.")
+]
+DataOption = Annotated[Path | None, typer.Option(help="With --recipe: folder of your copies of the corpora.")]
 SelectionOption = Annotated[
     Literal["held_out", "reference"],
-    typer.Option(help="With --recipe: held-out pairs choose the weights, or, as in the reference, the test set."),
+    typer.Option(
+        help="With --recipe: select weights on held-out pairs, or on the test set as the reference code does."
+    ),
 ]
 
 
 def demo(
-    seed: Annotated[int, typer.Option(help="Of the sounds and of the trainings.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the synthetic audio and of the training.")] = 0,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the whole pipeline on synthetic sounds.
+    """Run the full pipeline on synthetic audio.
 
-    Generates a small corpus of procedural everyday sounds with captions, trains a teacher on few pairs, curates DU, DS
-    and ADS, trains a student for each with and without soft labels, and compares all of them with the teacher and with
-    the teacher trained on. A few minutes on two cores; run again, it is all there already.
+    Generates a small corpus of everyday sounds with captions, trains a teacher on a few pairs, curates DU, DS and ADS,
+    trains a student on each with and without soft labels, and compares the students with the teacher and with the
+    continued teacher. Takes a few minutes on two cores; a second run reuses all results.
     """
     where = open_home(home)
     with working():
@@ -61,22 +65,22 @@ def demo(
         report = run_flow(flow, seed=seed)
     if show_report(report, where, as_json):
         show(
-            "These sounds are synthetic, made by formulas: the table shows that the machinery works,"
-            " not what it does for yours.\n"
+            "The audio is synthetic: the table shows that the pipeline works, not how well it will do on your"
+            " recordings.\n"
         )
         show_where_to_look(report, where)
 
 
 def init(
-    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("clapcur.yaml"),
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("clapcur.yaml"),
     recipe: RecipeOption = None,
     dataset: DatasetOption = None,
     data: DataOption = None,
     selection: SelectionOption = "held_out",
 ) -> None:
-    """Write a commented experiment file to start from, or one of the paper's in full."""
+    """Write a commented experiment file to start from, or a complete one from the paper."""
     if path.exists():
-        raise DataError(f"{path} exists already; name another file, or edit this one")
+        raise DataError(f"{path} already exists; choose another file, or edit this one")
     if recipe is None:
         from clapcur.experiments.starter_file import text
 
@@ -88,51 +92,59 @@ def init(
 
         values = to_dict(paper_experiment(recipe, dataset, data, selection))
         path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-    show(f"wrote {path}: put your paths into it, then run `clapcur improve {path}`")
+    show(f"wrote {path}: fill in your paths, then run `clapcur improve {path}`")
 
 
 def improve(
     config: ConfigFile = None,
-    pairs: Annotated[Path | None, typer.Option(help="Clips with captions: a table with path and caption.")] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="Clips with captions: a table with columns path and caption.")
+    ] = None,
     pool: Annotated[
-        str | None, typer.Option(help="Sounds without captions: a folder, a shard, a URL, or a table with path.")
+        str | None,
+        typer.Option(help="Audio without captions: a folder, a shard, a URL, or a table with a path column."),
     ] = None,
     classes: ClassFile = None,
-    evaluation: Annotated[Path | None, typer.Option(help="Clips with labels: a table with path and label.")] = None,
-    captions: Annotated[Path | None, typer.Option(help="More captions without sounds: a table with caption.")] = None,
+    evaluation: Annotated[
+        Path | None, typer.Option(help="Clips with labels: a table with columns path and label.")
+    ] = None,
+    captions: Annotated[
+        Path | None, typer.Option(help="More captions, without audio: a table with a caption column.")
+    ] = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option(help="A CLAP that is the teacher, as `adopt` takes it; default: one is trained on the pairs."),
+        typer.Option(help="Teacher: a CLAP checkpoint that `adopt` can import; default: train one on the pairs."),
     ] = None,
     tagger: Annotated[
         Path | None,
-        typer.Option(help="YAMNet or PANNs: captions are generated for the pool, and no --pairs are needed."),
+        typer.Option(help="YAMNet or PANNs weights: generate captions for the pool, so that --pairs is not needed."),
     ] = None,
-    name: Annotated[str, typer.Option(help="Of the experiment, with paths.")] = "my-sounds",
-    strategy: Annotated[ImprovementSetName, typer.Option(help="What the student learns from.")] = "pl",
+    name: Annotated[str, typer.Option(help="Name of the experiment, if no experiment file is given.")] = "my-sounds",
+    strategy: Annotated[ImprovementSetName, typer.Option(help="Strategy that curates the student's pairs.")] = "pl",
     soft_labels: Annotated[
         bool | None,
         typer.Option(
             "--soft-labels/--hard-labels",
-            help="Soften the student's targets; default: unless a tagger has a say in its pseudo-labels.",
+            help="Train the student with soft labels from the teacher; default: yes, except with pseudo-labels of a "
+            "tagger.",
         ),
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Such as 0,1,2; default: those of the config, or 0.")] = "",
+    seeds: Annotated[str, typer.Option(help="Seeds such as 0,1,2; default: from the config, or 0.")] = "",
     dry_run: DryRunOption = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a better student from your sounds.
+    """Train a student that improves on its teacher, from your recordings.
 
-    The student is beside its teacher and the control, which is the teacher trained on for the same budget.
+    Compares the student with its teacher and with the control: the teacher, trained further for the same budget.
     Give an experiment file, or the four paths --pairs, --pool, --classes and --evaluation. With --tagger, or with a
-    --checkpoint that tags, --pairs may be left out: captions are generated for the pool.
+    --checkpoint that tags the pool, you can omit --pairs: captions are generated for the pool.
     """
     given = {
         "--pairs": pairs, "--pool": pool, "--evaluation": evaluation, "--captions": captions, "--tagger": tagger
     }  # fmt: skip
     if config is not None and (any(given.values()) or checkpoint or classes):
-        raise typer.BadParameter("give an experiment file or the paths, not both; the file names the paths")
+        raise typer.BadParameter("give an experiment file or the paths, not both; the file holds the paths")
     generated = pairs is None and (tagger is not None or checkpoint is not None)
     first = {"--pool": pool} if generated else {"--pairs": pairs}
     needed = {**first, "--classes": classes, "--evaluation": evaluation}
@@ -171,10 +183,10 @@ def compare(
     dataset: DatasetOption = None,
     data: DataOption = None,
     selection: SelectionOption = "held_out",
-    seeds: Annotated[str, typer.Option(help="Such as 0,1,2; default: those of the config.")] = "",
+    seeds: Annotated[str, typer.Option(help="Seeds such as 0,1,2; default: from the config.")] = "",
     strategies: Annotated[
         str,
-        typer.Option(help="Such as du,ads (with and without soft labels) or ads+sl; default: all rows of the config."),
+        typer.Option(help="Such as du,ads (with and without soft labels) or ads+sl; default: all rows in the config."),
     ] = "",
     dry_run: DryRunOption = False,
     home: HomeOption = None,
@@ -182,9 +194,9 @@ def compare(
 ) -> None:
     """Compare the strategies over seeds.
 
-    Every strategy with and without soft labels, at one sample budget.
-    The teacher and the control (the teacher trained on for the same budget) are always among the rows.
-    Give an experiment file, or a --recipe: a table of the paper, whose figures are shown beside.
+    Trains every strategy with and without soft labels, at the same sample budget.
+    The teacher and the control (the teacher, trained further for the same budget) are always included.
+    Give an experiment file, or a --recipe: a table of the paper, whose results are shown for comparison.
     """
     from dataclasses import replace
 
@@ -192,7 +204,7 @@ def compare(
     from clapcur.experiments import wang2023
 
     if (config is None) == (recipe is None):
-        raise typer.BadParameter("give an experiment file or --recipe; one of the two")
+        raise typer.BadParameter("give either an experiment file or --recipe")
     if config is not None:
         experiment = recipes.experiment_from_file(config)
     else:
@@ -222,7 +234,7 @@ def paper_experiment(recipe: str, dataset: str | None, data: Path | None, select
     from clapcur.experiments import wang2023
 
     if dataset is None or data is None:
-        raise typer.BadParameter("a recipe needs --dataset and --data, the folder of the corpora")
+        raise typer.BadParameter("--recipe needs --dataset and --data, the folder of the corpora")
     return wang2023.experiment(recipe, dataset, data, selection)  # type: ignore[arg-type]  # it refuses others
 
 
@@ -235,7 +247,9 @@ def with_seeds(experiment: "Experiment", text: str) -> "Experiment":
     try:
         seeds = tuple(int(seed) for seed in text.split(","))
     except ValueError:
-        raise typer.BadParameter(f"seeds are whole numbers with commas between, such as 0,1,2, got {text!r}") from None
+        raise typer.BadParameter(
+            f"seeds must be whole numbers separated by commas, such as 0,1,2, got {text!r}"
+        ) from None
     return replace(experiment, seeds=seeds)
 
 
@@ -248,7 +262,7 @@ def chosen_rows(rows: Sequence["Row"], text: str) -> tuple["Row", ...]:
     known = {row.strategy for row in rows} | {row.name for row in rows} | {"teacher", "continued"}
     if unknown := sorted(wanted - known):
         raise typer.BadParameter(
-            f"no row is called {', '.join(unknown)}; the rows are {', '.join(row.name for row in rows)}"
+            f"unknown row {', '.join(unknown)}; the rows are {', '.join(row.name for row in rows)}"
         )
     return tuple(row for row in rows if row.name in wanted or (row.strategy in wanted and not row.teminal))
 
@@ -303,7 +317,7 @@ def show_report(report: Artifact, home: Home, as_json: bool) -> bool:
     show(render(table.rows))
     if table.verdict is not None:
         show(f"{table.verdict.text}\n")
-    show(f"Changes in points with their paired 95 % interval. The whole story: {report.path / 'report.html'}\n")
+    show(f"Changes are in points, with paired 95 % intervals. Full report: {report.path / 'report.html'}\n")
     return True
 
 
@@ -315,16 +329,16 @@ def show_where_to_look(report: Artifact, home: Home) -> None:
     clapcur, verdict = command_line("clapcur", home), ReportTable.open(report).verdict
     if verdict is not None:
         place = home.store.folder("checkpoint", verdict.checkpoint)
-        show(f"The model to use ({verdict.line.name}), for clapcur.load_model: {place}")
+        show(f"Model to use ({verdict.line.name}), for clapcur.load_model: {place}")
     students = [row for row in scored_rows(report, home) if row["improvement_set"]]
     if students:
         best = max(students, key=lambda row: row["accuracy"])
         chosen = ImprovementSet(home.store.folder("improvement_set", best["improvement_set"]))
         clip = next(chosen.blocks(["clip_id"]))["clip_id"][0].as_py()
         show(
-            f"  {clapcur} trace {best['checkpoint']}    what made it, down to every pair",
-            f"  {clapcur} pairs {best['improvement_set']}    the pairs that it learned from",
-            f"  {clapcur} impact {clip[:12]}   what one of its clips has touched",
-            f"  {clapcur} audition {best['improvement_set']}    a page on which its pairs are heard",
+            f"  {clapcur} trace {best['checkpoint']}    how it was made, down to every pair",
+            f"  {clapcur} pairs {best['improvement_set']}    the pairs it learned from",
+            f"  {clapcur} impact {clip[:12]}   everything derived from one of its clips",
+            f"  {clapcur} audition {best['improvement_set']}    a page for listening to its pairs",
         )
-    show("Curves, sets and models in MLflow's page, flows in Prefect's:", f"  {clapcur} up")
+    show("Curves, sets and models are in MLflow, flows in Prefect:", f"  {clapcur} up")

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from clapcur.stages.ingest import IngestConfig
 
 PoolName = Annotated[str, typer.Option("--pool", help="Name of the pool: letters, digits and _ . -")]
-Config = Annotated[Path, typer.Argument(help="An experiment with `pool: pool:NAME`.", show_default=False)]
+Config = Annotated[Path, typer.Argument(help="Experiment file with `pool: pool:NAME`.", show_default=False)]
 
 
 def land(
     source: Annotated[
-        str, typer.Argument(help="A folder of audio or of shards, a shard, a URL, or a table with the column path.")
+        str, typer.Argument(help="A folder of audio files or shards, a shard, a URL, or a table with a path column.")
     ],
     pool: PoolName,
     root: RootsOption = None,
@@ -43,13 +43,15 @@ def land(
 ) -> None:
     """Add new audio to a pool.
 
-    What is new becomes the pool's next version; files that it has already cost a look. A running Prefect server hears
-    of it, so that its automation can re-curate.
+    New files become the pool's next version; files already in the pool are skipped. A running Prefect server is
+    notified, so that its automation can re-curate.
     """
     from clapcur.audio import addresses
 
     if not addresses.is_url(source) and not Path(source).exists():
-        raise DataError(f"{source} does not exist; give a folder of audio, a shard, or a table with the column path")
+        raise DataError(
+            f"{source} does not exist; give a folder of audio files, a shard, or a table with a path column"
+        )
     open_home(home)
     from clapcur.stages.ingest import IngestConfig
 
@@ -83,19 +85,22 @@ def show_landing(landed: Artifact, version: Artifact, as_json: bool) -> None:
 
 
 def watch(
-    folder: Annotated[Path, typer.Argument(help="A folder into which audio or shards are dropped.")],
+    folder: Annotated[Path, typer.Argument(help="Folder that receives audio files or shards.")],
     pool: PoolName,
-    settle: Annotated[float, typer.Option(help="Seconds without a change after which a file is complete.")] = 10.0,
-    every: Annotated[float, typer.Option(help="Seconds between two looks.")] = 5.0,
-    once: Annotated[bool, typer.Option("--once", help="Stop after the first landing.")] = False,
+    settle: Annotated[
+        float, typer.Option(help="Treat a file as complete after this many seconds without a change.")
+    ] = 10.0,
+    every: Annotated[float, typer.Option(help="Seconds between two scans of the folder.")] = 5.0,
+    once: Annotated[bool, typer.Option("--once", help="Stop after files were added once.")] = False,
     home: HomeOption = None,
 ) -> None:
     """Watch a folder and add complete new files to a pool.
 
-    Runs until Ctrl-C. Files that still grow are left alone; a landing that was cut off is made at the next look.
+    Runs until Ctrl-C. Files that are still being written are skipped until they are complete. An interrupted landing is
+    repeated at the next scan.
     """
     if settle <= 0 or every <= 0:
-        raise typer.BadParameter(f"--settle and --every are seconds above 0, got {settle:g} and {every:g}")
+        raise typer.BadParameter(f"--settle and --every must be seconds above 0, got {settle:g} and {every:g}")
     where = open_home(home)
     from clapcur.data.inbox import Watch
     from clapcur.stages.ingest import IngestConfig
@@ -104,7 +109,7 @@ def watch(
     table = where.root / "watched" / f"{check_pool_name(pool)}.csv"
     table.parent.mkdir(exist_ok=True)
     watched, landed = Watch(folder, settle), set[Path]()
-    show(f"watching {folder} for the pool {pool}; Ctrl-C ends it")
+    show(f"watching {folder} for the pool {pool}; stop with Ctrl-C")
     while True:
         complete = watched.look(time.monotonic())
         if complete - landed:
@@ -122,16 +127,18 @@ def watch(
 
 def recurate(
     config: Config,
-    force: Annotated[bool, typer.Option("--force", help="Do not wait for more clips or more changed pairs.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Run now, without waiting for more clips or more changed pairs.")
+    ] = False,
     dry_run: DryRunOption = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Update a student after its pool has changed.
 
-    Embeds and scores what is new, writes the next Improvement-Set, and where enough pairs changed trains a student,
-    which becomes champion if it beats the present one. From then on the experiment is followed: `clapcur up` looks
-    after it by itself.
+    Embeds and scores new clips, writes the next Improvement-Set, and trains a student if enough pairs changed. The
+    student becomes champion if it beats the current one. From then on, `clapcur up` re-curates this experiment
+    automatically.
     """
     from clapcur.experiments.config import experiment_from_file
 
@@ -165,31 +172,31 @@ def show_recuration(made: Artifact, as_json: bool) -> None:
         show(f"{'Promoted' if decision.promoted else 'Not promoted'}: {decision.why}.")
         return
     said = {
-        "manifest": "too little has landed to curate again",
+        "manifest": "too few new clips to curate again",
         "improvement_set": "too few pairs changed to train a student",
     }[made.kind]
     if as_json:
         print_json({"id": made.id, "kind": made.kind, "why": said})
         return
-    show(f"{made.kind.replace('_', ' ')} {made.id}: {said}; see `clapcur plan`, or use --force")
+    show(f"{made.kind.replace('_', ' ')} {made.id}: {said}; see `clapcur plan`, or force it with --force")
 
 
 def forget(
     clips: Annotated[
         list[str], typer.Argument(help="Clip ids, their first digits, or paths of audio files.", show_default=False)
     ],
-    reason: Annotated[str, typer.Option(help="For the record.")] = "",
+    reason: Annotated[str, typer.Option(help="Reason, stored in the record.")] = "",
     config: Annotated[
         list[Path] | None,
-        typer.Option(help="Experiments whose students are in use; default: those that were re-curated before."),
+        typer.Option(help="Experiments whose students are in use; default: every experiment re-curated before."),
     ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Take clips down and list everything that they influenced.
 
-    They leave every pool and never enter again, in whatever container. The experiments in use are curated without them,
-    and a champion that they touched is replaced.
+    Removes the clips from every pool and refuses them from then on, in any container. Re-curates the experiments in
+    use without them, and replaces a champion that was trained on them.
     """
     where = open_home(home, must_exist=True)
     from clapcur.cli.experiments import run_flow
@@ -210,7 +217,7 @@ def forget(
         print_json({"home": str(where.root), "forgotten": found})
         return
     for told in touched:
-        show(f"clip {told['clip_id']} is forgotten; it had touched")
+        show(f"clip {told['clip_id']} is forgotten; it influenced")
         rows = [
             (kind.replace("_", " "), entry["id"], entry["label"], entry["because"])
             for kind in kinds
@@ -218,4 +225,4 @@ def forget(
         ]
         show(columns_table(("", "id", "made by", "because"), rows))
     if not experiments:
-        show("Nothing was made again: no experiment was re-curated before; name those in use with --config.")
+        show("Nothing was recomputed: no experiment was re-curated before; name those in use with --config.")

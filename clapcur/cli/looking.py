@@ -31,15 +31,18 @@ SHOWN_CLASSES = 3  # of a file, in the table
 
 def ls(
     kind: Annotated[
-        str, typer.Argument(help="Such as checkpoint or improvement_set; default: all kinds.", show_default=False)
+        str,
+        typer.Argument(
+            help="Kind of artifact, such as checkpoint or improvement_set; default: all kinds.", show_default=False
+        ),
     ] = "",
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 30,
+    limit: Annotated[int, typer.Option(min=1, help="Number of artifacts to show, newest first.")] = 30,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List artifacts, the newest first.
+    """List artifacts, newest first.
 
-    Each with what made it, its experiment, age and size.
+    Shows the stage that made each one, its experiment, age and size.
     """
     from clapcur.lineage.collection import size_of
 
@@ -50,7 +53,7 @@ def ls(
     if kind and kind not in kinds:
         kind = kind.removesuffix("s")
     if kind and kind not in kinds:
-        raise ArtifactError(f"there is no artifact of the kind {kind!r} here; there are {', '.join(kinds) or 'none'}")
+        raise ArtifactError(f"this home has no artifact of kind {kind!r}; it has {', '.join(kinds) or 'none'}")
     chosen = [artifact for artifact in everything if kind in ("", artifact.kind)]
     chosen.sort(key=lambda artifact: (artifact.record.finished, artifact.id), reverse=True)
     rows = [_listed(artifact.record, size_of(artifact.path)) for artifact in chosen[:limit]]
@@ -64,7 +67,7 @@ def ls(
     ]
     show(columns_table(columns, table, right=("age", "size")))
     if len(chosen) > limit:
-        show(f"{len(chosen) - limit:,} older ones are not shown; --limit {len(chosen)} shows all.")
+        show(f"{len(chosen) - limit:,} older artifacts are not shown; use --limit {len(chosen)} to show all.")
 
 
 def _listed(record: Record, num_bytes: int) -> dict[str, Any]:
@@ -89,7 +92,7 @@ def age(finished: float) -> str:
 def show_one(artifact: ArtifactId, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show one artifact.
 
-    What made it, its numbers, its inputs, and its folder.
+    Shows the stage that made it, its counts and metrics, its inputs, and its folder.
     """
     from clapcur.lineage.queries import find
 
@@ -114,20 +117,22 @@ def show_one(artifact: ArtifactId, home: HomeOption = None, as_json: JsonOption 
 
 
 def classify(
-    files: Annotated[list[Path], typer.Argument(help="Audio files, or folders of them.", show_default=False)],
-    model: Annotated[str, typer.Option(help="A checkpoint: id, alias such as clapcur-esc50@champion, or a folder.")],
-    classes: Annotated[str, typer.Option(help="Class names: a file with one a line, a shipped list, or a,b,c.")],
-    prompt: Annotated[str, typer.Option(help="The caption of a class; {} is the place of its name.")] = PROMPT,
-    transductive: Annotated[bool, typer.Option(help="Let the files help each other, for a batch of many.")] = False,
-    num_crops: Annotated[int, typer.Option(min=1, help="Windows of a file that are averaged.")] = 1,
+    files: Annotated[list[Path], typer.Argument(help="Audio files or folders.", show_default=False)],
+    model: Annotated[
+        str, typer.Option(help="Checkpoint: an id, an alias such as clapcur-esc50@champion, or a folder.")
+    ],
+    classes: Annotated[str, typer.Option(help="Class names: a file with one per line, a built-in list, or a,b,c.")],
+    prompt: Annotated[str, typer.Option(help="Class prompt; {} is replaced by the class name.")] = PROMPT,
+    transductive: Annotated[bool, typer.Option(help="Classify all files jointly; for many files.")] = False,
+    num_crops: Annotated[int, typer.Option(min=1, help="Number of windows per file to average.")] = 1,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV with the probability of every class.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Classify audio files with a model.
 
-    The classes are given by name alone. The table shows the likeliest with their probabilities; --csv and --json give
-    the probability of every class.
+    Classes are given by name only. The table shows the most likely classes with their probabilities; --csv and --json
+    print the probability of every class.
     """
     if as_csv and as_json:
         raise typer.BadParameter("give --csv or --json, not both")
@@ -171,5 +176,5 @@ def _audio_files(given: Path) -> list[Path]:
         return [given]
     found = sorted(path for path in given.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
     if not found:
-        raise DataError(f"{given} holds no audio file; known are {', '.join(sorted(AUDIO_SUFFIXES))}")
+        raise DataError(f"{given} holds no audio file; supported are {', '.join(sorted(AUDIO_SUFFIXES))}")
     return found

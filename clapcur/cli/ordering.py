@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ClipsOption = Annotated[
     str,
     typer.Option(
-        help="Single sounds with labels: a manifest, or a table or folder of a corpus as `ingest` takes it.",
+        help="Labelled clips of single sounds: a manifest, or a table or corpus folder that `ingest` accepts.",
     ),
 ]
 
@@ -36,19 +36,21 @@ ClipsOption = Annotated[
 def zste(
     checkpoint: Checkpoint,
     clips: ClipsOption,
-    num_groups: Annotated[int, typer.Option(min=1, help="Groups of two sounds; each is heard in five ways.")] = 200,
+    num_groups: Annotated[
+        int, typer.Option(min=1, help="Number of groups of two sounds; each group gives five items.")
+    ] = 200,
     duration: Annotated[
-        float | None, typer.Option(help="Seconds of an item; default: the window of the checkpoint.")
+        float | None, typer.Option(help="Length of an item in seconds; default: the window of the checkpoint.")
     ] = None,
-    prompt: Annotated[str, typer.Option(help="What captions begin with; {} is the place of what is heard.")] = PROMPT,
-    seed: Annotated[int, typer.Option(help="Of the groups, the distractors and the bootstrap.")] = 0,
+    prompt: Annotated[str, typer.Option(help="Caption prompt; {} is replaced by the described sounds.")] = PROMPT,
+    seed: Annotated[int, typer.Option(help="Seed of the groups, the distractors and the bootstrap.")] = 0,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score what a checkpoint hears of the order of sounds, zero-shot.
+    """Score how well a checkpoint recognises the order of sounds, zero-shot.
 
-    Two labelled sounds are put together, one after the other and both at once, and the model chooses among captions.
-    Each task is shown with its chance and a 95 % interval. The checkpoint may be a file or folder that was not adopted.
+    Combines two labelled sounds, in sequence and at the same time, and lets the model choose among captions. Shows
+    each task with its chance level and a 95 % interval. The checkpoint may be a file or folder that was not adopted.
     """
     where = open_home(home)
     with working():
@@ -72,29 +74,29 @@ def post_train(
     checkpoint: Checkpoint,
     clips: Annotated[
         str,
-        typer.Option(help="Single sounds: a manifest or a table with labels, or an Improvement-Set (DS or ADS)."),
+        typer.Option(help="Clips of single sounds: a labelled manifest or table, or an Improvement-Set (DS or ADS)."),
     ],
     stages: Annotated[
-        str, typer.Option(help="a: how many sounds; b: in which order; a,b: one after the other; a+b: both at once.")
+        str, typer.Option(help="a: number of sounds; b: their order; a,b: first a, then b; a+b: both in one training.")
     ] = "a,b",
     config: Annotated[
-        Path | None, typer.Option("--config", help="The fields of a post-training, as YAML; default: built in.")
+        Path | None, typer.Option("--config", help="Fields of a post-training (YAML); default: built in.")
     ] = None,
-    order_head: Annotated[
-        bool, typer.Option(help="Give the audio tower a pooling that hears order, where it has none.")
-    ] = True,
+    order_head: Annotated[bool, typer.Option(help="Add order-aware pooling to the audio tower if it has none.")] = True,
     replay: Annotated[
-        str, typer.Option(help="An Improvement-Set, or a manifest of pairs, to replay; default: the single sounds.")
+        str, typer.Option(help="Improvement-Set or manifest of pairs to replay; default: the single sounds.")
     ] = "",
-    seed: Annotated[int | None, typer.Option(help="Of groups and training; default: that of the config.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the groups and the training; default: from the config.")
+    ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Teach a checkpoint to hear in which order sounds come, from single sounds alone (TeminAL).
+    """Teach a checkpoint the order of sounds, from single sounds only (TeminAL).
 
-    Sounds are put together by class, with captions such as "a dog before a bell"; an Improvement-Set needs no label.
-    What it could do before is replayed with soft labels, and the weights that are kept hear the most order on held-out
-    groups without losing single sounds.
+    Combines sounds by class, with captions such as "a dog before a bell"; an Improvement-Set needs no labels. Replays
+    earlier pairs with soft labels to prevent forgetting. Keeps the weights that recognise order best on held-out groups
+    without losing accuracy on single sounds.
     """
     from clapcur.experiments.order import PostTraining, post_training_from_file
 

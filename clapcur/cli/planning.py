@@ -15,20 +15,23 @@ if TYPE_CHECKING:
     from clapcur.flows.plan import Plan
 
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Show what would be made, reused and how long it takes; train nothing.")
+    bool,
+    typer.Option(
+        "--dry-run", help="Show what would be computed and reused, and how long it would take; train nothing."
+    ),
 ]
 
 
 def plan(
-    config: Annotated[Path, typer.Argument(help="An experiment as YAML.", show_default=False)],
+    config: Annotated[Path, typer.Argument(help="Experiment file (YAML).", show_default=False)],
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what an experiment would compute and cost.
 
-    What would be trained, embedded, tagged and curated, what is there already, and how long the rest takes by the last
-    runs on this machine. Tables, sounds and checkpoints are read, so that what is wrong with them is told. The rows are
-    those of `compare`; with a pool that has a name (`pool: pool:NAME`) it is the next re-curation.
+    Shows what would be trained, embedded, tagged and curated, what can be reused, and an estimate of the remaining time
+    from earlier runs on this machine. Reads tables, audio and checkpoints, so that errors in them are reported early.
+    Plans the rows of `compare`; for a named pool (`pool: pool:NAME`), plans the next re-curation.
     """
     from clapcur.experiments.config import experiment_from_file
 
@@ -63,10 +66,10 @@ def show_plan(made: "Plan", as_json: bool) -> None:
         for step in made.steps
     ]  # fmt: skip
     show(columns_table(("", "new", "reused", "of", "about"), rows, right=("new", "reused", "about")))
-    show(f"{made.num_reused:,} of {made.num_results:,} results are there already.{_time_left(made)}")
+    show(f"{made.num_reused:,} of {made.num_results:,} results already exist.{_time_left(made)}")
     if made.due is not None:
-        now = f"It is time: {made.due}."
-        show(now if made.due else "It is not time yet; `clapcur recurate --force` starts it all the same.")
+        now = f"Due: {made.due}."
+        show(now if made.due else "Not due yet; `clapcur recurate --force` runs it anyway.")
 
 
 def _time_left(made: "Plan") -> str:
@@ -74,9 +77,9 @@ def _time_left(made: "Plan") -> str:
     if made.num_reused == made.num_results:
         return ""
     if len(made.unknown) == sum(step.new > 0 for step in made.steps):
-        return " Nothing like the others has run in this home yet, so that no time is known."
-    said = f" The others take about {_duration(made.seconds)} by the last runs in this home"
-    return f"{said}, beside {len(made.unknown)} steps that have not run in it yet." if made.unknown else f"{said}."
+        return " There is no time estimate: no similar step has run in this home yet."
+    said = f" The others take about {_duration(made.seconds)}, going by earlier runs in this home"
+    return f"{said}, not counting {len(made.unknown)} steps that have never run here." if made.unknown else f"{said}."
 
 
 def _duration(seconds: float | None) -> str:

@@ -12,29 +12,32 @@ from clapcur.cli.console import HomeOption, columns_table, open_home, show
 
 
 def up(
-    prefect_port: Annotated[int | None, typer.Option(help="Default: 4200, or a free one.")] = None,
-    mlflow_port: Annotated[int | None, typer.Option(help="Default: 5000, or a free one.")] = None,
+    prefect_port: Annotated[int | None, typer.Option(help="Port of Prefect; default: 4200, or a free one.")] = None,
+    mlflow_port: Annotated[int | None, typer.Option(help="Port of MLflow; default: 5000, or a free one.")] = None,
     database_url: Annotated[
         str | None,
         typer.Option(
             envvar="CLAPCUR_DATABASE_URL",
-            help="postgresql://... of the catalog; MLflow and Prefect get databases beside it. Default: files at home.",
+            help="postgresql://... URL of the catalog; MLflow and Prefect get their own databases on the same server. "
+            "Default: SQLite files in the home.",
         ),
     ] = None,
     artifact_root: Annotated[
-        str | None, typer.Option(help="Where MLflow keeps files, such as s3://bucket/mlflow; default: at home.")
+        str | None, typer.Option(help="Where MLflow stores files, such as s3://bucket/mlflow; default: in the home.")
     ] = None,
     gpu: Annotated[
         bool | None,
-        typer.Option("--gpu/--no-gpu", help="A worker for the GPU, one run at a time; default: if there is one."),
+        typer.Option(
+            "--gpu/--no-gpu", help="Start a GPU worker, for one run at a time; default: if this machine has a GPU."
+        ),
     ] = None,
     home: HomeOption = None,
 ) -> None:
     """Start Prefect, MLflow and a worker on this machine.
 
-    With the deployments registered: start flows from Prefect's page, see their runs in MLflow's. Everything listens on
-    this machine only and is stopped by Ctrl-C; what dies is started again. The other commands of this home use the
-    servers while they run.
+    Registers the deployments, so that you can start flows in Prefect and see their runs in MLflow. The servers listen
+    on this machine only; crashed processes are restarted, and Ctrl-C stops everything. Other commands on this home use
+    the servers while they run.
     """
     from clapcur.servers import local as servers
     from clapcur.servers.supervisor import ProcessError
@@ -56,7 +59,7 @@ def up(
             show(columns_table(("", "address"), [("Prefect", local.prefect), ("MLflow", local.mlflow)]))
             user, _, password = where.login.partition(":")
             show(f"Log in to MLflow as {user} with {password}, to Prefect with {where.login}")
-            show("Ctrl-C stops both.")
+            show("Stop both with Ctrl-C.")
             sys.stdout.flush()
             processes.supervise(lambda said: print(said, file=sys.stderr, flush=True))
     except ProcessError as error:

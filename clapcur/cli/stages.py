@@ -35,25 +35,27 @@ from clapcur.data.rows import GENERATED, ImprovementSetName, Row
 from clapcur.store.artifacts import Artifact
 from clapcur.store.home import Home
 
-ManifestId = Annotated[str, typer.Argument(help="A manifest, as `ingest` named it.", show_default=False)]
-PromptOption = Annotated[str, typer.Option("--prompt", help="The text of a class; {} is the place of its name.")]
+ManifestId = Annotated[str, typer.Argument(help="Manifest: the id printed by `ingest`.", show_default=False)]
+PromptOption = Annotated[str, typer.Option("--prompt", help="Class prompt; {} is replaced by the class name.")]
 CropsOption = Annotated[
-    int, typer.Option("--num-crops", min=1, help="Crops of a clip that are averaged; 1 is the centre.")
+    int, typer.Option("--num-crops", min=1, help="Number of crops per clip to average; 1 is the centre crop.")
 ]
 TrainingFile = Annotated[
-    Path, typer.Option("--config", help="An experiment as for `improve`, or the fields of one training, as YAML.")
+    Path, typer.Option("--config", help="Experiment file as for `improve`, or the fields of one training (YAML).")
 ]
 NearOption = Annotated[
     str,
     typer.Option(
         "--near-duplicate",
-        help="Cosine at or above which a clip and an evaluation clip count as the same sound; or calibrated, or never.",
+        help="Cosine at or above which a clip counts as a duplicate of an evaluation clip; or calibrated, or never.",
     ),
 ]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Of the training; default: that of the config.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of the training; default: from the config.")]
 ProcessesOption = Annotated[
     int | None,
-    typer.Option("--processes", help="That share each batch, one a GPU of this machine; default: that of the config."),
+    typer.Option(
+        "--processes", help="Number of processes that share each batch, one per GPU; default: from the config."
+    ),
 ]
 
 
@@ -61,47 +63,51 @@ def ingest(
     source: Annotated[
         str,
         typer.Argument(
-            help="CSV, TSV, JSONL, Parquet, a .txt of captions, a .tar of clips, or a folder or URL of these.",
+            help="CSV, TSV, JSONL or Parquet, a .txt of captions, a .tar of clips, or a folder or URL of these.",
             show_default=False,
         ),
     ],
     audio_folder: Annotated[
-        Path | None, typer.Option(help="What relative paths are relative to; default: the table's folder.")
+        Path | None, typer.Option(help="Base folder of relative paths; default: the table's folder.")
     ] = None,
-    path_column: Annotated[str | None, typer.Option(help="Default: path.")] = None,
+    path_column: Annotated[str | None, typer.Option(help="Column of paths; default: path.")] = None,
     caption_column: Annotated[
-        list[str] | None, typer.Option(help="Default: caption; give it again for several.")
+        list[str] | None, typer.Option(help="Column of captions; default: caption; repeatable.")
     ] = None,
-    label_column: Annotated[str | None, typer.Option(help="Default: label.")] = None,
-    fold_column: Annotated[str | None, typer.Option(help="Default: fold.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of labels; default: label.")] = None,
+    fold_column: Annotated[str | None, typer.Option(help="Column of folds; default: fold.")] = None,
     recording_column: Annotated[
-        str | None, typer.Option(help="Of the source recording; default: recording_id.")
+        str | None, typer.Option(help="Column of source recordings; default: recording_id.")
     ] = None,
-    metadata: Annotated[Path | None, typer.Option(help="For a folder: a table that is joined by its paths.")] = None,
+    metadata: Annotated[Path | None, typer.Option(help="For a folder: a table to join by path.")] = None,
     exclude: Annotated[
-        list[Path] | None, typer.Option(help="Clips that must not enter: ids, paths or recordings, one a line.")
+        list[Path] | None,
+        typer.Option(help="Clips to exclude: a file of clip ids, paths or recording ids, one per line."),
     ] = None,
     corpus: Annotated[
-        str | None, typer.Option(help="The source is the folder of this corpus, such as esc50 or clotho.")
+        str | None, typer.Option(help="Treat the source as the folder of this corpus, such as esc50 or clotho.")
     ] = None,
-    fold: Annotated[list[str] | None, typer.Option(help="Of the corpus; give it again for several.")] = None,
+    fold: Annotated[list[str] | None, typer.Option(help="Fold or split of the corpus; repeatable.")] = None,
     text: Annotated[
-        bool, typer.Option("--text", help="The source is general text: keep the sentences that can be heard.")
+        bool,
+        typer.Option(
+            "--text", help="Treat the source as general text: keep sentences that describe something audible."
+        ),
     ] = False,
-    min_duration: Annotated[float | None, typer.Option(help="Seconds; shorter clips go to quarantine.")] = None,
-    max_duration: Annotated[float | None, typer.Option(help="Seconds; longer clips go to quarantine.")] = None,
-    max_bad: Annotated[float, typer.Option(help="Share of bad rows at or above which it is an error.")] = 0.1,
+    min_duration: Annotated[float | None, typer.Option(help="Minimum duration of a clip, in seconds.")] = None,
+    max_duration: Annotated[float | None, typer.Option(help="Maximum duration of a clip, in seconds.")] = None,
+    max_bad: Annotated[float, typer.Option(help="Fail if more than this fraction of rows is bad.")] = 0.1,
     root: RootsOption = None,
     role: Annotated[
-        str, typer.Option(help="What it is for, as MLflow shows it: pairs, pool, captions, evaluation.")
+        str, typer.Option(help="Purpose of the manifest, shown in MLflow: pairs, pool, captions or evaluation.")
     ] = "pool",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Build a manifest from a table or a folder.
 
-    Every file is decoded and hashed; a bad one is put in quarantine with its reason and never stops the rest.
-    Prints the id of the manifest, which the other commands take.
+    Decodes and hashes every file. Bad files are put in quarantine with a reason and do not stop the run.
+    Prints the id of the manifest, to pass to other commands.
     """
     open_home(home)
     named: dict[str, Any] = {
@@ -156,16 +162,18 @@ def train_teacher(
 
 
 def train_student(
-    teacher: Annotated[str, typer.Option(help="The checkpoint that the student starts from.")],
-    pairs: Annotated[str, typer.Option(help="Manifest of the teacher's pairs: held out, and replayed.")],
+    teacher: Annotated[str, typer.Option(help="Checkpoint that the student starts from.")],
+    pairs: Annotated[str, typer.Option(help="Manifest of the teacher's pairs, to hold out and to replay.")],
     config: TrainingFile,
     improvement_set: Annotated[
-        str, typer.Option("--set", help="What it learns from; default: the teacher's pairs.")
+        str, typer.Option("--set", help="Improvement-Set to train on; default: the teacher's pairs.")
     ] = "",
     pool: Annotated[str, typer.Option(help="Manifest of the set's clips; default: the one it was curated from.")] = "",
-    captions: Annotated[str, typer.Option(help="Manifest of the set's captions; default: as above.")] = "",
+    captions: Annotated[
+        str, typer.Option(help="Manifest of the set's captions; default: the one it was curated from.")
+    ] = "",
     replay: Annotated[
-        str, typer.Option(help="An Improvement-Set to replay, such as DS; default: the teacher's pairs.")
+        str, typer.Option(help="Improvement-Set to replay, such as DS; default: the teacher's pairs.")
     ] = "",
     soft_labels: Annotated[
         bool, typer.Option("--soft-labels", help="Soften the targets with the teacher (Eqs. 2-5).")
@@ -177,8 +185,8 @@ def train_student(
 ) -> None:
     """Train a student from its teacher.
 
-    With --set it learns from an Improvement-Set, with replay of the teacher's pairs; without, the teacher is trained on
-    with its own pairs, which is the control that a student must beat.
+    With --set, trains on an Improvement-Set and replays the teacher's pairs. Without it, trains the teacher further on
+    its own pairs, which is the control that a student must beat.
     """
     settings = training_from_file(config, "student", seed, soft_labels, processes)
     where = open_home(home)
@@ -202,8 +210,8 @@ def train_student(
 
 def embed(
     checkpoint: Checkpoint,
-    manifest: Annotated[str, typer.Argument(help="A manifest, unless --classes is given.", show_default=False)] = "",
-    what: Annotated[Literal["audio", "captions"], typer.Option(help="What of the manifest.")] = "audio",
+    manifest: Annotated[str, typer.Argument(help="Manifest; omit it with --classes.", show_default=False)] = "",
+    what: Annotated[Literal["audio", "captions"], typer.Option(help="Embed the clips or the captions.")] = "audio",
     classes: ClassFile = None,
     prompt: PromptOption = PROMPT,
     num_crops: CropsOption = 1,
@@ -212,10 +220,10 @@ def embed(
 ) -> None:
     """Embed clips, captions or class prompts.
 
-    The clips or captions are those of a manifest; the prompts are made of a class-name file.
+    Takes clips or captions from a manifest, or builds prompts from class names.
     """
     if bool(manifest) == bool(classes):
-        raise typer.BadParameter("give a manifest or --classes, one of the two")
+        raise typer.BadParameter("give either a manifest or --classes")
     where = open_home(home)
     inputs = {"checkpoint": find(where, checkpoint, "checkpoint")}
     if manifest:
@@ -235,37 +243,42 @@ def embed(
 def curate(
     strategy: Annotated[
         ImprovementSetName,
-        typer.Option(help="Which pairs: domain-unspecific, specific, augmented; or generated captions."),
+        typer.Option(help="Domain-unspecific (du), -specific (ds), augmented (ads), or generated captions (tagcap)."),
     ],
-    checkpoint: Annotated[str, typer.Option(help="The teacher.")],
+    checkpoint: Annotated[str, typer.Option(help="Teacher checkpoint.")],
     pairs: Annotated[str, typer.Option(help="Manifest of the teacher's pairs.")],
     classes: Annotated[str, typer.Option(help=CLASSES_HELP)],
-    pool: Annotated[str, typer.Option(help="Manifest of sounds without captions: DU and ADS.")] = "",
-    captions: Annotated[str, typer.Option(help="Manifest of more captions.")] = "",
-    generated: Annotated[str, typer.Option(help="Manifest that `caption` made of the pool: tagcap.")] = "",
-    evaluation: Annotated[str, typer.Option(help="Manifest whose clips and recordings must not enter.")] = "",
+    pool: Annotated[str, typer.Option(help="Manifest of audio without captions, for DU and ADS.")] = "",
+    captions: Annotated[str, typer.Option(help="Manifest of additional captions.")] = "",
+    generated: Annotated[str, typer.Option(help="Manifest that `caption` generated for the pool, for tagcap.")] = "",
+    evaluation: Annotated[str, typer.Option(help="Evaluation manifest; its clips and recordings are left out.")] = "",
     config: Annotated[
         Path | None,
-        typer.Option(help="An experiment as for `improve`, or the fields of one curation, as YAML (docs/config.md)."),
+        typer.Option(
+            help="Experiment file as for `improve`, or the fields of one curation (YAML, see docs/config.md)."
+        ),
     ] = None,
     audio_threshold: Annotated[
-        str | None, typer.Option(help="Clip against caption: a cosine such as 0.7, count:2000 or precision:0.8.")
+        str | None,
+        typer.Option(help="Threshold of clip and caption: a cosine such as 0.7, count:2000 or precision:0.8."),
     ] = None,
     caption_threshold: Annotated[
-        str | None, typer.Option(help="Caption against class: a cosine such as 0.7, or count:200.")
+        str | None, typer.Option(help="Threshold of caption and class: a cosine such as 0.7, or count:200.")
     ] = None,
     near_duplicate: Annotated[
         str | None,
-        typer.Option(help="Similarity at which a clip is an evaluation clip's duplicate; or calibrated, or never."),
+        typer.Option(help="Cosine at or above which a clip duplicates an evaluation clip; or calibrated, or never."),
     ] = None,
     even_classes: Annotated[
-        bool | None, typer.Option(help="Share a threshold given by count between the classes, or have one for all.")
+        bool | None,
+        typer.Option(help="Split a threshold by count evenly over the classes, or use one for all classes."),
     ] = None,
     exclude_pairs: Annotated[
-        Path | None, typer.Option(help="Marks from an audition page: wrong pairs stay out, a precision goes by them.")
+        Path | None,
+        typer.Option(help="Marks from an audition page: exclude wrong pairs, and calibrate a precision on all marks."),
     ] = None,
-    max_per_clip: Annotated[int | None, typer.Option(help="At most so many captions a clip.")] = None,
-    max_per_caption: Annotated[int | None, typer.Option(help="At most so many clips a caption.")] = None,
+    max_per_clip: Annotated[int | None, typer.Option(help="Maximum number of captions per clip.")] = None,
+    max_per_caption: Annotated[int | None, typer.Option(help="Maximum number of clips per caption.")] = None,
     prompt: PromptOption = PROMPT,
     num_crops: CropsOption = 1,
     home: HomeOption = None,
@@ -273,12 +286,12 @@ def curate(
 ) -> None:
     """Choose the pairs that a student learns from.
 
-    Everything is embedded with the checkpoint first, where that is not done yet. What the teacher's training held out
-    stays out of the set, and so does whatever sounds like an evaluation clip. Options not given are those of --config,
-    or the defaults, which are the same for `improve`.
+    Embeds everything with the checkpoint first, if that is not done yet. Leaves out pairs that the teacher's training
+    held out, and clips that duplicate an evaluation clip. Options that you omit are taken from --config, or are the
+    defaults of `improve`.
     """
     if strategy != "ds" and not pool:
-        raise typer.BadParameter(f"{strategy} finds its pairs among sounds without captions: give --pool")
+        raise typer.BadParameter(f"{strategy} searches audio without captions: give --pool")
     if (strategy in GENERATED) != bool(generated):
         raise typer.BadParameter(
             f"--generated is the manifest of captions that were made for the pool: {', '.join(GENERATED)} need it, no "
@@ -319,23 +332,24 @@ def curate(
 def evaluate(
     checkpoint: Checkpoint,
     evaluation: Annotated[
-        str, typer.Argument(help="A manifest with labels; with --retrieval, with captions.", show_default=False)
+        str, typer.Argument(help="Manifest with labels, or with captions for --retrieval.", show_default=False)
     ],
     classes: ClassFile = None,
     retrieval: Annotated[
-        bool, typer.Option("--retrieval", help="Captions and clips find each other, instead of classes.")
+        bool, typer.Option("--retrieval", help="Score retrieval between captions and clips instead of classification.")
     ] = False,
     prompt: PromptOption = PROMPT,
     num_crops: CropsOption = 1,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a checkpoint: zero-shot, or retrieval.
+    """Score a checkpoint: zero-shot classification or retrieval.
 
-    The transductive score is reported apart: it classifies all clips at once. What is needed is embedded first.
+    The transductive score, which classifies all clips jointly, is reported separately. Missing embeddings are computed
+    first.
     """
     if retrieval == bool(classes):
-        raise typer.BadParameter("give --classes, or --retrieval; one of the two")
+        raise typer.BadParameter("give either --classes or --retrieval")
     names = find_class_names(classes, Path.cwd()) if classes else ()
     where = open_home(home)
     scored = find(where, checkpoint, "checkpoint")
@@ -371,17 +385,18 @@ def report(
     rows: Annotated[
         list[str],
         typer.Argument(
-            help="NAME=SCORES, or NAME.seedN=SCORES, for each row; or the id of a report.", show_default=False
+            help="NAME=SCORES or NAME.seedN=SCORES for each row, or the id of a report.", show_default=False
         ),
     ],
-    title: Annotated[str, typer.Option(help="Of the page.")] = "comparison",
-    note: Annotated[str, typer.Option(help="What a reader must know of the sounds.")] = "",
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "comparison",
+    note: Annotated[str, typer.Option(help="Note for readers, such as a caveat about the audio.")] = "",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare scores in a table, plots and a page.
+    """Compare scores: table, plots and HTML page.
 
-    The id of a report shows that report again. Names are teacher, continued, sl, du, du+sl, ds, ds+sl, ads and ads+sl.
+    Names are teacher, continued, sl, du, du+sl, ds, ds+sl, ads and ads+sl. Given the id of a report, shows that report
+    again.
     """
     from clapcur.cli.experiments import scored_rows
     from clapcur.data.report_table import ReportTable

@@ -25,7 +25,7 @@ Form = Literal["table", "csv", "json"]
 ArtifactId = Annotated[
     str,
     typer.Argument(
-        help="An artifact id, its first digits, an MLflow run id, or a model such as clapcur-esc50@champion.",
+        help="Artifact id, its first digits, an MLflow run id, or a model such as clapcur-esc50@champion.",
         show_default=False,
     ),
 ]
@@ -33,16 +33,16 @@ ArtifactId = Annotated[
 
 def trace(
     artifact: ArtifactId,
-    with_pairs: Annotated[bool, typer.Option("--pairs", help="The pairs themselves instead of the tree.")] = False,
+    with_pairs: Annotated[bool, typer.Option("--pairs", help="List the training pairs instead of the tree.")] = False,
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write the tree as a page with a graph.")
+        Path | None, typer.Option("--html", metavar="FILE", help="Write an HTML page with a graph of the tree.")
     ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what made an artifact.
+    """Show how an artifact was made.
 
-    From a student down to its Improvement-Set, its teacher and the manifests; with --pairs to every pair.
+    Shows a tree from a student down to its Improvement-Set, its teacher and the manifests; with --pairs, every pair.
     """
     if with_pairs and html:
         raise typer.BadParameter("give --pairs or --html, not both")
@@ -92,7 +92,7 @@ def impact(
     clip: Annotated[
         str,
         typer.Argument(
-            help="A clip id, its first digits, the path of an audio file, or a recording id.", show_default=False
+            help="Clip id, its first digits, the path of an audio file, or a recording id.", show_default=False
         ),
     ],
     home: HomeOption = None,
@@ -100,8 +100,8 @@ def impact(
 ) -> None:
     """Show everything that one clip influenced.
 
-    From a sound up to every Improvement-Set that holds it, every checkpoint trained on it, their scores, and the
-    registered models that are on them. For a recording, what each clip that was cut from it has touched.
+    Lists every Improvement-Set that holds the clip, every checkpoint trained on it, their scores, and the registered
+    models. For a recording, lists this for each clip cut from it.
     """
     from clapcur.lineage import queries as lineage
 
@@ -123,28 +123,30 @@ def _show_impact(found: dict[str, Any], as_json: bool) -> None:
     ]
     show(columns_table(("", "id", "made by", "because"), rows))
     if found["unread"]:
-        show(f"Not looked into, because their tables are lost: {', '.join(found['unread'])}; run what made them again.")
+        show(f"Not checked, because their tables are missing: {', '.join(found['unread'])}; recompute them first.")
 
 
 def pairs(
     artifact: Annotated[
         str,
-        typer.Argument(help="An Improvement-Set, a checkpoint or a manifest: id or first digits.", show_default=False),
+        typer.Argument(help="Improvement-Set, checkpoint or manifest: an id or its first digits.", show_default=False),
     ],
-    class_name: Annotated[str, typer.Option("--class", help="Only pairs whose caption is nearest this class.")] = "",
-    clip: Annotated[str, typer.Option(help="Only pairs of this clip: its id or first digits.")] = "",
+    class_name: Annotated[
+        str, typer.Option("--class", help="Show only pairs whose caption is nearest to this class.")
+    ] = "",
+    clip: Annotated[str, typer.Option(help="Show only pairs of this clip: an id or its first digits.")] = "",
     sort: Annotated[
         Literal["similarity", "class_similarity", "none"],
-        typer.Option(help="The best first, by this score; none: as they are stored, one at a time."),
+        typer.Option(help="Score to sort by, best first; none: stored order, streamed."),
     ] = "similarity",
     limit: Annotated[
-        int | None, typer.Option(min=1, help=f"At most so many; a table shows {SHOWN} without it.")
+        int | None, typer.Option(min=1, help=f"Maximum number of pairs; default: {SHOWN} in a table, otherwise all.")
     ] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="CSV with a header.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
     home: HomeOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per pair.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per pair.")] = False,
 ) -> None:
-    """List the pairs of a set, or of a student, the best first."""
+    """List the pairs of a set, a student or a manifest, best first."""
     from clapcur.data.class_names import readable
     from clapcur.lineage import queries as lineage
 
@@ -170,7 +172,7 @@ def _of_class(rows: Iterable[dict[str, Any]], name: str) -> Iterator[dict[str, A
             seen.add(row["class"])
     if not found:
         there = f"the classes of these pairs are {', '.join(sorted(seen))}" if seen else "these pairs have no classes"
-        raise DataError(f"no pair has the class {name!r}; {there}")
+        raise DataError(f"no pair is of class {name!r}; {there}")
 
 
 def _best_first(rows: Iterable[dict[str, Any]], field: str) -> Iterator[dict[str, Any]]:
@@ -218,16 +220,17 @@ def why(
     other: Annotated[
         str,
         typer.Argument(
-            help="Compare with this one; default: the nearest earlier of the same stage.", show_default=False
+            help="Artifact to compare with; default: the most similar earlier one of the same stage.",
+            show_default=False,
         ),
     ] = "",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Explain why two artifacts are different.
+    """Explain why an artifact was rebuilt instead of reused.
 
-    Names the part of the key that differs: config, stage version or an input.
-    An input that differs is followed down to what differs in it.
+    Compares it with another artifact and lists each difference in their keys: config, stage version and inputs.
+    Follows inputs that differ down to the root cause.
     """
     from clapcur.lineage.queries import find
 
@@ -239,7 +242,7 @@ def why(
         print_json({"id": ours.id, "other": theirs.id, "differences": differences})
         return
     show(f"{theirs.kind} {theirs.id} -> {ours.kind} {ours.id}")
-    show(*(f"  {line}" for line in differences or ["the same key: they are one artifact"]))
+    show(*(f"  {line}" for line in differences or ["no difference: both have the same key"]))
 
 
 def _nearest(home: Home, ours: Artifact) -> Artifact:
@@ -253,7 +256,7 @@ def _nearest(home: Home, ours: Artifact) -> Artifact:
     ]  # fmt: skip
     if not earlier:
         raise DataError(
-            f"there is no earlier {ours.kind} to compare {ours.id} with; name one: clapcur why {ours.id} OTHER"
+            f"found no earlier {ours.kind} to compare with {ours.id}; name one: clapcur why {ours.id} OTHER"
         )
     return min(reversed(earlier), key=lambda artifact: len(explain_difference(_key(artifact), _key(ours))))
 
@@ -283,15 +286,15 @@ def _differences(home: Home, theirs: Artifact, ours: Artifact, path: str, seen: 
 
 def sync(
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Tell everything anew, for an MLflow that lost its database.")
+        bool, typer.Option("--rebuild", help="Send all records again, if MLflow lost its database.")
     ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Send to MLflow what it has not received, and mend what it has.
+    """Send pending records to MLflow and update those it has.
 
-    In a home that was moved or copied, every address of a file or a model leads to the new place afterwards. Exits with
-    1 where something still waits.
+    In a home that was moved or copied, updates every file and model URI to the new location. Exits with code 1 if
+    records are still pending.
     """
     from clapcur import tracking
 
@@ -300,23 +303,22 @@ def sync(
     if as_json:
         print_json({"delivered": delivery.delivered, "waiting": delivery.waiting})
     else:
-        show(f"{delivery.delivered} messages delivered to MLflow")
+        show(f"{delivery.delivered} records sent to MLflow")
     if delivery.waiting:
         raise ArtifactError(
-            f"{delivery.waiting} messages were not taken by MLflow at {where.mlflow_uri}, see above; they are kept: "
-            "mend it and run `clapcur sync` again"
+            f"MLflow at {where.mlflow_uri} did not accept {delivery.waiting} records, see above; they are kept: "
+            "fix the error and run `clapcur sync` again"
         )
     if not tracking.answers(where):
         raise ArtifactError(
-            f"MLflow at {where.mlflow_uri} could not be brought up to date, see above; mend it and run `clapcur sync` "
-            "again"
+            f"MLflow at {where.mlflow_uri} could not be updated, see above; fix the error and run `clapcur sync` again"
         )
 
 
 def rebuild(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Make the catalog again.
+    """Rebuild the catalog.
 
-    From the records of the store, which are the truth.
+    Reads the records in the store, which are the source of truth.
     """
     from clapcur.store.catalog import Catalog
 
@@ -325,4 +327,4 @@ def rebuild(home: HomeOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print_json({"artifacts": count})
     else:
-        show(f"{count} artifacts in the catalog of {where.root}")
+        show(f"{count} artifacts indexed in the catalog of {where.root}")

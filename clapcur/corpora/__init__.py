@@ -24,5 +24,5 @@ CORPORA = {corpus.name: corpus for corpus in (AUDIOCAPS, CLOTHO, MACS, FSD50K, A
 def find_corpus(name: str) -> Corpus:
     """Return the corpus of this name; ManifestError names those that there are."""
     if name not in CORPORA:
-        raise ManifestError(f"there is no corpus {name!r}; there are {', '.join(CORPORA)}")
+        raise ManifestError(f"unknown corpus {name!r}; the corpora are {', '.join(CORPORA)}")
     return CORPORA[name]

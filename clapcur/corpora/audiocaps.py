@@ -36,7 +36,9 @@ def read(folder: Path, folds: Sequence[str]) -> Iterator[Entry]:
 def _audio_folder(folder: Path) -> str:
     found = sorted(path.name for path in folder.glob("audio_*Hz"))
     if len(found) > 1:
-        raise ManifestError(f"{folder} holds {NAME} at several rates ({', '.join(found)}); leave one of them there")
+        raise ManifestError(
+            f"{folder} holds {NAME} at several sample rates ({', '.join(found)}); keep only one of them"
+        )
     return found[0] if found else "audio_32000Hz"
 
 

@@ -44,7 +44,7 @@ def _videos(table: Path) -> Iterator[str]:
         if row and not row[0].startswith("#"):
             if len(row) < 4 or len(row[0]) != 11:
                 raise ManifestError(
-                    f"{table} is not that of {NAME}: expected YTID, start, end, labels, got {', '.join(row)[:80]}"
+                    f"{table} is not a table of {NAME}: expected YTID, start, end, labels, got {', '.join(row)[:80]}"
                 )
             yield row[0]
 

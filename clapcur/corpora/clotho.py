@@ -37,7 +37,7 @@ def _sounds(path: Path) -> dict[str, str]:
     with open(path, newline="", encoding="latin-1") as file:
         rows = csv.DictReader(file)
         if missing := {"file_name", "sound_id"} - set(rows.fieldnames or ()):
-            raise ManifestError(f"{path} is not that of {NAME}: it has no column {', '.join(sorted(missing))}")
+            raise ManifestError(f"{path} is not a table of {NAME}: it has no column {', '.join(sorted(missing))}")
         return {row["file_name"].strip(): row["sound_id"] for row in rows}
 
 

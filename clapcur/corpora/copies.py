@@ -70,8 +70,8 @@ class Corpus:
         versions = sorted(self.clips[fold])
         if listed > versions[-1]:
             raise ManifestError(
-                f"{self.title} has {versions[-1]:,} clips in {fold}, this copy lists {listed:,}; is it another corpus, "
-                "or are rows there twice?"
+                f"{self.title} has {versions[-1]:,} clips in {fold}, but this copy lists {listed:,}; is it a different "
+                "corpus, or are rows duplicated?"
             )
         return next(number for number in versions if number >= listed)
 
@@ -101,9 +101,9 @@ class Copy:
         said.append(f"{', '.join(short)} are not listed" if short else "all are listed")
         if self.missing:
             names = ", ".join(self.missing[:NUM_EXAMPLES]) + (", ..." if len(self.missing) > NUM_EXAMPLES else "")
-            said.append(f"{len(self.missing):,} files are absent: {names}")
+            said.append(f"{len(self.missing):,} files are missing: {names}")
         else:
-            said.append("every listed file is there")
+            said.append("no listed file is missing")
         return "; ".join(said)
 
 
@@ -129,7 +129,7 @@ def read_copy(corpus: Corpus, folder: Path, folds: Sequence[str] = ()) -> Copy:
             f"{corpus.title} has no fold or split {', '.join(map(repr, unknown))}; it has {', '.join(corpus.clips)}"
         )
     if not folder.is_dir():
-        raise ManifestError(f"there is no folder {folder}; it should hold {corpus.title}: {', '.join(corpus.layout)}")
+        raise ManifestError(f"folder {folder} not found; it should hold {corpus.title}: {', '.join(corpus.layout)}")
     wanted = folds or corpus.folds
     entries = tuple(entry for entry in _known(corpus, folder, wanted) if entry.fold in wanted)
     listed = Counter(entry.fold for entry in entries)
@@ -137,7 +137,7 @@ def read_copy(corpus: Corpus, folder: Path, folds: Sequence[str] = ()) -> Copy:
     missing = tuple(_missing(folder, (entry.path for entry in entries)))
     if entries and len(missing) == len(entries):
         raise ManifestError(
-            f"{folder} holds no audio of {corpus.title}: {missing[0]} and {len(missing) - 1:,} others are absent; the "
+            f"{folder} holds no audio of {corpus.title}: {missing[0]} and {len(missing) - 1:,} others are missing; the "
             f"folder must hold {', '.join(corpus.layout)}"
         )
     return Copy(corpus, folder, entries, missing, unlisted)
@@ -170,7 +170,9 @@ def listing(
     """
     header, rows = read_table(path, encoding)
     if missing := [name for name in columns if name not in header]:
-        raise ManifestError(f"{path} is not that of {corpus}: it has no column {', '.join(missing)}, it has {header}")
+        raise ManifestError(
+            f"{path} is not a table of {corpus}: it has no column {', '.join(missing)}; its columns are {header}"
+        )
     return (row for _, row in rows)
 
 
@@ -180,7 +182,7 @@ def file_of(corpus: str, folder: Path, *candidates: str) -> Path:
         if (folder / name).exists():
             return folder / name
     raise ManifestError(
-        f"{folder} is no copy of {corpus}: it has no {' and no '.join(candidates)}; give the folder that holds it"
+        f"{folder} is not a copy of {corpus}: it has no {' and no '.join(candidates)}; give the folder that holds it"
     )
 
 

@@ -47,8 +47,8 @@ def download(name: str, folder: Path, folds: tuple[str, ...] = ()) -> Path:
     corpus = find_corpus(name)
     if name not in (*AAC_SUBSETS, *SOUNDATA):
         raise DataError(
-            f"nothing fetches {corpus.title}: make a copy with {', '.join(corpus.layout)} and name its folder as "
-            "`source`"
+            f"{corpus.title} cannot be downloaded automatically: make a copy with {', '.join(corpus.layout)} and give "
+            "its folder as `source`"
         )
     folder.mkdir(parents=True, exist_ok=True)
     if name in SOUNDATA:
@@ -67,8 +67,8 @@ def _soundata(name: str, home: Path) -> Path:
     missing, invalid = dataset.validate(verbose=False)
     if bad := [path for kind in (*missing.values(), *invalid.values()) for paths in kind.values() for path in paths]:
         raise DataError(
-            f"{len(bad)} files of {find_corpus(name).title} are absent or not what was published: "
-            f"{', '.join(map(str, bad[:3]))}; remove them and fetch again"
+            f"{len(bad)} files of {find_corpus(name).title} are missing or differ from the published ones: "
+            f"{', '.join(map(str, bad[:3]))}; delete them and download again"
         )
     return home
 
@@ -80,7 +80,7 @@ def _package(module: str) -> Any:
         package = module.partition(".")[0]
         if error.name != package:
             raise
-        raise DataError(f"{package} is not installed; pip install 'clapcur[corpora]'") from None
+        raise DataError(f"{package} is not installed; run `pip install 'clapcur[corpora]'`") from None
 
 
 @contextmanager

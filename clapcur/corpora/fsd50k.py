@@ -45,10 +45,10 @@ def _described(path: Path) -> dict[str, dict[str, object]]:
     try:
         described = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{path} is not JSON ({error}); was it fully unpacked?") from None
+        raise ManifestError(f"{path} is not valid JSON ({error}); was it fully unpacked?") from None
     if not isinstance(described, dict):
         raise ManifestError(
-            f"{path} is not that of {NAME}: expected a mapping from clips, got a {type(described).__name__}"
+            f"{path} is not the metadata of {NAME}: expected a mapping from clips, got a {type(described).__name__}"
         )
     return described
 

@@ -36,7 +36,7 @@ def _files(path: Path) -> list[dict[str, Any]]:
     try:
         files: list[dict[str, Any]] = yaml.load(read_text(path), loader)["files"]
     except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise ManifestError(f"{path} is not that of {NAME}: {type(error).__name__}, {error}") from None
+        raise ManifestError(f"{path} is not the file of {NAME}: {type(error).__name__}, {error}") from None
     return files
 
 

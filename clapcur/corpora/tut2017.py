@@ -43,7 +43,7 @@ def _originals(path: Path, files: set[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for first, second in (row[:2] for row in _rows(path, 2)):
         if (first in files) == (second in files):
-            raise ManifestError(f"{path}: one of {first} and {second} should be an evaluation file, and only one")
+            raise ManifestError(f"{path}: exactly one of {first} and {second} must be an evaluation file")
         found |= {first: second} if first in files else {second: first}
     return found
 
@@ -51,7 +51,9 @@ def _originals(path: Path, files: set[str]) -> dict[str, str]:
 def _rows(path: Path, num_columns: int) -> list[list[str]]:
     rows = [row for row in csv.reader((line for _, line in text_lines(path)), delimiter="\t") if row]
     if broken := [row for row in rows if len(row) < num_columns]:
-        raise ManifestError(f"{path} is not that of {NAME}: expected {num_columns} columns with tabs, got {broken[0]}")
+        raise ManifestError(
+            f"{path} is not a table of {NAME}: expected {num_columns} tab-separated columns, got {broken[0]}"
+        )
     return rows
 
 

@@ -112,5 +112,5 @@ def _why_not(store: Store, checkpoint: str, names: frozenset[str]) -> str:
     try:
         return why_tainted(store, store.find(checkpoint), names)
     except ArtifactError as error:
-        log.warning("the checkpoint %s of a decision cannot have an alias: %s", checkpoint, error)
+        log.warning("cannot set an alias for the checkpoint %s of a decision: %s", checkpoint, error)
         return str(error)

@@ -45,12 +45,12 @@ def read_class_names(path: Path | str) -> tuple[str, ...]:
     path = Path(path)
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
-        raise DataError(f"the class-name file {path} {found}; give a text file with one class name a line")
+        raise DataError(f"the class-name file {path} {found}; give a text file with one class name per line")
     lines = [line for line in map(str.strip, read_text(path).splitlines()) if line and not line.startswith("#")]
     if path.suffix.lower() in TABLES or _looks_like_a_table(lines):
         raise DataError(
-            f"{path} looks like a table, its first line is {lines[0][:80] if lines else ''!r}; give a text file with "
-            "one class name a line and no header"
+            f"{path} looks like a table: its first line is {lines[0][:80] if lines else ''!r}; give a text file with "
+            "one class name per line and no header"
         )
     return check_class_names(lines, str(path))
 
@@ -74,10 +74,12 @@ def class_list(name: str) -> tuple[str, ...]:
         There is no such list, or its file is not what it was.
     """
     if name not in CLASS_LISTS:
-        raise DataError(f"there is no list of class names {name!r}; there are {', '.join(CLASS_LISTS)}")
+        raise DataError(f"unknown class list {name!r}; the built-in lists are {', '.join(CLASS_LISTS)}")
     names = read_class_names(LISTS / f"{name}.txt")
     if signature(list(names)) != CLASS_LISTS[name]:
-        raise DataError(f"the class names in {LISTS / name}.txt were changed; scores would go by a wrong name")
+        raise DataError(
+            f"the class names in {LISTS / name}.txt were modified; restore the file, or scores would use wrong names"
+        )
     return names
 
 
@@ -88,7 +90,7 @@ def find_class_names(given: str, folder: Path) -> tuple[str, ...]:
     path = folder / given
     if not path.is_file() and path.suffix == "":
         raise DataError(
-            f"class_names: {given!r} is neither a file ({path}) nor a list that is shipped: {', '.join(CLASS_LISTS)}"
+            f"class_names: {given!r} is neither a file ({path}) nor a built-in list: {', '.join(CLASS_LISTS)}"
         )
     return read_class_names(path)
 
@@ -105,9 +107,9 @@ def check_class_names(names: Iterable[str], where: str = "class names") -> tuple
     """
     clean = tuple(readable(name) for name in list_of_texts(where, names))
     if len(clean) < 2:
-        raise DataError(f"{where}: expected at least two class names, one a line, got {len(clean)}")
+        raise DataError(f"{where}: expected at least two class names, one per line, got {len(clean)}")
     if repeated := alike(clean):
-        raise DataError(f"{where}: each class name must occur once, repeated: {'; '.join(map(' and '.join, repeated))}")
+        raise DataError(f"{where}: each class name must occur once; repeated: {'; '.join(map(' and '.join, repeated))}")
     return clean
 
 
@@ -128,4 +130,4 @@ def prompts(names: Iterable[str], template: str = PROMPT) -> tuple[str, ...]:
 def check_prompt(template: str) -> None:
     """ValueError where a prompt does not hold the place of the class name once."""
     if template.count("{}") != 1:
-        raise ValueError(f"the prompt must hold {{}} once, in the place of the class name, got {template!r}")
+        raise ValueError(f"the prompt must contain {{}} once, which is replaced by the class name, got {template!r}")

@@ -145,15 +145,15 @@ class Compositions:
         sides = self.sources.groupby("recording").split.nunique()
         if (both := sides[sides > 1]).size:
             raise ManifestError(
-                f"{both.size} source recordings are on both sides, in training and held out, the first is "
-                f"{both.index[0]!r}; split by recording before anything is put together"
+                f"{both.size} source recordings are both in training and held out; the first is "
+                f"{both.index[0]!r}; split by recording before composing clips"
             )
         split = dict(zip(self.sources.clip_id, self.sources.split, strict=True))
         for column in ("clip_a", "clip_b"):
             wrong = self.groups[self.groups[column].map(split) != self.groups.split]
             if len(wrong):
                 raise ManifestError(
-                    f"{len(wrong)} groups use a clip that is no source of their side, the first is "
+                    f"{len(wrong)} groups use a clip that is not a source of their split; the first is "
                     f"{wrong.iloc[0].group_id}: {column} {wrong.iloc[0][column]}"
                 )
 
@@ -248,7 +248,7 @@ class Renderer:
     def __init__(self, compositions: Compositions, paths: Mapping[str, str], cache: WaveformCache):
         if missing := set(compositions.sources.clip_id) - set(paths):
             raise ManifestError(
-                f"{len(missing)} clips of the compositions are in none of the given manifests, the first is "
+                f"{len(missing)} clips of the compositions are in none of the given manifests; the first is "
                 f"{min(missing)}; give the manifest that they were composed from"
             )
         self.duration_s, self._paths, self._cache = compositions.duration_s, paths, cache

@@ -53,7 +53,7 @@ class EmbeddingTable:
         if len(unsound := np.flatnonzero(~are_sound(self.rows_ND))):
             first, norm = self.ids[unsound[0]], np.linalg.norm(self.rows_ND[unsound[0]])
             raise ArtifactError(
-                f"embedding rows must have norm 1, {len(unsound)} of {len(self.ids)} have not; the row of {first} has "
+                f"embeddings must have norm 1, but {len(unsound)} of {len(self.ids)} do not; that of {first} has norm "
                 f"{norm:.4f}"
             )
 
@@ -64,7 +64,7 @@ class EmbeddingTable:
         where = {name: index for index, name in enumerate(self.ids)}
         if missing := [name for name in ids if name not in where]:
             raise ArtifactError(
-                f"{len(missing)} of {len(ids)} ids have no embedding, the first is {self._named(missing[0])}"
+                f"{len(missing)} of {len(ids)} ids have no embedding; the first is {self._named(missing[0])}"
             )
         return self.rows_ND[[where[name] for name in ids]]
 

@@ -75,7 +75,8 @@ def _folders(store: Store) -> list[Path]:
         if isinstance(error, FileNotFoundError) and not root.is_symlink():
             return []
         raise DamagedArtifact(
-            f"the tombstones in {root} cannot be read ({error.strerror}), so that nobody knows what was taken down: "
+            f"cannot read the tombstones in {root} ({error.strerror}), so clips that were taken down cannot be "
+            "excluded: "
             "make the folder readable, or restore it from a backup"
         ) from error
 
@@ -89,14 +90,14 @@ def _said(folder: Path) -> list[tuple[str, str]]:
         config = checked_record(folder).config
         told = [(field, str(config.get(field, ""))) for field in FIELDS]
         if not any(value for _, value in told):
-            raise DamagedArtifact(f"the record of the tombstone {folder.name} names nothing")
+            raise DamagedArtifact(f"the record of the tombstone {folder.name} names no clip")
         return said + told
     except (DamagedArtifact, OSError) as damage:
         if not said:
-            why = str(damage) if isinstance(damage, DamagedArtifact) else f"{folder} cannot be read ({damage.strerror})"
+            why = str(damage) if isinstance(damage, DamagedArtifact) else f"cannot read {folder} ({damage.strerror})"
             raise DamagedArtifact(
-                f"{why}. Nobody knows which clip this tombstone forgot: run `clapcur forget` on that clip again, "
-                f"then delete {folder}"
+                f"{why}. It is unknown which clip this tombstone is for: run `clapcur forget` on that clip again, then "
+                f"delete {folder}"
             ) from None
     except ArtifactError:  # no record: somebody is writing it, or was killed, or it was deleted
         pass

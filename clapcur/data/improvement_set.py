@@ -147,8 +147,8 @@ def _check_cosines(pairs: pa.Table) -> None:
             first = int(np.argmin(is_cosine))
             raise DataError(
                 f"a {name.replace('_', ' ')} must be a cosine in [-1, 1], got {values[first]} for the clip "
-                f"{pairs['clip_id'][first]} and the caption {pairs['caption_id'][first]}; their embeddings are no unit "
-                "rows, embed them again"
+                f"{pairs['clip_id'][first]} and the caption {pairs['caption_id'][first]}; their embeddings are not "
+                "L2-normalised: embed them again"
             )
 
 
@@ -234,7 +234,7 @@ class ImprovementSet:
     def open(cls, artifact: Artifact) -> "ImprovementSet":
         """Return the set of a finished artifact; ArtifactError for another kind."""
         if artifact.kind != Card.KIND:
-            raise ArtifactError(f"expected an artifact of the kind {Card.KIND}, got the {artifact.kind} {artifact.id}")
+            raise ArtifactError(f"expected an artifact of kind {Card.KIND}, got the {artifact.kind} {artifact.id}")
         return cls(artifact.path)
 
     @cached_property

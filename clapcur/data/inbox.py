@@ -29,7 +29,7 @@ class Watch:
             The folder is gone.
         """
         if not self.folder.is_dir():
-            raise DataError(f"{self.folder} is not a folder: there is nothing to watch")
+            raise DataError(f"cannot watch {self.folder}: it is not a folder")
         seen = {}
         for path in self.folder.rglob("*"):
             if path.name.startswith(".") or not path.is_file():

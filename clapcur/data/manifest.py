@@ -93,7 +93,9 @@ class Manifest:
                 raise ManifestError(f"table {name!r} must have the columns {columns}, got {list(table.columns)}")
         for table, column in ((self.clips, "clip_id"), (self.captions, "caption_id")):
             if not table[column].is_unique:
-                raise ManifestError(f"{column} must be unique, {table[column].duplicated().sum()} rows repeat one")
+                raise ManifestError(
+                    f"{column} must be unique, but {table[column].duplicated().sum()} rows repeat a value"
+                )
         for table, column in ((self.clips, "clip_id"), (self.captions, "caption_id")):
             if unknown := set(self.pairs[column]) - set(table[column]):
                 raise ManifestError(f"{len(unknown)} pairs name a {column} that is not in the manifest: {min(unknown)}")
@@ -179,13 +181,14 @@ def read_locations(folder: Path) -> pd.DataFrame:
     path = folder / LOCATIONS
     try:
         found = parquet.read_table(path, schema=PLACES, page_checksum_verification=True).to_pandas()
-        why = "a place is missing" if found.isna().to_numpy().any() else ""
+        why = "a location is missing" if found.isna().to_numpy().any() else ""
     except (OSError, ValueError, pa.ArrowException) as error:
         why = " ".join(str(error).split()) or type(error).__name__
     if why:
         raise ManifestError(
-            f"the table of where the clips of manifest {folder.name} are, {path}, cannot be read: {why:.200}; "
-            "ingest or merge the same sources again, which writes it anew"
+            f"cannot read {path}, the locations of the clips of manifest {folder.name}: {why:.200}; ingest or merge "
+            "the "
+            "same sources again to rewrite it"
         )
     return found
 

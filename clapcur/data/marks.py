@@ -42,13 +42,16 @@ def read_marks(path: Path | str) -> pd.DataFrame:
     table = _read_text(Path(path))
     for name in ("clip_id", "caption_id"):
         if len(empty := table.index[table[name] == ""]):
-            raise DataError(f"{path}, line {empty[0]}: {name} is empty, so that no pair is named")
+            raise DataError(f"{path}, line {empty[0]}: {name} is empty; a mark needs a clip and a caption")
     if len(unknown := table.index[~table["mark"].isin(MARKS)]):
-        raise DataError(f"{path}, line {unknown[0]}: a mark is {' or '.join(MARKS)}, got {table['mark'][unknown[0]]!r}")
+        raise DataError(
+            f"{path}, line {unknown[0]}: mark must be {' or '.join(MARKS)}, got {table['mark'][unknown[0]]!r}"
+        )
     similarity = pd.to_numeric(table["similarity"].replace("", None), errors="coerce")
     if len(bad := table.index[(table["similarity"] != "") & ~similarity.between(-1, 1)]):
         raise DataError(
-            f"{path}, line {bad[0]}: a similarity is a cosine in [-1, 1] or empty, got {table['similarity'][bad[0]]!r}"
+            f"{path}, line {bad[0]}: similarity must be a cosine in [-1, 1] or empty, got "
+            f"{table['similarity'][bad[0]]!r}"
         )
     table = table.assign(similarity=similarity.astype("float64"))
     table = table.sort_values(["clip_id", "caption_id", "mark"], ignore_index=True)
@@ -71,7 +74,7 @@ def marks_from_file(path: Path | str) -> tuple[Mark, ...]:
 def _read_text(path: Path) -> pd.DataFrame:
     """Read the known columns as stripped text; a row is known by its line."""
     if not path.is_file():
-        raise DataError(f"the table of marks {path} does not exist; the audition page exports one")
+        raise DataError(f"the table of marks {path} does not exist; export it from the audition page")
     header, rows = read_table(path)
     if missing := [name for name in COLUMNS if name not in header]:
         raise DataError(

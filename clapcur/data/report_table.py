@@ -159,19 +159,23 @@ class Verdict:
         control = self.best.vs_continued
         if self.is_better and control is not None and control.interval[0] <= 0:
             sentences.append(
-                f"It is not better than the teacher trained for longer ({change_in_points(control)}): the gain may "
-                "come from more training and not from the new pairs."
+                f"It is not better than the continued teacher ({change_in_points(control)}): the gain may come from "
+                "more training instead of the new pairs."
             )
         if self.num_students > 1:
-            sentences.append(f"It is the best of {self.num_students} students; the interval does not allow for that.")
+            sentences.append(
+                f"It is the best of {self.num_students} students; the interval does not correct for this selection."
+            )
         known = [line.name for line in (self.teacher, self.best) if line.contamination.status == "contaminated"]
         if known:
-            sentences.append(f"The scores of {' and '.join(known)} are contaminated by clips that were trained on.")
+            sentences.append(
+                f"The scores of {' and '.join(known)} are contaminated: some evaluation clips were used in training."
+            )
         sentences.append(f"Use {name}." if self.is_better else "Keep the teacher.")
         if not self.is_better and not is_worse and high - low > WIDE:
             sentences.append(
-                f"The interval spans {100 * (high - low):.0f} points: more evaluation clips, of more recordings, would "
-                "tell more."
+                f"The interval spans {100 * (high - low):.0f} points: more evaluation clips from more recordings would "
+                "narrow it."
             )
         return " ".join(sentences)
 

@@ -26,11 +26,11 @@ class Row:
     """One row of a comparison: what the student learns from, and whether its targets are softened."""
 
     strategy: Strategy
-    """What the student learns from."""
+    """Strategy of the student's training pairs."""
     soft_labels: bool = False
-    """Whether its targets are softened."""
+    """Whether it is trained with soft labels."""
     teminal: bool = added(neutral=False)
-    """Whether it is post-trained on the order of sounds afterwards."""
+    """Whether it is then post-trained on the order of sounds."""
 
     def __post_init__(self) -> None:
         """Refuse rows that contradict their name."""

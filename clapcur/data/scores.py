@@ -94,7 +94,7 @@ class ZeroShotScores(Scores):
         """Read the scores; ArtifactError for those of another task."""
         scores = Scores.read(folder)
         if scores.protocol.task != ZERO_SHOT:
-            raise ArtifactError(f"expected zero-shot scores, {folder.name} has scores of {scores.protocol.task}")
+            raise ArtifactError(f"expected zero-shot scores, got scores of {scores.protocol.task} in {folder.name}")
         return super().read(folder)
 
 

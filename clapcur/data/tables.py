@@ -138,7 +138,7 @@ def _delimited(path: Path, delimiter: str, encoding: str) -> tuple[list[str], Ro
                 yield (
                     line,
                     ManifestError(
-                        f"{path}, line {line}: {len(values)} cells where the header has {len(names)}; "
+                        f"{path}, line {line}: {len(values)} cells, but the header has {len(names)}; "
                         "a caption with a comma or a tab must be in double quotes"
                     ),
                 )
@@ -164,7 +164,9 @@ def _cells(path: Path, delimiter: str, skipped: int, encoding: str) -> Iterator[
                 if number >= skipped and cells and (len(cells) == 1 or any(cells)):
                     yield reader.line_num, cells
         except csv.Error as error:
-            raise ManifestError(f"{path}, line {reader.line_num}: {error}; is a quote open or not doubled?") from None
+            raise ManifestError(
+                f"{path}, line {reader.line_num}: {error}; is a quote unclosed or not doubled?"
+            ) from None
         except UnicodeError as error:
             raise ManifestError(not_decodable(path, encoding, error)) from None
 

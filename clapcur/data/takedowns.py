@@ -59,9 +59,7 @@ def check_clean(store: Store, key: Key, is_written: bool) -> None:
     if not (names := forgotten_names(store)):
         return
     if why := _Lineage(store, names).why(key.kind, key.id, key, is_written):
-        raise OutdatedError(
-            f"{key.stage} was stopped, because {why}; run the same again, which leaves out what was taken down"
-        )
+        raise OutdatedError(f"{key.stage} was stopped because {why}; run the same command again to leave out the clip")
 
 
 class _Lineage:
@@ -80,7 +78,7 @@ class _Lineage:
                 self._answers[name] = next(self._reasons(kind, name, key, is_written), "")
             except (ArtifactError, OSError, ValueError, KeyError) as error:
                 said = " ".join(str(error).split())
-                self._answers[name] = f"a part of its lineage, {kind} {name}, cannot be read ({said})"
+                self._answers[name] = f"its lineage cannot be checked: cannot read {kind} {name} ({said})"
         return self._answers[name]
 
     def _reasons(self, kind: str, name: str, key: Key | None, is_written: bool) -> Iterator[str]:
@@ -128,7 +126,7 @@ class _Lineage:
         sources = [self._store.find(inputs[role]) for role in ("pool", "teacher_pairs") if role in inputs]
         listed = set().union(*(self._listed_in(manifest) for manifest in sources))
         heard = {mark[0] for mark in config.get("marks", ())}
-        if why := _told(heard & listed, f"what was heard for the Improvement-Set {folder.name}"):
+        if why := _told(heard & listed, f"the audition of the Improvement-Set {folder.name}"):
             yield why
         if is_written:
             check_payload(folder)

@@ -44,15 +44,15 @@ def files_of(source: Path) -> list[Path]:
     if source.is_file():
         if _suffix(source) not in SUFFIXES:
             raise DataError(
-                f"{source}: expected text ({', '.join(SUFFIXES[:3])}, also with {' or '.join(PACKED)} behind it) or a "
-                "folder of it"
+                f"{source}: expected a text file ({', '.join(SUFFIXES[:3])}, optionally followed by "
+                f"{' or '.join(PACKED)}) or a folder of text files"
             )
         return [source]
     if not source.is_dir():
         raise DataError(f"the text {source} does not exist")
     found = sorted(path for path in source.rglob("*") if path.is_file() and _suffix(path) in SUFFIXES)
     if not found:
-        raise DataError(f"the folder {source} holds no text: none of {', '.join(SUFFIXES)}")
+        raise DataError(f"the folder {source} holds no text file; expected one of {', '.join(SUFFIXES)}")
     return found
 
 
@@ -122,7 +122,7 @@ def _of_object(line: str, where: str, column: str | None) -> Iterator[tuple[str,
         yield where, found
         return
     if not isinstance(found, dict):
-        raise DataError(f"{where}: expected a JSON object or a text, got {line[:80]}")
+        raise DataError(f"{where}: expected a JSON object or string, got {line[:80]}")
     name = _column(list(found), column, where)
     value = found[name]
     for text in value if isinstance(value, list) else [value]:
@@ -133,12 +133,14 @@ def _of_object(line: str, where: str, column: str | None) -> Iterator[tuple[str,
 def _column(names: list[str], column: str | None, where: str) -> str:
     if column is not None:
         if column not in names:
-            raise DataError(f"{where} has no column {column!r}, it has {', '.join(names)}")
+            raise DataError(f"{where} has no column {column!r}; its columns are {', '.join(names)}")
         return column
     for name in COLUMNS:
         if name in names:
             return name
-    raise DataError(f"{where} has no column of {', '.join(COLUMNS)}, it has {', '.join(names)}; name the one with text")
+    raise DataError(
+        f"{where} has none of the columns {', '.join(COLUMNS)}; choose the text column among {', '.join(names)}"
+    )
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -159,7 +161,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                         f"{path}, line {number}, is not UTF-8 (byte 0x{bad.hex()}: {error.reason}); save it as UTF-8"
                     ) from None
     except (EOFError, OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be unpacked, was it cut off? {error}") from error
+        raise DataError(f"{path} cannot be unpacked; was it truncated? {error}") from error
 
 
 def _raw_lines(file: IO[bytes], path: Path) -> Iterator[bytes]:

@@ -17,12 +17,12 @@ class Captioning:
     """Captions for clips that have none, guided by their tags (BLAT, arXiv 2303.07902)."""
 
     tagger: TaggerConfig | None = None
-    """Who tags: YAMNet or PANNs. null: the table of tags that `tags` names or, where it names none, the teacher, over
-    the experiment's class names, zero-shot."""
+    """Tagger: YAMNet or PANNs. null: the table given in `tags` or, without one, the teacher, zero-shot over the
+    experiment's class names."""
     tags: TagConfig = TagConfig()
-    """When a tag is given."""
+    """When a tag is assigned."""
     captions: CaptionConfig = CaptionConfig()
-    """How captions are made, and which stay."""
+    """How captions are generated, and which are kept."""
 
     @property
     def needs_teacher(self) -> bool:

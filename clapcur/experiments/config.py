@@ -48,17 +48,17 @@ class LandingRules:
     """When sounds that landed in a pool make a new student, and which one."""
 
     min_new_clips: int = 100
-    """New clips since the last curation that start the next one."""
+    """Number of new clips that starts the next curation."""
     max_wait_hours: float = 168.0
-    """Hours after which fewer new clips start one too."""
+    """Maximum wait in hours, after which fewer new clips also start a curation."""
     min_changed: float = 0.02
-    """Share of the Improvement-Set's pairs that must have changed before a student is trained."""
+    """Minimum fraction of changed pairs in the Improvement-Set; below it no student is trained."""
     strategy: Literal["du", "ads"] = "ads"
-    """Improvement-Set of the new student."""
+    """Strategy of the new student's Improvement-Set."""
     soft_labels: bool = True
-    """Whether its targets are softened."""
+    """Whether the new student is trained with soft labels."""
     min_change: float = 0.0
-    """The student becomes champion where the lower end of the interval of its change in accuracy exceeds this."""
+    """The student becomes champion if the lower end of the interval of its change in accuracy exceeds this value."""
 
     def __post_init__(self) -> None:
         """Refuse numbers without a meaning."""
@@ -67,7 +67,7 @@ class LandingRules:
         if not self.max_wait_hours >= 0:
             raise ValueError(f"max_wait_hours must be 0 or more, got {self.max_wait_hours:g}")
         if not 0 <= self.min_changed <= 1:
-            raise ValueError(f"min_changed is a share in [0, 1], got {self.min_changed:g}; a percentage?")
+            raise ValueError(f"min_changed must be a fraction in [0, 1], got {self.min_changed:g}; a percentage?")
 
     @property
     def row(self) -> Row:
@@ -82,16 +82,16 @@ class Experiment:
     name: str
     """Name of the dataset, and of the MLflow experiment."""
     pairs: IngestConfig | None
-    """Captioned clips: what the teacher learns from. null: the pool, with captions that are generated for it; nobody
-    needs to write one."""
+    """Captioned clips to train the teacher on. null: the pool, with generated captions, so that no captions need to be
+    written."""
     more_pairs: tuple[IngestConfig, ...] = ()
     """Further tables and corpora of captioned clips."""
     share_of_pairs: float = 1.0
-    """Share of the source recordings of the pairs that the teacher learns from; less than 1 makes a weaker teacher."""
+    """Fraction of the pairs' source recordings to train the teacher on; less than 1 gives a weaker teacher."""
     evaluation: IngestConfig
-    """Labelled clips, which are only ever scored."""
+    """Labelled clips, used for evaluation only."""
     class_names: tuple[str, ...]
-    """Names of the classes: a list, a file with one a line, or a list that is shipped, such as esc50."""
+    """Class names: a list, a file with one name per line, or a built-in list such as esc50."""
     pool: IngestConfig | None = None
     """Unpaired audio, in which DU and ADS find new pairs."""
     captions: IngestConfig | None = None
@@ -99,43 +99,43 @@ class Experiment:
     prompt: str = PROMPT
     """Class prompt; {} is replaced by the class name."""
     checkpoint: AdoptConfig | None = None
-    """A pretrained model: the teacher itself, or what the training of the teacher starts from."""
+    """A pretrained model: the teacher itself, or the starting point for training the teacher."""
     teacher: TrainConfig | None
-    """Training of the teacher; None: the checkpoint is the teacher as it is."""
+    """Training of the teacher; None: use the checkpoint as the teacher, unchanged."""
     student: TrainConfig
-    """Training of every student; `soft_labels` is added for the rows that have soft labels."""
+    """Training of every student; `soft_labels` is added for rows with soft labels."""
     soft_labels: SoftLabels = SoftLabels()
-    """Soft targets of the rows that have them."""
+    """Soft targets, for rows with soft labels."""
     curation: Curation = Curation()
     """How the pairs of every Improvement-Set are chosen."""
     du_threshold: Threshold | None = None
-    """Audio threshold of DU, if it differs from that of the curation."""
+    """Audio threshold of DU; None: that of the curation."""
     ads_replay: Literal["ds", "teacher_pairs"] = "teacher_pairs"
-    """What an ADS student replays: the DS set (the paper) or the teacher's pairs."""
+    """Pairs that an ADS student replays: the DS set (as in the paper) or the teacher's pairs."""
     ds_replays: bool = True
-    """Whether a DS student replays the teacher's pairs; in the paper it learns from DS alone."""
+    """Whether a DS student replays the teacher's pairs; in the paper it is trained on DS only."""
     num_crops: int = 1
-    """Crops per clip in every embedding; they are spread over the clip and averaged."""
+    """Number of crops per clip in every embedding, spread over the clip and averaged."""
     rows: tuple[Row, ...] = PAPER_ROWS
-    """The rows that are compared."""
+    """Rows to compare."""
     seeds: tuple[int, ...] = (0,)
-    """Seeds; each makes one teacher and one set of students."""
+    """Seeds; each gives one teacher and one set of students."""
     post_training: PostTraining = PostTraining()
-    """How the rows with TeminAL learn the order of sounds; the seed is that of the row."""
+    """Post-training on the order of sounds, for rows with TeminAL; uses the seed of the row."""
     single_sounds: IngestConfig | None = None
-    """Labelled single sounds that a post-training puts together; None: those of the row's Improvement-Set (DS where it
-    has none with classes), which nobody labelled."""
+    """Labelled clips of single sounds to compose in post-training; None: clips of the row's Improvement-Set, or of DS
+    if that has no classes; these need no labels."""
     captioning: Captioning | None = added(None)
-    """How captions are generated for the pool: for the rows tagcap, and where there are no pairs; null: they are
-    not."""
+    """How captions are generated for the pool, for rows with tagcap or if there are no pairs; null: no captions are
+    generated."""
     pseudo_labels: PseudoLabelConfig = added(PseudoLabelConfig())
-    """How the rows pl find the class of each pool clip; class names and prompt are those of the experiment."""
+    """How rows with pl find the class of each pool clip; class names and prompt are those of the experiment."""
     order: OrderEvaluation | None = None
-    """How it is scored what each row hears of the order of sounds; None: it is not."""
+    """How the recognition of the order of sounds is scored for each row; None: not scored."""
     note: str = ""
     """A note for readers of the report."""
     on_landing: LandingRules = LandingRules()
-    """When new clips in a pool (`pool: pool:NAME`) make a new student."""
+    """When new clips in a pool (`pool: pool:NAME`) trigger a new student."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be compared."""
@@ -144,7 +144,7 @@ class Experiment:
         for seed in self.seeds:
             check_seed(seed, "a seed")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds must be given and differ, got {list(self.seeds)}")
+            raise ValueError(f"seeds must be one or more distinct numbers, got {list(self.seeds)}")
         searching = {*SEARCHED, *GENERATED}
         if self.pool is None and (needs := sorted({row.strategy for row in self.rows} & searching)):
             raise ValueError(f"the rows {', '.join(needs)} need unpaired audio: give `pool`")
@@ -153,19 +153,19 @@ class Experiment:
         if self.pairs is None:
             self._check_without_pairs()
         if self.teacher is None and self.checkpoint is None:
-            raise ValueError("there is no teacher: give `checkpoint`, or `teacher` to train one")
+            raise ValueError("no teacher: give `checkpoint`, or `teacher` to train one")
         if self.teacher is not None and self.teacher.held_out != self.student.held_out:
-            raise ValueError("teacher and student must hold out the same share, or a student trains on what selects it")
+            raise ValueError(
+                "teacher and student must have the same held_out, or a student trains on pairs that select its weights"
+            )
 
     def _check_without_pairs(self) -> None:
         if self.pool is None or self.captioning is None:
-            raise ValueError(
-                "there are no captioned clips: give `pairs`, or `pool` and `captioning`, which generates captions"
-            )
+            raise ValueError("no captioned clips: give `pairs`, or `pool` and `captioning` to generate captions")
         if self.captioning.needs_teacher and self.teacher is not None:
             raise ValueError(
-                "a teacher that is trained on generated captions cannot tag the clips itself: give "
-                "`captioning: {tagger: FILE}`, or a table of tags"
+                "a teacher trained on generated captions cannot tag the clips for them: give `captioning: {tagger: "
+                "FILE}`, or a table of tags"
             )
 
     @property
@@ -329,8 +329,8 @@ def demo_experiment(corpus: "Corpus", seed: int = 0) -> Experiment:
     training = TrainConfig(num_examples=64 * 80, learning_rate=4e-3, hard_target="identical", precision="auto")
     return Experiment(
         name="demo-synthetic-sounds",
-        note="These sounds are synthetic, made by formulas: the table shows that the machinery works, not what it does "
-        "for yours.",
+        note="The audio is synthetic: the table shows that the pipeline works, not how well it will do on your "
+        "recordings.",
         pairs=IngestConfig(source=str(corpus.pairs)),
         pool=IngestConfig(
             source=str(corpus.pool), metadata=str(corpus.pool_table), audio_folder=str(corpus.pool.parent)
@@ -420,7 +420,7 @@ def _mapping(value: Any, what: str) -> dict[str, Any]:
     if isinstance(value, str):
         return {"source": value}
     if not isinstance(value, Mapping):
-        raise ValueError(f"{what} is a path or a mapping with the key `source`, got {value!r}")
+        raise ValueError(f"{what} must be a path or a mapping with the key `source`, got {value!r}")
     return dict(value)
 
 
@@ -439,7 +439,9 @@ def _ingest_values(value: Any, folder: Path) -> dict[str, Any]:
 def curation_values(given: Any, folder: Path, where: Path) -> dict[str, Any]:
     """Return the fields of a `Curation` as a file has them; marks are read from the table that they name."""
     if not isinstance(given, Mapping):
-        raise ValueError(f"{where}: curation is a mapping such as {{audio_threshold: {{count: 2000}}}}, got {given!r}")
+        raise ValueError(
+            f"{where}: curation must be a mapping such as {{audio_threshold: {{count: 2000}}}}, got {given!r}"
+        )
     values = dict(given)
     if isinstance(values.get("marks"), str):
         values["marks"] = marks_from_file(folder / values["marks"])

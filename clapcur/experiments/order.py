@@ -25,24 +25,24 @@ class PostTraining:
     """Composed groups, and one training for each of the stages, each from the checkpoint of the one before."""
 
     stages: tuple[str, ...] = ("a", "b")
-    """The trainings: a, b, or a+b for one with both losses."""
+    """Trainings in order: a, b, or a+b for one training with both losses."""
     compose: ComposeConfig = ComposeConfig()
-    """How sounds are put together; its duration_s is cut to the window of the checkpoint."""
+    """How sounds are composed; duration_s is limited to the window of the checkpoint."""
     train: TrainConfig = TrainConfig(
         num_examples=48_000, batch_size=96, learning_rate=1e-4, gradient_clip=0.5,
         order=OrderTraining(forward_first=0.5, choice_phrasings="all"),
         selection="order", learns=LEARNS, soft_labels=SoftLabels(), hard_target="identical", replay_probability=0.5,
     )  # fmt: skip
-    """Each training; the stage, and the order head among what learns, are filled in."""
+    """Config of each training; the stage, and the order head as a part to train, are set automatically."""
     order_head: OrderHeadConfig | None = OrderHeadConfig()
-    """Order-aware pooling that a tower without one is given; None: the tower stays as it is."""
+    """Order-aware pooling to add to a tower without one; None: add none."""
 
     def __post_init__(self) -> None:
         """Refuse stages that there are none of, and a training without order."""
         if not self.stages or not set(self.stages) <= STAGES.keys():
-            raise ValueError(f"stages are of {', '.join(STAGES)}, got {', '.join(self.stages) or 'none'}")
+            raise ValueError(f"stages must be among {', '.join(STAGES)}, got {', '.join(self.stages) or 'none'}")
         if self.train.order is None:
-            raise ValueError("a post-training trains on composed groups: give train.order")
+            raise ValueError("a post-training needs composed groups: set train.order")
 
     def changed(self, stages: str, order_head: bool, seed: int | None) -> "PostTraining":
         """Return the same with what a command line says."""
@@ -80,15 +80,15 @@ class OrderEvaluation:
     """How it is scored what a checkpoint hears of the order of sounds."""
 
     clips: IngestConfig | None = None
-    """Labelled single sounds that are put together; None: the evaluation clips."""
+    """Labelled clips of single sounds to compose; None: the evaluation clips."""
     num_groups: int = 200
-    """Groups of two sounds; each is heard in five ways."""
+    """Number of groups of two sounds; each group gives five items."""
     duration_s: float | None = None
     """Length of every item, in seconds; None: the window of the checkpoint."""
     prompt: str = PROMPT
-    """What captions begin with; {} is the place of what is heard."""
+    """Caption prompt; {} is replaced by the described sounds."""
     seed: int = 0
-    """Of the groups, the distractors and the bootstrap; the seeds of an experiment share one test."""
+    """Seed of the groups, the distractors and the bootstrap; all seeds of an experiment share one test."""
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
@@ -122,7 +122,6 @@ def warn_of_deaf_tower(settings: PostTraining, model: ClapConfig) -> None:
     heard_s, duration_s = model.hears_order_s, settings.composing(model).duration_s
     if settings.order_head is None and heard_s < duration_s:
         log.warning(
-            "the audio tower pools without order and tells what came first within %.2f s only, the composed items have "
-            "%.2f s: it hears their order near the joint alone; give it an order head (--order-head)", heard_s,
-            duration_s,
+            "the pooling of the audio tower ignores order, so it can order sounds only within %.2f s, but the composed "
+            "items are %.2f s long; add an order head (--order-head)", heard_s, duration_s,
         )  # fmt: skip

@@ -55,12 +55,12 @@ def check_config(experiment: Experiment) -> None:
     if experiment.checkpoint is not None:
         check_place(experiment.checkpoint)
     elif experiment.teacher is not None and experiment.teacher.model is None:
-        raise ValueError("a teacher of fresh weights needs `teacher: {model: ...}`, or give `checkpoint`")
+        raise ValueError("a teacher trained from scratch needs `teacher: {model: ...}`; or give `checkpoint`")
     for training in trainings:
         if training.model is not None and training.model.text.source != "bert-tiny":
             find_text_source(training.model.text.source)
     if experiment.teacher and experiment.student.model not in (None, experiment.teacher.model):
-        raise ValueError("a student has its teacher's model: leave `student: {model: ...}` out")
+        raise ValueError("a student has the same model as its teacher: omit `student: {model: ...}`")
 
 
 def _check_captioning(captioning: Captioning) -> None:
@@ -100,7 +100,7 @@ def check_manifests(experiment: Experiment, manifests: Mapping[str, Artifact]) -
 def _check_contents(experiment: Experiment, opened: Mapping[str, Manifest]) -> None:
     for role, table, needs in (
         ("pairs", "pairs", "clips with captions: columns `path` and `caption`"),
-        ("pool", "clips", "sounds: a folder, or a table with the column `path`"),
+        ("pool", "clips", "audio: a folder, or a table with the column `path`"),
         ("captions", "captions", "captions: a table with the column `caption`"),
         ("evaluation", "clips", "clips with labels: columns `path` and `label`"),
     ):
@@ -114,8 +114,8 @@ def _check_evaluation(experiment: Experiment, evaluation: Manifest) -> None:
     label_index(evaluation.clips, check_class_names(experiment.class_names))
     if len(set(evaluation.groups.values())) < 2:
         raise ManifestError(
-            f"all {len(evaluation.clips)} evaluation clips are cut from one recording, so that no score has an "
-            "interval; give clips of several recordings, or mend the column recording_id"
+            f"all {len(evaluation.clips)} evaluation clips are cut from one recording, so no interval can be computed; "
+            "give clips of several recordings, or fix the column recording_id"
         )
 
 
@@ -124,15 +124,17 @@ def _check_held_out(experiment: Experiment, pairs: Manifest) -> None:
     is_held_out = pairs.pairs.clip_id.isin(pairs.held_out(share))
     num_held_out, num_kept = int(is_held_out.sum()), int((~is_held_out).sum())
     num_recordings = len({pairs.groups[clip] for clip in pairs.pairs.clip_id})
-    of = f"of {len(pairs.pairs)} pairs of {num_recordings} recordings"
+    of = f"of {len(pairs.pairs)} pairs from {num_recordings} recordings"
     trainings = [training for training in (experiment.teacher, experiment.student) if training is not None]
     if any(training.selection == "held_out" for training in trainings) and num_held_out < 2:
         raise EmptySetError(
-            f"held_out {share:g} {of} holds out {num_held_out}, and weights are selected on at least 2; raise "
-            "held_out, give more recordings, or take selection: last"
+            f"held_out {share:g} {of} holds out {num_held_out} pairs, but selecting weights needs at least 2; raise "
+            "held_out, give more recordings, or use selection: last"
         )
     if not num_kept:
-        raise EmptySetError(f"held_out {share:g} {of} leaves none to train on; lower held_out, or give more recordings")
+        raise EmptySetError(
+            f"held_out {share:g} {of} leaves no pairs to train on; lower held_out, or give more recordings"
+        )
 
 
 def _check_candidates(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[ImprovementSetName]) -> None:
@@ -145,8 +147,8 @@ def _check_candidates(experiment: Experiment, opened: Mapping[str, Manifest], wa
         known = set(overlap(clips, opened["evaluation"].clips).reason_of())
         if not set(clips.clip_id) - known - held_out:
             raise EmptySetError(
-                f"none of the {len(clips)} clips of {role} may enter a set: {len(known)} are evaluation clips or cut "
-                f"from their recordings, {len(set(clips.clip_id) & held_out - known)} are held out; give other sounds"
+                f"none of the {len(clips)} clips of {role} may enter a set: {len(known)} are evaluation clips or share "
+                f"a recording with one, {len(set(clips.clip_id) & held_out - known)} are held out; give other clips"
             )
 
 
@@ -162,12 +164,13 @@ def _check_thresholds(experiment: Experiment, opened: Mapping[str, Manifest], wa
         most = len(opened["pool"].clips) * min(len(texts), experiment.curation.max_per_clip or len(texts))
         threshold = experiment.curate(strategy).audio_threshold
         name = "du_threshold" if strategy == "du" and experiment.du_threshold else "audio_threshold"
-        _check_count(name, threshold, Curation.audio_threshold, most, "pairs of a clip of the pool and a caption")
+        _check_count(name, threshold, Curation.audio_threshold, most, "pairs of a pool clip and a caption")
     approximate = experiment.curation.approximate
     if approximate is not None and approximate.num_clusters > len(texts):
         raise EmptySetError(
-            f"approximate asks for {approximate.num_clusters} clusters of {len(texts)} captions; ask for "
-            "fewer, or leave it out: so few are searched exactly"
+            f"approximate has {approximate.num_clusters} clusters for only {len(texts)} captions; lower num_clusters, "
+            "or "
+            "omit approximate: exact search is fast enough for so few captions"
         )
 
 
@@ -176,10 +179,12 @@ def _check_count(name: str, threshold: Threshold, default: Threshold, most: int,
         return
     if threshold != default:
         raise EmptySetError(
-            f"{name} asks for a count of {threshold.count:,}, and there are at most {most:,} {what}: all would be "
-            "taken and nothing chosen; ask for fewer"
+            f"{name} has a count of {threshold.count:,}, but there are at most {most:,} {what}, so it would select all "
+            "of them; lower the count"
         )
-    log.warning("%s: by default %s, but there are at most %s %s, and all are taken", name, threshold.count, most, what)
+    log.warning(
+        "%s: the default is %s, but there are at most %s %s, so all are used", name, threshold.count, most, what
+    )
 
 
 def _check_evidence(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[ImprovementSetName]) -> None:
@@ -193,19 +198,19 @@ def _check_evidence(experiment: Experiment, opened: Mapping[str, Manifest], want
         if experiment.curation.marks:
             clips = set(opened["pool"].clips.clip_id)
             support = sum(clip in clips and caption in texts for clip, caption, _ in experiment.curation.marks)
-            what = "marked pairs of this pool and these captions"
+            what = "marked pairs from this pool and these captions"
         else:
             held_out = set(pairs.pairs.clip_id) & pairs.held_out(experiment.student.held_out)
-            support, what = len(held_out) * len(texts), "held-out clips times captions"
+            support, what = len(held_out) * len(texts), "held-out clips × captions"
         if support < LEAST_SUPPORT:
             raise EmptySetError(
-                f"a threshold by precision needs {LEAST_SUPPORT} judged pairs, there are {support} ({what}); raise "
+                f"a threshold by precision needs at least {LEAST_SUPPORT} judged pairs, got {support} ({what}); raise "
                 "held_out, or give the threshold by similarity or count"
             )
     if experiment.curation.near_duplicate == "calibrated":
         chosen, recordings = known_to_differ(pairs.clips)
         if len(chosen) < LEAST_DIFFERENT or len(set(recordings)) < 2:
             raise EmptySetError(
-                f"near_duplicate: calibrated needs {LEAST_DIFFERENT} clips of several known recordings among the "
-                f"pairs, there are {len(chosen)} of {len(set(recordings))}; give near_duplicate as a similarity"
+                f"near_duplicate: calibrated needs {LEAST_DIFFERENT} clips from several known recordings among the "
+                f"pairs, got {len(chosen)} from {len(set(recordings))}; give near_duplicate as a similarity"
             )

@@ -16,11 +16,11 @@ GIVEN = ("pairs", "evaluation", "class_names")  # what no default can replace
 
 HEAD = """# Every field of an experiment's config
 
-This page is made from the config classes (`python -m clapcur.experiments.reference`). `clapcur init my-sounds.yaml`
-writes a short file to start from; every field below may be added to it. The last tables, from PostTraining on, are of
-the file that `--config` of `clapcur post-train` names. Paths are relative to the file. The defaults
-are those of such a file. Fields marked *machine* say how a result is computed and not what it is: changing one never
-makes a new artifact.
+This page is generated from the config classes (`python -m clapcur.experiments.reference`). To start, write a short file
+with `clapcur init my-sounds.yaml`; you can add any field below to it. The last tables, starting with PostTraining,
+describe the file that `--config` of `clapcur post-train` takes. Paths are relative to the file. The defaults are those
+of such a file. Fields marked *machine* affect how a result is computed, not what it is: changing one never creates
+a new artifact.
 """
 
 

@@ -10,8 +10,8 @@ from clapcur.stages.train import TrainConfig
 
 WIDTH = 110  # columns of a comment
 HEAD = """\
-# An experiment for `clapcur improve` and `clapcur compare`. Paths are relative to this file. What is left out is as
-# docs/config.md says, which lists every field."""
+# An experiment for `clapcur improve` and `clapcur compare`. Paths are relative to this file. docs/config.md lists every
+# field and its default."""
 FORMS = {  # what may be given for a place, beside what the field says
     "pairs": "A table (CSV, TSV, JSONL, Parquet) with the columns path and caption.",
     "pool": "A folder, or a table with the column path.",

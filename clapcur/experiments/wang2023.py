@@ -37,13 +37,13 @@ class Domain:
     """What the reference sets for one evaluation set."""
 
     corpus: str
-    """Of `clapcur.corpora`, and its class list."""
+    """Corpus in `clapcur.corpora`, and its class list."""
     folder: str
-    """Name of the folder below the folder of the corpora."""
+    """Name of its folder inside the folder of the corpora."""
     ds_threshold: float
-    """Least similarity of caption and class prompt."""
+    """Minimum similarity of caption and class prompt."""
     ads_threshold: float
-    """Least similarity of clip and caption."""
+    """Minimum similarity of clip and caption."""
 
 
 DOMAINS: Mapping[Dataset, Domain] = {
@@ -102,7 +102,7 @@ def experiment(recipe: str, dataset: Dataset, data: Path, selection: Selection =
     """
     if recipe not in PUBLISHED or dataset not in DOMAINS:
         raise ValueError(
-            f"expected a recipe of {', '.join(RECIPES)} and a dataset of {', '.join(DOMAINS)}, got {recipe} and "
+            f"recipe must be one of {', '.join(RECIPES)} and dataset one of {', '.join(DOMAINS)}, got {recipe} and "
             f"{dataset}"
         )
     domain, is_small = DOMAINS[dataset], recipe == "wang2023/table3"
@@ -111,7 +111,7 @@ def experiment(recipe: str, dataset: Dataset, data: Path, selection: Selection =
         corpus: _place(data, folder, corpus) for corpus, folder in (*PAIRS.items(), (domain.corpus, domain.folder))
     }
     if missing := [str(path.name) for path in (*places.values(), data / POOL, data / PANNS) if not path.exists()]:
-        raise DataError(f"{data} lacks {', '.join(missing)}; docs/corpora.md says where each comes from")
+        raise DataError(f"{data} lacks {', '.join(missing)}; see docs/corpora.md for the source of each")
     model = ClapConfig(
         audio=AudioConfig(front_end=FrontEndConfig(sample_rate=44_100)), text=TextConfig(source="bert-base-uncased")
     )
@@ -126,7 +126,8 @@ def experiment(recipe: str, dataset: Dataset, data: Path, selection: Selection =
     )
     return Experiment(
         name=f"{recipe}-{dataset}".replace("/", "-"),
-        note="Weights chosen on the very clips that are scored, as the reference does: not to be compared with others."
+        note="Weights were selected on the evaluation clips, as in the reference code: do not compare with other "
+        "results."
         if selection == "reference"
         else "",
         pairs=pairs[0],

@@ -114,7 +114,7 @@ def choose(
         **_pool_roots(records),
         **_newest_decisions(records),
         **_newest_reports(records, reports),
-        **dict.fromkeys(young, "younger than the grace"),
+        **dict.fromkeys(young, "newer than the grace period"),
         **(needed or {}),
     }
     keep = _reach(records, roots)
@@ -125,7 +125,7 @@ def choose(
     for name, record in records.items():
         if record.kind in ALWAYS_KEPT:
             keep.setdefault(name, f"a {record.kind} is kept")
-    remove = {name: "nothing that is kept was made from it" for name in records if name not in keep}
+    remove = {name: "no kept artifact was made from it" for name in records if name not in keep}
     remove |= {name: "holds a clip that was taken down, and no kept model was made from it" for name in gone}
     return Choice(keep, remove)
 
@@ -241,7 +241,7 @@ def _below_damaged(home: Home, damaged: Collection[str]) -> dict[str, str]:
         return {}
     catalog = Catalog.open(home)
     return {
-        edge.input_id: f"{name}, whose record is damaged, was made from it"
+        edge.input_id: f"input of {name}, whose record is damaged"
         for name in sorted(damaged)
         for edge in catalog.upstream(name)
     }
@@ -295,7 +295,7 @@ def _batches(path: Path, *columns: str) -> Iterator[Any]:
             yield from file.iter_batches(columns=list(columns))
     except (pa.ArrowException, OSError) as error:
         raise DamagedArtifact(
-            f"{path} cannot be read: {error}; `clapcur verify {path.parent.name}` says how it can be made again"
+            f"cannot read {path}: {error}; `clapcur verify {path.parent.name}` shows how to recompute it"
         ) from error
 
 
@@ -304,7 +304,7 @@ def _unfinished(store: Store) -> Iterator[Item]:
     for folder in sorted(store.root.glob("*/*")):
         if not folder.is_dir() or folder.parent.name == TOMBSTONE:  # half of one forgets its clip all the same
             continue
-        name, why = folder.name, "its removal was cut off"
+        name, why = folder.name, "its deletion was interrupted"
         if name.endswith(REMOVED):
             name = name.removeprefix(".").removesuffix(REMOVED)
         elif name.endswith(ASIDE):

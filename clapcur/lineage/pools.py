@@ -60,7 +60,7 @@ def head(home: Home, name: str) -> Artifact:
         return found[-1]
     known = ", ".join(names(home)) or "none"
     raise DataError(
-        f"there is no pool {name!r} in {home.root} (pools: {known}); `clapcur land FOLDER --pool {name}` begins one"
+        f"no pool {name!r} in {home.root} (pools: {known}); create it with `clapcur land FOLDER --pool {name}`"
     )
 
 
@@ -198,9 +198,9 @@ class News:
         if self.gone_clips:
             return f"{self.gone_clips:,} clips were taken down"
         if self.new_clips >= min_new_clips:
-            return f"{self.new_clips:,} new clips, {min_new_clips:,} are enough"
+            return f"{self.new_clips:,} new clips (threshold: {min_new_clips:,})"
         if self.new_clips and self.hours >= max_wait_hours:
-            return f"{self.new_clips:,} new clips wait for {self.hours:.1f} h, {max_wait_hours:g} h are enough"
+            return f"{self.new_clips:,} new clips have waited {self.hours:.1f} h (maximum: {max_wait_hours:g} h)"
         return ""
 
 

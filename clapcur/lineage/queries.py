@@ -76,7 +76,7 @@ def _registered(home: Home, name: str, alias: str | None, version: str | None) -
         return home.store.find(registered_version(home, name, version))
     standing = _models(home)
     if name not in standing:
-        raise ArtifactError(f"no model {name!r} was ever judged; there are {', '.join(sorted(standing)) or 'none'}")
+        raise ArtifactError(f"no registered model {name!r}; the models are {', '.join(sorted(standing)) or 'none'}")
     if alias not in standing[name]:
         raise ArtifactError(f"{name} has no alias {alias!r}; it has {', '.join(standing[name])}")
     return standing[name][alias]
@@ -167,7 +167,7 @@ def trace_pairs(home: Home, name: str) -> Iterator[dict[str, Any]]:
     if artifact.kind == "checkpoint":
         return _pairs_behind(home, artifact)
     raise ArtifactError(
-        f"pairs are in checkpoints, Improvement-Sets and manifests; {artifact.id} is of the kind {artifact.kind}"
+        f"expected a checkpoint, an Improvement-Set or a manifest, got the {artifact.kind} {artifact.id}"
     )
 
 
@@ -404,9 +404,9 @@ def _measured_on(
             except ArtifactError:
                 continue
             if config.get("hubness"):
-                found[edge.artifact_id] = "corrects for hubs as they are in a pool that lists it"
+                found[edge.artifact_id] = "corrects for hubs in a pool that lists it"
             elif clip_id in {mark[0] for mark in config.get("marks", ())}:
-                found[edge.artifact_id] = "was calibrated on what was heard of it"
+                found[edge.artifact_id] = "was calibrated on marks of it"
     return found
 
 
@@ -453,7 +453,7 @@ def _entry(home: Home, kind: str, name: str, because: str) -> dict[str, str]:
     try:
         said = label(read_record(folder))
     except ArtifactError:
-        said = f"{kind} that is lost"
+        said = f"missing {kind}"
     return {"id": name, "label": said, "uri": str(folder), "because": because}
 
 
@@ -475,8 +475,7 @@ def _start_of_id(clip: str) -> str:
         clip = clip.lower()
     if not re.fullmatch(rf"[0-9a-f]{{{MIN_CLIP_DIGITS},64}}", clip):
         raise DataError(
-            f"expected an audio file, a clip id or its first {MIN_CLIP_DIGITS} digits or more, "
-            f"got {clip!r}, which is none of these"
+            f"expected an audio file, a clip id or its first {MIN_CLIP_DIGITS} digits or more, got {clip!r}"
         )
     return clip
 
@@ -485,7 +484,7 @@ def _clip_id(clip: str, start: str, found: set[str]) -> str:
     """Return the one id that was found; the file of a clip that nothing holds is known by its bytes all the same."""
     if len(found) > 1:
         names = ", ".join(name[:16] for name in sorted(found)[:5])
-        raise ArtifactError(f"{clip!r} is the start of {len(found)} clip ids, give more: {names}")
+        raise ArtifactError(f"{clip!r} matches {len(found)} clip ids, give more digits: {names}")
     if not found and start == clip:
         raise DataError(f"no manifest and no Improvement-Set has a clip whose id starts with {clip}")
     return next(iter(found), start)

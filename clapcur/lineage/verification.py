@@ -19,9 +19,9 @@ from clapcur.store.readable import label
 from clapcur.store.record import RECORD, Record, checked_record
 
 SOURCES = {  # what a stage took in from outside the store, by stage, and by kind where the stage is not known
-    "ingest": "whoever has the files that it lists: run `clapcur ingest`, or the experiment, on them again",
-    "adopt": "whoever has the checkpoint file that was adopted: run `clapcur adopt`, or the experiment, on it again",
-    "forget": "whoever knows which clip was asked to be forgotten: run `clapcur forget` on it again",
+    "ingest": "a user with the original files: run `clapcur ingest`, or the experiment, on them again",
+    "adopt": "a user with the adopted checkpoint file: run `clapcur adopt`, or the experiment, on it again",
+    "forget": "a user who knows which clip was taken down: run `clapcur forget` on it again",
 }
 STAGES = {"tombstone": "forget", "manifest": "ingest"}
 
@@ -84,7 +84,7 @@ def _finished(store: Store) -> list[Path]:
 def _folder(store: Store, name: str) -> Path:
     """Return the folder of an artifact, whatever state it is in."""
     if len(name) < 4:
-        raise ArtifactError(f"at least 4 digits of an id are needed to find it, got {name!r}")
+        raise ArtifactError(f"expected at least 4 digits of an id, got {name!r}")
     found = [folder for folder in _finished(store) if folder.name.startswith(name)]
     if len(found) != 1:
         names = ", ".join(f"{folder.parent.name} {folder.name}" for folder in found) or "none"
@@ -96,7 +96,7 @@ def _damage_of(folder: Path) -> tuple[Path, tuple[str, ...], str, Record | None]
     try:
         record = checked_record(folder)
     except DamagedArtifact as damage:
-        return folder, (RECORD,), str(damage).split("; the artifact counts")[0], None
+        return folder, (RECORD,), str(damage).split("; the artifact is treated")[0], None
     files = damaged_files(folder, record, verify=True)
     if not files:
         return None
@@ -133,10 +133,10 @@ class _Mending:
         if outside:
             names = ", ".join(other for other, _ in outside)
             whom = "; ".join(dict.fromkeys(told for _, told in outside))
-            return f"after {names}, which can be made again only by {whom}", whom.split(":")[0]
+            return f"after {names}, which can be recomputed only by {whom}", whom.split(":")[0]
         if below:
-            return f"by the next run that wants it, after {', '.join(other for other, _ in below)}", ""
-        return "by the next run that wants it", ""
+            return f"by the next run that needs it, after {', '.join(other for other, _ in below)}", ""
+        return "by the next run that needs it", ""
 
     def _made(self, kind: str, name: str) -> tuple[str, list[str]]:
         """Return the stage that made an artifact and the ids that it was made from."""

@@ -167,8 +167,8 @@ def overlap(
     matches = matches.drop(columns=["key", "other_name"])
     if place_differs(own.name[own.reason == "recording"], foreign.name[foreign.reason == "recording"]):
         log.warning(
-            "one side names the place of its recordings (freesound:100032) and the other does not (100032): they are "
-            "compared without it; write both alike"
+            "one side names the origin of its recordings (freesound:100032) and the other does not (100032): they are "
+            "compared without it; write both the same way"
         )
     by_recording = matches[matches.reason == "recording"]
     twins = with_twins(set(by_recording.clip_id), clips) - set(by_recording.clip_id)
@@ -286,10 +286,10 @@ def calibrated_threshold(similarity_N: NDArray[np.float32], false_alarms: float 
         Too few clips to say.
     """
     if not 0 <= false_alarms < 1:
-        raise ValueError(f"false_alarms is a share in [0, 1), got {false_alarms:g}; a percentage?")
+        raise ValueError(f"false_alarms must be a fraction in [0, 1), got {false_alarms:g}; a percentage?")
     if len(similarity_N) < LEAST_DIFFERENT:
         raise EmptySetError(
-            f"a threshold for near duplicates needs {LEAST_DIFFERENT} clips that are known to differ (of several "
+            f"a threshold for near duplicates needs {LEAST_DIFFERENT} clips that are known to differ (from several "
             f"recordings), got {len(similarity_N)}; give near_duplicate as a similarity"
         )
     falling = np.sort(similarity_N)[::-1]

@@ -22,7 +22,7 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError:
         raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:1', got {name!r}") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"there is no {name} here, torch sees {torch.cuda.device_count()} GPUs")
+        raise ValueError(f"device {name!r} is not available: torch finds {torch.cuda.device_count()} GPUs")
     return device
 
 
@@ -46,7 +46,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.float32
     log.warning(
-        "%s has no bfloat16 instructions and emulates them, many times slower than float32; `precision: auto` takes "
+        "%s has no bfloat16 instructions and emulates them, many times slower than float32; `precision: auto` uses "
         "float32 here", "this CPU" if device.type == "cpu" else device_name(device),
     )  # fmt: skip
     return torch.bfloat16

@@ -136,11 +136,13 @@ def fit(heard: Sequence[str], others: Sequence[str]) -> Hearing:
     from scipy.optimize import minimize
 
     if not heard or not others:
-        raise ValueError(f"both sides need sentences, got {len(heard)} that are heard and {len(others)} others")
+        raise ValueError(f"expected audible and other sentences, got {len(heard)} audible and {len(others)} others")
     rows = [features(text) for text in (*heard, *others)]
     names = _frequent(found for found, _ in rows)
     if not names:
-        raise ValueError(f"no word occurs in {MIN_SENTENCES_WORD} of the {len(rows)} sentences: give more of them")
+        raise ValueError(
+            f"no word occurs in at least {MIN_SENTENCES_WORD} of the {len(rows)} sentences: give more sentences"
+        )
     place = {name: index for index, name in enumerate(names)}
     columns, ends, values = [], [0], []
     for found, root in rows:

@@ -41,7 +41,7 @@ class Hubness:
     temperature: float = 0.05
     """Inverted softmax: the temperature tau, in units of a cosine."""
     reference_clips: int = 5000
-    """Pool clips, drawn at random, on which hubs are measured."""
+    """Number of random pool clips on which hubs are measured."""
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""

@@ -101,7 +101,7 @@ def soft_contrastive_loss(logits_NN: Tensor, audio_to_text_NN: Tensor, text_to_a
             )
         if not (target_NN >= 0).all():
             raise ValueError(
-                f"{direction} target must be non-negative, its least entry is "
+                f"{direction} target must be non-negative, its minimum is "
                 f"{target_NN.min().item():g}: the loss would be NaN and its gradient not; "
                 "clamp it, as soft_targets does"
             )
@@ -160,9 +160,7 @@ def hard_target(
     """
     caption_ids, clip_ids = list_of("caption_ids", caption_ids), list_of("clip_ids", clip_ids)
     if len(caption_ids) != len(clip_ids):
-        raise ValueError(
-            f"a pair has one caption and one clip, got {len(caption_ids)} captions and {len(clip_ids)} clips"
-        )
+        raise ValueError(f"expected one caption per clip, got {len(caption_ids)} captions and {len(clip_ids)} clips")
     if form == "diagonal":
         return torch.eye(len(caption_ids), device=device)
     if form == "identical":

@@ -159,7 +159,7 @@ def bootstrap_interval(
     num_recordings = len(recordings)
     if num_recordings == 1:
         raise ValueError(
-            f"an interval needs at least 2 source recordings, all {len(recording_N)} clips are "
+            f"an interval needs at least 2 source recordings, but all {len(recording_N)} clips are "
             "from one: the interval would have no width"
         )
     num_clips_G = np.bincount(recording_N)
@@ -457,11 +457,11 @@ def _mean_over_queries(
     if not relevant_QG.any(axis=1).all() or not len(relevant_QG):
         without = np.flatnonzero(~relevant_QG.any(axis=1))
         raise ValueError(
-            f"every query needs a relevant item, {len(without)} of {len(relevant_QG)} have none, "
-            f"the first is {without[:1]}: it would count as missed whatever the model does"
+            f"every query needs a relevant item, but {len(without)} of {len(relevant_QG)} have none; "
+            f"the first is {without[:1]}: it would count as missed for any model"
         )
     if np.isnan(similarity_QG).any():
-        raise ValueError("similarities must be numbers, got NaN: its place would be arbitrary")
+        raise ValueError("similarities must be numbers, got NaN: its rank would be arbitrary")
     parts = [
         score(_Ties(similarity_QG[first:][:QUERIES_AT_ONCE], relevant_QG[first:][:QUERIES_AT_ONCE], k))
         for first in range(0, len(similarity_QG), QUERIES_AT_ONCE)

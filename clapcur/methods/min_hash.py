@@ -24,7 +24,7 @@ class NearDuplicates:
 
     def __init__(self, least: float) -> None:
         if not 0 < least <= 1:
-            raise ValueError(f"the Jaccard index of near duplicates is in (0, 1], got {least:g}; a percentage?")
+            raise ValueError(f"the Jaccard index of near duplicates must be in (0, 1], got {least:g}; a percentage?")
         self.least = least
         rng = np.random.default_rng(0)
         self._factor = rng.integers(1, PRIME, BANDS * ROWS, dtype=np.int64)

@@ -140,7 +140,7 @@ def near_duplicate_figure(
     if different_N is not None:
         counts = np.histogram(np.clip(1 - different_N, 1e-6, 2), edges)[0]
         axes.stairs(counts, edges, color=ACCENT, label="to the nearest clip of another recording")
-    title = "near duplicates were not looked for"
+    title = "near duplicates were not checked"
     if threshold is not None:
         if threshold < 1:
             axes.axvline(1 - threshold, color=INK, linewidth=1)
@@ -220,7 +220,7 @@ def confusion_figure(
     axes.set_xlabel("nearest class prompt")
     axes.set_ylabel("label")
     if len(names) < len(class_names):
-        axes.set_title(f"the {len(names)} classes that are confused the most, of {len(class_names):,}", fontsize=10)
+        axes.set_title(f"the {len(names)} most confused classes, of {len(class_names):,}", fontsize=10)
     _save(figure, path)
 
 
@@ -252,6 +252,6 @@ def order_figure(scores: Mapping[str, "TaskScore"], path: Path) -> None:
         axes.plot(100 * found.chance, place, "|", color=INK, markersize=12)
     axes.set_yticks(range(len(names)), label_texts(names))
     axes.set_xlim(-2, 102)
-    axes.set_xlabel("% right; the line is chance, the bar the 95 % interval")
+    axes.set_xlabel("% correct; line: chance, bar: 95 % interval")
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)

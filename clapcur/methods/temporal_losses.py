@@ -159,7 +159,9 @@ def temporal_contrastive_loss(
     for name, rows_ND in (("audio", audio_ND), ("text", text_ND)):
         norm_N = torch.linalg.vector_norm(rows_ND.detach().float(), dim=1)
         if not torch.allclose(norm_N, torch.ones_like(norm_N), atol=1e-2):
-            raise ValueError(f"{name} rows must be unit, got norms from {norm_N.min():.3g} to {norm_N.max():.3g}")
+            raise ValueError(
+                f"{name} rows must be unit vectors, got norms from {norm_N.min():.3g} to {norm_N.max():.3g}"
+            )
     num_pairs = len(audio_ND)
     target_NN = torch.eye(num_pairs, device=audio_ND.device) if target_NN is None else target_NN
     weights_NN = torch.zeros_like(target_NN) if log_weights_NN is None else log_weights_NN
@@ -167,6 +169,6 @@ def temporal_contrastive_loss(
         if matrix.shape != (num_pairs, num_pairs):
             raise ValueError(f"{name} must have the shape {(num_pairs, num_pairs)}, got {tuple(matrix.shape)}")
     if ((target_NN > 0) & torch.isneginf(weights_NN)).any():
-        raise ValueError("the target calls a pair right whose weight is 0: the loss would be infinite")
+        raise ValueError("the target of a pair is positive but its weight is 0: the loss would be infinite")
     logits_NN = scale * audio_ND @ text_ND.T
     return contrastive_loss_of_rows(logits_NN + weights_NN, logits_NN.T + weights_NN.T, target_NN, target_NN)

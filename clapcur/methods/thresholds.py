@@ -18,24 +18,24 @@ class Threshold:
     """
 
     similarity: float | None = None
-    """Least cosine, in [-1, 1], inclusive."""
+    """Minimum cosine, in [-1, 1], inclusive."""
     count: int | None = None
-    """Take the best so many pairs (audio) or captions (caption); ties at the end are kept, and caps are applied before
-    counting."""
+    """Number of best pairs (audio) or captions (caption) to keep; ties at the end are kept, and `max_per_clip` and
+    `max_per_caption` are applied before counting."""
     precision: float | None = None
-    """Audio only: the lowest threshold at which this share of held-out pairs has the right class."""
+    """Audio only: use the lowest threshold at which this fraction of held-out pairs has the right class."""
 
     def __post_init__(self) -> None:
         """Refuse none or several, and values without a meaning."""
         given = [name for name in ("similarity", "count", "precision") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"a threshold is given by one of similarity, count or precision, got {given or 'none'}")
+            raise ValueError(f"a threshold needs exactly one of similarity, count and precision, got {given or 'none'}")
         if self.similarity is not None and not -1 <= self.similarity <= 1:
             raise ValueError(f"threshold must be a cosine in [-1, 1], got {self.similarity:g}; a percentage?")
         if self.count is not None and self.count < 1:
-            raise ValueError(f"a threshold by count must keep at least one pair, got {self.count}")
+            raise ValueError(f"count must be at least 1, got {self.count}")
         if self.precision is not None and not 0 < self.precision <= 1:
-            raise ValueError(f"a precision is in (0, 1], got {self.precision:g}")
+            raise ValueError(f"precision must be in (0, 1], got {self.precision:g}; a percentage?")
 
 
 def precision_threshold(scores: NDArray[np.float32], agrees: NDArray[np.bool_], target: float) -> dict[str, float]:
@@ -70,8 +70,8 @@ def precision_threshold(scores: NDArray[np.float32], agrees: NDArray[np.bool_], 
     if len(reached) == 0:
         best = float(precision[usable].max()) if usable.any() else float("nan")
         raise EmptySetError(
-            f"no threshold reaches the precision {target:g} on {len(scores)} held-out pairs, the best is {best:.3f}; "
-            "ask for less, or give the threshold by similarity or count"
+            f"no threshold reaches precision {target:g} on {len(scores)} held-out pairs; the best is {best:.3f}: "
+            "lower the precision, or give the threshold by similarity or count"
         )
     at = int(reached[-1])
     return {"similarity": float(ordered[at]), "precision": float(precision[at]), "support": int(support[at])}

@@ -87,7 +87,7 @@ def top_set_probability(similarity_NC: Floats, is_target_NC: NDArray[np.bool_]) 
     if not np.isfinite(similarity_NC).all():
         raise ValueError("similarities must be finite: NaN is neither above nor below anything")
     if not is_target_NC.any(axis=1).all():
-        raise ValueError("each row needs at least one right candidate")
+        raise ValueError("each row needs at least one correct candidate")
     rounded_NC = np.round(similarity_NC.astype(np.float64), DIGITS)
     lowest_N1 = np.where(is_target_NC, rounded_NC, np.inf).min(axis=1, keepdims=True)
     beaten_N = (~is_target_NC & (rounded_NC > lowest_N1)).any(axis=1)

@@ -127,8 +127,9 @@ def load_checkpoint(
     family = next((each for each in FAMILIES if each.recognises(ledger)), None)
     if family is None:
         raise CheckpointError(
-            f"{source} is of no known family; known are MS-CLAP, clap_curation, LAION-CLAP, ClapModel, BLAT, PANNs, "
-            f"YAMNet and clapcur. It has {len(tensors)} tensors, the first are {', '.join(sorted(tensors)[:6])}"
+            f"{source} has an unknown format; supported are MS-CLAP, clap_curation, LAION-CLAP, ClapModel, BLAT, "
+            "PANNs, "
+            f"YAMNet and clapcur. It has {len(tensors)} tensors, such as {', '.join(sorted(tensors)[:6])}"
         )
     if family not in AUDIO_ALONE:
         _refuse_for_others({"config": config, "text": text, "captions": captions}, family.__name__.split(".")[-1])
@@ -145,9 +146,9 @@ def load_checkpoint(
     spread = None if family in AUDIO_ALONE else text_collapse(model)
     if spread and spread.mean > COLLAPSED and not collapsed:
         raise CheckpointError(
-            f"the text tower of {source} has collapsed: {len(PROMPTS)} different sounds have a mean cosine of "
-            f"{spread.mean:.4f} (the least {spread.least:.4f}); no caption would be told from another. Was a wrong "
-            "tokenizer given as text_source? collapsed=True loads it all the same"
+            f"the text tower of {source} has collapsed: the prompts of {len(PROMPTS)} different sounds have a mean "
+            f"cosine of {spread.mean:.4f} (minimum {spread.least:.4f}), so captions cannot be distinguished. Is "
+            "text_source the right tokenizer? To load it anyway, pass collapsed=True"
         )
     filters = reading.filters
     report = LoadReport(
@@ -198,9 +199,7 @@ def save_checkpoint(
     elif format in FORMS:
         if why := refusal(model, format, ignore_int16):
             can = [name for name in ("clapcur", *FORMS) if name == "clapcur" or not refusal(model, name, True)]
-            raise CheckpointError(
-                f"a checkpoint of the form {format!r} cannot hold this model: {why}; {', '.join(can)} can"
-            )
+            raise CheckpointError(f"the format {format!r} cannot represent this model: {why}; use {' or '.join(can)}")
         if format == "hf":
             hugging_face.save(model, path)
         else:
@@ -229,7 +228,7 @@ def refusal(model: Clap, format: str, ignore_int16: bool = False) -> str | None:
     """
     family, config = FORMS[format], model.config
     if config.audio.order_head is not None:
-        return "it has no place for the order head of the audio tower"
+        return "it cannot store the order head of the audio tower"
     if config.audio.yamnet is not None:
         return "its audio tower is YAMNet"
     encoder = model.text.encoder
@@ -238,8 +237,8 @@ def refusal(model: Clap, format: str, ignore_int16: bool = False) -> str | None:
     rounds = format == "laion"
     if config.audio.front_end.int16 != rounds and not ignore_int16:
         return (
-            f"its front end {'does not round' if rounds else 'rounds'} waveforms to 16 bits, and this form's "
-            f"{'does' if rounds else 'does not'} (ignore_int16=True, or --ignore-int16, writes it all the same)"
+            f"its front end {'does not round' if rounds else 'rounds'} waveforms to 16 bits, but that of this format "
+            f"{'does' if rounds else 'does not'} (to write it anyway, use ignore_int16=True or --ignore-int16)"
         )
     if format == "hf":
         return None  # its folder says all there is to say, and what it cannot say was refused
@@ -260,7 +259,7 @@ def refusal(model: Clap, format: str, ignore_int16: bool = False) -> str | None:
         if name != "audio.front_end.int16"
     ]
     if differing:
-        return "its files do not say " + "; ".join(differing)
+        return "its files cannot store " + "; ".join(differing)
     lost = [name for name in state if name not in ledger.taken or not torch.equal(ledger.taken[name], state[name])]
     assert not lost and not ledger.unexpected, (lost, ledger.unexpected)
     return None
@@ -285,7 +284,7 @@ def _load_ours(folder: Path, front_end: FrontEndChoice, device: str) -> tuple[Cl
 def _refuse_for_others(given: dict[str, Any], family: str) -> None:
     if named := [name for name, value in given.items() if value is not None]:
         raise ValueError(
-            f"{', '.join(named)} go with the weights of PANNs or YAMNet, and this is {family}, which brings its own"
+            f"{', '.join(named)} apply only to weights of PANNs or YAMNet, but this is {family}, which has its own"
         )
 
 
@@ -299,8 +298,8 @@ def _ask(
                 return look(str(text_source or name))
             except (CheckpointError, OSError, ValueError) as error:
                 raise CheckpointError(
-                    f"a checkpoint has the weights of its text encoder, not its config and tokenizer, and those of "
-                    f"{text_source or name} cannot be had; give a folder that holds them as text_source: {error}"
+                    f"a checkpoint has the weights of its text encoder, but not its config and tokenizer, and those of "
+                    f"{text_source or name} cannot be loaded; give a folder that holds them as text_source: {error}"
                 ) from error
 
         return found
@@ -337,7 +336,7 @@ def _fill(model: Clap, ledger: Ledger, reading: Reading, source: Path | str) -> 
         )
         hint = ""
         if any("text.encoder" in name for name in problems["of another shape"] + problems["missing"]):
-            hint = f"; is {reading.config.text.source} the text model that it was trained with (text_source)?"
+            hint = f"; was it trained with the text model {reading.config.text.source} (text_source)?"
         raise CheckpointError(f"{source}, read as {reading.format}, does not fit; {listed}{hint}")
     weights = {name: tensor.to(expected[name].dtype) for name, tensor in ledger.taken.items()}
     model.load_state_dict(expected | weights)

@@ -112,7 +112,7 @@ class Clap(nn.Module):
             There is one already.
         """
         if self.config.audio.order_head is not None:
-            raise ValueError("the model has an order head already; train it, there is no place for a second one")
+            raise ValueError("the model already has an order head and cannot have a second one; train the existing one")
         audio = replace(self.config.audio, order_head=head or OrderHeadConfig())
         with seeded(seed):
             made = Clap(replace(self.config, audio=audio), self.text)
@@ -326,7 +326,7 @@ class Clap(nn.Module):
         paths, class_names = list_of_paths("paths", paths), list_of_texts("class_names", class_names)
         columns = [readable(name) for name in class_names]
         if not columns or alike(columns):
-            raise ValueError(f"expected class names that differ, and by more than case, got {class_names}")
+            raise ValueError(f"class names must be distinct, ignoring case, got {class_names}")
         audio_ND = self.embed_audio(paths, num_crops)
         text_KD = self.embed_text(prompts(class_names, prompt))
         scale, similarity_NK = self.scale().item(), audio_ND @ text_KD.T

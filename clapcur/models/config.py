@@ -50,7 +50,7 @@ class FrontEndConfig:
     """What a log-mel frame is; the defaults are PANNs' (Kong et al. 2020)."""
 
     sample_rate: int = 32000
-    """Hz; waveforms must come at this rate, nothing here can notice when they do not."""
+    """Hz; waveforms must have this sample rate; a different rate cannot be detected."""
     n_fft: int = 1024
     """Samples in a frame and its periodic Hann window."""
     hop_samples: int = 320
@@ -66,17 +66,17 @@ class FrontEndConfig:
     mel_scale: Literal["slaney", "htk"] = "slaney"
     """The formula from Hz to mel; librosa's default is "slaney"."""
     amin: float = 1e-10
-    """Least power, so that digital silence is -100 dB and not -inf."""
+    """Minimum power, so that digital silence is -100 dB instead of -inf."""
     filter_rate: int | None = None
-    """Hz; the sample rate that the mel filters are computed for, None: `sample_rate`. Another one moves every band:
-    PANNs' filters of 32 kHz at 44.1 kHz hear 69-19 294 Hz, and MS-CLAP 2023 was trained so."""
+    """Hz; sample rate for which the mel filters are computed; None: `sample_rate`. A different rate shifts every band:
+    PANNs' filters for 32 kHz cover 69-19 294 Hz at 44.1 kHz, as in the training of MS-CLAP 2023."""
     int16: bool = False
-    """Round the waveform to 16 bits first, as LAION-CLAP does; the steps show in quiet bands."""
+    """Round the waveform to 16 bits first, as LAION-CLAP does; this affects quiet bands."""
     style: Literal["librosa", "tensorflow"] = added("librosa")
-    """Whose spectrogram: "librosa" (PANNs and CLAP): centred frames with reflected ends, power in dB; "tensorflow"
-    (YAMNet): frames from sample 0 on, bands that are triangles over mel, natural logarithm of magnitude plus amin."""
+    """Spectrogram convention. "librosa" (PANNs and CLAP): centred frames with reflected ends, power in dB; "tensorflow"
+    (YAMNet): frames start at sample 0, bands are triangles over mel, natural logarithm of magnitude plus amin."""
     frame_samples: int | None = added(None)
-    """Samples in a frame, of "tensorflow" alone; zeros fill it up to n_fft. None: n_fft."""
+    """Samples in a frame, for "tensorflow" only; zero-padded to n_fft. None: n_fft."""
 
     def __post_init__(self) -> None:
         """Refuse a front end whose bands would be empty or above what the waveform can hold."""
@@ -92,7 +92,7 @@ class FrontEndConfig:
             if self.filter_rate is not None:
                 raise ValueError(f"f_max is {self.f_max:g} Hz, above half of filter_rate {self.filter_rate}")
             raise ValueError(
-                f"f_max is {self.f_max:g} Hz, but audio at {self.sample_rate} Hz holds nothing "
+                f"f_max is {self.f_max:g} Hz, but audio at {self.sample_rate} Hz has no content "
                 f"above {self.sample_rate / 2:g} Hz: the upper bands would always be silent; "
                 f"set f_max to {self.sample_rate / 2:g} or less, or raise sample_rate"
             )
@@ -101,7 +101,7 @@ class FrontEndConfig:
         frame = self.frame_samples
         if frame is not None and not (self.style == "tensorflow" and 1 <= frame <= self.n_fft):
             raise ValueError(
-                f"frame_samples goes with the style 'tensorflow' and is at most n_fft ({self.n_fft}), got "
+                f"frame_samples needs style 'tensorflow' and must be at most n_fft ({self.n_fft}), got "
                 f"{frame} with {self.style!r}"
             )
         if self.mel_norm not in ("slaney", None):
@@ -134,34 +134,35 @@ class HtsatConfig:
     channels: int = 96
     """Channels of a patch in the first stage; each stage doubles them."""
     depths: tuple[int, ...] = (2, 2, 6, 2)
-    """Blocks of each stage; between two stages the picture's sides are halved."""
+    """Number of blocks in each stage; the sides of the picture are halved between stages."""
     num_heads: tuple[int, ...] = (4, 8, 16, 32)
-    """Attention heads of each stage."""
+    """Number of attention heads in each stage."""
     window: int = 8
-    """Patches on a side of the square that attends to itself."""
+    """Side of an attention window, in patches."""
     patch: int = 4
-    """Frames and mel bands on a side of a patch."""
+    """Side of a patch, in frames and mel bands."""
     picture: int = 256
-    """Side of the picture; of 64 mel bands it holds four rows of 256 frames."""
+    """Side of the input picture; with 64 mel bands it holds four rows of 256 frames."""
     mlp_ratio: float = 4.0
-    """Ratio of the blocks' inner width to their channels."""
+    """Ratio of the hidden width of the blocks' MLP to their channels."""
     dropout: float = 0.0
-    """Dropout probability after every block's inner layer."""
+    """Dropout probability in the MLP of every block."""
     attention_dropout: float = 0.0
     """Dropout probability in the attention."""
     drop_path: float = 0.1
-    """Probability that a clip skips the last block's attention, rising from 0 at the first; HTSAT's release."""
+    """Stochastic depth: probability of skipping the last block, rising linearly from 0 at the first; as in HTSAT."""
 
     def __post_init__(self) -> None:
         """Refuse a tower that could not be built."""
         for name in ("dropout", "attention_dropout", "drop_path"):
             _check_dropout(name, getattr(self, name))
         if not self.depths or len(self.depths) != len(self.num_heads):
-            raise ValueError(f"depths and num_heads name the same stages, got {self.depths} and {self.num_heads}")
+            raise ValueError(f"depths and num_heads must have the same length, got {self.depths} and {self.num_heads}")
         for stage, heads in enumerate(self.num_heads):
             if (self.channels << stage) % heads:
                 raise ValueError(
-                    f"stage {stage} has {self.channels << stage} channels, which {heads} heads cannot share evenly"
+                    f"the channels of a stage must be a multiple of its heads, got {self.channels << stage} channels "
+                    f"and {heads} heads in stage {stage}"
                 )
         if self.picture % (self.patch << (len(self.depths) - 1)):
             raise ValueError(
@@ -222,22 +223,22 @@ class AudioConfig:
     front_end: FrontEndConfig = FrontEndConfig()
     """From waveform to log-mel spectrogram."""
     htsat: HtsatConfig | None = None
-    """HTSAT in place of Cnn14; None: Cnn14."""
+    """HTSAT instead of Cnn14; None: Cnn14."""
     yamnet: YamnetConfig | None = added(None)
-    """YAMNet in place of Cnn14, whose front end is a file's, see `clapcur.models.formats.yamnet`; None: Cnn14."""
+    """YAMNet instead of Cnn14; its front end comes from a file, see `clapcur.models.formats.yamnet`; None: Cnn14."""
     width: Literal["full", "small", "tiny"] = "full"
-    """Of Cnn14 alone, as the fields below: of every layer, see FIRST_CHANNELS."""
+    """Width of every layer, see FIRST_CHANNELS; this field and the next two apply to Cnn14 only."""
     block_dropout: float = 0.2
-    """Dropout probability after every convolution block; as PANNs."""
+    """Dropout probability after every convolution block; as in PANNs."""
     dropout: float = 0.5
-    """Dropout probability before and after the last layer; as PANNs."""
+    """Dropout probability before and after the last layer; as in PANNs."""
     order_head: OrderHeadConfig | None = added(None)
-    """Order-aware pooling beside that of the tower, for any of them; None: that of the tower alone."""
+    """Order-aware pooling in addition to that of the tower, for any tower; None: only that of the tower."""
 
     def __post_init__(self) -> None:
         """Refuse a tower that could not be built."""
         if self.htsat is not None and self.yamnet is not None:
-            raise ValueError("an audio tower is either HTSAT or YAMNet; leave one of them out")
+            raise ValueError("give either htsat or yamnet, not both")
         if self.yamnet is not None:
             return
         if self.htsat is not None:
@@ -245,8 +246,9 @@ class AudioConfig:
             rows = self.htsat.picture // (self.htsat.patch << (len(self.htsat.depths) - 1))
             if rest or not folds or rows % folds:
                 raise ValueError(
-                    f"HTSAT folds the frames into a picture of {self.htsat.picture} bands, of which its last stage "
-                    f"keeps {rows} rows; both must be a multiple of the folds of num_mels {self.front_end.num_mels}"
+                    f"HTSAT folds the frames into a picture of {self.htsat.picture} bands, reduced to {rows} rows in "
+                    "its "
+                    f"last stage; both must be multiples of the folds of num_mels {self.front_end.num_mels}"
                 )
             return
         if self.width not in FIRST_CHANNELS:
@@ -268,20 +270,20 @@ class TextConfig:
     """"bert-tiny": a small BERT with fresh weights and a vocabulary of the training captions; "minilm":
     all-MiniLM-L6-v2 from an installed package; else a folder or a name on the Hub."""
     pooling: Literal["cls", "mean", "pooler", "last"] = "cls"
-    """Features of a caption: the last hidden state at [CLS] (the paper), its mean over the tokens, what the encoder's
-    own pooler makes of [CLS] (LAION-CLAP), or the state at the last token, of a model that reads left to right."""
+    """Features of a caption: the last hidden state at [CLS] (the paper), its mean over the tokens, the output of the
+    encoder's own pooler (LAION-CLAP), or the state at the last token, for left-to-right models."""
     suffix: str = ""
-    """Text that is added at the end of every caption; MS-CLAP 2023 adds " <|endoftext|>" and pools there."""
+    """Text appended to every caption; MS-CLAP 2023 appends " <|endoftext|>" and pools there."""
     max_tokens: int = 100
-    """Longer captions are cut, [CLS] and [SEP] included; the paper's."""
+    """Maximum number of tokens, including [CLS] and [SEP]; longer captions are truncated; as in the paper."""
     hidden_size: int = 128
-    """Width; of "bert-tiny" alone, as the fields below."""
+    """Width; this field and those below apply to "bert-tiny" only."""
     num_layers: int = 2
-    """Transformer layers."""
+    """Number of transformer layers."""
     num_heads: int = 2
-    """Attention heads."""
+    """Number of attention heads."""
     vocab_size: int = 4096
-    """Most word pieces in the vocabulary."""
+    """Maximum number of word pieces in the vocabulary."""
 
     def __post_init__(self) -> None:
         """Refuse a tower that could not be built, or whose features would be poor unnoticed."""
@@ -289,11 +291,10 @@ class TextConfig:
             raise ValueError(f"pooling must be 'cls', 'mean', 'pooler' or 'last', got {self.pooling!r}")
         if self.source == "minilm" and self.pooling != "mean":
             raise ValueError(
-                "all-MiniLM-L6-v2 was trained with the mean over tokens and its [CLS] says little; "
-                "set pooling to 'mean'"
+                "all-MiniLM-L6-v2 was trained with the mean over tokens, not with [CLS]; set pooling to 'mean'"
             )
         if self.max_tokens < 3:
-            raise ValueError(f"max_tokens must be at least 3, got {self.max_tokens}: two go to [CLS] and [SEP]")
+            raise ValueError(f"max_tokens must be at least 3, got {self.max_tokens}: [CLS] and [SEP] take two")
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"hidden_size must be a multiple of num_heads, got {self.hidden_size} and {self.num_heads}"
@@ -313,15 +314,15 @@ class ClapConfig:
     window_s: float = 5.0
     """Window of the model, in seconds; the paper uses 5."""
     short: Literal["repeat", "repeatpad", "pad"] = "repeat"
-    """How a shorter clip fills it: repeated and cut (MS-CLAP), repeated whole and then silence (LAION-CLAP), or once
-    and then silence."""
+    """How a shorter clip fills the window. repeat: repeated and cut (MS-CLAP); repeatpad: repeated in full, then
+    silence (LAION-CLAP); pad: once, then silence."""
     projection: Literal["residual", "mlp", "linear"] = "residual"
-    """From features to the shared space: MS-CLAP's, the two layers with a ReLU of LAION-CLAP, or one layer (BLAT)."""
+    """Projection to the shared space. residual: MS-CLAP; mlp: two layers with ReLU (LAION-CLAP); linear: one (BLAT)."""
     projection_dropout: float = 0.5
-    """Dropout probability in both projections, of "residual" alone; the paper's."""
+    """Dropout probability in both projections, for "residual" only; as in the paper."""
     initial_temperature: float = 0.07
-    """Similarities are divided by it before the softmax; learned from there on. The reference code starts from 0.07,
-    the paper says 0.007."""
+    """Initial temperature by which similarities are divided before the softmax; it is then learned. 0.07 in the
+    reference code, 0.007 in the paper."""
 
     def __post_init__(self) -> None:
         """Refuse a window that Cnn14 would pool away, and a temperature that would not last."""
@@ -331,8 +332,7 @@ class ClapConfig:
         if not 1 / MAX_SCALE <= self.initial_temperature:
             raise ValueError(
                 f"initial_temperature must be at least {1 / MAX_SCALE:g}, got "
-                f"{self.initial_temperature}: similarities are multiplied by at most "
-                f"{MAX_SCALE:g}, so that the first step would undo it"
+                f"{self.initial_temperature}: logit_scale is limited to {MAX_SCALE:g}, so the first step would undo it"
             )
         for name, known in (
             ("short", ("repeat", "repeatpad", "pad")),
@@ -352,15 +352,15 @@ class ClapConfig:
         if self.num_samples < least:
             raise ValueError(
                 f"window_s must be at least {least / front_end.sample_rate:.4g} s, got "
-                f"{self.window_s:g}: Cnn14 halves the frames five times and nothing would be left"
+                f"{self.window_s:g}: Cnn14 halves the frames five times and none would be left"
             )
 
     def _check_frames(self, front_end: FrontEndConfig, htsat: HtsatConfig) -> None:
         frames, most = front_end.num_frames(self.num_samples), htsat.max_frames(front_end.num_mels)
         if frames > most or self.num_samples <= front_end.n_fft // 2:
             raise ValueError(
-                f"window_s is {self.window_s:g}, {frames} frames; HTSAT's picture holds {most}, and a window is longer "
-                f"than half a frame of {front_end.n_fft} samples"
+                f"window_s {self.window_s:g} gives {frames} frames, but HTSAT's picture holds at most {most}, and a "
+                f"window must be longer than half a frame of {front_end.n_fft} samples"
             )
 
     @property

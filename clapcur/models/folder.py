@@ -51,7 +51,7 @@ def read_config(path: Path) -> ClapConfig:
     try:
         values = json.loads(path.read_text())
     except FileNotFoundError:
-        raise CheckpointError(f"{path.parent} is no model folder: it has no {path.name}") from None
+        raise CheckpointError(f"{path.parent} is not a model folder: it has no {path.name}") from None
     except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, Mapping) or values.get("format") not in (FORMAT, *ADDED):
@@ -63,8 +63,7 @@ def read_config(path: Path) -> ClapConfig:
         raise CheckpointError(f"{path}: {error}") from error
     if lacking := _keys(config.to_dict()) - _keys(values["model"]):
         raise CheckpointError(
-            f"{path} lacks {', '.join(sorted(lacking))}; a default in its place would be a guess at "
-            "what the model was trained with"
+            f"{path} lacks {', '.join(sorted(lacking))}; a default might differ from what the model was trained with"
         )
     return config
 
@@ -83,7 +82,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
         A weight is not finite: the model would answer with NaN.
     """
     if spoilt := not_finite(model.state_dict()):
-        raise CheckpointError(f"these weights of the model are not finite, nothing was written: {_some(spoilt)}")
+        raise CheckpointError(f"the model was not saved: these weights are not finite: {_some(spoilt)}")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, path, metadata={"format": "pt"})
 
@@ -99,9 +98,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
     try:
         found = load_file(path)
     except FileNotFoundError:
-        raise CheckpointError(f"no weights: {path} does not exist") from None
+        raise CheckpointError(f"the weights file {path} does not exist") from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"the weights {path} cannot be read, was the file cut off? {error}") from error
+        raise CheckpointError(f"cannot read the weights {path}; was the file truncated? {error}") from error
     expected = model.state_dict()
     changed = [
         f"{name} ({_kind(found[name])}, expected {_kind(expected[name])})"
@@ -115,7 +114,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     }
     if any(problems.values()):
         listed = "; ".join(f"{kind}: {_some(sorted(names))}" for kind, names in problems.items() if names)
-        raise CheckpointError(f"the weights {path} are those of another model; {listed}")
+        raise CheckpointError(f"the weights {path} belong to a different model; {listed}")
     model.load_state_dict(found)
 
 

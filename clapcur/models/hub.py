@@ -33,18 +33,18 @@ def check_source(source: str, what: str) -> None:
         It is no name on the Hub, or is not in the local cache and the Hub is out of reach.
     """
     if not NAME.fullmatch(source):
-        raise CheckpointError(f"no {what} {source}: it is no file, no folder, and no name on the Hub reads so")
+        raise CheckpointError(f"{what} {source} not found: it is not a file, a folder or a valid name on the Hub")
     if _is_cached(source):
         return
     endpoint = os.environ.get("HF_ENDPOINT", ENDPOINT)
     if any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in OFFLINE):
-        why = "HF_HUB_OFFLINE forbids to fetch it"
+        why = "HF_HUB_OFFLINE prevents downloading it"
     elif not _answers(endpoint):
         why = f"{endpoint} cannot be reached"
     else:
         return
     raise CheckpointError(
-        f"no {what} {source}: it is no file, no folder, and no name on the Hub that is in the local cache, and {why}"
+        f"{what} {source} not found: it is not a file, a folder or a name on the Hub in the local cache, and {why}"
     )
 
 

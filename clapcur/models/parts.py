@@ -30,7 +30,7 @@ def modules_of(model: Clap, part: Part) -> list[nn.Module]:
         return []
     if part == "order_head":
         if model.audio.order_head is None:
-            raise CheckpointError("the model has no order head to learn; set add_order_head")
+            raise CheckpointError("the model has no order head to train; set add_order_head")
         return [model.audio.order_head]
     if part == "audio_last":
         if isinstance(model.audio, Cnn14):
@@ -69,6 +69,6 @@ def _last_layer(encoder: nn.Module) -> nn.Module:
         assert isinstance(layers, nn.ModuleList)
         return layers[-1]
     raise CheckpointError(
-        f"the text encoder {type(encoder).__name__} keeps its layers in none of {', '.join(LAYERS)}; let `text` learn "
-        "in place of text_last"
+        f"cannot find the layers of the text encoder {type(encoder).__name__} (expected {', '.join(LAYERS)}); train "
+        "`text` instead of text_last"
     )

@@ -53,14 +53,16 @@ class Vocabulary:
             The file is missing, or no such table.
         """
         if not path.is_file():
-            raise DataError(f"the list of AudioSet's classes {path} does not exist; it comes with the tagger's weights")
+            raise DataError(
+                f"the list of AudioSet's classes {path} does not exist; download it with the tagger's weights"
+            )
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         columns = set(rows[0]) if rows else set()
         if not {"index", "mid", "display_name"} <= columns:
             raise DataError(f"{path} must have the columns index, mid and display_name, got {sorted(columns)}")
         if [row["index"] for row in rows] != [str(index) for index in range(len(rows))]:
-            raise DataError(f"{path} must number its classes from 0 on, in the order of the tagger's outputs")
+            raise DataError(f"{path} must number its classes from 0, in the order of the tagger's outputs")
         names = tuple(row["display_name"] for row in rows)
         if twice := [name for name, times in Counter(names).items() if times > 1]:
             raise DataError(f"{path} has the class {twice[0]!r} more than once; each output needs a name of its own")
@@ -79,7 +81,7 @@ class Vocabulary:
             if (weights.parent / name).is_file():
                 return cls.read(weights.parent / name)
         raise DataError(
-            f"the outputs of {weights} have no names: none of {', '.join(CLASS_LISTS)} is beside it; give the list "
+            f"the outputs of {weights} have no names: expected {' or '.join(CLASS_LISTS)} in its folder; give the list "
             "of its classes (columns index, mid, display_name)"
         )
 
@@ -147,7 +149,8 @@ class YamnetTagger(Tagger):
         needed = ("layer1.conv.weight", "classifier.weight")
         if lacking := [name for name in needed if name not in tensors]:
             raise CheckpointError(
-                f"{path} is no tagger: expected YAMNet's layers and its classifier, {', '.join(lacking)} is missing"
+                f"{path} is not a tagger: expected YAMNet's layers and its classifier, but {', '.join(lacking)} is "
+                "missing"
             )
         tagger = cls(len(tensors["classifier.weight"]), YamnetConfig(channels=len(tensors["layer1.conv.weight"])))
         return _filled(tagger, tensors, "classifier.", path)
@@ -229,7 +232,9 @@ class Cnn14Tagger(Tagger):
             There is no head, or the sizes or the filters are none of PANNs'.
         """
         if "fc_audioset.weight" not in tensors:
-            raise CheckpointError(f"{path} is no tagger: expected PANNs' head, fc_audioset.weight is missing")
+            raise CheckpointError(
+                f"{path} is not a tagger: expected PANNs' classifier head, but fc_audioset.weight is missing"
+            )
         widths = {channels: width for width, channels in FIRST_CHANNELS.items()}
         first = len(tensors["conv_block1.conv1.weight"])
         if first not in widths:
@@ -273,7 +278,7 @@ def _panns_front_end(tensors: Mapping[str, Tensor]) -> FrontEndConfig:
         n_fft = 2 * (len(filters) - 1)
     published = {1024: (32_000, 14_000.0), 512: (16_000, 8_000.0), 256: (8_000, 4_000.0)}
     if n_fft not in published:
-        raise CheckpointError(f"frames of {n_fft} samples are none of PANNs', which have {sorted(published)}")
+        raise CheckpointError(f"PANNs has no frames of {n_fft} samples; expected one of {sorted(published)}")
     rate, f_max = published[n_fft]
     return FrontEndConfig(sample_rate=rate, n_fft=n_fft, hop_samples=n_fft * 320 // 1024, f_max=f_max)
 
@@ -301,8 +306,8 @@ def read_tagger(path: Path, pickled: bool = False) -> Tagger:
         if family.recognises(tensors):
             return family.of(tensors, path)
     raise CheckpointError(
-        f"{path} is no tagger that is known: expected YAMNet or PANNs' Cnn14 with its head. It has {len(tensors)} "
-        f"tensors, the first are {', '.join(sorted(tensors)[:6])}"
+        f"{path} is not a known tagger: expected YAMNet or PANNs' Cnn14 with its classifier head. It has "
+        f"{len(tensors)} tensors, such as {', '.join(sorted(tensors)[:6])}"
     )
 
 
@@ -310,8 +315,9 @@ def check_fit(tagger: Tagger, vocabulary: Vocabulary) -> None:
     """CheckpointError where the list of classes is not that of the tagger's outputs."""
     if len(vocabulary.names) != tagger.num_classes:
         raise CheckpointError(
-            f"the tagger has {tagger.num_classes} outputs and the list names {len(vocabulary.names)} classes; give the "
-            "list that came with the weights (YAMNet has 521 classes, PANNs 527)"
+            f"the tagger has {tagger.num_classes} outputs, but the list has {len(vocabulary.names)} classes; give the "
+            "list "
+            "that came with the weights (YAMNet has 521 classes, PANNs 527)"
         )
 
 
@@ -342,6 +348,6 @@ def open_tagger(folder: Path) -> tuple[Tagger, Vocabulary]:
         else:
             tagger = Cnn14Tagger(len(vocabulary.names), values["width"], FrontEndConfig(**values["front_end"]))
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder} is no folder of a tagger: {error}") from None
+        raise CheckpointError(f"{folder} is not the folder of a tagger: {error}") from None
     load_weights(tagger, folder / "model.safetensors")
     return tagger.eval(), vocabulary

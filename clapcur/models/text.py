@@ -53,18 +53,18 @@ class TextTower(nn.Module):
         if tokenizer.pad_token is None or encoder.config.is_encoder_decoder:
             raise ValueError(
                 f"expected a bidirectional encoder such as BERT, got {encoder.config.model_type}: "
-                "its first token knows nothing of the rest of a caption"
+                "its first token does not see the rest of a caption"
             )
         positions = getattr(encoder.config, "max_position_embeddings", max_tokens)
         if getattr(getattr(encoder, "embeddings", None), "padding_idx", None) is not None:
             positions -= encoder.embeddings.padding_idx + 1  # RoBERTa counts from behind its padding
         if max_tokens > min(positions, tokenizer.model_max_length):
             raise ValueError(
-                f"max_tokens is {max_tokens}, but {encoder.config.model_type} has positions for "
-                f"{min(positions, tokenizer.model_max_length)} tokens; long captions would crash it"
+                f"max_tokens is {max_tokens}, but {encoder.config.model_type} supports at most "
+                f"{min(positions, tokenizer.model_max_length)} tokens; longer captions would fail"
             )
         if pooling == "pooler" and getattr(encoder, "pooler", None) is None:
-            raise ValueError(f"pooling is 'pooler', but {encoder.config.model_type} comes without one")
+            raise ValueError(f"pooling is 'pooler', but {encoder.config.model_type} has none")
         if pooling != "pooler" and getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None
         if pooling == "last":
@@ -243,7 +243,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, folder: Path | Non
     # number; handed over as special tokens, in our order, they make it deterministic.
     continuations = [f"##{char}" for char in sorted(letters) if not char.isspace()]
     if not continuations:
-        raise ValueError(f"a vocabulary is learned from captions, and {len(captions)} hold no text")
+        raise ValueError(f"a vocabulary is learned from captions, but the {len(captions)} given hold no text")
     learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     learner.normalizer = normalizer
     learner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -291,12 +291,13 @@ def _pretrained(source: str, pooling: str) -> tuple[Any, Any]:
         )
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"no text model {source}: expected a folder or a name on the Hub with config, tokenizer and weights; "
+            f"cannot load the text model {source}: expected a folder or a name on the Hub with config, tokenizer and "
+            "weights; "
             f"{' '.join(str(error).split())}"
         ) from error
     if missing := sorted(key for key in report["missing_keys"] if pooling == "pooler" or not key.startswith("pooler.")):
         raise CheckpointError(
-            f"{source} lacks weights of its text encoder, which would start from noise: " + ", ".join(missing)
+            f"{source} lacks weights of its text encoder, which would be random: " + ", ".join(missing)
         )
     return encoder, tokenizer
 

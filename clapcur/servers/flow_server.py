@@ -81,13 +81,14 @@ def _turn(home: Home) -> Iterator[None]:
     try:
         lock.acquire(timeout=TOLD_AFTER_S)
     except Timeout:
-        log.info("waiting for another command, which makes Prefect's tables in %s", home.root)
+        log.info("waiting for another command to create Prefect's tables in %s", home.root)
         try:
             lock.acquire(timeout=PATIENCE_S)
         except Timeout:
             raise ClapcurError(
-                f"another process has held {home.prefect_lock} for {PATIENCE_S / 60:.0f} min, while it starts Prefect "
-                "for this home; end it and run again"
+                f"another process has held {home.prefect_lock} for {PATIENCE_S / 60:.0f} min while starting Prefect "
+                "for "
+                "this home; stop it and run again"
             ) from None
     try:
         yield

@@ -76,7 +76,7 @@ class Guard:
     def __init__(self, app: App, hosts: Iterable[str], login: str | None = None) -> None:
         self._app, self._hosts = app, tuple(hosts)
         if not self._hosts:
-            raise ValueError(f"a guarded server needs the names under which it answers: set {HOSTS}")
+            raise ValueError(f"a guarded server needs its allowed host names: set {HOSTS}")
         if login is not None:
             check_login(login)
         self._login = login
@@ -97,7 +97,7 @@ class Guard:
             headers.setdefault(name.lower(), []).append(value)
         hosts = headers.get(b"host", [])
         if len(hosts) != 1 or not self.is_ours(hosts[0].decode("latin-1")):
-            return 421, "this server does not answer under that name"
+            return 421, "unknown host name"
         for origin in headers.get(b"origin", []):
             if not _is_of(origin.decode("latin-1"), hosts[0].decode("latin-1")):
                 return 403, "a page of another origin may not ask this server"
@@ -106,7 +106,7 @@ class Guard:
         if any(one not in SITES for one in site) and not opens_a_page:
             return 403, "a page of another origin may not ask this server"
         if self._login is not None and not _carries(headers.get(b"authorization", []), self._login):
-            return 401, "log in: `clapcur up` prints the user and the password"
+            return 401, "login required: `clapcur up` prints the user name and the password"
         return None
 
     def is_ours(self, host: str) -> bool:

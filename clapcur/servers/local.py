@@ -226,11 +226,11 @@ def sole(home: Home) -> Iterator[None]:
                 time.sleep(0.05 * attempt)
         else:
             known = home.servers()
-            where = "its servers are about to be ready"
+            where = "its servers are starting"
             if known:
                 prefect = known["PREFECT_API_URL"].removesuffix("/api")
                 where = f"Prefect is at {prefect}, MLflow at {known['MLFLOW_TRACKING_URI']}"
-            raise ClapcurError(f"`clapcur up` runs already for {home.root}: {where}")
+            raise ClapcurError(f"`clapcur up` is already running for {home.root}: {where}")
         home.servers_file.unlink(missing_ok=True)  # of one that was killed
         yield
 
@@ -239,7 +239,7 @@ def choose_port(wanted: int | None, default: int, flag: str) -> int:
     """Return the wanted port, or a free one; ClapcurError where the wanted one is taken."""
     if wanted is not None:
         if not is_free(wanted):
-            raise ClapcurError(f"port {wanted} is taken; name another one with {flag}, or leave it out")
+            raise ClapcurError(f"port {wanted} is in use; choose another one with {flag}, or omit the option")
         return wanted
     if is_free(default):
         return default
@@ -298,7 +298,7 @@ def make_databases(url: str) -> None:
     except sa.exc.SQLAlchemyError as error:
         said = " ".join(str(getattr(error, "orig", error)).split())
         raise ClapcurError(
-            f"the databases {', '.join(wanted)} could not be made: {said}; check --database-url, or make them yourself"
+            f"cannot create the databases {', '.join(wanted)}: {said}; check --database-url, or create them yourself"
         ) from None
     finally:
         engine.dispose()

@@ -27,7 +27,7 @@ class ProcessError(ClapcurError):
     """A process that should run ended, or did not get ready; `last_lines` are the last that it wrote."""
 
     def __init__(self, message: str, log: Path) -> None:
-        super().__init__(f"{message}; all it said is in {log}")
+        super().__init__(f"{message}; see {log}")
         self.last_lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
 
 
@@ -148,7 +148,7 @@ class Processes:
                     raise ProcessError(
                         f"{program.name} died {len(before)} times (exit {process.returncode})", self.log(program)
                     )
-                told(f"{program.name} died (exit {process.returncode}) and is started again; see {self.log(program)}")
+                told(f"{program.name} died (exit {process.returncode}) and is restarted; see {self.log(program)}")
                 self._running[place] = (program, self._launch(program))
             time.sleep(5 * POLL_S)
 

@@ -31,19 +31,19 @@ class AdoptConfig:
     """Which checkpoint, and how it is read; `clapcur.models.checkpoints.load_checkpoint` tells more."""
 
     source: str
-    """File of weights, folder, or name of a ClapModel on the Hugging Face Hub."""
+    """Weights file, folder, or name of a ClapModel on the Hugging Face Hub."""
     front_end: Literal["from_config", "from_checkpoint"] | None = None
-    """Which mel filters to use where the file stores others than its family's config computes."""
+    """Which mel filters to use if those in the file differ from those computed from the config."""
     text_source: str | None = None
-    """Folder, or name on the Hub, of the text encoder's config and tokenizer; None: what the family started from."""
+    """Config and tokenizer of the text encoder: a folder or a name on the Hub; None: the model family's default."""
     model: ClapConfig | None = None
-    """For the weights of PANNs or YAMNet, which are an audio tower alone: the rest of the model."""
+    """The rest of the model, for weights of PANNs or YAMNet, which are an audio tower only."""
     pickled: bool = False
-    """Read a pickle file that may run code; only for files from people you trust."""
+    """Load a pickle file, which can run code; only for files from a source you trust."""
     collapsed: bool = False
     """Accept a model whose text tower gives all texts the same embedding."""
     partial: bool = False
-    """Accept a checkpoint that lacks a tower, as the start of a training."""
+    """Accept a checkpoint that lacks a tower, to start a training from it."""
     seed: int = 0
     """Seed of the weights that a partial checkpoint lacks."""
 
@@ -98,9 +98,9 @@ def adopt(inputs: Mapping[str, Artifact], config: AdoptConfig, work: Workspace) 
     )  # fmt: skip
     if report.fresh and not config.partial:
         raise CheckpointError(
-            f"{config.source} ({report.format}) lacks {len(report.fresh)} weights of a whole model, from "
-            f"{report.fresh[0]} on, and would answer from noise: train it on captioned clips first (give `teacher` a "
-            "training beside `checkpoint`)"
+            f"{config.source} ({report.format}) lacks {len(report.fresh)} weights of a complete model, such as "
+            f"{report.fresh[0]}, which would be random: train it on captioned clips first (set `teacher` as well as "
+            "`checkpoint`)"
         )
     if Path(model.config.text.source).is_dir():  # the place of a folder says nothing, all of it is saved with the model
         text = dataclasses.replace(model.config.text, source="text")
@@ -131,7 +131,7 @@ def fingerprint(source: str) -> dict[str, Any]:
     if path.is_dir():
         found = sorted({file for pattern in READ for file in path.glob(f"**/{pattern}") if file.is_file()})
         if not found:
-            raise CheckpointError(f"{source} holds no checkpoint: none of {', '.join(READ)}")
+            raise CheckpointError(f"{source} holds no checkpoint: expected one of {', '.join(READ)}")
         return {"files": {str(file.relative_to(path)): sha256_file(file) for file in found}}
     check_source(source, "checkpoint")
     from transformers.utils import cached_file
@@ -141,7 +141,7 @@ def fingerprint(source: str) -> dict[str, Any]:
         config = cached_file(source, "config.json")
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"no checkpoint {source}: it is no file, no folder, and no name on the Hub that is in the local cache or "
-            f"could be fetched (is HF_HUB_OFFLINE set?): {' '.join(str(error).split())}"
+            f"checkpoint {source} not found: expected a file, a folder, or a name on the Hub that is cached or can be "
+            f"downloaded (is HF_HUB_OFFLINE set?): {' '.join(str(error).split())}"
         ) from error
     return {"hub": source, "commit": extract_commit_hash(config, None)}

@@ -42,32 +42,32 @@ class ComposeConfig:
     """How single sounds are put together."""
 
     duration_s: float = 5.0
-    """Length of every item, in seconds; not longer than the window of the model that will hear them."""
+    """Length of every item, in seconds; at most the window of the model that will process them."""
     num_groups: int = 2000
-    """Groups to train on; each has five items."""
+    """Number of training groups; each has five items."""
     num_held_out_groups: int = 200
-    """Groups that no training sees: they choose the weights, or are the test."""
+    """Number of groups held out from training, for selecting weights or for testing."""
     held_out: float = 0.2
-    """Share of the source recordings that are held out; with 1 there is nothing to train on."""
+    """Fraction of the source recordings that are held out; with 1 there is nothing to train on."""
     unseen_couples: float = 0.25
-    """Share of the couples of classes that no training group has."""
+    """Fraction of the pairs of classes that occur in no training group."""
     class_names: tuple[str, ...] = ()
-    """The classes; none for all that the clips are labelled with."""
+    """Classes to use; empty: all classes that the clips are labelled with."""
     most_per_class: int | None = None
-    """Of an Improvement-Set: the most similar clips of each class, so many of them; None for all."""
+    """Maximum number of clips per class from an Improvement-Set, the most similar first; None: all."""
     prompt: str = PROMPT
-    """What captions begin with; {} is the place of what is heard."""
+    """Caption prompt; {} is replaced by the described sounds."""
     connectors: tuple[str, ...] = ()
-    """What the captions of sequences are told with, such as before and after; none for all. A text tower without
-    pretraining learns those in the order of the sounds (before, then, followed by) long before the others."""
+    """Connectors in captions of sequences, such as before and after; empty: all. A text tower without pretraining
+    learns those that follow the order of the sounds (before, then, followed by) long before the others."""
     min_clip_s: float = 0.3
-    """Clips with less to be heard, in seconds, are left out."""
+    """Minimum audible part of a clip, in seconds; other clips are left out."""
     max_bad_fraction: float = 0.1
-    """Share of clips that cannot be used at or above which it is an error."""
+    """Fail if more than this fraction of the clips cannot be used."""
     seed: int = 0
-    """Of the couples, the clips and where these are cut."""
+    """Seed of the pairs of classes, the clips and their excerpts."""
     num_workers: int = machine(2)
-    """Threads that read the clips."""
+    """Number of threads that read the clips."""
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
@@ -80,13 +80,14 @@ class ComposeConfig:
             )
         for name, most in (("held_out", 1), ("unseen_couples", 1), ("max_bad_fraction", 1)):
             if not 0 <= getattr(self, name) <= most:
-                raise ValueError(f"{name} is a share in [0, 1], got {getattr(self, name):g}; a percentage?")
+                raise ValueError(f"{name} must be a fraction in [0, 1], got {getattr(self, name):g}; a percentage?")
         for name in ("num_groups", "num_held_out_groups"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if unknown := set(self.connectors) - CONNECTORS["sequence"].keys():
             raise ValueError(
-                f"connectors are of {', '.join(CONNECTORS['sequence'])}, got {', '.join(map(repr, sorted(unknown)))}"
+                f"connectors must be among {', '.join(CONNECTORS['sequence'])}, got "
+                f"{', '.join(map(repr, sorted(unknown)))}"
             )
         if self.min_clip_s <= 0:
             raise ValueError(f"min_clip_s must be positive, got {self.min_clip_s:g}")
@@ -164,8 +165,8 @@ def _of_set(chosen: Artifact, config: ComposeConfig) -> pd.DataFrame:
     strategy = chosen.record.config.get("strategy")
     if strategy == "du":
         raise ManifestError(
-            f"the Improvement-Set {chosen.id} is DU, whose captions were chosen for no class; clips are composed by "
-            "class: give one of DS or ADS"
+            f"the Improvement-Set {chosen.id} is DU, whose pairs have no class; clips are composed by class: give a DS "
+            "or ADS set"
         )
     pairs = ImprovementSet.open(chosen).pairs()
     best = pairs.sort_values(["similarity", "caption_id"], ascending=[False, True]).drop_duplicates("clip_id")
@@ -195,10 +196,10 @@ def _heard(
     left_out = [(clip, answer) for clip, answer in zip(clips, found, strict=True) if isinstance(answer, str)]
     if len(left_out) > config.max_bad_fraction * len(clips):
         clip, reason = left_out[0]
-        said = f"has less than {config.min_clip_s:g} s to be heard" if reason == "too_short" else f"is {reason}"
+        said = f"has less than {config.min_clip_s:g} s of audible sound" if reason == "too_short" else f"is {reason}"
         raise EmptySetError(
-            f"{len(left_out)} of {len(clips)} clips cannot be composed, the first is {paths[clip]}, which {said} once "
-            f"silence is trimmed; a clip needs {config.min_clip_s:g} s of sound: give longer clips, or a larger "
+            f"{len(left_out)} of {len(clips)} clips cannot be composed; the first is {paths[clip]}, which {said} after "
+            f"trimming silence. A clip needs at least {config.min_clip_s:g} s of sound: give longer clips, or raise "
             f"max_bad_fraction (now {config.max_bad_fraction:g})"
         )
     usable = np.array([not isinstance(answer, str) for answer in found], bool)
@@ -235,8 +236,9 @@ def _groups(sources: pd.DataFrame, split: str, wanted: int, unseen: set[Couple],
     if not kinds:
         named = ", ".join(map(repr, sorted(clips))) or "none"
         raise EmptySetError(
-            f"compositions need sounds of at least two classes, {'to train on' if split == 'train' else 'held out'} "
-            f"there are {len(clips)} ({named}); give more classes, or more recordings of each"
+            "compositions need sounds of at least two classes, but the "
+            f"{'training' if split == 'train' else 'held-out'} "
+            f"clips have {len(clips)} ({named}); give more classes, or more recordings of each"
         )
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     found: dict[Couple, tuple[Any, ...]] = {}
@@ -252,7 +254,7 @@ def _groups(sources: pd.DataFrame, split: str, wanted: int, unseen: set[Couple],
             found[a, b] = (name, split, a, b, *couple, *offsets, couple in unseen)
     if not found:
         raise EmptySetError(
-            f"no two clips of different classes and recordings are {split.replace('_', ' ')}; give more recordings"
+            f"no two {split.replace('_', ' ')} clips differ in class and recording; give more recordings"
         )
     return pd.DataFrame(list(found.values()), columns=GROUPS.names)
 

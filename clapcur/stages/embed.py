@@ -62,33 +62,33 @@ class EmbedConfig:
     """What is embedded, and how."""
 
     what: Literal["audio", "captions", "prompts"]
-    """What is embedded: clips or captions of the manifest, or `prompts`."""
+    """What to embed: the clips or captions of the manifest, or `prompts`."""
     prompts: tuple[str, ...] = ()
-    """Class prompts, in the order of the class names; only with what="prompts"."""
+    """Class prompts, in the order of the class names; only for what="prompts"."""
     num_crops: int = 1
-    """Crops per clip: 1 is the centre crop; more are spread evenly over the clip, averaged and normalised again."""
+    """Number of crops per clip: 1 is the centre crop; more are spread evenly over the clip, averaged and normalised."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the towers; front end and written rows are always float32."""
+    """Precision of the towers; the front end and the stored embeddings are always float32."""
     batch_size: int = machine(64)
     """Clips or captions per batch."""
     device: str = machine("auto")
-    """Auto takes the first GPU if there is one."""
+    """Device; auto: the first GPU, or the CPU if there is none."""
     num_workers: int = machine(0)
-    """Threads that decode; 0 is one per CPU."""
+    """Number of threads that decode audio; 0: one per CPU."""
     max_bad_fraction: float = machine(0.01)
-    """Of the clips of the table; more of them that have vanished, changed or cannot be used are an error (ours). It is
-    not signed: which clips have no row is said in the table."""
+    """Fail if more than this fraction of the clips is missing, has changed or cannot be used (project default). Not
+    part of the signature, because the table lists the clips without an embedding."""
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
         if (self.what == "prompts") != bool(self.prompts):
             raise ValueError(
-                f"prompts go with what='prompts' and only with it, got {self.what!r} and {len(self.prompts)} prompts"
+                f"give prompts if and only if what='prompts', got {self.what!r} and {len(self.prompts)} prompts"
             )
         if self.num_crops < 1:
             raise ValueError(f"num_crops must be at least 1, got {self.num_crops}")
         if not 0 <= self.max_bad_fraction <= 1:
-            raise ValueError(f"max_bad_fraction is a share in [0, 1], got {self.max_bad_fraction}; a percentage?")
+            raise ValueError(f"max_bad_fraction must be in [0, 1], got {self.max_bad_fraction}; a percentage?")
         if self.batch_size < 1 or self.num_workers < 0:
             raise ValueError(
                 f"expected batch_size of at least 1 and num_workers of 0 (one per CPU) or more, got {self.batch_size} "
@@ -210,8 +210,9 @@ def embed_shards(
             elif not sound.all():
                 name = group[int(np.argmin(sound))]
                 raise ArtifactError(
-                    f"the checkpoint {inputs['checkpoint'].id} makes a row that is not finite or not of norm 1 of the "
-                    f"text {text[name]!r}, and of {int((~sound).sum())} of {len(group)}; its weights may be damaged"
+                    f"the checkpoint {inputs['checkpoint'].id} gives an embedding that is not finite or not of norm 1 "
+                    f"for the text {text[name]!r} ({int((~sound).sum())} of {len(group)} texts); its weights may be "
+                    "damaged"
                 )
             write_shard(made, index, rows)
             work.mark_done(_mark(index))
@@ -241,7 +242,7 @@ def _without_row(
         if path in bad:
             found.append((name, path, bad[path].reason, bad[path].detail))
         elif not is_sound:
-            found.append((name, path, NO_ROW, "the model makes a row of it that is not finite or not of norm 1"))
+            found.append((name, path, NO_ROW, "its embedding is not finite or not of norm 1"))
     return found
 
 
@@ -261,8 +262,9 @@ def _left_out(work: Workspace) -> pd.DataFrame:
 def _check(left_out: pd.DataFrame, num_clips: int, config: EmbedConfig) -> None:
     if len(left_out) > config.max_bad_fraction * num_clips:
         raise DataError(
-            f"{_told(left_out)}; they are more than max_bad_fraction {config.max_bad_fraction:g} of {num_clips} clips. "
-            "Put the files back, or ingest again"
+            f"{_told(left_out)}. That is more than max_bad_fraction ({config.max_bad_fraction:g}) of {num_clips} "
+            "clips: "
+            "restore the files, or ingest again"
         )
 
 
@@ -270,7 +272,7 @@ def _told(left_out: pd.DataFrame) -> str:
     """Return in words what was left out, and the first of it by path."""
     reasons = ", ".join(f"{reason} {count}" for reason, count in left_out.reason.value_counts().items())
     first = left_out.iloc[0]
-    return f"{len(left_out)} clips have no row ({reasons}); the first is {first.path}: {first.detail}"
+    return f"{len(left_out)} clips have no embedding ({reasons}); the first is {first.path}: {first.detail}"
 
 
 def _can_be_read(row: Any) -> bool:

@@ -67,13 +67,13 @@ class EvaluateConfig:
     """What is scored, and under which protocol."""
 
     task: Literal["zero_shot", "retrieval"] = "zero_shot"
-    """What is scored: zero-shot classification or retrieval."""
+    """Task to score: zero-shot classification or retrieval."""
     class_names: tuple[str, ...] = ()
-    """Every label of the evaluation manifest must be one of them."""
+    """Class names; every label of the evaluation manifest must be one of them."""
     prompt: str = PROMPT
     """Class prompt; {} is replaced by the class name."""
     seed: int = 0
-    """Of the bootstrap over source recordings."""
+    """Seed of the bootstrap over source recordings."""
 
     def __post_init__(self) -> None:
         """Refuse a zero-shot evaluation without classes."""
@@ -120,8 +120,8 @@ def _check_finite(scores: Mapping[str, Any], table: pd.DataFrame) -> None:
     spoilt += [name for name, values in columns.items() if not np.isfinite(values).all()]
     if spoilt:
         raise DataError(
-            f"these scores are not finite: {', '.join(spoilt[:5])}; the embeddings that they were made from hold NaN "
-            "or an infinity, embed them again"
+            f"these scores are not finite: {', '.join(spoilt[:5])}; their embeddings contain NaN or infinity: "
+            "embed the clips again"
         )
 
 
@@ -246,7 +246,7 @@ def label_index(clips: pd.DataFrame, names: tuple[str, ...]) -> NDArray[np.int64
             f"{unknown.total()} of {len(labels)} clips have a label that is not among the {len(names)} class names: "
             f"{', '.join(said)}; the class names are {', '.join(names[:MOST_NAMED])}"
             + (", ..." if len(names) > MOST_NAMED else "")
-            + "; mend the label column or the class names"
+            + "; fix the label column or the class names"
         )
     return np.array([place[label] for label in labels], np.int64)
 
@@ -263,7 +263,9 @@ def _retrieval(
 ) -> tuple[RetrievalScores, pd.DataFrame]:
     """Score caption-to-audio and audio-to-caption retrieval; a clip may have several captions."""
     if manifest.pairs.empty:
-        raise ManifestError("retrieval needs an evaluation manifest with captions, got one without pairs")
+        raise ManifestError(
+            "retrieval needs an evaluation manifest with captions, got one without; ingest it with a caption column"
+        )
     captions = EmbeddingTable.open(inputs["caption_embeddings"])
     clips = manifest.clips[manifest.clips.clip_id.isin(set(manifest.pairs.clip_id))].reset_index(drop=True)
     texts = manifest.captions[manifest.captions.caption_id.isin(set(manifest.pairs.caption_id))].reset_index(drop=True)

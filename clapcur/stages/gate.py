@@ -24,19 +24,19 @@ class GateConfig:
     """What is decided, and how sure one must be."""
 
     dataset: str
-    """Whose champion it is."""
+    """Dataset of the champion."""
     min_change: float = 0.0
-    """Accuracy in [-1, 1] that the lower end of the interval of the change must exceed."""
+    """Minimum change in accuracy, in [-1, 1]; the lower end of the interval of the change must exceed it."""
     level: float = 0.95
-    """Of the interval."""
+    """Confidence level of the interval."""
     seed: int = 0
-    """Of its bootstrap."""
+    """Seed of the bootstrap."""
 
     def __post_init__(self) -> None:
         """Raise ValueError unless the level is in (0, 1)."""
         check_seed(self.seed)
         if not 0 < self.level < 1:
-            raise ValueError(f"the level of an interval is in (0, 1), got {self.level:g}; a percentage?")
+            raise ValueError(f"level must be in (0, 1), got {self.level:g}; a percentage?")
 
 
 def decide(inputs: Mapping[str, Artifact], config: GateConfig, work: Workspace) -> Outcome:
@@ -54,8 +54,8 @@ def decide(inputs: Mapping[str, Artifact], config: GateConfig, work: Workspace) 
     before, after = scored["champion"], scored["challenger"]
     if before.clip_id.tolist() != after.clip_id.tolist():
         raise DataError(
-            f"champion and challenger must be scored on the same clips, got {len(before)} and {len(after)}, of which "
-            f"{len(set(before.clip_id) & set(after.clip_id))} are the same; evaluate both on one manifest"
+            f"champion and challenger must be scored on the same clips, got {len(before)} and {len(after)} clips with "
+            f"{len(set(before.clip_id) & set(after.clip_id))} in common; evaluate both on the same manifest"
         )
     correct = {role: (table.predicted == table.label).to_numpy() for role, table in scored.items()}
     change, low, high = paired_change(

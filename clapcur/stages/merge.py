@@ -20,7 +20,7 @@ class MergeConfig:
     """How much is taken."""
 
     share: float = 1.0
-    """Of the source recordings, all clips of one or none; the same ones whatever else is in the inputs."""
+    """Fraction of the source recordings to keep, with all their clips; the choice does not depend on other inputs."""
 
     def __post_init__(self) -> None:
         """Refuse what is no share."""
@@ -41,7 +41,7 @@ def merge(inputs: Mapping[str, Artifact], config: MergeConfig, work: Workspace) 
     whole = union([Manifest.open(inputs[role]) for role in sorted(inputs)])
     taken = whole.sample(config.share)
     if len(whole.clips) and not len(taken.clips):
-        raise EmptySetError(f"no recording is left of {len(whole.clips)} clips at a share of {config.share:g}")
+        raise EmptySetError(f"a share of {config.share:g} leaves no recording of {len(whole.clips)} clips; raise it")
     taken.write(work.path)
     tables = {"clips": taken.clips, "captions": taken.captions, "pairs": taken.pairs}
     return Outcome(counts={name: len(table) for name, table in tables.items()} | {"of_clips": len(whole.clips)})

@@ -28,21 +28,21 @@ class PoolConfig:
     name: str
     """Name of the pool."""
     version: int
-    """1 is the first."""
+    """Version number; 1 is the first."""
     forgotten: tuple[str, ...] = ()
-    """Clip ids of parent or landing that were taken down: they are not in this version."""
+    """Ids of clips that were taken down and are left out of this version."""
 
     def __post_init__(self) -> None:
         """Refuse a name that would not do in a path, and a version before the first."""
         check_pool_name(self.name)
         if self.version < 1:
-            raise ValueError(f"the versions of a pool begin with 1, got {self.version}")
+            raise ValueError(f"version must be at least 1, got {self.version}")
 
 
 def check_pool_name(name: str) -> str:
     """Return the name of a pool; ValueError where it cannot be one."""
     if not NAME.fullmatch(name):
-        raise ValueError(f"a pool is named with up to 40 letters, digits and _ . -, such as field-2026; got {name!r}")
+        raise ValueError(f"a pool name must be up to 40 letters, digits and _ . -, such as field-2026; got {name!r}")
     return name
 
 

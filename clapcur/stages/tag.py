@@ -52,34 +52,34 @@ class TagConfig:
     """How clips are tagged, and when a tag is given."""
 
     factor: float = 3.0
-    """A tag is given from so many times its mean probability over all clips on, within the next two limits."""
+    """Threshold of a tag, as a multiple of its mean probability over all clips, limited by `least` and `most`."""
     least: float = 0.02
-    """Probability below which no tag is given."""
+    """Minimum threshold: a tag is never given below it."""
     most: float = 0.5
-    """Probability at or above which a tag is always given."""
+    """Maximum threshold: a tag is always given at or above it."""
     floor: float = 0.001
-    """Probabilities below it are not kept, and count as 0 in the means."""
+    """Probabilities below this value are not stored and count as 0 in the means."""
     window_s: float = 10.0
-    """Seconds of a clip that are heard at a time; shorter clips are repeated. AudioSet's clips have 10."""
+    """Length of a window, in seconds; shorter clips are repeated. AudioSet's clips are 10 s long."""
     num_windows: int = 1
-    """Windows per clip: 1 is its centre; more are spread evenly over it and averaged."""
+    """Number of windows per clip: 1 is the centre; more are spread evenly over the clip and averaged."""
     class_names: tuple[str, ...] = ()
-    """Of a CLAP: the classes to choose from."""
+    """For a CLAP: the classes to choose from."""
     prompt: str = PROMPT
-    """Of a CLAP: the class prompt; {} is replaced by the class name."""
+    """For a CLAP: class prompt; {} is replaced by the class name."""
     table: str | None = None
-    """A table of tags that are known, such as AudioSet's labels: a column `clip_id`, `recording_id` or `path`, and a
-    column `tags` with names or ids of classes (separated by semicolons; ids also by commas)."""
+    """A table of known tags, such as AudioSet's labels: a column `clip_id`, `recording_id` or `path`, and a column
+    `tags` with names or ids of classes (separated by semicolons; ids also by commas)."""
     classes: str | None = None
-    """Of a table with AudioSet's ids: the table of their names, with the columns index, mid and display_name."""
+    """For a table with AudioSet's ids: table of their names, with columns index, mid and display_name."""
     batch_size: int = machine(16)
-    """Windows that pass the tagger at a time."""
+    """Windows per batch."""
     device: str = machine("auto")
-    """Device; auto takes the first GPU if there is one."""
+    """Device; auto: the first GPU, or the CPU if there is none."""
     num_workers: int = machine(0)
-    """Threads that decode; 0 is one per CPU."""
+    """Number of threads that decode audio; 0: one per CPU."""
     max_bad_fraction: float = machine(0.01)
-    """Of the clips; more of them that have vanished, changed or cannot be used are an error."""
+    """Fail if more than this fraction of the clips is missing, has changed or cannot be used."""
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
@@ -114,7 +114,7 @@ def stage_for(config: TagConfig) -> tuple[Stage, dict[str, Any]]:
     for name in ("table", "classes"):
         if (given := getattr(config, name)) is not None:
             if not Path(given).is_file():
-                raise DataError(f"the table {given} ({name} of the tags) does not exist")
+                raise DataError(f"the table {given} does not exist (`{name}` of the tags)")
             identity[name] = sha256_file(Path(given))
 
     def compute(inputs: Mapping[str, Artifact], _: Any, work: Workspace) -> Outcome:
@@ -141,7 +141,7 @@ def tag(inputs: Mapping[str, Artifact], config: TagConfig, work: Workspace) -> O
     elif config.table is not None:
         found = _from_table(config, manifest)
     else:
-        raise DataError("nobody tells the tags: give a tagger, a CLAP with class names, or a table")
+        raise DataError("no source of tags: give a tagger, a CLAP with class names, or a table")
     tags = Tags.of(found.names, found.tags, found.clips, config.thresholds, found.left_out)
     tags.write(work.path)
     of_class = tags.classes.clips
@@ -238,8 +238,8 @@ def _check(left_out: Sequence[Sequence[str]], num_clips: int, config: TagConfig)
     if len(left_out) > config.max_bad_fraction * num_clips:
         first = left_out[0]
         raise DataError(
-            f"{len(left_out)} of {num_clips} clips cannot be heard, the first is {first[1]}: {first[3]}; they are more "
-            f"than max_bad_fraction {config.max_bad_fraction:g}. Put the files back, or ingest again"
+            f"{len(left_out)} of {num_clips} clips cannot be read; the first is {first[1]}: {first[3]}. That is more "
+            f"than max_bad_fraction ({config.max_bad_fraction:g}): restore the files, or ingest again"
         )
 
 
@@ -250,7 +250,10 @@ def _zero_shot(inputs: Mapping[str, Artifact], config: TagConfig, manifest: Mani
     audio, prompts = EmbeddingTable.open(inputs["audio_embeddings"]), EmbeddingTable.open(inputs["prompt_embeddings"])
     names = check_class_names(config.class_names)
     if len(prompts.ids) != len(names):
-        raise DataError(f"there are {len(names)} class names and {len(prompts.ids)} prompts; embed those of the names")
+        raise DataError(
+            f"expected one prompt per class name, got {len(names)} names and {len(prompts.ids)} prompts; embed the "
+            "prompts of these names"
+        )
     with safe_open(inputs["checkpoint"].path / "model.safetensors", "pt") as file:
         scale = float(file.get_tensor("logit_scale").exp())
     listed = set(manifest.clips.clip_id)
@@ -291,12 +294,12 @@ def _from_table(config: TagConfig, manifest: Manifest) -> Found:
         for text in texts:
             name = display.get(str(text).strip(), str(text).strip())
             if vocabulary is not None and name not in vocabulary.names:
-                raise DataError(f"{where}: {text!r} is no class of {config.classes}")
+                raise DataError(f"{where}: {text!r} is not a class of {config.classes}")
             pairs |= {(clip, name) for clip in clips}
     if not pairs:
         raise DataError(
-            f"{path} tags none of the {len(manifest.clips)} clips of the manifest ({unknown} rows name others); does "
-            f"its column {key} hold what the manifest has?"
+            f"{path} tags none of the {len(manifest.clips)} clips of the manifest ({unknown} rows name other clips); "
+            f"does its column {key} match the manifest?"
         )
     if unknown:
         log.warning("%s: %d rows name clips that are not in the manifest", path, unknown)

@@ -23,12 +23,12 @@ class TaggerConfig:
     """Which tagger, and what its outputs are called."""
 
     source: str
-    """File of weights: YAMNet as safetensors, or PANNs' Cnn14 with its head as released."""
+    """Weights file: YAMNet as safetensors, or PANNs' Cnn14 with its classifier head, as released."""
     classes: str | None = None
-    """Table of its classes, in the order of its outputs, with the columns index, mid and display_name. null: the one
-    beside the weights (class_map.csv, yamnet_class_map.csv or class_labels_indices.csv)."""
+    """Table of its classes, in the order of its outputs, with columns index, mid and display_name. null: the file next
+    to the weights (class_map.csv, yamnet_class_map.csv or class_labels_indices.csv)."""
     pickled: bool = False
-    """Read a pickle file that may run code; only for files from people you trust."""
+    """Load a pickle file, which can run code; only for files from a source you trust."""
 
     def check_place(self) -> "Vocabulary":
         """Return the names of the outputs, where weights and names are there; the weights are not read.
@@ -44,7 +44,7 @@ class TaggerConfig:
 
         path = Path(self.source)
         if not path.is_file():
-            raise CheckpointError(f"there is no tagger {path}; give the file of its weights")
+            raise CheckpointError(f"tagger {path} not found; give its weights file")
         return Vocabulary.read(Path(self.classes)) if self.classes else Vocabulary.beside(path)
 
 

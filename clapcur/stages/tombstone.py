@@ -18,21 +18,21 @@ class Tombstone:
     """Which clip, and why."""
 
     clip_id: str
-    """Id of the clip that is taken down."""
+    """Id of the clip to take down."""
     pcm_sha256: str
-    """Of its samples: the same sound in another container is refused too; empty where no manifest knows them."""
+    """Hash of its samples, to refuse the same audio in another container; empty if no manifest has it."""
     recording_id: str = ""
-    """Where a whole recording was taken down: every clip of it is refused, also one that nobody has seen yet."""
+    """Recording id, if a whole recording was taken down: every clip of it is refused, now and later."""
     reason: str = ""
-    """Why, in the words of who asked."""
+    """Reason, in the words of the person who asked."""
 
     def __post_init__(self) -> None:
         """Refuse an id that the name of a file cannot hold."""
         for mark in self.marks:
             if len(mark.encode()) > forgotten.LONGEST_MARK or "\0" in mark:
                 raise ValueError(
-                    f"an id of up to {forgotten.LONGEST_MARK} bytes can be forgotten, got {mark!r:.80}; forget the "
-                    "clips by their own ids"
+                    f"an id to forget must have at most {forgotten.LONGEST_MARK} bytes, got {mark!r:.80}; use the clip "
+                    "ids instead"
                 )
 
     @property

@@ -47,17 +47,17 @@ class ZsteConfig:
     """How order is scored."""
 
     prompt: str = PROMPT
-    """What captions begin with; {} is the place of what is heard."""
+    """Caption prompt; {} is replaced by the described sounds."""
     seed: int = 0
-    """Of the distractors and of the bootstrap over source recordings."""
+    """Seed of the distractors and of the bootstrap over source recordings."""
     num_resamples: int = 2000
-    """Draws of the bootstrap."""
+    """Number of bootstrap resamples."""
     batch_size: int = machine(32)
     """Items per batch."""
     device: str = machine("auto")
-    """Device; auto takes the first GPU if there is one."""
+    """Device; auto: the first GPU, or the CPU if there is none."""
     num_workers: int = machine(2)
-    """Threads that render items."""
+    """Number of threads that render items."""
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
@@ -88,7 +88,7 @@ def zste(inputs: Mapping[str, Artifact], config: ZsteConfig, work: Workspace) ->
     groups = composed.of_split("held_out")
     if groups.empty:
         raise EmptySetError(
-            f"no group of the compositions {inputs['compositions'].id} is held out; compose with held_out above 0"
+            f"the compositions {inputs['compositions'].id} have no held-out group; compose with held_out above 0"
         )
     model = load_model(inputs["checkpoint"].path, config.device).eval()
     check_window(model, composed.duration_s, inputs["checkpoint"].id)
@@ -137,8 +137,8 @@ def check_window(model: "Clap", duration_s: float, checkpoint: str) -> None:
     """
     if round(duration_s * model.config.audio.front_end.sample_rate) > model.config.num_samples:
         raise CheckpointError(
-            f"the checkpoint {checkpoint} hears {model.config.window_s:g} s at a time, the composed items have "
-            f"{duration_s:g} s; compose them with duration_s of at most {model.config.window_s:g}"
+            f"the composed items are {duration_s:g} s long, but the window of the checkpoint {checkpoint} is "
+            f"{model.config.window_s:g} s; compose them with duration_s of at most {model.config.window_s:g}"
         )
 
 

@@ -162,7 +162,7 @@ class Workspace:
 NO_WRITE = {  # what a disk answers that takes nothing more
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the largest file size that is allowed here is reached",
+    errno.EFBIG: "the maximum file size is reached",
     errno.EROFS: "the disk is read-only",
 }
 NO_WRITE_TEXTS = {  # the same, where a library kept only the words (SQLite, safetensors, PyTorch)
@@ -187,7 +187,7 @@ def why_not_written(error: BaseException, folder: Path | None = None) -> str | N
             and isinstance(error.filename, (str, bytes, os.PathLike))
         ):
             is_below = Path(os.fsdecode(error.filename)).absolute().is_relative_to(folder.absolute())
-            return "there is no permission to write" if is_below else None
+            return "no write permission" if is_below else None
     return next((NO_WRITE[code] for text, code in NO_WRITE_TEXTS.items() if text in str(error)), None)
 
 
@@ -258,8 +258,8 @@ def check_payload(folder: Path) -> None:
     record = checked_record(folder)
     if damaged := damaged_files(folder, record):
         raise DamagedArtifact(
-            f"the {record.kind} {record.id} is damaged: {', '.join(damaged)} in {folder} is not what was "
-            f"written; `clapcur verify {record.id}` says how it can be made again"
+            f"the {record.kind} {record.id} is damaged: {', '.join(damaged)} in {folder} changed after it was "
+            f"written; `clapcur verify {record.id}` shows how to recompute it"
         )
 
 
@@ -294,7 +294,7 @@ class Store:
             record = read_record(folder)
             if record.key_sha256 != key.sha256:
                 raise ArtifactError(
-                    f"{folder} was made from another key that shares its first 12 digits; move it away and run again"
+                    f"{folder} has a different key with the same first 12 digits; move it away and run again"
                 )
             record = checked_record(folder)
         except DamagedArtifact as damage:
@@ -302,7 +302,7 @@ class Store:
             return None
         if damaged := damaged_files(folder, record, verify):
             if discard:
-                log.warning("%s %s is damaged and made again: %s", key.kind, key.id, ", ".join(damaged))
+                log.warning("%s %s is damaged and is recomputed: %s", key.kind, key.id, ", ".join(damaged))
                 write_atomic(folder / LOST, json.dumps({"files": damaged, "record": record.to_dict()}))
                 (folder / RECORD).unlink()
             return None
@@ -321,7 +321,7 @@ class Store:
             Its record is damaged.
         """
         if len(artifact_id) < 4:
-            raise ArtifactError(f"an artifact id has 12 digits, 4 at least are needed to find one, got {artifact_id!r}")
+            raise ArtifactError(f"expected at least 4 of the 12 digits of an artifact id, got {artifact_id!r}")
         if artifact_id in PLANNED.get():
             return PLANNED.get()[artifact_id]
         found = [path.parent for path in self.root.glob(f"*/{artifact_id}*/{RECORD}")]
@@ -425,7 +425,7 @@ class Store:
             record["recomputed"] = {"identical": digests == previous}
             if digests != previous:
                 log.warning(
-                    "%s %s was made again and is not what it was; it differs in %s", work.key.kind, work.key.id,
+                    "%s %s was recomputed and differs from before in %s", work.key.kind, work.key.id,
                     ", ".join(sorted(name for name, _ in previous.items() ^ digests.items())),
                 )  # fmt: skip
         for folder in {path.parent for path in work.path.rglob("*")} | {work.path}:

@@ -130,7 +130,7 @@ class Catalog:
             The catalog is read-only.
         """
         if self._is_copy:
-            raise ArtifactError(f"the catalog of {store.root.parent} is read-only here, it cannot be rebuilt")
+            raise ArtifactError(f"cannot rebuild the catalog of {store.root.parent}: it is read-only here")
         with self._writer.begin() as db:  # nobody enters anything while the store is read
             damaged = [folder.name for folder in store.damaged_records()]
             records = [artifact.record for artifact in store]
@@ -186,19 +186,19 @@ class Catalog:
             None, or more than one.
         """
         if len(name) < 4:
-            raise ArtifactError(f"at least 4 digits of an id are needed to find it, got {name!r}")
+            raise ArtifactError(f"expected at least 4 digits of an id, got {name!r}")
         starts = ARTIFACT.c.id.startswith(name, autoescape=True)
         query = sa.select(ARTIFACT.c.id, ARTIFACT.c.kind).where(sa.or_(starts, ARTIFACT.c.mlflow_run_id == name))
         with self._engine.begin() as db:
             found = db.execute(query.order_by(ARTIFACT.c.id)).all()
         if not found:
             raise ArtifactError(
-                f"no artifact and no MLflow run is called {name!r}; `clapcur catalog rebuild` "
-                "reads the store again, `clapcur sync` learns the runs"
+                f"no artifact and no MLflow run has the id {name!r}; if it exists, run `clapcur catalog rebuild` to "
+                "index the store again, or `clapcur sync` to update the runs"
             )
         if len(found) > 1:
             names = ", ".join(f"{row.kind} {row.id}" for row in found[:5])
-            raise ArtifactError(f"{name!r} is the start of {len(found)} ids, give more digits: {names}")
+            raise ArtifactError(f"{name!r} matches {len(found)} ids, give more digits: {names}")
         return str(found[0].id)
 
     def of_kind(self, kind: str) -> list[str]:

@@ -148,8 +148,8 @@ def _migrate(db: sa.Connection) -> None:
     there = db.scalar(sa.select(VERSION.c.version_num)) if VERSION.name in tables else None
     if there is not None and there not in steps:
         raise ArtifactError(
-            f"the catalog {db.engine.url.render_as_string()} is at step {there} of a newer clapcur, this one knows "
-            f"steps up to {HEAD}; install the newer one, or name another catalog with CLAPCUR_DATABASE_URL"
+            f"the catalog {db.engine.url.render_as_string()} has schema version {there} of a newer clapcur; this "
+            f"version supports up to {HEAD}. Update clapcur, or set CLAPCUR_DATABASE_URL to another catalog"
         )
     with MIGRATES:
         if there is None and OUTBOX.name in tables:  # made before there were steps

@@ -212,7 +212,7 @@ def _mode_of_new_home() -> int:
     said = os.environ.get("CLAPCUR_HOME_MODE", f"{MODE:o}")
     mode = int(said, 8) if re.fullmatch(r"(0o?)?[0-7]{3,4}", said) else 0
     if mode & 0o700 != 0o700:
-        raise ValueError(f"CLAPCUR_HOME_MODE is the mode of a new home, such as 0700 or 0750, got {said!r}")
+        raise ValueError(f"CLAPCUR_HOME_MODE must be a file mode such as 0700 or 0750, got {said!r}")
     return mode
 
 

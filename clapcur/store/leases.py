@@ -62,8 +62,8 @@ class Lease:
             self.renew()
         if self.lost:
             raise LeaseLostError(
-                f"{self.what or self.name}: another process took over while this one was asleep for more than "
-                f"{LEASE_S:.0f} s; run the command again, it continues"
+                f"{self.what or self.name}: another process took over while this one was suspended for more than "
+                f"{LEASE_S:.0f} s; run the command again to continue"
             )
 
 
@@ -104,7 +104,7 @@ def _acquire(engine: sa.Engine, name: str, owner: str, what: str) -> bool:
         if holder == owner:
             return waited
         if holder and not waited:
-            log.info("waiting for %s, which %s makes", what, _for_people(holder))
+            log.info("waiting for %s, which is being computed by %s", what, _for_people(holder))
             waited = True
         time.sleep(pause)
         pause = min(2 * pause, POLL_S[1])

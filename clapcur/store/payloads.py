@@ -34,7 +34,7 @@ class Payload:
             The file is missing, or its content is not what this class writes.
         """
         if artifact.kind != cls.KIND:
-            raise ArtifactError(f"expected an artifact of the kind {cls.KIND}, got the {artifact.kind} {artifact.id}")
+            raise ArtifactError(f"expected an artifact of kind {cls.KIND}, got the {artifact.kind} {artifact.id}")
         return cls.read(artifact.path)
 
     @classmethod
@@ -45,7 +45,7 @@ class Payload:
             values = json.loads(path.read_bytes())
         except FileNotFoundError:
             raise DamagedArtifact(
-                f"{path} is missing; `clapcur verify {folder.name}` says how to get it back"
+                f"{path} is missing; `clapcur verify {folder.name}` shows how to recompute it"
             ) from None
         except (ValueError, RecursionError) as error:
             raise DamagedArtifact(f"{path} is not valid JSON: {error}") from None
@@ -59,14 +59,15 @@ class Payload:
         schema = values.get("schema", 1) if isinstance(values, Mapping) else 1
         if isinstance(schema, int) and schema > cls.SCHEMA:
             raise ArtifactError(
-                f"{path} has the schema {schema}, this version of clapcur reads schemas up to {cls.SCHEMA}; update it"
+                f"{path} has schema {schema}, but this version of clapcur reads schemas up to {cls.SCHEMA}; update "
+                "clapcur"
             )
         try:
             return TypeAdapter(cls).validate_python(values)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
-            raise DamagedArtifact(f"{path} is not what was written: {where}: {first['msg']}") from None
+            raise DamagedArtifact(f"{path} is damaged: {where}: {first['msg']}") from None
 
     def write(self, folder: Path) -> None:
         """Write the file into the folder of an artifact that is being made."""

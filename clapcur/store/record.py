@@ -127,7 +127,7 @@ def checked_record(folder: Path) -> Record:
     said = _read(folder)
     if "record_sha256" in said:
         if said["record_sha256"] != record_digest(said):
-            raise _damaged(folder / RECORD, "its digest is not that of its content")
+            raise _damaged(folder / RECORD, "its digest does not match its content")
     elif "schema" in said:  # the oldest records have neither
         raise _damaged(folder / RECORD, "it has no digest")
     return Record.of(said)
@@ -164,15 +164,15 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _damaged(path: Path, why: str) -> DamagedArtifact:
     return DamagedArtifact(
-        f"the record {path} is damaged: {why}; the artifact counts as not there and is made again when it is wanted "
-        "(`clapcur verify --all` says how)"
+        f"the record {path} is damaged: {why}; the artifact is treated as missing and is recomputed when it is needed "
+        "(`clapcur verify --all` shows how)"
     )
 
 
 def _fault(said: Any, folder: Path) -> str | None:
     """Return what is wrong with the fields of a record, or None."""
     if not isinstance(said, dict):
-        return f"it holds a {type(said).__name__}, expected an object"
+        return f"expected an object, got a {type(said).__name__}"
     for name, kind in REQUIRED.items():
         if name not in said:
             return f"it has no {name!r}"
@@ -182,7 +182,7 @@ def _fault(said: Any, folder: Path) -> str | None:
         if name in said and not isinstance(said[name], kind):
             return f"{name!r} is {said[name]!r:.80}"
     if said["id"] != folder.name or said["kind"] != folder.parent.name:
-        return f"it is that of the {said['kind']} {said['id']}"
+        return f"it belongs to the {said['kind']} {said['id']}"
     if not all(math.isfinite(said[name]) for name in ("started", "finished")):
         return "its times are not finite"
     if not all(isinstance(name, str) for name in said["inputs"].values()):

@@ -93,7 +93,7 @@ def run(
                 try:
                     artifact = _make(stage, config, inputs, home, lease, said, on_step, spread, check)
                 except LeaseLostError:  # the next turn waits for the other process, and takes what it made
-                    log.info("another process took over %s while this one was asleep", lease.what)
+                    log.info("another process took over %s while this one was suspended", lease.what)
                     continue
                 record = artifact.record
                 catalog.index(record, payload_of(record))
@@ -149,8 +149,7 @@ def _make(
         if why is None:
             raise
         raise ArtifactError(
-            f"{why}: {folder} could not be written; what was finished is kept, fix that and run it again, it resumes "
-            "from there"
+            f"{why}: cannot write {folder}; finished work is kept: fix this and run the same command again to resume"
         ) from error
 
 

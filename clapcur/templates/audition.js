@@ -81,12 +81,12 @@ function makeRow(pair) {
   if (clip.recording_id) add(about, "span", "", "recording " + clip.recording_id);
   add(about, "span", "", clip.excerpt);
   const scores = add(row, "div", "scores");
-  add(scores, "strong", "", pair.similarity.toFixed(3)).title = "of clip and caption";
+  add(scores, "strong", "", pair.similarity.toFixed(3)).title = "similarity of clip and caption";
   add(scores, "span", "reason", pair.reason).title = REASONS[pair.reason];
   const share = highest > lowest ? (pair.similarity - lowest) / (highest - lowest) : 1;
   add(add(scores, "span", "bar"), "i").style.width = 100 * Math.max(0.02, share) + "%";
   const margin = add(scores, "small", "", pair.margin.toFixed(3) + " above " + pair.threshold.toFixed(3));
-  margin.title = "how far above the threshold of its class";
+  margin.title = "margin above the threshold of its class";
   const toClass = add(scores, "small", "to-class", "to its class " + pair.class_similarity.toFixed(3));
   toClass.title = "similarity of caption and class";
   if (data.cut === "caption") margin.before(toClass);  // the threshold is that of the score above it

@@ -206,7 +206,7 @@ def _with_page(home: Home, catalog: Catalog, tell: Callable[[MlflowPage], None])
         _rests_until[home.mlflow_uri] = time.monotonic() + REST_S
         log.log(
             logging.WARNING if first_time else logging.DEBUG,
-            "MLflow at %s does not answer: %s. Nothing is lost; `clapcur sync` sends what waits",
+            "MLflow at %s does not respond: %s. Nothing is lost; send pending records with `clapcur sync`",
             home.mlflow_uri,
             one_line(error),
         )

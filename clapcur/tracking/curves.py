@@ -65,7 +65,7 @@ class Live:
                     self._close(status if sent else None)
                     return
         except Exception as error:  # the training continues; `history.jsonl` has every point
-            log.warning("the curves are not shown while training: %s", " ".join(str(error).split()))
+            log.warning("curves are not updated during training: %s", " ".join(str(error).split()))
 
     def _gather(self) -> tuple[list[Point], bool, str | None]:
         """Wait for points, return those of the next `FLUSH_S`, whether it ended and how."""

@@ -157,12 +157,13 @@ def _upgrade(path: Path, new: Path) -> None:
         _discard(new)
         said = " ".join(str(error).split())[:200]
         raise ArtifactError(
-            f"{path} holds runs, but not the tables that this MLflow expects, and they could not be added: {said}. "
-            "Move the file away and run `clapcur sync --rebuild`, which tells a new one every run of this home"
+            f"{path} holds runs, but lacks tables that this MLflow version expects, and they could not be added: "
+            f"{said}. "
+            "Move the file away and run `clapcur sync --rebuild` to send every run of this home to a new one"
         ) from error
     kept = _move(path)
     _put_in_place(new, path)
-    log.warning("MLflow's tables in %s were brought up to date; the file as it was is %s", path, kept.name)
+    log.warning("MLflow's tables in %s were upgraded; the previous file is %s", path, kept.name)
 
 
 def _move_aside(path: Path) -> None:
@@ -172,8 +173,8 @@ def _move_aside(path: Path) -> None:
         _discard(kept)
         return
     log.warning(
-        "MLflow's file %s was left half made, or damaged; it is now %s, and a new one takes its place. If runs are "
-        "missing on MLflow's page, `clapcur sync --rebuild` draws them again",
+        "MLflow's file %s was incomplete or damaged; it was moved to %s and replaced by a new one. If runs are missing "
+        "in MLflow, send them again with `clapcur sync --rebuild`",
         path,
         kept.name,
     )

@@ -42,9 +42,7 @@ class ArtifactSource:
         """
         folder = Path(self.uri)
         if not (folder / RECORD).is_file() or read_record(folder).key_sha256 != self.sha256:
-            raise ArtifactError(
-                f"{self.uri} is not the artifact of the key {self.sha256[:12]}; it was moved or replaced"
-            )
+            raise ArtifactError(f"{self.uri} is not the artifact with key {self.sha256[:12]}; it was moved or replaced")
         return folder
 
     def to_dict(self) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def follow_home(engine: sa.Engine, home: Home) -> None:
     _move_clips(home, before)
     count = _move_tables(engine, moved)
     log.warning(
-        "this home was in %s before: %d addresses in MLflow lead to %s now",
+        "this home was in %s before: updated %d URIs in MLflow to %s",
         ", ".join(map(str, before)),
         count,
         home.root,

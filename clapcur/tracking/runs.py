@@ -64,7 +64,7 @@ class MlflowPage:
                 self._tell_use(artifact, Campaign(**message.payload["campaign"]))
         except Exception as error:  # one message that MLflow refuses must not hold up the others
             self.client.search_experiments(max_results=1)  # raises where all would fail
-            log.warning("MLflow does not take %s: %s", message.artifact_id, one_line(error))
+            log.warning("MLflow rejected %s: %s", message.artifact_id, one_line(error))
             return False
         return True
 
@@ -211,7 +211,7 @@ class MlflowPage:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            told = f"Students of {dataset}. `clapcur trace ID` shows what made one; the decisions are in their runs."
+            told = f"Students of {dataset}. `clapcur trace ID` shows how one was made; the decisions are in their runs."
             model = self.client.create_registered_model(name, {"clapcur.dataset": dataset}, told)
         standing = champions.standing(self._store, dataset)
         for alias in champions.ALIASES:

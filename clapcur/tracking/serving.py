@@ -81,7 +81,7 @@ class ZeroShotClassifier:
 
         if confined_to() is None:
             raise DataError(
-                f"set {VARIABLE} where the model is served: it reads files in these folders alone, such as "
+                f"set {VARIABLE} where the model is served to the folders that it may read, such as "
                 f"{VARIABLE}=/pool/incoming:/pool/field"
             )
         if "path" not in frame:
@@ -96,7 +96,7 @@ class ZeroShotClassifier:
             names = _split(str(classes)) or given
             if not names:
                 raise DataError(
-                    "this checkpoint was not scored yet, so that it has no classes of its own: name them in a column "
+                    "this checkpoint was not scored yet, so it has no classes of its own: give them in a column "
                     "'class_names', separated by ';', or as the parameter class_names"
                 )
             told = self._model.classify(
@@ -125,8 +125,8 @@ def _store_of(told: Mapping[str, Any]) -> Store:
         if (place / "checkpoint" / told["id"]).is_dir():
             return Store(place)
     raise DataError(
-        f"the checkpoint {told['id']} is not in {' nor in '.join(map(str, places))}; where its home was moved, run "
-        "`clapcur sync --home HOME`, or name the home with CLAPCUR_HOME"
+        f"checkpoint {told['id']} not found in {' or in '.join(map(str, places))}; if its home was moved, run "
+        "`clapcur sync --home HOME`, or set CLAPCUR_HOME to the home"
     )
 
 
@@ -138,7 +138,7 @@ def _load_pyfunc(path: str) -> ZeroShotClassifier:
     store = _store_of(told)
     checkpoint = store.find(told["id"])
     if why := why_tainted(store, checkpoint):
-        raise DataError(f"the checkpoint {checkpoint.id} is not served: {why}; serve the champion that took its place")
+        raise DataError(f"the checkpoint {checkpoint.id} cannot be served: {why}; serve the champion that replaced it")
     protocol: Mapping[str, Any] = {}
     for scores in store.of_kind("scores"):  # the last one counts
         if scores.record.inputs.get("checkpoint") == checkpoint.id:

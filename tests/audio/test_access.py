@@ -144,7 +144,7 @@ def test_a_root_that_cannot_be_one_is_refused(root: str) -> None:
 
 def test_roots_are_a_list() -> None:
     """A text passes for a list of its letters, the first of which is the root of all folders."""
-    with pytest.raises(TypeError, match="roots is a list"):
+    with pytest.raises(TypeError, match="roots must be a list"):
         IngestConfig(source="t.csv", roots="/pool")  # type: ignore[arg-type]
 
 
@@ -258,7 +258,7 @@ def test_a_server_that_does_not_answer_is_asked_a_few_times_and_then_left_alone(
         one.close()
     assert found.counts["clips"] == 2 and found.reasons == {"unreadable": 100}
     assert len(connections) < 20
-    assert sum("not asked again" in detail for detail in found.quarantine.detail) > 90
+    assert sum("not retrying" in detail for detail in found.quarantine.detail) > 90
 
 
 def test_a_server_that_answers_again_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +267,7 @@ def test_a_server_that_answers_again_is_asked_again(monkeypatch: pytest.MonkeyPa
         silent.check("http://a")
         silent.note("http://a", answered=False)
     silent.check("http://b")
-    with pytest.raises(ConnectionError, match="http://a did not answer 3 times in a row"):
+    with pytest.raises(ConnectionError, match="http://a did not respond 3 times in a row"):
         silent.check("http://a")
     monkeypatch.setattr(stores.time, "monotonic", lambda: float("inf"))
     silent.check("http://a")

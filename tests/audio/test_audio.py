@@ -290,7 +290,7 @@ def test_a_file_that_is_another_clip_now_is_refused(tmp_path: Path) -> None:
     then = path.stat()
     write(path, noise(seed=1))
     os.utime(path, ns=(then.st_atime_ns, then.st_mtime_ns))  # of the same size, and as if it were never touched
-    said = f"a.wav: changed: it was clip {clip[:12]} when it was ingested, and is {sha256(path)[:12]} now"
+    said = f"a.wav: changed: it was clip {clip[:12]} when it was ingested, but is {sha256(path)[:12]} now"
     with pytest.raises(UnusableAudio, match=said):
         load_crops(path, RATE, RATE, [0.5], clip_id=clip)
 
@@ -484,7 +484,7 @@ def test_a_container_that_does_not_say_how_long_it_is_is_refused(tmp_path: Path)
     path = write(tmp_path / "a.sf", noise(), format="IRCAM", subtype="PCM_16")
     answer = probe(path)
     assert answer == Problem(
-        "unreadable", "a cut IRCAM file cannot be told from a whole one; convert it to WAV or FLAC"
+        "unreadable", "a truncated IRCAM file cannot be distinguished from a complete one; convert it to WAV or FLAC"
     )
 
 

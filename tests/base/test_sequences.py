@@ -46,9 +46,9 @@ def test_what_is_no_sequence_is_refused(wrong):
 
 @pytest.mark.parametrize("gap", [None, float("nan"), pd.NA, 3])
 def test_a_gap_in_texts_is_named_by_its_place(gap):
-    with pytest.raises(TypeError, match="values must be strings, number 1 is"):
+    with pytest.raises(TypeError, match="values must be strings, but item 1 is"):
         list_of_texts("values", ["a", gap])
-    with pytest.raises(TypeError, match="values must be paths, number 1 is"):
+    with pytest.raises(TypeError, match="values must be paths, but item 1 is"):
         list_of_paths("values", [Path("a"), gap])
 
 
@@ -85,7 +85,7 @@ def test_a_model_is_made_from_captions_in_any_form(model, form):
 
 def test_a_lone_text_or_path_is_refused_by_the_model(model):
     for call in (model.embed_text, model.embed_audio, lambda value: model.classify([], value), model.encode_text):
-        with pytest.raises(TypeError, match="put it into a list"):
+        with pytest.raises(TypeError, match="wrap it in a list"):
             call("dog.wav")
 
 
@@ -96,7 +96,7 @@ def test_class_names_and_pairs_come_in_any_form(form):
     target = losses.hard_target(form(TEXTS), form(["1", "2", "2"]), form="identical")
     torch.testing.assert_close(target, losses.hard_target(TEXTS, ["1", "2", "2"], form="identical"))
     for lone in (check_class_names, prompts, lambda name: losses.hard_target(name, ["1"])):
-        with pytest.raises(TypeError, match="put it into a list"):
+        with pytest.raises(TypeError, match="wrap it in a list"):
             lone("rain")
 
 

@@ -138,19 +138,19 @@ def test_version_and_no_arguments(answer):
         (["curate", "--strategy", "all"], 2, "du"),
         (["improve"], 2, "give an experiment file, or --pairs, --classes, --evaluation as well; see `clapcur improve"),
         (["improve", "a.yaml", "--pool", "b"], 2, "not both"),
-        (["improve", "absent.yaml"], 1, "absent.yaml does not exist; `clapcur init` writes one"),
+        (["improve", "absent.yaml"], 1, "absent.yaml does not exist; create one with `clapcur init`"),
         (["compare", "absent.yaml", "--seeds", "0"], 1, "absent.yaml does not exist"),
         (["improve", "--pairs", "p.csv", "--classes", "c", "--evaluation", "e"], 1, "--pairs p.csv does not exist"),
         (["ingest", "nowhere.csv"], 1, "nowhere.csv' does not exist"),
-        (["ingest", ".", "--max-bad", "70"], 2, "a share in [0, 1], got 70"),
-        (["embed", "abcd"], 2, "a manifest or --classes"),
-        (["evaluate", "abcd", "abcd"], 2, "--classes, or --retrieval"),
+        (["ingest", ".", "--max-bad", "70"], 2, "max_bad_fraction must be in [0, 1], got 70"),
+        (["embed", "abcd"], 2, "give either a manifest or --classes"),
+        (["evaluate", "abcd", "abcd"], 2, "give either --classes or --retrieval"),
         (["train-teacher", "abcd", "--config", "absent.yaml"], 1, "absent.yaml does not exist"),
         (["train-teacher", "abcd", "--config", "list.yaml"], 1, "must hold a mapping, got list"),
         (["train-teacher", "abcd", "--config", "typo.yaml"], 2, "did you mean 'batch_size'?"),
         (["report", "ads=+"], 1, "'+'"),
         (["report", "adss=abcd"], 2, "expected a row such as ads+sl=SCORES"),
-        (["trace", "abcdef"], 1, "no artifact and no MLflow run is called 'abcdef'"),
+        (["trace", "abcdef"], 1, "no artifact and no MLflow run has the id 'abcdef'"),
         (["impact", "nowhere.wav"], 1, "expected an audio file, a clip id or its first"),
     ],
 )  # fmt: skip
@@ -169,9 +169,9 @@ def test_what_is_wrong_is_said_in_one_line(answer, home, tmp_path, monkeypatch, 
     ("text", "said"),
     [
         ("70", "threshold must be a cosine in [-1, 1], got 70; a percentage?"),
-        ("count:0", "must keep at least one pair"),
+        ("count:0", "count must be at least 1, got 0"),
         ("count:2.5", "a cosine such as 0.7, count:2000 or precision:0.8, got 'count:2.5'"),
-        ("precision:80", "a precision is in (0, 1], got 80"),
+        ("precision:80", "precision must be in (0, 1], got 80"),
         ("similarity:0.7", "got 'similarity:0.7'"),
         ("nan", "got 'nan'"),
         ("much", "got 'much'"),
@@ -215,16 +215,14 @@ def test_a_process_exits_with_the_code_and_without_a_traceback(tmp_path):
     """The entry point itself, not only the function below it, must keep the promise to scripts."""
     done = run("trace", "abcd", "--home", tmp_path / "absent")
     assert (done.returncode, done.stdout) == (1, "")
-    assert (
-        done.stderr == f"error: there is no clapcur home at {tmp_path / 'absent'}; give --home, or set CLAPCUR_HOME\n"
-    )
+    assert done.stderr == f"error: no clapcur home found at {tmp_path / 'absent'}; give --home or set CLAPCUR_HOME\n"
     assert not (tmp_path / "absent").exists()
 
 
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (KeyboardInterrupt(), 130, "interrupted; what was finished is kept, run it again to resume"),
+        (KeyboardInterrupt(), 130, "interrupted; finished work is kept: run the same command again to resume"),
         (Interrupted("stopped at step 5 of 9; the state is saved"), 143, "interrupted: stopped at step 5 of 9"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x.npy"), 1, "the disk is full"),
         (RuntimeError("(sqlite3.OperationalError) database or disk is full"), 1, "the disk is full"),
@@ -233,7 +231,7 @@ def test_a_process_exits_with_the_code_and_without_a_traceback(tmp_path):
         (
             sa.exc.OperationalError("SELECT 1", {}, ConnectionError("the database system is\nshutting down")),
             1,
-            "error: the catalog's database does not answer (the database system is shutting down)",
+            "error: the catalog database does not respond (the database system is shutting down)",
         ),
     ],
 )
@@ -351,7 +349,7 @@ def test_pairs_are_chosen_by_class_and_clip(answer, lineage):
     (one,) = answer("pairs", lineage["set"], "--clip", CLIPS[4], "--json")[1].splitlines()
     assert json.loads(one)["clip_id"] == CLIPS[4]
     code, _, err = answer("pairs", lineage["set"], "--class", "siren")
-    assert code == 1 and "no pair has the class 'siren'; the classes of these pairs are dog, rain" in err
+    assert code == 1 and "no pair is of class 'siren'; the classes of these pairs are dog, rain" in err
 
 
 @pytest.mark.parametrize("limit", [[], ["--limit", "3"]])
@@ -404,7 +402,7 @@ def test_why_follows_an_input_down_to_what_differs_in_it(answer, home, lineage):
 def test_why_says_when_there_is_nothing_to_compare_with(answer, lineage):
     """The oldest of its kind differs from nothing."""
     code, _, err = answer("why", lineage["set"])
-    assert code == 1 and "there is no earlier improvement_set to compare" in err
+    assert code == 1 and "found no earlier improvement_set to compare" in err
 
 
 # -- catalog, init, rows
@@ -441,7 +439,7 @@ def test_the_file_that_init_writes_is_an_experiment(answer, tmp_path, monkeypatc
         said = describe(Experiment)[field].split(".")[0].replace("`", "")
         assert f"# {said}" in text, "the comments are the texts of the fields"
     code, _, err = answer("init", "mine.yaml")
-    assert code == 1 and "exists already" in err and Path("mine.yaml").read_text() == text
+    assert code == 1 and "already exists" in err and Path("mine.yaml").read_text() == text
 
 
 def test_strategies_choose_rows_and_keep_the_bases(tmp_path):
@@ -459,7 +457,7 @@ def test_strategies_choose_rows_and_keep_the_bases(tmp_path):
     ]
     assert [row.name for row in chosen_rows(PAPER_ROWS, "pl")] == ["teacher", "continued", "pl"]
     assert [row.name for row in chosen_rows(PAPER_ROWS, "ads+sl,pl+sl")] == ["teacher", "continued", "ads+sl", "pl+sl"]
-    with pytest.raises(typer.BadParameter, match="no row is called adds; the rows are teacher, continued, sl, du"):
+    with pytest.raises(typer.BadParameter, match="unknown row adds; the rows are teacher, continued, sl, du"):
         chosen_rows(PAPER_ROWS, "adds")
 
 

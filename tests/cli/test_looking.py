@@ -49,12 +49,12 @@ def test_ls_lists_every_artifact_with_its_size_the_newest_first(answer, home, ma
     code, out, _ = answer("ls", "improvement-set")
     assert code == 0 and made["set"].id in out
     code, out, _ = answer("ls", "--limit", 1)
-    assert code == 0 and f"{len(rows) - 1} older ones are not shown; --limit {len(rows)} shows all" in out
+    assert code == 0 and f"{len(rows) - 1} older artifacts are not shown; use --limit {len(rows)} to show all" in out
 
 
 def test_ls_of_a_kind_that_is_not_there_names_those_that_are(answer, made):
     code, _, err = answer("ls", "sonnets")
-    assert code == 1 and "no artifact of the kind 'sonnet' here; there are" in err and "checkpoint" in err
+    assert code == 1 and "this home has no artifact of kind 'sonnet'; it has" in err and "checkpoint" in err
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_classify_gives_what_the_model_gives(answer, model, sounds):
 def test_classify_says_what_is_wrong_in_one_line(answer, home, model, sounds, tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments, message in (
-        ((tmp_path / "empty", "--model", model, "--classes", "a,b"), "holds no audio file; known are"),
+        ((tmp_path / "empty", "--model", model, "--classes", "a,b"), "holds no audio file; supported are"),
         ((sounds, "--model", "5be7d1", "--classes", "a,b"), "5be7d1"),
         ((sounds, "--model", model, "--classes", "a,b", "--csv", "--json"), "give --csv or --json, not both"),
         ((sounds / "notes.txt", "--model", model, "--classes", "a,b"), "notes.txt"),

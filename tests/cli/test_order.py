@@ -90,7 +90,9 @@ def test_items_longer_than_the_window_are_refused(home, tmp_path, published):
     checkpoint = adopt(AdoptConfig(source=str(published)), {})
     clips = labelled(home, tmp_path)
     composed = compose(ComposeConfig(held_out=1.0, num_held_out_groups=2, duration_s=29.0), {"clips": clips}, "e")
-    with pytest.raises(CheckpointError, match=r"hears 10 s at a time, the composed items have 29 s"):
+    with pytest.raises(
+        CheckpointError, match=r"composed items are 29 s long, but the window of the checkpoint .* is 10 s"
+    ):
         zste(
             ZsteConfig(),
             {"checkpoint": checkpoint, "compositions": composed, "clips": clips},
@@ -190,7 +192,7 @@ def test_a_post_trained_student_leads_through_its_compositions_to_both_clips_of_
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"stages": ("c",)}, "stages are of a, b, a[+]b, got c"), ({"stages": ()}, "got none")],
+    [({"stages": ("c",)}, "stages must be among a, b, a[+]b, got c"), ({"stages": ()}, "got none")],
 )
 def test_stages_that_there_are_none_of_are_refused(fields, message):
     """Found when the config is read."""
@@ -203,7 +205,7 @@ def test_a_tower_that_cannot_hear_order_is_warned_of_before_it_is_trained(caplog
     deaf = ClapConfig(audio=AudioConfig(front_end=FrontEndConfig(sample_rate=44_100)))
     settings = PostTraining(order_head=None)
     warn_of_deaf_tower(settings, deaf)
-    assert "tells what came first within 2.06 s only, the composed items have 5.00 s" in caplog.text
+    assert "order sounds only within 2.06 s, but the composed items are 5.00 s long" in caplog.text
     caplog.clear()
     warn_of_deaf_tower(PostTraining(), deaf)
     warn_of_deaf_tower(settings, dataclasses.replace(deaf, window_s=2.0))

@@ -96,7 +96,7 @@ def test_audiocaps_gathers_the_captions_of_a_clip_and_its_youtube_id(tmp_path: P
 def test_audiocaps_at_two_rates_is_refused(tmp_path: Path) -> None:
     """Whichever came first would be taken, and another machine might list them in another order."""
     (audiocaps(tmp_path) / "audio_48000Hz/train").mkdir(parents=True)
-    with pytest.raises(ManifestError, match=r"several rates \(audio_32000Hz, audio_48000Hz\)"):
+    with pytest.raises(ManifestError, match=r"several sample rates \(audio_32000Hz, audio_48000Hz\)"):
         read_copy(find_corpus("audiocaps"), tmp_path)
 
 
@@ -254,7 +254,7 @@ def test_the_published_list_is_complete(corpus, table, clips, recordings, tmp_pa
     assert (len(copy.entries), copy.num_expected, copy.missing, set(copy.unlisted.values())) == (clips, clips, (), {0})
     assert len({entry.recording_id for entry in copy.entries}) == recordings
     assert {readable(entry.label) for entry in copy.entries} == set(copy.corpus.class_names)
-    assert str(copy).endswith("all are listed; every listed file is there")
+    assert str(copy).endswith("all are listed; no listed file is missing")
 
 
 # --- what is missing -------------------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ def test_a_short_copy_is_an_error_that_counts_and_names_what_is_missing(tmp_path
         scan(IngestConfig(source=str(tmp_path), corpus="esc50"))
     for said in (
         "1998 of the 2000 rows", "2,000 clips were published", "398 of 1", "399 of 5",
-        "1 files are absent: audio/1-100032-A-0.wav",
+        "1 files are missing: audio/1-100032-A-0.wav",
     ):  # fmt: skip
         assert said in str(error.value)
 
@@ -293,7 +293,7 @@ def test_a_list_with_more_clips_than_were_published_is_refused(tmp_path: Path) -
     row = ("1-1-A-0.wav", 1, 0, "dog", True, 1, "A")
     header = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
     write_csv(tmp_path / "meta/esc50.csv", [header, *[row] * 401])
-    with pytest.raises(ManifestError, match="ESC-50 has 400 clips in 1, this copy lists 401"):
+    with pytest.raises(ManifestError, match="ESC-50 has 400 clips in 1, but this copy lists 401"):
         read_copy(find_corpus("esc50"), tmp_path)
 
 
@@ -308,9 +308,9 @@ def test_a_clip_of_an_unknown_fold_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("corpus", CORPORA)
 def test_a_folder_that_is_no_copy_is_refused_with_what_it_should_hold(corpus: str, tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="is no copy of .*; give the folder that holds it"):
+    with pytest.raises(ManifestError, match="is not a copy of .*; give the folder that holds it"):
         read_copy(find_corpus(corpus), tmp_path)
-    with pytest.raises(ManifestError, match="there is no folder .*; it should hold"):
+    with pytest.raises(ManifestError, match="folder .* not found; it should hold"):
         read_copy(find_corpus(corpus), tmp_path / "nowhere")
 
 
@@ -326,7 +326,7 @@ def test_a_copy_without_any_audio_is_refused_whatever_is_allowed(tmp_path: Path)
 def test_another_table_under_the_right_name_is_refused(tmp_path: Path) -> None:
     write_csv(tmp_path / "meta/esc50.csv", [("path", "label"), ("a.wav", "dog")])
     with pytest.raises(
-        ManifestError, match="is not that of ESC-50: it has no column filename, fold, category, src_file"
+        ManifestError, match="is not a table of ESC-50: it has no column filename, fold, category, src_file"
     ):
         read_copy(find_corpus("esc50"), tmp_path)
 
@@ -351,9 +351,9 @@ def test_an_experiment_names_a_corpus_its_folds_and_its_class_names(tmp_path: Pa
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"source": "x", "corpus": "esc50", "metadata": "t.csv"}, "knows its own files: leave out metadata"),
-        ({"source": "pool:field", "corpus": "esc50"}, "a corpus is in a folder"),
-        ({"source": "x", "folds": ["1"]}, "folds are chosen of a corpus"),
+        ({"source": "x", "corpus": "esc50", "metadata": "t.csv"}, "lists its own files: omit metadata"),
+        ({"source": "pool:field", "corpus": "esc50"}, "the source of a corpus must be a folder"),
+        ({"source": "x", "folds": ["1"]}, "folds need `corpus`, got 1 without it"),
     ],
 )
 def test_settings_that_a_corpus_would_not_look_at_are_refused(values, message) -> None:
@@ -362,7 +362,7 @@ def test_settings_that_a_corpus_would_not_look_at_are_refused(values, message) -
 
 
 def test_an_unknown_corpus_or_fold_names_those_that_there_are(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="no corpus 'esc-50'; there are audiocaps, clotho, macs"):
+    with pytest.raises(ManifestError, match="unknown corpus 'esc-50'; the corpora are audiocaps, clotho, macs"):
         scan(IngestConfig(source=str(tmp_path), corpus="esc-50"))
     with pytest.raises(ManifestError, match="no fold or split '6'; it has 1, 2, 3, 4, 5"):
         scan(IngestConfig(source=str(tmp_path), corpus="esc50", folds=("6",)))
@@ -393,12 +393,12 @@ def test_every_list_of_class_names_is_the_one_that_its_signature_names(tmp_path:
     }  # fmt: skip
     (tmp_path / "esc50.txt").write_text("\n".join(sorted(class_list("esc50"))))
     monkeypatch.setattr("clapcur.data.class_names.LISTS", tmp_path)
-    with pytest.raises(DataError, match="were changed"):
+    with pytest.raises(DataError, match="were modified"):
         class_list("esc50")
 
 
 def test_a_name_that_is_neither_a_list_nor_a_file_says_which_lists_there_are(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="'esc-50' is neither a file .* shipped: esc50, tau2019"):
+    with pytest.raises(DataError, match="'esc-50' is neither a file .* built-in list: esc50, tau2019"):
         find_class_names("esc-50", tmp_path)
     (tmp_path / "own").write_text("one\nother\n")
     assert find_class_names("own", tmp_path) == ("one", "other")

@@ -87,16 +87,18 @@ def test_a_file_with_another_checksum_is_an_error(calls: Calls, tmp_path: Path) 
     bad = ({"clips": {}}, {"clips": {"1-100032-A-0": ["audio/1-100032-A-0.wav"]}})
     sys.modules["soundata"].dataset.validate = lambda verbose: bad
     with pytest.raises(
-        DataError, match="1 files of ESC-50 are absent or not what was published: audio/1-100032-A-0.wav"
+        DataError, match="1 files of ESC-50 are missing or differ from the published ones: audio/1-100032-A-0.wav"
     ):
         download("esc50", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["audioset", "tut2017"])
 def test_a_corpus_that_nobody_can_fetch_says_what_to_lay_where(name: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nothing fetches .*: make a copy with .* and name its folder as `source`"):
+    with pytest.raises(
+        DataError, match="cannot be downloaded automatically: make a copy with .* and give its folder as `source`"
+    ):
         download(name, tmp_path)
-    with pytest.raises(ManifestError, match="no corpus 'esc'"):
+    with pytest.raises(ManifestError, match="unknown corpus 'esc'"):
         download("esc", tmp_path)
 
 
@@ -109,7 +111,7 @@ def test_a_missing_package_names_the_extra(name: str, package: str, tmp_path: Pa
             raise ModuleNotFoundError(f"No module named {wanted!r}", name=package)
 
     monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=find_spec), *sys.meta_path])
-    with pytest.raises(DataError, match=rf"{package} is not installed; pip install 'clapcur\[corpora\]'"):
+    with pytest.raises(DataError, match=rf"{package} is not installed; run `pip install 'clapcur\[corpora\]'`"):
         download(name, tmp_path)
 
 

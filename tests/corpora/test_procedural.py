@@ -201,7 +201,7 @@ def test_an_interrupted_call_leaves_nothing_and_stops_at_once(tmp_path, monkeypa
 def test_other_settings_in_the_same_folder_are_refused_by_name(corpus):
     """The old corpus under the new settings' name: every figure is then of something else."""
     before = contents(root(corpus))
-    with pytest.raises(DataError, match=r"other settings \(harsh, seed\)"):
+    with pytest.raises(DataError, match=r"different settings \(harsh, seed\)"):
         generate(root(corpus), replace(TINY, seed=5, harsh=CLEAN))
     assert contents(root(corpus)) == before
 
@@ -213,7 +213,7 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path, text):
     if text is not None:
         (tmp_path / "corpus.json").write_text(text)
     before = contents(tmp_path)
-    with pytest.raises(DataError, match="not empty and holds no finished corpus"):
+    with pytest.raises(DataError, match="not empty and holds no complete corpus"):
         generate(tmp_path, TINY)
     assert contents(tmp_path) == before
 
@@ -223,7 +223,7 @@ def test_a_corpus_that_has_lost_a_part_is_not_taken_for_whole(corpus, tmp_path):
     copy = Path(shutil.copytree(root(corpus), tmp_path / "c"))
     assert generate(copy, TINY) == Corpus.at(copy)
     Corpus.at(copy).captions.unlink()
-    with pytest.raises(DataError, match=r"has lost captions\.csv"):
+    with pytest.raises(DataError, match=r"lacks captions\.csv"):
         generate(copy, TINY)
 
 

@@ -228,7 +228,9 @@ def test_a_build_with_a_recording_on_both_sides_fails(scene):
     sources = good.sources.copy()
     taken = sources[sources.split == "train"].iloc[0]
     sources.loc[sources.clip_id == taken.clip_id, "split"] = "held_out"
-    with pytest.raises(ManifestError, match=f"1 source recordings are on both sides.*{taken.recording}"):
+    with pytest.raises(
+        ManifestError, match=f"1 source recordings are both in training and held out.*{taken.recording}"
+    ):
         dataclasses.replace(good, sources=sources)
 
 
@@ -238,7 +240,7 @@ def test_a_group_with_a_clip_of_the_other_side_fails(scene):
     groups = good.groups.copy()
     of_test = good.sources[good.sources.split == "held_out"].clip_id.iloc[0]
     groups.loc[groups.index[groups.split == "train"][0], "clip_a"] = of_test
-    with pytest.raises(ManifestError, match="1 groups use a clip that is no source of their side"):
+    with pytest.raises(ManifestError, match="1 groups use a clip that is not a source of their split"):
         dataclasses.replace(good, groups=groups)
 
 
@@ -322,8 +324,14 @@ def test_short_clips_are_left_out_and_counted_with_their_reason(scene):
 @pytest.mark.parametrize(
     ("classes", "changes", "config", "error", "message"),
     [
-        ({"dog": 600.0}, {}, {}, EmptySetError, r"at least two classes, to train on there are 1 \('dog'\)"),
-        (CLASSES, {"duration_s": 0.1}, {}, EmptySetError, r"16 of 16 clips cannot be .* less than 0.3 s to be heard"),
+        ({"dog": 600.0}, {}, {}, EmptySetError, r"at least two classes, but the training clips have 1 \('dog'\)"),
+        (
+            CLASSES,
+            {"duration_s": 0.1},
+            {},
+            EmptySetError,
+            r"16 of 16 clips cannot be .* less than 0.3 s of audible sound",
+        ),
         (
             CLASSES,
             {},
@@ -351,7 +359,7 @@ def test_clips_without_labels_and_a_set_without_classes_are_refused(scene):
     rows = [(c.clip_id, "a dog", "dog", 0.5) for c in clips.itertuples()]
     made = improvement_set(scene.store, pool, rows, "du")
     assert made.record.config == {"name": f"du of {pool.id}"}
-    with pytest.raises(ManifestError, match="is DU, whose captions were chosen for no class"):
+    with pytest.raises(ManifestError, match="is DU, whose pairs have no class"):
         compose({"improvement_set": _with_strategy(scene.store, made, "du"), "pool": pool}, SMALL, None)
 
 
@@ -366,24 +374,25 @@ def _with_strategy(store, made, strategy):
 
 def test_compositions_of_a_newer_schema_and_other_kinds_are_refused(scene):
     """An old program that reads a new recipe renders something else silently."""
-    with pytest.raises(ArtifactError, match="expected an artifact of the kind compositions, got the manifest"):
+    with pytest.raises(ArtifactError, match="expected an artifact of kind compositions, got the manifest"):
         Compositions.open(scene.clips)
 
     def write(work):
         scene.compositions.write(work.path, [], [])
         (work.path / "card.json").write_text('{"schema": 99, "duration_s": 1.0}')
 
-    with pytest.raises(ArtifactError, match="schema 99, this version of clapcur reads schemas up to 1"):
+    with pytest.raises(ArtifactError, match="schema 99, but this version of clapcur reads schemas up to 1"):
         Compositions.open(commit(scene.store, "compositions", "newer", write))
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("duration_s", 0.4, "duration_s must be between"), ("held_out", 20, "held_out is a share"),
-        ("unseen_couples", -0.1, "unseen_couples is a share"), ("num_groups", 0, "num_groups must be at least 1"),
-        ("connectors", ("until",), "connectors are of before, .*'until'"),
-        ("prompt", "a sound", "the prompt must hold"), ("seed", -1, "seed must be"),
+        ("duration_s", 0.4, "duration_s must be between"), ("held_out", 20, "held_out must be a fraction"),
+        ("unseen_couples", -0.1, "unseen_couples must be a fraction"), ("num_groups", 0, "num_groups must be at least "
+                                                                                         "1"),
+        ("connectors", ("until",), "connectors must be among before, .*'until'"),
+        ("prompt", "a sound", "the prompt must contain"), ("seed", -1, "seed must be"),
     ],
 )  # fmt: skip
 def test_settings_without_a_meaning_are_refused(field, value, message):

@@ -80,7 +80,7 @@ def test_tables_that_contradict_each_other_are_refused() -> None:
     for clip, caption, said in (("b", caption_id("wind"), "clip_id .*: b"), ("a", "nothing", "caption_id .*: nothing")):
         with pytest.raises(ManifestError, match=said):
             table_of(clips, captions, pd.DataFrame({"clip_id": [clip], "caption_id": [caption]}))
-    with pytest.raises(ManifestError, match="clip_id must be unique, 1 rows"):
+    with pytest.raises(ManifestError, match="clip_id must be unique, but 1 rows"):
         table_of(clips_table(["a", "a"]))
     with pytest.raises(ManifestError, match="caption_id must be unique"):
         table_of(clips, pd.concat([captions, captions]))

@@ -107,5 +107,5 @@ def test_the_guard_says_that_one_side_names_no_places(caplog: pytest.LogCaptureF
         overlap(clips_table(["a", "b"], **ids), clips_table(["c", "d"], **ids))
         assert not caplog.messages
         overlap(clips_table(["a", "b"], **ids), clips_table(["c", "d"], recording_id=["1", "9"]))
-    assert "one side names the place of its recordings" in caplog.text
+    assert "one side names the origin of its recordings" in caplog.text
     assert not place_differs(["freesound:1", "2"], ["1", "2"]) and not place_differs([""], ["freesound:1"])

@@ -31,7 +31,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: [b\n", "not valid YAML"),
         ("- a\n", "must hold a mapping, got list"),
         ("", "must hold a mapping, got NoneType"),
-        ("x" * (LARGEST_FILE + 1), "has 1,048,577 bytes, a config has at most 1,048,576"),
+        ("x" * (LARGEST_FILE + 1), "has 1,048,577 bytes, but a config has at most 1,048,576"),
     ],
 )
 def test_a_config_that_is_none_is_one_line(tmp_path, text, said):
@@ -50,7 +50,7 @@ def test_aliases_and_merges_are_read(tmp_path):
 def test_a_folder_and_an_absent_file_are_said(tmp_path):
     with pytest.raises(DataError, match="is a folder"):
         read_mapping(tmp_path)
-    with pytest.raises(DataError, match="does not exist; `clapcur init` writes one"):
+    with pytest.raises(DataError, match="does not exist; create one with `clapcur init`"):
         read_mapping(tmp_path / "c.yaml")
 
 
@@ -94,10 +94,10 @@ def test_other_braces_of_a_prompt_are_text(template, prompt):
 @pytest.mark.parametrize("template", ["", "{0}", "{name}", "{} {}", "a sound"])
 def test_a_prompt_without_its_place_is_refused_with_the_config(template, tmp_path):
     """It was found after the teacher's training, where the prompts are embedded."""
-    with pytest.raises(ValueError, match="the prompt must hold {} once"):
+    with pytest.raises(ValueError, match="the prompt must contain {} once"):
         EvaluateConfig(class_names=("a", "b"), prompt=template)
     (tmp_path / "e.yaml").write_text(
         f"pairs: p.csv\nevaluation: e.csv\nclass_names: [a, b]\nrows: []\nprompt: '{template}'\n"
     )
-    with pytest.raises(ValueError, match="the prompt must hold {} once"):
+    with pytest.raises(ValueError, match="the prompt must contain {} once"):
         experiment_from_file(tmp_path / "e.yaml")

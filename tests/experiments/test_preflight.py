@@ -94,7 +94,7 @@ def test_tables_that_lack_what_they_are_for_stop_before_the_teacher(run, experim
     only_clips, only_texts = table(tones, "clips.csv", "path", "0.wav"), table(tones, "texts.csv", "caption", "rain")
     for role, given, said in (
         ("pairs", only_clips, "pairs .*has no pairs; it needs clips with captions"),
-        ("pool", only_texts, "pool .*has no clips; it needs sounds"),
+        ("pool", only_texts, "pool .*has no clips; it needs audio"),
         ("captions", only_clips, "captions .*has no captions; it needs captions"),
         ("evaluation", only_texts, "evaluation .*has no clips; it needs clips with labels"),
     ):
@@ -113,10 +113,12 @@ def test_a_hold_out_without_pairs_stops_before_the_teacher(run, experiment, tone
     selected = dataclasses.replace(experiment.student, selection="held_out", num_evaluations=1, held_out=0.01)
     assert experiment.teacher is not None
     teacher = dataclasses.replace(experiment.teacher, held_out=0.01)
-    with pytest.raises(EmptySetError, match="held_out 0.01 of 3 pairs of 1 recordings holds out 0, .* at least 2"):
+    with pytest.raises(
+        EmptySetError, match="held_out 0.01 of 3 pairs from 1 recordings holds out 0 pairs, .* at least 2"
+    ):
         run(dataclasses.replace(experiment, pairs=few, student=selected, teacher=teacher))
     student, teacher = (dataclasses.replace(training, held_out=0.999) for training in (experiment.student, teacher))
-    with pytest.raises(EmptySetError, match="leaves none to train on"):
+    with pytest.raises(EmptySetError, match="leaves no pairs to train on"):
         run(dataclasses.replace(experiment, pairs=few, student=student, teacher=teacher))
 
 
@@ -125,20 +127,20 @@ def test_a_hold_out_without_pairs_stops_before_the_teacher(run, experiment, tone
     [
         (
             {"caption_threshold": Threshold(count=3)},
-            "caption_threshold asks for a count of 3, .* at most 2 captions",
+            "caption_threshold has a count of 3, .* at most 2 captions",
         ),
         (
             {"audio_threshold": Threshold(count=9)},
-            "audio_threshold asks for a count of 9, .* at most 8 pairs",
+            "audio_threshold has a count of 9, .* at most 8 pairs",
         ),
         ({"audio_threshold": Threshold(count=5), "max_per_clip": 1}, "at most 4 pairs"),
-        ({"rows": (Row(strategy="du"),), "du_threshold": Threshold(count=9)}, "du_threshold asks for a count of 9"),
-        ({"approximate": Approximate(num_clusters=3, num_probes=1)}, "3 clusters of 2 captions"),
-        ({"near_duplicate": "calibrated"}, "needs 100 clips of several known recordings among the pairs, there are 16"),
-        ({"audio_threshold": Threshold(precision=0.8)}, "a threshold by precision needs 20 judged pairs, there are"),
+        ({"rows": (Row(strategy="du"),), "du_threshold": Threshold(count=9)}, "du_threshold has a count of 9"),
+        ({"approximate": Approximate(num_clusters=3, num_probes=1)}, "3 clusters for only 2 captions"),
+        ({"near_duplicate": "calibrated"}, "needs 100 clips from several known recordings among the pairs, got 16"),
+        ({"audio_threshold": Threshold(precision=0.8)}, "a threshold by precision needs at least 20 judged pairs, got"),
         (
             {"audio_threshold": Threshold(precision=0.8), "marks": (("a", "b", "right"),)},
-            "there are 0 .marked pairs of this pool",
+            "got 0 .marked pairs from this pool",
         ),
     ],
 )
@@ -151,7 +153,7 @@ def test_the_default_counts_take_what_there_is(run, experiment, caplog):
     """A first try with a dozen sounds must not fail for a number that nobody gave."""
     with caplog.at_level(logging.WARNING, "clapcur"), pytest.raises(Trained):
         run(changed(experiment, caption_threshold=Curation.caption_threshold))
-    assert "by default 1000, but there are at most 2 captions, and all are taken" in caplog.text
+    assert "the default is 1000, but there are at most 2 captions, so all are used" in caplog.text
 
 
 def test_a_pool_that_is_the_evaluation_stops_before_the_teacher(run, experiment):
@@ -166,8 +168,8 @@ def test_a_pool_that_is_the_evaluation_stops_before_the_teacher(run, experiment)
         ({"max_per_clip": 0}, ValueError, "max_per_clip must be at least 1"),
         ({"near_duplicate": 70.0}, ValueError, "near_duplicate must be a cosine"),
         ({"distinct_clips": 98.0}, ValueError, "distinct_clips must be a cosine"),
-        ({"caption_threshold": Threshold(precision=0.5)}, ValueError, "only the audio threshold"),
-        ({"rows": (ROWS[0], *ROWS)}, ValueError, "each row must .* once, repeated: teacher"),
+        ({"caption_threshold": Threshold(precision=0.5)}, ValueError, "only audio_threshold can be given by precision"),
+        ({"rows": (ROWS[0], *ROWS)}, ValueError, "each row must .* once; repeated: teacher"),
         ({"rows": ()}, ValueError, "at least one row"),
     ],
 )
@@ -184,22 +186,24 @@ def test_a_model_that_is_not_there_stops_before_the_ingest(run, experiment, tone
     for source in ("nobody/no-text-model", str(tones / "nothing")):
         text = dataclasses.replace(training.model.text, source=source)
         teacher = dataclasses.replace(training, model=dataclasses.replace(training.model, text=text))
-        with pytest.raises(CheckpointError, match=f"no text model {source}: it is no file, no folder") as raised:
+        with pytest.raises(
+            CheckpointError, match=f"text model {source} not found: it is not a file, a folder"
+        ) as raised:
             run(dataclasses.replace(experiment, teacher=teacher))
         assert "\n" not in str(raised.value)
     for line, said in (
-        ("checkpoint: nobody/clap", "no checkpoint nobody/clap"),
-        ("checkpoint: {source: classes.txt, text_source: nobody/text}", "no text model nobody/text"),
+        ("checkpoint: nobody/clap", "checkpoint nobody/clap not found"),
+        ("checkpoint: {source: classes.txt, text_source: nobody/text}", "text model nobody/text not found"),
     ):
         lines = [text for text in (tones / "tones.yaml").read_text().splitlines() if text.strip()]
         indent = lines[0][: len(lines[0]) - len(lines[0].lstrip())]
         (tones / "adopts.yaml").write_text("\n".join([*lines, indent + line]))
         with pytest.raises(ClapcurError, match=said):
             run(experiment_from_file(tones / "adopts.yaml"))
-    with pytest.raises(ValueError, match="a student has its teacher's model"):
+    with pytest.raises(ValueError, match="a student has the same model as its teacher"):
         other = dataclasses.replace(training.model, embedding_dim=32)
         run(dataclasses.replace(experiment, student=dataclasses.replace(experiment.student, model=other)))
-    with pytest.raises(ValueError, match="there is no cuda:99|must be"):
+    with pytest.raises(ValueError, match="device 'cuda:99' is not available|must be"):
         run(dataclasses.replace(experiment, student=dataclasses.replace(experiment.student, device="cuda:99")))
     assert list(home.store.of_kind("manifest")) == []
 

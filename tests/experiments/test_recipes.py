@@ -58,12 +58,12 @@ def test_what_a_file_gives_replaces_only_itself(folder):
         ("curation: {max_per_clp: 1}", "unknown key 'curation.max_per_clp'; did you mean 'max_per_clip'"),
         ("max_per_clp: 1", "unknown key 'max_per_clp'; did you mean 'curation.max_per_clip'"),
         ("curation: {audio_threshold: {count: 5}}", "audio_threshold is given twice, at the top level and in curation"),
-        ("curation: [1]", "curation is a mapping such as"),
-        ("seeds: [1, 1]", "differ"),
+        ("curation: [1]", "curation must be a mapping such as"),
+        ("seeds: [1, 1]", "must be one or more distinct numbers"),
         ("pool: null", "need unpaired audio"),
-        ("pairs: 5", "a source of clips or captions is a path or a mapping with the key `source`, got 5"),
+        ("pairs: 5", "a source of clips or captions must be a path or a mapping with the key `source`, got 5"),
         ("pool: [recordings]", r"a path or a mapping with the key `source`, got \['recordings'\]"),
-        ("checkpoint: true", "checkpoint is a path or a mapping with the key `source`, got True"),
+        ("checkpoint: true", "checkpoint must be a path or a mapping with the key `source`, got True"),
     ],
 )
 def test_mistakes_in_a_file_are_named_with_their_place(folder, line, message):

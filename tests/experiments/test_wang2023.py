@@ -71,9 +71,9 @@ def test_what_is_missing_is_told_at_once_and_in_full(tmp_path, answer):
     (tmp_path / "MACS").mkdir()
     (tmp_path / "fsd50k").mkdir()  # as `clapcur download` calls it
     missing = "AUDIOCAPS, CLOTHO_v2.1, ESC-50, audioset, Cnn14_mAP=0.431.pth"
-    with pytest.raises(DataError, match=f"lacks {missing}; docs/corpora.md"):
+    with pytest.raises(DataError, match=f"lacks {missing}; see docs/corpora.md"):
         wang2023.experiment("wang2023/table2", "esc50", tmp_path)
-    with pytest.raises(ValueError, match="expected a recipe of wang2023/table2, wang2023/table3"):
+    with pytest.raises(ValueError, match="recipe must be one of wang2023/table2, wang2023/table3"):
         wang2023.experiment("wang2023/table4", "esc50", tmp_path)
     assert answer("compare", "--recipe", "wang2023/table2")[0] == 2
 

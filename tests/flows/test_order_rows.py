@@ -89,7 +89,7 @@ def test_a_comparison_shows_order_beside_accuracy_and_leads_to_the_sounds(tones,
     assert any(pair["role"] == "compositions" for pair in queries.trace_pairs(home, student.id))
 
     page, table = ((made.path / name).read_text() for name in ("report.html", "table.md"))
-    assert "order, %" in page and "put together, to hear which came first" in page
+    assert "order, %" in page and "post-trained on composed sounds, to learn their order" in page
     assert "| order | vs teacher |" in table and "order: how often the caption" in table
     assert (made.path / "table.csv").read_text().splitlines()[0].endswith("order_vs_teacher_high")
 

@@ -124,5 +124,5 @@ def test_every_command_that_trains_can_be_tried(config):
     assert "tagcap" not in {step.what for step in plan(experiment_from_file(config), improve.fn).steps}
     assert stages(Home.open()) <= READ_BY_A_PLAN
     shown = CliRunner().invoke(app, ["improve", str(config), "--dry-run"]).stdout
-    assert "0 of " in shown and "no time is known" in shown
+    assert "0 of " in shown and "no time estimate: no similar step has run" in shown
     assert Row.parse("ads+sl").name in shown

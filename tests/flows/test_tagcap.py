@@ -254,8 +254,8 @@ def test_a_checkpoint_and_a_folder_are_enough(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("tagger: nowhere.safetensors", "there is no tagger .*nowhere.safetensors"),
-        ("tags: {table: nowhere.csv}", r"the table .*nowhere.csv \(table of the tags\) does not exist"),
+        ("tagger: nowhere.safetensors", "tagger .*nowhere.safetensors not found"),
+        ("tags: {table: nowhere.csv}", r"the table .*nowhere.csv does not exist \(`table` of the tags\)"),
         ("captions: {ontology: nowhere.json}", "the ontology .*nowhere.json does not exist"),
     ],
 )
@@ -275,7 +275,7 @@ def test_a_tagger_whose_classes_do_not_fit_is_told_before_a_teacher_is_trained(t
     rows = (tagger.parent / "class_map.csv").read_text().splitlines()
     (tagger.parent / "class_map.csv").write_text("\n".join(rows[:-1]))
     with_captioning(path, ["pool: pool", "captioning: {tagger: tagger/yamnet.safetensors}", "rows: [teacher, tagcap]"])
-    with pytest.raises(CheckpointError, match="has 5 outputs and the list names 4 classes"):
+    with pytest.raises(CheckpointError, match="has 5 outputs, but the list has 4 classes"):
         compare.fn(experiment_from_file(path))
     assert list(Home.open().store.of_kind("checkpoint")) == []
 
@@ -284,7 +284,7 @@ def test_without_pairs_somebody_else_must_tag(tmp_path):
     path = write_tones(tmp_path)
     (tmp_path / "pool").mkdir()
     with_captioning(path, ["pool: pool", "captioning: {captions: {num_captions: 1}}"], without=("pairs:",))
-    with pytest.raises(ValueError, match=r"cannot tag the clips itself: give `captioning: \{tagger: FILE\}`"):
+    with pytest.raises(ValueError, match=r"cannot tag the clips for them: give `captioning: \{tagger: FILE\}`"):
         experiment_from_file(path)
     path = write_tones(tmp_path)
     with_captioning(path, ["pool: pool", "rows: [teacher, tagcap]"])
@@ -322,8 +322,8 @@ def test_the_commands_tag_and_caption_a_pool(tagger, tmp_path, monkeypatch):
     assert "classes by probability" in shown and "low hum" in shown
     shown = call("caption", tags["id"])
     assert "tags of the clip" in shown and "such as" in shown
-    assert "give --tagger, --checkpoint or --table" in call("tag", pool, code=2)
-    assert "to retrieve captions give --captions" in call("caption", tags["id"], "--way", "retrieve", code=2)
+    assert "give exactly one of --tagger, --checkpoint and --table" in call("tag", pool, code=2)
+    assert "--way retrieve needs --captions" in call("caption", tags["id"], "--way", "retrieve", code=2)
 
 
 @pytest.mark.slow

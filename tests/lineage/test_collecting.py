@@ -80,7 +80,7 @@ def test_every_choice_has_its_reason():
     assert choice.keep["set"] == "improvement set of the checkpoint student"
     assert choice.keep["rows"] == "named with --keep"
     assert choice.keep["stone"] == "a tombstone is kept"
-    assert choice.remove["stray"] == "nothing that is kept was made from it"
+    assert choice.remove["stray"] == "no kept artifact was made from it"
 
 
 @st.composite
@@ -356,7 +356,7 @@ def test_the_command_says_what_would_go_and_removes_it_only_when_told(home, made
     before = tree(home.store.root)
     said = answer("--grace", 0)
     assert tree(home.store.root) == before
-    assert "would go" in said and made["student_scores"].id in said and "--delete frees" in said
+    assert "to delete" in said and made["student_scores"].id in said and "--delete would free" in said
     told = json.loads(answer("--grace", 0, "--json"))
     assert told["deleted"] is False and {one["kind"] for one in told["removed"]} == {"scores", "embeddings"}
     assert tree(home.store.root) == before
@@ -364,5 +364,5 @@ def test_the_command_says_what_would_go_and_removes_it_only_when_told(home, made
     assert kept["deleted"] is True
     assert kept["bytes"] == sum(one["bytes"] for one in kept["removed"]) < told["bytes"]
     assert made["student_scores"].path.exists() and not made["teacher_scores"].path.exists()
-    assert "0 removed" in answer("--grace", 0, "--keep", made["student_scores"].id, "--delete")
-    assert "There is nothing to remove" in answer("--grace", 24)
+    assert "0 deleted" in answer("--grace", 0, "--keep", made["student_scores"].id, "--delete")
+    assert "Nothing to delete" in answer("--grace", 24)

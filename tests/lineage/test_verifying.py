@@ -73,13 +73,13 @@ def test_it_says_what_can_be_made_again_and_what_only_by_whom(home, made):
     (made["stone"].path / "record.json").write_text("{")
     (made["student"].path / "record.json").unlink()
     told = {damage.id: damage for damage in verify(home)[1]}
-    assert told[made["pool"].id].again.startswith("only by whoever has the files that it lists: run `clapcur ingest`")
+    assert told[made["pool"].id].again.startswith("only by a user with the original files: run `clapcur ingest`")
     assert told[made["set"].id].again == (
-        f"after {made['pool'].id}, which can be made again only by {told[made['pool'].id].again[8:]}"
+        f"after {made['pool'].id}, which can be recomputed only by {told[made['pool'].id].again[8:]}"
     )
-    assert told[made["set"].id].by_whom == told[made["pool"].id].by_whom == "whoever has the files that it lists"
+    assert told[made["set"].id].by_whom == told[made["pool"].id].by_whom == "a user with the original files"
     assert told[made["student_scores"].id].again == told[made["set"].id].again  # the student needs the set first
-    assert told[made["stone"].id].by_whom == "whoever knows which clip was asked to be forgotten"
+    assert told[made["stone"].id].by_whom == "a user who knows which clip was taken down"
     assert told[made["stone"].id].files == ("record.json",)
 
 
@@ -87,7 +87,7 @@ def test_what_needs_nothing_from_outside_is_made_again_by_the_next_run(home, mad
     """Nobody should look for files that the store has."""
     flip_a_bit(made["teacher_scores"].path / "scores.json")
     _, (damage,) = verify(home)
-    assert (damage.again, damage.by_whom) == ("by the next run that wants it", "")
+    assert (damage.again, damage.by_whom) == ("by the next run that needs it", "")
 
 
 def test_the_command_names_damage_with_exit_code_1_and_changes_nothing(home, made, answer):

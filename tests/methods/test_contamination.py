@@ -165,7 +165,7 @@ def test_clips_of_unknown_recordings_are_no_evidence_that_sounds_differ(rng) -> 
 def test_too_few_clips_to_calibrate_on_is_an_error(clips: int) -> None:
     with pytest.raises(EmptySetError, match=f"needs {LEAST_DIFFERENT} clips .* got {clips}; give near_duplicate as"):
         calibrated_threshold(np.zeros(clips, np.float32))
-    with pytest.raises(ValueError, match=r"a share in \[0, 1\), got 5"):
+    with pytest.raises(ValueError, match=r"false_alarms must be a fraction in \[0, 1\), got 5"):
         calibrated_threshold(np.zeros(LEAST_DIFFERENT, np.float32), 5)
 
 

@@ -112,7 +112,7 @@ def test_a_figure_says_that_it_shows_some_classes_only(tmp_path, monkeypatch):
     confusion_figure(np.ones((100, 100), int), names, tmp_path / "x.png")
     confusion_figure(np.ones((2, 2), int), names[:2], tmp_path / "x.png")
     class_coverage_figure(card_of(names, lambda index: index // 10), tmp_path / "x.png")
-    assert titles[0] == f"the {MAX_CONFUSED} classes that are confused the most, of 100"
+    assert titles[0] == f"the {MAX_CONFUSED} most confused classes, of 100"
     assert titles[1] == ""
     assert "the largest 60 of 100, 10 have none" in titles[2]
 

@@ -492,7 +492,7 @@ def test_callers_mistakes_are_refused_with_what_came():
         bootstrap_interval([1, 0], [0, 1], num_resamples=0)
     with pytest.raises(ValueError, match="before and after"):
         paired_change([1, 0], [1, 0, 1], [0, 1])
-    with pytest.raises(ValueError, match=r"1 of 3 have none, the first is \[1\]"):
+    with pytest.raises(ValueError, match=r"1 of 3 have none; the first is \[1\]"):
         recall_at_k(rows, eye & [[True], [False], [True]], 1)
     with pytest.raises(ValueError, match="got NaN"):
         recall_at_k(np.full((3, 3), np.nan), eye, 1)

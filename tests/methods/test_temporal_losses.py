@@ -148,7 +148,7 @@ def test_the_soft_target_of_stage_a_goes_by_the_events_that_two_pairs_share():
             lambda: temporal_contrastive_loss(
                 torch.eye(2), torch.eye(2), 1.0, log_weights_NN=torch.full((2, 2), -math.inf)
             ),
-            "whose weight is 0",
+            "positive but its weight is 0",
         ),
         (
             lambda: temporal_contrastive_loss(torch.eye(2), torch.eye(2), 1.0, target_NN=torch.eye(3)),

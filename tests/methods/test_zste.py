@@ -243,7 +243,7 @@ def test_every_connector_is_asked():
     [
         (lambda: top_set_probability(np.ones((2, 3)), np.ones((2, 2), bool)), "expected a target for each similarity"),
         (lambda: top_set_probability(np.full((1, 2), np.nan), np.ones((1, 2), bool)), "must be finite"),
-        (lambda: top_set_probability(np.ones((1, 2)), np.zeros((1, 2), bool)), "at least one right candidate"),
+        (lambda: top_set_probability(np.ones((1, 2)), np.zeros((1, 2), bool)), "at least one correct candidate"),
         (lambda: pigeonhole_interval(np.ones(2), np.ones((3, 2))), "recordings for each"),
         (lambda: pigeonhole_interval(np.ones(2), np.ones((2, 2)), level=95), "level must be in"),
     ],

@@ -52,8 +52,8 @@ def test_more_frames_than_the_picture_holds_are_refused():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"depths": (1, 1, 1)}, "depths and num_heads name the same stages"),
-        ({"num_heads": (3, 2)}, "stage 0 has 8 channels, which 3 heads cannot share"),
+        ({"depths": (1, 1, 1)}, "depths and num_heads must have the same length"),
+        ({"num_heads": (3, 2)}, "got 8 channels and 3 heads in stage 0"),
         ({"picture": 60}, "picture must be a multiple of patch"),
         ({"drop_path": 1.0}, "drop_path"),
     ],
@@ -68,7 +68,7 @@ def test_a_front_end_that_does_not_fit_the_picture_is_refused():
     """Frames beyond the picture fail at the first batch, after hours of ingest."""
     with pytest.raises(ValueError, match="folds of num_mels 40"):
         AudioConfig(front_end=dataclasses.replace(FRONT_END, num_mels=40), htsat=TINY)
-    with pytest.raises(ValueError, match="window_s is 0.7, 71 frames; HTSAT's picture holds 64"):
+    with pytest.raises(ValueError, match="window_s 0.7 gives 71 frames, but HTSAT's picture holds at most 64"):
         dataclasses.replace(CONFIG, window_s=0.7)
     laion = FrontEndConfig(sample_rate=48000, hop_samples=480)
     default = ClapConfig(audio=AudioConfig(front_end=laion, htsat=HtsatConfig()), window_s=10.0)

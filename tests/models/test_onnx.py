@@ -19,7 +19,9 @@ def test_a_missing_package_is_named(loaded, tmp_path, monkeypatch):
     """An ImportError out of torch's exporter says nothing of what to install."""
     model, found = loaded("blat"), importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *at: None if "onnx" in name else found(name, *at))
-    with pytest.raises(CheckpointError, match=r"writing ONNX needs onnx and onnxscript: pip install 'clapcur\[onnx\]'"):
+    with pytest.raises(
+        CheckpointError, match=r"writing ONNX needs onnx and onnxscript: run `pip install 'clapcur\[onnx\]'`"
+    ):
         save_checkpoint(model, tmp_path, "onnx")
 
 

@@ -110,7 +110,7 @@ def test_what_dies_is_started_again_with_nothing_left_of_before(tmp_path):
             processes.supervise(say)
         assert not any(map(lives, first)), "what the dead one had started holds its port"
     assert (tmp_path / "starts").read_text() == "xx"
-    assert all("mlflow server died (exit -9) and is started again" in text for text in told)
+    assert all("mlflow server died (exit -9) and is restarted" in text for text in told)
 
 
 def test_what_dies_again_and_again_ends_all_with_its_last_words(tmp_path):
@@ -155,7 +155,7 @@ def test_a_taken_port_is_replaced_where_it_was_the_default_and_refused_where_it_
         taken.listen()
         port = taken.getsockname()[1]
         assert servers.is_free(servers.choose_port(None, port, "--prefect-port"))
-        with pytest.raises(ClapcurError, match=f"port {port} is taken; name another one with --prefect-port"):
+        with pytest.raises(ClapcurError, match=f"port {port} is in use; choose another one with --prefect-port"):
             servers.choose_port(port, 4200, "--prefect-port")
     assert servers.choose_port(port, 4200, "--prefect-port") == port
 
@@ -172,7 +172,9 @@ def test_a_second_set_of_servers_is_refused_with_the_addresses_of_the_first(home
     """Two Prefect servers on one SQLite file wait for each other for ever."""
     with servers.sole(home):
         home.servers_file.write_text(json.dumps(addresses(home)))
-        with pytest.raises(ClapcurError, match=r"runs already .*127\.0\.0\.1:4201, MLflow at http://127\.0\.0\.1:5001"):
+        with pytest.raises(
+            ClapcurError, match=r"already running .*127\.0\.0\.1:4201, MLflow at http://127\.0\.0\.1:5001"
+        ):
             with servers.sole(home):
                 pass
     with servers.sole(home):

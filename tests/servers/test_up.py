@@ -100,7 +100,7 @@ def test_a_mistake_in_the_form_is_told_in_one_line(up, prefect):
     wait_until(lambda: prefect.read_flow_run(run_id).state.is_final(), 60, "the end of the run")
     state = prefect.read_flow_run(run_id).state
     assert state.is_failed()
-    assert "absent.yaml does not exist; `clapcur init` writes one" in state.message
+    assert "absent.yaml does not exist; create one with `clapcur init`" in state.message
 
 
 def test_registering_again_keeps_what_people_switched(up, prefect):

@@ -193,7 +193,7 @@ def test_a_clip_of_two_pairs_is_embedded_once(store, tmp_path):
 def test_ds_is_cut_by_its_captions(store, tmp_path):
     """The audio scores of DS met no threshold: their lowest are no border."""
     source = improvement_set(store, tmp_path / "sounds", strategy="ds")
-    with pytest.raises(ArtifactError, match="clip_id that none of its manifests knows"):
+    with pytest.raises(ArtifactError, match="clip_id that is in none of its manifests"):
         make(store, source, num_pairs=9)  # the clips of this set are of the pool, those of DS are the teacher's
     inputs = audition_inputs(store, source)
     assert set(inputs) == {"improvement_set", "teacher_pairs"}
@@ -228,12 +228,12 @@ def test_the_page_keeps_its_size_and_says_what_has_no_room(store, tmp_path):
         made = make(store, source, num_pairs=24, max_bytes=limit)
         assert limit - 2 * per_clip - 1024 < made.page.stat().st_size <= limit
         silent = [clip for clip in made.data["clips"].values() if "audio" not in clip]
-        assert silent and all("no room" in clip["note"] for clip in silent)
+        assert silent and all("size limit" in clip["note"] for clip in silent)
         counts = made.artifact.record.counts
         assert counts["left_out"] == len(silent) and counts["embedded"] == 12 - len(silent)
         assert f"clips: {len(silent)} left out" in made.page.read_text()
         assert set(made.pairs["class"][made.pairs.sound == "embedded"]) == set(CLASSES)
-    with pytest.raises(ValueError, match="needs .* bytes without any sound, max_bytes is 9,000"):
+    with pytest.raises(ValueError, match="needs .* bytes even without audio, but max_bytes is 9,000"):
         make(store, source, num_pairs=24, max_bytes=9000)
 
 
@@ -243,10 +243,10 @@ def test_what_cannot_be_heard_is_said_and_the_rest_is_heard(store, tmp_path):
     (tmp_path / "sounds" / "00a5.wav").write_bytes(b"no sound")
     made = make(store, source, num_pairs=24)
     notes = {clip[-4:]: entry["note"] for clip, entry in made.data["clips"].items() if "note" in entry}
-    assert notes["00a1"] == notes["00a2"] == "the file is not at its place"
+    assert notes["00a1"] == notes["00a2"] == "file not found"
     assert notes["00a5"].startswith("unreadable: ") and len(notes) == 3
     assert made.artifact.record.counts == {"pairs": 24, "clips": 12, "embedded": 9, "missing": 2, "unreadable": 1}
-    assert "6 of 24 pairs have no sound here; clips: 2 missing, 1 unreadable." in made.page.read_text()
+    assert "6 of 24 pairs cannot be played here; clips: 2 missing, 1 unreadable." in made.page.read_text()
     assert (made.pairs.sound == "missing").sum() == 4
 
 
@@ -270,10 +270,10 @@ def test_the_same_set_makes_the_same_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"num_pairs": 0}, "at least one pair, got num_pairs 0"),
-        ({"border": 0.6, "top": 0.4}, "shares with a sum below 1, got 0.6 and 0.4"),
+        ({"num_pairs": 0}, "num_pairs must be at least 1, got 0"),
+        ({"border": 0.6, "top": 0.4}, "fractions with a sum below 1, got 0.6 and 0.4"),
         ({"border": -0.1}, "got -0.1"),
-        ({"sample_rate": 20_000}, "one that MP3 knows"),
+        ({"sample_rate": 20_000}, "one that MP3 supports"),
         ({"max_seconds": 0.0}, "above 0, got 0"),
     ],
 )
@@ -304,7 +304,7 @@ def test_the_command_makes_the_page_and_says_where_it_is(home, tmp_path, capsys,
     (told,) = home.mlflow_artifacts.rglob("audition.html")
     assert told.read_bytes() == page.read_bytes()
     assert said["counts"]["missing"] == 1
-    assert f"{said['counts']['embedded']} of {said['counts']['clips']} clips have their sound" in shown
+    assert f"{said['counts']['embedded']} of {said['counts']['clips']} clips can be played" in shown
 
 
 # -- marks
@@ -354,13 +354,13 @@ def test_a_table_without_marks_is_empty(tmp_path):
     [
         ("clip_id;mark\na;wrong\n", "has no column caption_id, similarity, class; .* got clip_id, mark"),
         ("clip_id,caption_id,mark\na,b,wrong\n", "has no column similarity, class"),
-        (HEADER + "a,b,wrong,0.5,x\na,c,bad,0.5,x\n", "line 3: a mark is wrong or right, got 'bad'"),
-        (HEADER + "a,b,,0.5,x\n", "line 2: a mark is wrong or right, got ''"),
+        (HEADER + "a,b,wrong,0.5,x\na,c,bad,0.5,x\n", "line 3: mark must be wrong or right, got 'bad'"),
+        (HEADER + "a,b,,0.5,x\n", "line 2: mark must be wrong or right, got ''"),
         (HEADER + "a,,wrong,0.5,x\n", "line 2: caption_id is empty"),
-        (HEADER + "a,b,wrong,70,x\n", r"line 2: a similarity is a cosine in \[-1, 1\] or empty, got '70'"),
+        (HEADER + "a,b,wrong,70,x\n", r"line 2: similarity must be a cosine in \[-1, 1\] or empty, got '70'"),
         (HEADER + "a,b,wrong,high,x\n", "got 'high'"),
         (HEADER + "a,b,wrong,0.5,x\na,b,right,0.5,x\n", "marks 1 pairs both wrong and right, such as clip a with cap"),
-        (HEADER + "a,b,wrong,0.5,x\n\n\n\na,b,bad,0.5,x\n", "line 6: a mark is wrong or right"),
+        (HEADER + "a,b,wrong,0.5,x\n\n\n\na,b,bad,0.5,x\n", "line 6: mark must be wrong or right"),
         ("", "is empty: the first line must name the columns"),
     ],
 )
@@ -372,5 +372,5 @@ def test_a_table_that_says_nothing_clear_is_refused(tmp_path, text, said):
 
 
 def test_a_missing_table_is_named(tmp_path):
-    with pytest.raises(DataError, match="absent.csv does not exist; the audition page exports one"):
+    with pytest.raises(DataError, match="absent.csv does not exist; export it from the audition page"):
         read_marks(tmp_path / "absent.csv")

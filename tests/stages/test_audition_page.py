@@ -191,7 +191,7 @@ def test_marks_are_there_when_the_page_is_opened_again(page, audition):
 def test_a_pair_without_its_file_says_so(page, audition):
     """A dead play button reads as a broken page."""
     assert page.run("document.querySelectorAll('.pair.silent').length") == audition.num_silent > 0
-    assert page.run("document.querySelector('.pair.silent .why').textContent") == "the file is not at its place"
+    assert page.run("document.querySelector('.pair.silent .why').textContent") == "file not found"
     assert page.run("document.querySelector('.pair.silent .play').disabled")
     assert page.run("document.querySelector('.pair.silent .place').textContent").endswith(".wav")
 

@@ -154,7 +154,7 @@ def test_descriptions_of_the_ontology_are_cut_to_what_can_be_said(tmp_path):
     path.write_text("{}")
     assert read_descriptions(path) == {}
     path.write_text('[{"id": 3}]')
-    with pytest.raises(DataError, match="is no ontology: expected a list of classes"):
+    with pytest.raises(DataError, match="is not an ontology: expected a list of classes"):
         read_descriptions(path)
     with pytest.raises(DataError, match="does not exist"):
         stage_for(CaptionConfig(ontology=str(tmp_path / "none.json")))
@@ -265,7 +265,7 @@ def test_the_nearest_caption_that_mentions_a_tag_is_retrieved(store, judged):
     kept = dict(zip(table.clip_id[table.verdict == "kept"], table.caption[table.verdict == "kept"], strict=True))
     assert kept["a"] == "the dog is loud" and "surface" in kept["b"]
     assert "wind" not in set(table.caption)
-    with pytest.raises(DataError, match="retrieved by a model"):
+    with pytest.raises(DataError, match="retrieving captions needs a model"):
         caption({"pool": judged["pool"], "tags": judged["tags"]}, config, work)
     with pytest.raises(DataError, match="no captions to retrieve"):
         caption(judged, config, work)
@@ -285,5 +285,5 @@ def test_settings_without_a_meaning_are_refused(settings, message):
 
 
 def test_a_pool_without_tags_says_what_to_lower(store, pool):
-    with pytest.raises(EmptySetError, match="0 have a tag; lower the thresholds of the tags"):
+    with pytest.raises(EmptySetError, match="0 have a tag; lower the tag thresholds"):
         run(store, CaptionConfig(), {"pool": pool, "tags": tags_of(store, {"d": {"Dog": 0.05}})})

@@ -272,7 +272,7 @@ def test_a_precision_goes_by_what_people_heard(world, tmp_path):
     expected = {"target": 0.8, "marked_pairs": len(heard), **found}
     assert world.card["calibration"] == pytest.approx(expected, abs=1e-6)
     assert pairs.similarity.min() >= found["similarity"] - 1e-6
-    with pytest.raises(EmptySetError, match="none of the 1 marked pairs is of this pool"):
+    with pytest.raises(EmptySetError, match="none of the 1 marked pairs is from this pool"):
         run(world, tmp_path, strategy="du", audio_threshold=Threshold(precision=0.8), marks=(("x", "y", "right"),))
 
 
@@ -306,7 +306,7 @@ def test_an_empty_set_says_which_threshold_would_give_pairs(world, tmp_path):
     """`0 pairs` alone leaves the user to guess."""
     with pytest.raises(EmptySetError, match=r"0\.9\d would give \d+"):
         run(world, tmp_path, strategy="du", audio_threshold=Threshold(similarity=1.0))
-    with pytest.raises(EmptySetError, match="none of 30 captions"):
+    with pytest.raises(EmptySetError, match="kept 0 of 30 captions"):
         run(world, tmp_path, strategy="ds", caption_threshold=Threshold(similarity=1.0))
 
 
@@ -337,7 +337,7 @@ def test_the_card_agrees_with_the_pairs(world, tmp_path):
     "make, message",
     [
         (lambda: Threshold(similarity=70), "a percentage"),
-        (lambda: Threshold(), "one of similarity, count or precision"),
+        (lambda: Threshold(), "exactly one of similarity, count and precision"),
         (lambda: Threshold(similarity=0.5, count=3), "one of"),
         (lambda: CurateConfig(strategy="du", class_names=CLASSES, max_per_clip=0), "max_per_clip"),
         (lambda: CurateConfig(strategy="ds", class_names=CLASSES, caption_threshold=Threshold(precision=0.5)), "audio"),

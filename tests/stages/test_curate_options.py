@@ -187,8 +187,8 @@ def test_the_card_says_what_an_approximate_search_missed(world, tmp_path):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"distinct_clips": 99}, r"distinct_clips must be a cosine in \[-1, 1\], or left out, got 99; a percentage"),
-        ({"strategy": "ds", "hubness": Hubness()}, "of a search in a pool, which DS does not do"),
+        ({"distinct_clips": 99}, r"distinct_clips must be a cosine in \[-1, 1\] or null, got 99; a percentage"),
+        ({"strategy": "ds", "hubness": Hubness()}, "apply to a search in a pool, which DS does not do"),
     ],
 )
 def test_options_without_a_meaning_are_refused(asked, message):

@@ -188,7 +188,7 @@ def test_a_clip_whose_file_was_replaced_is_refused_by_name(corpus, tmp_path):
     replace(path)
     inputs = {"checkpoint": corpus.teacher(), "manifest": pool}
     with pytest.raises(
-        DataError, match=rf"1 clips have no row \(changed 1\); the first is {path}: it was clip {clip[:12]}"
+        DataError, match=rf"1 clips have no embedding \(changed 1\); the first is {path}: it was clip {clip[:12]}"
     ):
         run_now(corpus, AUDIO, inputs)
 
@@ -213,7 +213,7 @@ def test_few_bad_clips_are_left_out_by_name_and_every_row_keeps_its_clip(
         [(gone, paths[gone], "missing"), (changed, paths[changed], "changed")]
     )
     assert artifact.record.counts["left_out"] == 2 and artifact.record.counts["rows"] == 4
-    assert "2 clips have no row" in caplog.text and "left_out.parquet" in caplog.text
+    assert "2 clips have no embedding" in caplog.text and "left_out.parquet" in caplog.text
     with pytest.raises(ArtifactError, match=f"{paths[gone]}, which was left out .no such file"):
         table.select([gone])
     os.rename(tmp_path / "elsewhere", paths[gone])
@@ -230,7 +230,7 @@ def test_a_table_that_lacks_clips_is_completed_when_their_files_are_back(corpus,
     first = embed_as_task(corpus, HALF, inputs)
     caplog.clear()
     assert embed_as_task(corpus, HALF, inputs) == first
-    assert "2 clips have no row" in caplog.text, "whoever reuses it is told"
+    assert "2 clips have no embedding" in caplog.text, "whoever reuses it is told"
     os.rename(tmp_path / "elsewhere", paths[gone])
     second = embed_as_task(corpus, HALF, inputs)
     assert second.record.counts == {"rows": 7, "shards": 1, "embedded": 1, "left_out": 1}
@@ -251,7 +251,9 @@ def test_a_run_that_was_refused_succeeds_once_the_files_are_back(corpus, tmp_pat
     config = dataclasses.replace(AUDIO, max_bad_fraction=0.2)
     for index in (0, 3, 6):
         os.rename(paths[list(paths)[index]], tmp_path / str(index))
-    with pytest.raises(DataError, match=r"2 clips have no row .missing 2.*more than max_bad_fraction 0.2 of 7 clips"):
+    with pytest.raises(
+        DataError, match=r"2 clips have no embedding .missing 2.*more than max_bad_fraction .0.2. of 7 clips"
+    ):
         run_now(corpus, config, inputs)
     for index in (0, 3, 6):
         os.rename(tmp_path / str(index), paths[list(paths)[index]])
@@ -312,7 +314,7 @@ def test_a_row_that_is_not_finite_is_never_written(corpus, tmp_path, monkeypatch
     pool = ingested(corpus, tmp_path, 6)
     paths, inputs = Manifest.open(pool).paths, {"checkpoint": corpus.teacher(), "manifest": pool}
     with pytest.raises(
-        DataError, match=rf"no_embedding 3.; the first is {list(paths.values())[0]}: the model makes a row"
+        DataError, match=rf"no_embedding 3.; the first is {list(paths.values())[0]}: its embedding is not finite"
     ):
         run(corpus, AUDIO, inputs, version="spoilt")
     table = EmbeddingTable.open(run(corpus, HALF, inputs, version="spoilt"))
@@ -324,7 +326,9 @@ def test_a_checkpoint_that_makes_nan_of_texts_is_named(corpus, monkeypatch):
         "clapcur.models.clap.Clap.embed_text", lambda self, texts, batch: np.full((len(texts), 4), np.nan, np.float32)
     )
     teacher, config = corpus.teacher(), EmbedConfig(what="prompts", prompts=("a dog", "a cat"), device="cpu")
-    with pytest.raises(ArtifactError, match=f"{teacher.id} makes a row that is not finite .* of the text 'a dog'"):
+    with pytest.raises(
+        ArtifactError, match=f"{teacher.id} gives an embedding that is not finite .* for the text 'a dog'"
+    ):
         run(corpus, config, {"checkpoint": teacher}, version="spoilt")
 
 

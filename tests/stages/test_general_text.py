@@ -98,11 +98,15 @@ def test_a_folder_of_hugging_face_datasets_is_read(tmp_path):
             gzip.compress("a bell\nGl\u00f6ckchen\n".encode("latin-1"), mtime=0),
             r"line 2, is not UTF-8 \(byte",
         ),
-        ("cut.txt.gz", gzip.compress(b"a dog barks\n" * 1000, mtime=0)[:40], "cannot be unpacked, was it cut off"),
+        ("cut.txt.gz", gzip.compress(b"a dog barks\n" * 1000, mtime=0)[:40], "cannot be unpacked; was it truncated"),
         ("bad.jsonl", b'{"text": "a"}\n{"text": \n', r"bad\.jsonl, line 2: not JSON"),
-        ("none.jsonl", b'{"name": "a"}\n', "no column of text, caption, sentence, content, it has name"),
+        (
+            "none.jsonl",
+            b'{"name": "a"}\n',
+            "none of the columns text, caption, sentence, content; choose the text column among name",
+        ),
         ("no.parquet", b"PAR1 and no more", "cannot be read after row 0"),
-        ("page.pdf", b"%PDF", "expected text"),
+        ("page.pdf", b"%PDF", "expected a text file"),
     ],
 )
 def test_what_cannot_be_read_is_named(name, content, message, tmp_path):
@@ -134,7 +138,7 @@ def test_a_classifier_learns_from_both_sides_and_says_why(tmp_path):
     write_weights(found, tmp_path / "weights.csv")
     again = read_weights(tmp_path / "weights.csv")
     assert again.score("siren and rain") == pytest.approx(found.score("siren and rain"), abs=0.02)
-    with pytest.raises(ValueError, match="both sides need sentences"):
+    with pytest.raises(ValueError, match="expected audible and other sentences"):
         fit([], others)
 
 

@@ -163,11 +163,15 @@ def test_columns_may_have_any_name_and_captions_many_columns(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("header", "columns", "said"),
     [
-        (("path", "captions"), {"caption": "captoin"}, r"'captoin', it has \['path', 'captions'\]; did you .*captions"),
-        (("path", "Captions"), {}, "no column 'caption' but 'Captions'"),
-        (("filename", "caption"), {}, "no column 'path' but 'filename'"),
-        (("path", "recording id"), {}, "'recording_id' but 'recording id'.* or `recording_id: null`"),
-        (("sound", "pathh"), {}, r"'path' or 'caption', it has \['sound', 'pathh'\]; did you mean 'pathh'"),
+        (
+            ("path", "captions"),
+            {"caption": "captoin"},
+            r"'captoin'; its columns are \['path', 'captions'\]; did you .*captions",
+        ),
+        (("path", "Captions"), {}, "no column 'caption', but has 'Captions'"),
+        (("filename", "caption"), {}, "no column 'path', but has 'filename'"),
+        (("path", "recording id"), {}, "'recording_id', but has 'recording id'.* or `recording_id: null`"),
+        (("sound", "pathh"), {}, r"'path' or 'caption'; its columns are \['sound', 'pathh'\]; did you mean 'pathh'"),
         (("path", "path"), {}, "more than one column 'path'"),
     ],
 )  # fmt: skip
@@ -193,11 +197,11 @@ def test_a_column_of_a_similar_name_can_be_left_or_taken(tmp_path: Path) -> None
     [
         ("t.csv", b"", "is empty: the first line must name the columns"),
         ("t.csv", b"path,caption\n", "has no rows"),
-        ("t.csv", b"path,caption\na.wav,a dog, barking\n", "line 2: 3 cells where the header has 2.*double quotes"),
-        ("t.csv", b'path,caption\na.wav,"never closed\nb.wav,x\n', "is a quote open"),
+        ("t.csv", b"path,caption\na.wav,a dog, barking\n", "line 2: 3 cells, but the header has 2.*double quotes"),
+        ("t.csv", b'path,caption\na.wav,"never closed\nb.wav,x\n', "is a quote unclosed or not doubled"),
         ("t.csv", "path,caption\na.wav,hören\n".encode("latin-1"), "is not UTF-8"),
-        ("t.txt", "hören\n".encode("utf-16")[:-1], "is marked as UTF-16 and is not"),
-        ("t.csv", "path,caption\na.wav,hören\n".encode("utf-16")[:-1], "is marked as UTF-16 and is not"),
+        ("t.txt", "hören\n".encode("utf-16")[:-1], "is marked as UTF-16 but is not valid"),
+        ("t.csv", "path,caption\na.wav,hören\n".encode("utf-16")[:-1], "is marked as UTF-16 but is not valid"),
         ("t.jsonl", b'{"caption": "x"}\n{"caption": \n', "line 2: not JSON"),
         ("t.jsonl", b'["x"]\n', "line 1: expected a JSON object"),
         ("t.parquet", b"PAR1 not", "not a Parquet file"),
@@ -270,11 +274,11 @@ def test_too_much_quarantine_is_an_error_that_says_what_is_wrong(tmp_path: Path)
     files = tones(tmp_path, 3)
     table = write_csv(tmp_path / "t.csv", [("path",), *((file,) for file in files), ("gone.wav",)])
     assert scanned(table, max_bad_fraction=0.25).counts["quarantined"] == 1
-    with pytest.raises(ManifestError, match=r"1 of the 4 rows .* 0.24: missing 1; the first is gone.wav \(missing"):
+    with pytest.raises(ManifestError, match=r"1 of the 4 rows .* \(0.24\): missing 1; the first is gone.wav \(missing"):
         scanned(table, max_bad_fraction=0.24)
     with pytest.raises(ManifestError, match="4 of the 4 rows .*: missing 4; the first is"):
         scanned(table, audio_folder=str(tmp_path / "elsewhere"))
-    with pytest.raises(ManifestError, match="nothing in .* can be used: .* 4; the first is "):
+    with pytest.raises(ManifestError, match="has no usable clip or caption: .* 4; the first is "):
         scanned(table, audio_folder=str(tmp_path / "elsewhere"), max_bad_fraction=1)
 
 
@@ -449,7 +453,7 @@ def test_ids_labels_and_folds_are_what_they_mean_and_not_how_they_were_typed(tmp
 def test_a_json_list_of_another_form_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text('{"ids": ["1"]}')
     rows = [("path",), *((name,) for name in tones(tmp_path, 1))]
-    with pytest.raises(ManifestError, match="must hold lists named audioset, freesound, as JSON"):
+    with pytest.raises(ManifestError, match="must be JSON with lists named audioset, freesound"):
         scanned(write_csv(tmp_path / "pool.csv", rows), exclude=(str(tmp_path / "list.json"),))
 
 
@@ -457,7 +461,7 @@ def test_a_json_list_of_another_form_is_an_error(tmp_path: Path) -> None:
     ("file", "content", "said"),
     [
         ("gone.txt", None, "does not exist; without it"),
-        ("empty.txt", "# nothing\n", "is empty: nothing would be kept out"),
+        ("empty.txt", "# nothing\n", "is empty: nothing would be excluded"),
         (
             "table.csv",
             "title\nx\n",
@@ -517,7 +521,7 @@ def test_a_pool_that_moves_keeps_its_name_and_its_clips_are_found_where_they_are
 
 def test_locations_of_another_manifest_are_refused(tmp_path: Path, pool: Path) -> None:
     artifact = make(Store(tmp_path / "store"), scanned(pool))
-    with pytest.raises(ArtifactError, match="holds other clips"):
+    with pytest.raises(ArtifactError, match="hold different clips"):
         refresh_locations(
             artifact,
             scanned(tmp_path / "audio", exclude=(str(write_csv(tmp_path / "x.csv", [("path",), ("0.wav",)])),)),
@@ -681,7 +685,7 @@ def test_a_broken_memory_costs_time_only(tmp_path: Path, probed: list[str], dama
     }
     cache.write_bytes(spoilt[damage])
     probed.clear()
-    with pytest.warns(UserWarning, match="probes.db is broken .*; it starts anew"):
+    with pytest.warns(UserWarning, match="probes.db is damaged .* and is rebuilt"):
         assert name(scanned(tmp_path / "pool", cache)) == expected
     assert len(probed) == 9
     probed.clear()

@@ -125,7 +125,7 @@ def test_a_path_in_another_unicode_form_names_its_file(odd: Path, caplog: pytest
     """A Mac wrote the names, something else the table."""
     with caplog.at_level(logging.WARNING, "clapcur"):
         assert scanned(odd / "nfc.csv").counts["clips"] == 3
-    assert "3 paths are spelled otherwise on the disk" in caplog.text
+    assert "3 paths are spelled differently on disk" in caplog.text
 
 
 def test_a_spelling_is_never_preferred_to_the_file_that_is_named(tmp_path: Path, odd: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_file_that_is_absent_is_said_with_the_one_that_may_be_meant(
 ) -> None:
     with caplog.at_level(logging.WARNING, "clapcur"), pytest.raises(ManifestError, match="missing 12"):
         scanned(odd / "no_extension.csv")
-    assert "12 files are absent, such as 'a/s0'; is 'a/s0.wav' meant?" in caplog.text
+    assert "12 files are missing, such as 'a/s0'; did you mean 'a/s0.wav'?" in caplog.text
     (odd / "capital.csv").write_text("path\nA/S1.wav\na/S1.wav\n")
     with caplog.at_level(logging.WARNING, "clapcur"), pytest.raises(ManifestError, match="missing 2"):
         scanned(odd / "capital.csv")
@@ -166,8 +166,8 @@ def test_metadata_of_a_folder_finds_its_files_in_every_spelling(odd: Path) -> No
         ("cp1252_late.csv", r"line 2502, is not UTF-8 \(byte 0xe9"),
         ("bad_utf8.jsonl", "line 1, is not UTF-8"),
         ("no_header.csv", "is that a row. The first line must name the columns"),
-        ("unquoted_comma.csv", "3 cells where the header has 2"),
-        ("backslash_quote.csv", "line 2: .*is a quote open or not doubled"),
+        ("unquoted_comma.csv", "3 cells, but the header has 2"),
+        ("backslash_quote.csv", "line 2: .*is a quote unclosed or not doubled"),
         ("array.jsonl", "expected a JSON object"),
         ("array.json", "expected a table"),
         ("nested.jsonl", "column 'path': expected one value"),
@@ -251,7 +251,7 @@ def test_an_exclusion_list_in_another_encoding_is_one_line(odd: Path, shared_dat
 )
 def test_an_exclusion_list_of_another_form_is_one_line(odd: Path, tmp_path: Path, text: str) -> None:
     (tmp_path / "list.json").write_text(text)
-    with pytest.raises(ManifestError, match="must hold lists named"):
+    with pytest.raises(ManifestError, match="must be JSON with lists named"):
         scanned(odd / "ids_int.csv", exclude=(str(tmp_path / "list.json"),))
 
 

@@ -254,10 +254,10 @@ def test_what_is_no_zero_shot_score_is_refused(store):
     config = ReportConfig(title="x", rows=(ReportRow(strategy="teacher", scores="a"),))
     with pytest.raises(ArtifactError, match="expected zero-shot scores, .* scores of retrieval"):
         make_report(store, config, inputs)
-    with pytest.raises(ArtifactError, match="expected an artifact of the kind scores, got the checkpoint"):
+    with pytest.raises(ArtifactError, match="expected an artifact of kind scores, got the checkpoint"):
         made = checkpoint(store, "x", 0)
         make_report(store, config, {"a": made, "checkpoint.a": made})
-    with pytest.raises(ValueError, match="inputs that were not given: a, checkpoint.a"):
+    with pytest.raises(ValueError, match="missing inputs of the report: a, checkpoint.a"):
         make_report(store, config, {})
 
 
@@ -288,7 +288,7 @@ def test_the_markdown_table_is_whole_and_marks_what_is_clear(report):
     assert len(lines) == 2 + 3 and len({line.count("|") for line in lines}) == 1
     assert "| ADS+SL | 87.5 ± 17.7 | 75.0 to 100.0 | **+50.0 (+25.0 to +75.0)** |" in lines[-1]
     assert "| continued | 50.0 ± 0.0 |" in lines[-2] and "**" not in lines[-2]
-    assert "one sample budget: every row but the teacher saw 640 more pairs" in text
+    assert "equal sample budgets: every row except the teacher saw 640 more pairs" in text
 
 
 class Links(HTMLParser):
@@ -352,7 +352,7 @@ def test_the_terminal_table_shows_every_number(report, width):
 
 def test_only_a_report_has_a_table(store):
     """Another kind's folder has no table.json, which would be told as a lost file."""
-    with pytest.raises(ArtifactError, match="expected an artifact of the kind report, got the checkpoint"):
+    with pytest.raises(ArtifactError, match="expected an artifact of kind report, got the checkpoint"):
         ReportTable.open(checkpoint(store, "x", 0))
 
 
@@ -375,11 +375,11 @@ def test_a_row_whose_clips_its_checkpoint_has_learned_from_is_marked_wherever_it
     made = make_report(store, ReportConfig(title="leak", rows=rows), inputs)
     spoilt = Contamination(status="contaminated", num_clips=3, by_reason={"clip": 1, "recording": 2})
     assert row(made, "ADS").contamination == spoilt, "one seed spoils the mean"
-    said = "† CONTAMINATED: ADS has learned from 3 of the clips that it is scored on (1 by the clip itself, 2 by"
+    said = "† CONTAMINATED: ADS was trained on 3 of its evaluation clips (1 by the clip itself, 2 by"
     text = (made.path / "table.md").read_text()
     assert "| ADS † |" in text and said in text and "| teacher |" in text
-    assert "are new to the checkpoint of teacher" in text
-    assert "whether the checkpoints of DU have learned from these clips is not on record" in text
+    assert "no contamination: teacher was not trained on these clips" in text
+    assert "contamination unknown: no record of whether DU was trained on these clips" in text
     page = Links()
     page.feed((made.path / "report.html").read_text())
     assert "ADS †" in page.text and said in page.text
@@ -389,7 +389,7 @@ def test_a_row_whose_clips_its_checkpoint_has_learned_from_is_marked_wherever_it
     console = Console(width=120, file=io.StringIO(), color_system=None)
     console.print(render(ReportTable.open(made).rows))
     shown = " ".join(console.file.getvalue().split())
-    assert "ADS †" in shown and "learned from 3 of the clips that it is scored on" in shown
+    assert "ADS †" in shown and "trained on 3 of its evaluation clips" in shown
 
 
 def changed_by(points, low, high):
@@ -402,7 +402,7 @@ def changed_by(points, low, high):
         (
             {"ADS+SL": {"vs_teacher": changed_by(-4.0, -11.7, 2.5)}},
             "ADS+SL is not better than its teacher: -4.0 [-11.7, +2.5] points. Keep the teacher. The interval spans "
-            "14 points: more evaluation clips, of more recordings, would tell more.",
+            "14 points: more evaluation clips from more recordings would narrow it.",
             "teacher",
         ),
         (
@@ -420,9 +420,9 @@ def changed_by(points, low, high):
                 "DU": {"vs_teacher": changed_by(1, -1, 3), "accuracy": 0.51},
                 "ADS": {"vs_teacher": changed_by(5, 2, 8), "vs_continued": changed_by(0.4, -1, 2), "accuracy": 0.55},
             },
-            "ADS is better than its teacher: +5.0 [+2.0, +8.0] points. It is not better than the teacher trained for "
-            "longer (+0.4 [-1.0, +2.0]): the gain may come from more training and not from the new pairs. It is the "
-            "best of 2 students; the interval does not allow for that. Use ADS.",
+            "ADS is better than its teacher: +5.0 [+2.0, +8.0] points. It is not better than the continued teacher "
+            "(+0.4 [-1.0, +2.0]): the gain may come from more training instead of the new pairs. It is the best of 2 "
+            "students; the interval does not correct for this selection. Use ADS.",
             "ADS",
         ),
         (
@@ -432,8 +432,8 @@ def changed_by(points, low, high):
                     "contamination": Contamination(status="contaminated", num_clips=3, by_reason={"clip": 3}),
                 }
             },
-            "ADS is better than its teacher: +5.0 [+2.0, +8.0] points. The scores of ADS are contaminated by clips "
-            "that were trained on. Use ADS.",
+            "ADS is better than its teacher: +5.0 [+2.0, +8.0] points. The scores of ADS are contaminated: some "
+            "evaluation clips were used in training. Use ADS.",
             "ADS",
         ),
     ],

@@ -255,7 +255,7 @@ def test_a_broken_shard_beside_whole_ones_is_in_quarantine(tmp_path: Path) -> No
 def test_a_compressed_tar_is_refused_with_what_to_do(tmp_path: Path, file: str) -> None:
     (tmp_path / file).write_bytes(gzip.compress(write_tar(tmp_path / "plain", {"a.flac": sound(0)}).read_bytes()))
     for source in (tmp_path / file, tmp_path):
-        with pytest.raises(ManifestError, match="compressed: .*unpack it once to a .tar"):
+        with pytest.raises(ManifestError, match="compressed: .*unpack it to a .tar"):
             scanned(source)
 
 
@@ -279,7 +279,7 @@ def test_a_table_may_name_shards_but_not_describe_them(tmp_path: Path) -> None:
     table = write_csv(tmp_path / "t.csv", [("path",), ("a.tar",), ("b.parquet",), ("0.wav",)])
     assert scanned(table).counts["clips"] == 3
     write_csv(table, [("path", "caption"), ("a.tar", "rain")])
-    with pytest.raises(ManifestError, match="line 2 describes a.tar, which holds many clips"):
+    with pytest.raises(ManifestError, match="line 2 describes a.tar, a shard of many clips"):
         scanned(table)
 
 
@@ -298,7 +298,7 @@ def test_a_table_of_paths_beside_the_audio_is_no_shard(tmp_path: Path) -> None:
 def test_a_column_of_audio_is_named_where_several_could_be(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     pd.DataFrame({"left": [sound(0)], "right": [sound(1)]}).to_parquet(path)
-    with pytest.raises(ManifestError, match="left or right may be audio; name the column"):
+    with pytest.raises(ManifestError, match="left or right may be audio; choose the column"):
         scanned(path)
     (place,) = scanned(path, columns=Columns(path="right")).manifest.paths.values()
     assert place == f"{path}#row=0&column=right"
@@ -308,7 +308,7 @@ def test_metadata_for_shards_is_refused(tmp_path: Path) -> None:
     """A table whose paths name no file of a shard would describe nothing."""
     write_tar(tmp_path / "pool.tar", {"a.flac": sound(0)})
     table = write_csv(tmp_path / "meta.csv", [("path", "label"), ("a.flac", "dog")])
-    with pytest.raises(ManifestError, match="holds pool.tar: ingest shards apart"):
+    with pytest.raises(ManifestError, match="holds the shard pool.tar: ingest shards separately"):
         scanned(tmp_path, metadata=str(table))
 
 
@@ -396,7 +396,7 @@ def test_a_store_is_read_once_and_then_only_listed(
     ("url", "message"),
     [
         ("memory://nothing/here", "does not exist"),
-        ("memory://bucket/t.csv", "a table must be on this machine"),
+        ("memory://bucket/t.csv", "a table must be a local file"),
         ("gs://bucket/pool", "Please install gcsfs"),
     ],
 )

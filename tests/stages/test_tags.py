@@ -99,7 +99,7 @@ def test_a_cnn14_of_another_rate_hears_at_that_rate(tmp_path, n_fft, rate, f_max
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [(5, "has 527 outputs and the list names 5 classes"), (None, "the outputs of .* have no names")],
+    [(5, "has 527 outputs, but the list has 5 classes"), (None, "the outputs of .* have no names")],
 )
 def test_a_list_of_classes_that_is_not_the_taggers_is_refused(tmp_path, store, names, message):
     """Every tag would be another class's."""
@@ -114,7 +114,7 @@ def test_a_list_of_classes_that_is_not_the_taggers_is_refused(tmp_path, store, n
 
 def test_what_is_no_tagger_is_named(tmp_path):
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match="no tagger that is known: expected YAMNet or PANNs"):
+    with pytest.raises(CheckpointError, match="not a known tagger: expected YAMNet or PANNs"):
         read_tagger(tmp_path / "other.pth")
     tensors = {name: value for name, value in from_shapes(cnn14()).items() if not name.startswith("fc_audioset")}
     torch.save(tensors, tmp_path / "headless.pth")
@@ -201,7 +201,7 @@ def test_clips_that_cannot_be_heard_are_left_out_and_too_many_are_an_error(store
     gone = sorted(paths)[2]
     paths[gone].unlink()
     inputs = {"manifest": pool, "tagger": tagger}
-    with pytest.raises(DataError, match=r"1 of 6 clips cannot be heard, the first is .*more than max_bad_fraction"):
+    with pytest.raises(DataError, match=r"1 of 6 clips cannot be read; the first is .*more than max_bad_fraction"):
         run(store, TagConfig(window_s=1.0), inputs)
     tags = Tags.open(run(store, TagConfig(window_s=1.0, max_bad_fraction=0.5), inputs))
     assert tags.left_out.id.tolist() == [gone] and gone not in tags.clip_ids and gone not in set(tags.tags.clip_id)
@@ -253,7 +253,7 @@ def test_tags_that_are_known_come_from_a_table(store, clips, tmp_path):
     with pytest.raises(DataError, match="tags none of the 3 clips of the manifest"):
         run(store, TagConfig(table=str(table)), {"manifest": pool})
     table.write_text("clip_id,tags\na,/m/99\n")
-    with pytest.raises(DataError, match="line 2: '/m/99' is no class of"):
+    with pytest.raises(DataError, match="line 2: '/m/99' is not a class of"):
         run(store, TagConfig(table=str(table), classes=str(tmp_path / "names.csv")), {"manifest": pool})
     table.write_text("name,tags\na,Dog\n")
     with pytest.raises(DataError, match="needs a column of clip_id, recording_id, path"):

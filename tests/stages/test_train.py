@@ -116,7 +116,7 @@ def test_a_training_stops_at_the_first_loss_that_is_not_finite_and_names_the_cli
         train(inputs, config, work)
     (stopped,) = map(int, re.findall(r"loss of step (\d+)", str(told.value)))
     assert len(steps) == stopped >= 1
-    assert f"hears it: {data.paths[clip]};" in str(told.value)
+    assert f"not finite in the model's input: {data.paths[clip]};" in str(told.value)
     assert all(data.paths[name] in str(told.value) for name in batches.batch(stopped).clip_ids)
     assert not (work.path / "model.safetensors").exists()
     saved = load_file(work.scratch / f"state-{stopped}.safetensors")
@@ -128,7 +128,9 @@ def test_a_held_out_clip_that_is_not_finite_is_named_too(corpus, monkeypatch):
     manifest = Manifest.open(corpus.pairs)
     clip = sorted(manifest.held_out(0.3))[0]
     spoil(monkeypatch, clip, 1e20)
-    with pytest.raises(CheckpointError, match=f"held-out pairs is not finite; .*hears it: {manifest.paths[clip]}"):
+    with pytest.raises(
+        CheckpointError, match=f"held-out pairs is not finite; .*the model's input: {manifest.paths[clip]}"
+    ):
         corpus.teacher(seed=12)
 
 
@@ -138,10 +140,12 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_finished(corpus, tmp_
     with torch.no_grad():
         model.audio.fc1.weight[0, 0] = float("nan")
     state = TrainingState(model, torch.optim.Adam(model.parameters()), tmp_path / "state")
-    with pytest.raises(CheckpointError, match="after step 0 these weights are not finite: audio.fc1.weight"):
+    with pytest.raises(CheckpointError, match="these weights are not finite after step 0: audio.fc1.weight"):
         state.save()
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(CheckpointError, match="these weights of the model are not finite.*audio.fc1.weight"):
+    with pytest.raises(
+        CheckpointError, match="the model was not saved: these weights are not finite: audio.fc1.weight"
+    ):
         model.save(tmp_path / "model")
 
 
@@ -333,7 +337,7 @@ def test_configs_without_a_meaning_are_refused(changes, message):
 def test_a_model_config_that_contradicts_the_checkpoint_is_refused(corpus):
     """Training on with another architecture than asked for, silently."""
     other = dataclasses.replace(MODEL, embedding_dim=16)
-    with pytest.raises(CheckpointError, match="another model"):
+    with pytest.raises(CheckpointError, match="differs from the checkpoint .* omit `model`"):
         corpus.run(dataclasses.replace(STUDENT, model=other), corpus.student_inputs())
 
 

@@ -207,7 +207,7 @@ def test_out_of_memory_halves_the_micro_batch_and_goes_on_and_says_it_once(corpu
     room["pairs"] = 3
     halved = corpus.run(config, inputs)
     said = [record.message for record in caplog.records if "out of memory" in record.message]
-    assert [message.split("by ")[1].split(";")[0] for message in said] == [
+    assert [message.split("with ")[1].split(";")[0] for message in said] == [
         "micro-batches of 4 pairs", "micro-batches of 2 pairs"
     ]  # fmt: skip
     assert all(torch.equal(value, weights(by_two)[name]) for name, value in weights(halved).items())
@@ -215,7 +215,7 @@ def test_out_of_memory_halves_the_micro_batch_and_goes_on_and_says_it_once(corpu
 
     room["pairs"] = 0
     work = corpus.store.open(STAGE.key(dataclasses.replace(config, seed=12), inputs))
-    with pytest.raises(CheckpointError, match="does not fit the memory of cpu by micro-batches of 1 pairs"):
+    with pytest.raises(CheckpointError, match="does not fit in the memory of cpu with micro-batches of 1 pairs"):
         train(inputs, dataclasses.replace(config, seed=12), work)
 
 
@@ -327,7 +327,7 @@ def test_a_training_in_two_processes_is_that_of_one_and_resumes_exactly(corpus):
     work = corpus.store.open(dataclasses.replace(STAGE, version="resumed").key(config, inputs))
     with new_children() as helpers:
         work.on_step = lambda step, metrics: [helper.kill() for helper in helpers() if step == 2]
-        with pytest.raises(CheckpointError, match="process 1 of 2 that train together died"):
+        with pytest.raises(CheckpointError, match="training process 1 of 2 died"):
             train(inputs, config, work)
         assert helpers() == set()
     assert json.loads((work.scratch / "state.json").read_text())["step"] == 2
@@ -376,14 +376,16 @@ def test_a_number_of_processes_that_torchrun_did_not_start_is_refused(monkeypatc
     """The others would wait for somebody who never comes."""
     for name, value in {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "4", "RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match="torchrun started 4 processes, the config says processes: 2"):
+    with pytest.raises(ValueError, match="torchrun started 4 processes, but the config has processes: 2"):
         with first_of(2, "cpu", {}):
             pass
 
 
 def test_shares_that_would_not_be_even_are_refused():
     """A rank with a pair more would give it less weight."""
-    with pytest.raises(ValueError, match="batch_size 8 is no multiple of processes 3"):
+    with pytest.raises(
+        ValueError, match="batch_size must be a multiple of processes, got batch_size 8 and processes 3"
+    ):
         dataclasses.replace(TEACHER, processes=3)
     with pytest.raises(ValueError, match="micro_batch must be at least 1"):
         dataclasses.replace(TEACHER, micro_batch=0)

@@ -135,7 +135,7 @@ def test_flipped_bytes_of_the_same_length_are_a_miss(store):
     artifact = finish(store, text="payload")
     (artifact.path / "deep" / "data.txt").write_text("PAYLOAD")
     assert damaged_files(artifact.path, artifact.record) == ["deep/data.txt"]
-    with pytest.raises(DamagedArtifact, match=f"scores {KEY.id} is damaged: deep/data.txt in .* is not what was"):
+    with pytest.raises(DamagedArtifact, match=f"scores {KEY.id} is damaged: deep/data.txt in .* changed after it was"):
         check_payload(artifact.path)
     assert store.get(KEY, discard=False) is None
     assert [found.id for found in store] == [KEY.id]  # not to be discarded without the lease
@@ -183,10 +183,10 @@ def change(**values):
         (lambda path: path.write_bytes(b""), "not valid JSON"),
         (lambda path: path.write_bytes(b"\xff\xfe\x00"), "not valid JSON"),
         (lambda path: path.write_text("[" * 100_000), "not valid JSON"),
-        (lambda path: path.write_text("[]"), "holds a list"),
+        (lambda path: path.write_text("[]"), "expected an object, got a list"),
         (lambda path: path.write_text("{}"), "has no 'kind'"),
-        (change(id="0123456789ab"), "is that of the scores 0123456789ab"),
-        (change(kind="report"), "is that of the report"),
+        (change(id="0123456789ab"), "it belongs to the scores 0123456789ab"),
+        (change(kind="report"), "it belongs to the report"),
         (change(finished="yesterday"), "'finished' is 'yesterday'"),
         (change(finished=float("nan")), "times are not finite"),
         (change(inputs=["0123456789ab"]), "'inputs' is"),
@@ -223,7 +223,7 @@ def test_a_record_that_was_changed_by_as_much_as_a_digit_is_no_hit(store, values
     """A digit that flipped in an accuracy, or in the digest that would find it, looks like any other digit."""
     artifact = finish(store)
     change(**values)(artifact.path / "record.json")
-    with pytest.raises(DamagedArtifact, match="its digest is not that of its content"):
+    with pytest.raises(DamagedArtifact, match="its digest does not match its content"):
         checked_record(artifact.path)
     assert store.get(KEY) is None
     assert finish(store).record.config == {"threshold": 0.5}
@@ -271,7 +271,7 @@ def test_a_recomputed_artifact_says_whether_it_came_out_the_same(store, text, id
     (finish(store).path / "deep" / "data.txt").unlink()
     assert store.get(KEY) is None
     assert finish(store, text=text).record.recomputed == {"identical": identical}
-    assert ("is not what it was; it differs in deep/data.txt" in caplog.text) == (not identical)
+    assert ("was recomputed and differs from before in deep/data.txt" in caplog.text) == (not identical)
     assert not (store.folder("scores", KEY.id) / "lost.json").exists()
 
 
@@ -284,7 +284,7 @@ def test_a_key_that_shares_only_its_first_digits_is_refused(store):
     """The folder's name is 12 digits of 64; a collision would return somebody else's result."""
     artifact = finish(store)
     rewrite_record(artifact, key_sha256=KEY.id + "0" * 52)
-    with pytest.raises(ArtifactError, match="another key that shares its first 12 digits"):
+    with pytest.raises(ArtifactError, match="a different key with the same first 12 digits"):
         store.get(KEY)
 
 
@@ -334,7 +334,7 @@ def test_an_artifact_is_found_by_the_start_of_its_id(store):
         store.find(artifact.id[:6])
     with pytest.raises(ArtifactError, match="found none"):
         store.find("0000")
-    with pytest.raises(ArtifactError, match="4 at least"):
+    with pytest.raises(ArtifactError, match="expected at least 4 of the 12 digits"):
         store.find(artifact.id[:3])
 
 

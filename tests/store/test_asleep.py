@@ -163,7 +163,9 @@ def test_whoever_asks_first_after_a_sleep_hears_that_the_lease_is_lost(home):
     def work():
         with Catalog.open(home).lease("x", "the pool x") as lease:
             stop()
-            with pytest.raises(LeaseLostError, match="the pool x: another process took over while this one was asleep"):
+            with pytest.raises(
+                LeaseLostError, match="the pool x: another process took over while this one was suspended"
+            ):
                 lease.check()
 
     with asleep(work) as code, catalog.lease("x"):

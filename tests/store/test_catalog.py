@@ -172,9 +172,11 @@ def test_names_of_people_find_one_artifact_or_say_what_is_wrong(catalog):
     catalog.set_run("abcd00000000", "f" * 32)
     assert catalog.resolve("abcd0") == "abcd00000000"
     assert catalog.resolve("f" * 32) == "abcd00000000"
-    with pytest.raises(ArtifactError, match="start of 2 ids, give more digits: manifest abcd00000000, manifest abcd1"):
+    with pytest.raises(
+        ArtifactError, match="'abcd' matches 2 ids, give more digits: manifest abcd00000000, manifest abcd1"
+    ):
         catalog.resolve("abcd")
-    with pytest.raises(ArtifactError, match="no artifact and no MLflow run is called 'abce'"):
+    with pytest.raises(ArtifactError, match="no artifact and no MLflow run has the id 'abce'"):
         catalog.resolve("abce")
     with pytest.raises(ArtifactError, match="no artifact"):
         catalog.resolve("____")  # a wildcard to LIKE
@@ -239,7 +241,7 @@ def test_the_second_waits_for_the_first_and_says_so(catalog, caplog):
     thread.join(10)
     assert order == [("first", False), ("second", True)]
     said = [record.getMessage() for record in caplog.records]
-    assert said == [f"waiting for scores x, which process {os.getpid()} on {platform.node()} makes"]
+    assert said == [f"waiting for scores x, which is being computed by process {os.getpid()} on {platform.node()}"]
 
 
 def test_a_lease_is_given_back_where_the_work_fails(catalog, url):
@@ -318,6 +320,6 @@ def test_who_lost_the_lease_is_told(catalog, url, monkeypatch):
         lease.check()
         foreign_lease(url, "x", time.time() + 60)
         time.sleep(0.5)
-        with pytest.raises(ArtifactError, match="x: another process took over while this one was asleep"):
+        with pytest.raises(ArtifactError, match="x: another process took over while this one was suspended"):
             lease.check()
     assert "elsewhere" in dump(url, LEASE)["lease"][0]

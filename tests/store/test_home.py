@@ -52,7 +52,7 @@ def test_a_new_home_may_be_opened_to_others(tmp_path, monkeypatch, said, mode):
 def test_a_mode_that_is_none_or_shuts_the_owner_out_is_refused(tmp_path, monkeypatch, said):
     """A home that nobody can enter fails in whatever is written first."""
     monkeypatch.setenv("CLAPCUR_HOME_MODE", said)
-    with pytest.raises(ValueError, match="CLAPCUR_HOME_MODE is the mode of a new home, such as 0700"):
+    with pytest.raises(ValueError, match="CLAPCUR_HOME_MODE must be a file mode such as 0700"):
         Home.open(tmp_path / "home")
 
 
@@ -121,7 +121,7 @@ def test_a_read_only_catalog_is_a_copy_that_answers_and_is_written_nowhere(home,
     Catalog.open(home).set_run(read_only["student"].id, "5eed" * 8)
     assert Catalog.open(home).run_of(read_only["student"].id) is None
     assert (home.root / "catalog.db").read_bytes() == before
-    with pytest.raises(ArtifactError, match="read-only here, it cannot be rebuilt"):
+    with pytest.raises(ArtifactError, match="cannot rebuild the catalog of .*: it is read-only here"):
         Catalog.open(home).rebuild(home.store)
 
 
@@ -221,7 +221,7 @@ def test_an_unknown_error_in_a_full_home_names_the_home(home, answer, monkeypatc
 
     monkeypatch.setattr(Path, "write_bytes", refuse)
     code, _, err = answer("trace", "0123456789ab")
-    assert code == 1 and err.startswith(f"error: the disk is full: nothing can be written to {home.root}")
+    assert code == 1 and err.startswith(f"error: the disk is full: cannot write to {home.root}")
 
 
 def test_a_write_that_fails_leaves_no_temporary_file(tmp_path, monkeypatch):

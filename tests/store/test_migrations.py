@@ -131,7 +131,9 @@ def test_a_catalog_of_a_newer_program_is_one_clear_error_and_is_left_as_it_is(ur
     """Writing into tables that mean something else by now breaks them for the newer program too."""
     connect(url)
     set_version(url, "9999")
-    with pytest.raises(ArtifactError, match=f"step 9999 of a newer clapcur, this one knows steps up to {HEAD}") as told:
+    with pytest.raises(
+        ArtifactError, match=f"schema version 9999 of a newer clapcur; this version supports up to {HEAD}"
+    ) as told:
         connect(url)
     assert "\n" not in str(told.value)
     plain = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"), poolclass=sa.NullPool)

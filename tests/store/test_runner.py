@@ -257,7 +257,7 @@ def fill_read_only(path):
 
 
 @pytest.mark.parametrize(
-    ("fill", "said"), [(fill_file_size, "largest file size .* is reached"), (fill_read_only, "the disk is read-only")]
+    ("fill", "said"), [(fill_file_size, "the maximum file size is reached"), (fill_read_only, "the disk is read-only")]
 )
 def test_whatever_keeps_a_disk_from_taking_more_is_named(home, fill, said):
     """A limit of the shell or a mount that fell back to reading ended in a traceback out of a library."""
@@ -276,7 +276,7 @@ def test_no_permission_to_write_is_named_and_none_to_read_a_source_stays_what_it
 
         return Stage("curate", "1", "improvement_set", fail)
 
-    with pytest.raises(ArtifactError, match="there is no permission to write: .*improvement_set"):
+    with pytest.raises(ArtifactError, match="no write permission: .*improvement_set"):
         run(stage(None), {}, {}, home)
     with pytest.raises(PermissionError):
         run(stage(home.root.parent / "recording.wav"), {}, {}, home)
@@ -295,7 +295,8 @@ def test_a_full_disk_is_named_with_the_place_and_what_to_do(home, fill, tmp_path
         return Outcome()
 
     with pytest.raises(
-        ArtifactError, match="(the disk is full|quota is used up): .*improvement_set.*run it again, it resumes"
+        ArtifactError,
+        match="(the disk is full|quota is used up): .*improvement_set.*run the same command again to resume",
     ):
         run(Stage("curate", "1", "improvement_set", compute), {}, {}, home)
     (work,) = (home.root / "store" / "improvement_set").iterdir()

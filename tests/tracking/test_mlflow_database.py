@@ -124,7 +124,7 @@ def test_a_file_that_mlflow_itself_left_half_made_is_made_again(home, statement,
     assert killed(make_in_place, statement=statement) == -signal.SIGKILL
     assert is_usable(home)
     assert {"mlflow.db", "mlflow.db.old-1"} <= set(names_in(home)) <= {"mlflow.db", *kept_as("mlflow.db.old-1")}
-    assert "mlflow.db.old-1, and a new one takes its place" in caplog.text
+    assert "mlflow.db.old-1 and replaced by a new one" in caplog.text
 
 
 @pytest.mark.parametrize(

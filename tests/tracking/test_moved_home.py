@@ -128,7 +128,7 @@ def test_addresses_that_cannot_be_rewritten_are_no_success(moved, answer, monkey
     home, _ = moved
     monkeypatch.setattr(module, "_move_models", fail)
     code, _, err = answer("sync")
-    assert code == 1 and f"MLflow at {home.mlflow_uri} could not be brought up to date" in err
+    assert code == 1 and f"MLflow at {home.mlflow_uri} could not be updated" in err
 
 
 def fail(*arguments):
@@ -210,7 +210,7 @@ def test_a_model_whose_home_is_gone_says_what_to_do(original, tmp_path, monkeypa
     path = tmp_path / "model.json"
     path.write_text(json.dumps({"store": str(tmp_path / "gone/store"), "id": made["real"]}))
     monkeypatch.setenv("CLAPCUR_HOME", str(tmp_path / "other"))
-    with pytest.raises(DataError, match=r"is not in .*gone/store nor in .*other/store; .*clapcur sync"):
+    with pytest.raises(DataError, match=r"not found in .*gone/store or in .*other/store; .*clapcur sync"):
         _load_pyfunc(str(path))
     monkeypatch.setenv("CLAPCUR_HOME", str(project / "home"))
     monkeypatch.setenv("CLAPCUR_AUDIO_FOLDERS", str(tmp_path))

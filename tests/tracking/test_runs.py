@@ -198,7 +198,7 @@ def test_a_dataset_that_was_edited_leads_to_no_other_folder(delivered, tmp_path)
 
     _, made, _ = delivered
     for folder in (made["teacher"].path, tmp_path, tmp_path / "gone"):
-        with pytest.raises(ArtifactError, match="is not the artifact of the key"):
+        with pytest.raises(ArtifactError, match="is not the artifact with key"):
             ArtifactSource(str(folder), made["set"].record.key_sha256).load()
 
 
@@ -314,7 +314,7 @@ def test_mlflow_being_down_loses_nothing_and_warns_once(home, made, mlflow_down,
         if record.levelno == logging.WARNING and record.name == "clapcur"
     ]
     assert len(warnings) == 1
-    assert "does not answer" in warnings[0] and "clapcur sync" in warnings[0]
+    assert "does not respond" in warnings[0] and "clapcur sync" in warnings[0]
     mlflow_down.delenv("MLFLOW_TRACKING_URI")
     assert sync(home) == (NUM_SMALL, 0)
     assert len(runs(client_of(home))) == NUM_SMALL + 1
@@ -370,7 +370,7 @@ def test_what_mlflow_does_not_take_does_not_hold_up_the_rest(home, made, client,
     """One broken file at the head of the queue would blind the whole project."""
     (made["teacher"].path / "history.jsonl").write_text("not JSON\n")
     assert deliver(home) == (NUM_SMALL - 2, 2)  # the checkpoint, and the scores that need its last step
-    assert f"MLflow does not take {made['teacher'].id}" in caplog.text
+    assert f"MLflow rejected {made['teacher'].id}" in caplog.text
     assert run_of(client, made["evaluation"]).info.status == "FINISHED"
 
 

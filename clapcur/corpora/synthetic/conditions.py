@@ -15,22 +15,22 @@ class Condition:
     """The ranges that a kind of recording draws its parameters from, uniformly."""
 
     spread: float
-    """Share of the range of every parameter of a sound that occurs, in (0, 1]."""
+    """Fraction of each sound parameter's range that is used, in (0, 1]."""
     snr_db: Range
-    """Power of the sound over that of the background, over the whole recording."""
+    """Signal-to-noise ratio over the whole recording, in dB."""
     reverb_s: Range
-    """Time in which the reverberation falls by 60 dB, in s."""
+    """Reverberation time (RT60), in seconds."""
     reverb_db: Range
-    """Power of the reverberation over that of the direct sound."""
+    """Power of the reverberation relative to the direct sound, in dB."""
     colour_db: float
-    """Standard deviation of the gain of the microphone along frequency, in dB."""
+    """Standard deviation of the microphone's gain over frequency, in dB."""
     peak_db: Range
-    """Largest sample of a recording, in dB of full scale."""
+    """Peak of a recording, in dB relative to full scale."""
 
     def __post_init__(self) -> None:
         """Refuse ranges that are upside down or impossible."""
         if not 0 < self.spread <= 1:
-            raise ValueError(f"spread must be in (0, 1], got {self.spread}: sounds are not defined further out")
+            raise ValueError(f"spread must be in (0, 1], got {self.spread}: sounds are not defined outside this range")
         for name in ("snr_db", "reverb_s", "reverb_db", "peak_db"):
             low, high = getattr(self, name)
             if low > high:

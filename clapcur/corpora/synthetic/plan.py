@@ -28,31 +28,31 @@ class ProceduralConfig:
     duration_s: float = 2.0
     """Length of every clip, in seconds."""
     teacher_clips_per_class: int = 10
-    """Captioned clips per class."""
+    """Number of captioned clips per class."""
     captions_per_teacher_clip: int = 2
-    """Captions of each of these clips."""
+    """Number of captions per captioned clip."""
     pool_clips_per_class: int = 50
-    """Pool clips per class, without the leaked ones."""
+    """Number of pool clips per class, not counting leaked ones."""
     distractor_clips: int = 150
-    """Pool clips that belong to no class."""
+    """Number of pool clips that belong to no class."""
     evaluation_clips_per_class: int = 24
-    """Labelled clips per class."""
+    """Number of labelled clips per class."""
     clips_per_recording: int = 2
-    """Clips cut from one recording, in every set."""
+    """Number of clips cut from each recording, in every set."""
     num_folds: int = 4
-    """Folds of the evaluation set; each recording is in one of them."""
+    """Number of folds of the evaluation set; each recording is in one of them."""
     leaked_clips: int = 6
-    """Pool clips that share a recording with the evaluation set."""
+    """Number of pool clips that share a recording with the evaluation set."""
     duplicate_clips: int = 2
-    """Pool files that repeat the bytes of another one."""
+    """Number of pool files that duplicate another one byte for byte."""
     captions_per_class: int = 12
-    """Unpaired captions per class."""
+    """Number of unpaired captions per class."""
     other_captions: int = 160
-    """Unpaired captions of sounds of no class."""
+    """Number of unpaired captions that belong to no class."""
     clean: Condition = CLEAN
-    """How the teacher's clips were recorded."""
+    """Recording conditions of the teacher's clips."""
     harsh: Condition = HARSH
-    """How the pool and the evaluation set were recorded."""
+    """Recording conditions of the pool and the evaluation set."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that no corpus can have."""
@@ -81,7 +81,7 @@ class ProceduralConfig:
             value = getattr(self, name)
             if value < low or (high is not None and value > high):
                 bounds = f">= {low}" if high is None else f"in [{low}, {high}]"
-                raise ValueError(f"{name} must be {bounds}, got {value}; the corpus cannot be made")
+                raise ValueError(f"{name} must be {bounds}, got {value}")
 
 
 @dataclass(frozen=True)

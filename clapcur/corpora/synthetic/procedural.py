@@ -130,17 +130,17 @@ def _found(folder: Path, config: ProceduralConfig) -> bool:
     """Return whether `folder` already holds this corpus; raise where something else is in the way."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
-    advice = "remove it or name another folder"
+    advice = "delete it or choose another folder"
     try:
         marker = dict(json.loads((folder / MARKER).read_text()))
     except (OSError, ValueError, TypeError):
-        raise DataError(f"{folder} is not empty and holds no finished corpus (no {MARKER}); {advice}") from None
+        raise DataError(f"{folder} is not empty and holds no complete corpus (no {MARKER}); {advice}") from None
     wanted = _marker(config)
     if marker != wanted:
         differing = sorted(key for key in marker.keys() | wanted.keys() if marker.get(key) != wanted.get(key))
-        raise DataError(f"{folder} holds a corpus of other settings ({', '.join(differing)}); {advice}")
+        raise DataError(f"{folder} holds a corpus with different settings ({', '.join(differing)}); {advice}")
     if lost := [path.name for path in vars(Corpus.at(folder)).values() if not path.exists()]:
-        raise DataError(f"the corpus in {folder} has lost {', '.join(lost)}; {advice}")
+        raise DataError(f"the corpus in {folder} lacks {', '.join(lost)}; {advice}")
     return True
 
 

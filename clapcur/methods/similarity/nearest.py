@@ -74,7 +74,7 @@ def top_k(
         raise ValueError(f"k must be between 1 and the number of keys, {len(keys_MD)}, got {k}")
     if backend == "faiss":
         if offsets is not None:
-            raise ValueError("faiss knows no offsets: take backend='torch'")
+            raise ValueError("faiss does not support offsets: use backend='torch'")
         found = _faiss_top_k(queries_QD, keys_MD, k, device)
     elif backend == "torch":
         no_floor_M = np.full(len(keys_MD), BELOW_ALL, np.float32)

@@ -80,8 +80,8 @@ def check_rows(rows_ND: Any, name: str) -> Rows:
             wrong = np.flatnonzero(~(np.abs(norms - 1) <= NORM_TOLERANCE))
             raise ValueError(
                 f"{name} rows must be unit vectors, row {rows.start + wrong[0]} has norm "
-                f"{norms[wrong[0]]:.4g}; features in place of embeddings? their products are no "
-                "cosines, and no threshold would mean what it says; divide each row by its norm"
+                f"{norms[wrong[0]]:.4g}; features instead of embeddings? Their products are not cosines, so "
+                "thresholds would be wrong; divide each row by its norm"
             )
     return rows_ND
 

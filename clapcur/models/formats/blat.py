@@ -32,10 +32,10 @@ def recognises(ledger: Ledger) -> bool:
 def read(ledger: Ledger, ask: Ask) -> Reading:
     """Understand a checkpoint."""
     if f"{AUDIO}conv_block1.conv1.weight" not in ledger or f"{AUDIO}pre_conv0.weight" in ledger:
-        raise CheckpointError("this BLAT has an audio encoder other than Cnn14, which cannot be loaded")
+        raise CheckpointError("unsupported BLAT: its audio encoder is not Cnn14")
     published = FrontEndConfig(num_mels=len(ledger[f"{AUDIO}bn0.weight"]))
     if WINDOW in ledger and not torch.allclose(ledger[WINDOW], torch.hann_window(published.n_fft), atol=1e-4):
-        raise CheckpointError(f"{WINDOW} is no periodic Hann window of {published.n_fft} samples")
+        raise CheckpointError(f"{WINDOW} is not a periodic Hann window of {published.n_fft} samples")
     front_end, filters = settle(published, ledger[FILTERS] if FILTERS in ledger else None, ask.front_end)
     ledger.ignore(re.escape(f"{AUDIO}melspec_extractor.") + ".*", "front end: computed from the config")
     audio = dataclasses.replace(read_audio(ledger, AUDIO), front_end=front_end)

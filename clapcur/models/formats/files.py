@@ -98,15 +98,15 @@ def read_tensors(path: Path, pickled: bool = False) -> tuple[dict[str, Tensor], 
         The file is missing, damaged or no checkpoint, or would need `pickled`.
     """
     if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}")
+        raise CheckpointError(f"checkpoint {path} not found")
     if what := what_else(path):
-        expected = "safetensors file" if path.suffix == ".safetensors" else "file that torch wrote"
-        raise CheckpointError(f"{path} is no {expected}, it is {what}")
+        expected = "safetensors file" if path.suffix == ".safetensors" else "file saved by torch"
+        raise CheckpointError(f"{path} is not a {expected}; it is {what}")
     if path.suffix == ".safetensors" or _begins_as_safetensors(path):
         try:
             return _without_module(load_file(path), "safetensors")
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} cannot be read, was it cut off? {error}") from error
+            raise CheckpointError(f"cannot read {path} (was it truncated?): {error}") from error
     return _unwrapped(_load(path, pickled), path)
 
 
@@ -114,7 +114,7 @@ def what_else(path: Path) -> str | None:
     """Return what a file is that is no checkpoint, and what to do; None where it may be one."""
     size = path.stat().st_size
     if size == 0:
-        return "empty, 0 bytes; was its download or copy cut off?"
+        return "empty (0 bytes); was its download or copy interrupted?"
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES)
     if what := not_downloaded(head):
@@ -141,19 +141,19 @@ def _what_zip(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError):
-        return "a ZIP archive whose end is missing, as torch's files are: was its download or copy cut off?"
+        return "a truncated ZIP archive, the container of torch's files; was its download or copy interrupted?"
     if any(name.endswith("data.pkl") for name in names):
         return None
-    return f"a ZIP archive that torch did not write, it holds {', '.join(names[:3]) or 'nothing'}; unpack it first"
+    return f"a ZIP archive that was not saved by torch, with {', '.join(names[:3]) or 'no files'}; unpack it first"
 
 
 def _what_safetensors(head: bytes, size: int) -> str | None:
     """Return what is wrong with the beginning of a safetensors file; None where the file may be whole."""
     length = int.from_bytes(head[:8], "little")
     if size < 8 or length > MAX_HEADER_BYTES or head[8:9] not in (b"{", b""):
-        return None if size < 8 else "something else: it does not begin with a header of safetensors"
+        return None if size < 8 else "an unknown file: it does not begin with a safetensors header"
     if size < 8 + length:
-        return f"cut off within its header: it has {size:,} bytes, the header alone needs {8 + length:,}; copy it again"
+        return f"truncated within its header: it has {size:,} bytes, but the header needs {8 + length:,}; copy it again"
     return None
 
 
@@ -205,7 +205,7 @@ def _read_hub(source: Path | str, pickled: bool) -> tuple[dict[str, Tensor], str
             what = what_else(path)
             is_plain = what is None or what.startswith("a text file")  # as such a list is
             raise CheckpointError(
-                f"{path} is no list of the parts of a model: {error if is_plain else what}"
+                f"{path} is not an index of the parts of a model: {error if is_plain else what}"
             ) from error
         for part in parts:
             if part != Path(part).name:
@@ -217,12 +217,12 @@ def _read_hub(source: Path | str, pickled: bool) -> tuple[dict[str, Tensor], str
     if Path(source).is_dir():
         held = ", ".join(sorted(file.name for file in Path(source).iterdir())[:8]) or "nothing"
         raise CheckpointError(
-            f"the folder {source} has no weights: neither model.safetensors nor pytorch_model.bin nor {SPEECHBRAIN}; "
-            f"it holds {held}. Name the file of weights itself, or fetch it (`git lfs pull`?)"
+            f"the folder {source} has no weights: expected model.safetensors, pytorch_model.bin or {SPEECHBRAIN}; it "
+            f"holds {held}. Give the weights file itself, or download it (`git lfs pull`?)"
         )
     raise CheckpointError(
-        f"no checkpoint {source}: it is no file, no folder with model.safetensors or pytorch_model.bin, and no name on "
-        "the Hub that is in the local cache or could be fetched (is HF_HUB_OFFLINE set?)"
+        f"checkpoint {source} not found: expected a file, a folder with model.safetensors or pytorch_model.bin, or a "
+        "name on the Hub that is cached or can be downloaded (is HF_HUB_OFFLINE set?)"
     )
 
 
@@ -251,18 +251,18 @@ def _load(path: Path, pickled: bool) -> Any:
         if needed := _code_in_pickle(path):
             if not pickled:
                 raise CheckpointError(
-                    f"{path} is a pickle that calls {', '.join(needed[:5])} when it is opened, and no file of tensors "
-                    "that torch wrote"
+                    f"{path} is a pickle that calls {', '.join(needed[:5])} when it is opened, not a file of tensors "
+                    "saved by torch"
                 ) from error
         elif any(sign in str(error) for sign in ("Unsupported operand", "invalid load key")):
-            raise CheckpointError(f"{path} is no file that torch wrote: {_reason(error)}") from error
+            raise CheckpointError(f"{path} is not a file saved by torch: {_reason(error)}") from error
         elif not pickled:
             raise CheckpointError(
-                f"{path} holds more than tensors, which could run any code when it is opened: {_reason(error)}; if you "
-                "trust where it came from, load it with pickled=True (--pickled)"
+                f"{path} holds more than tensors and could run any code when it is opened: {_reason(error)}; if you "
+                "trust its source, load it with pickled=True (--pickled)"
             ) from error
     except (EOFError, KeyError, OSError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path} is no checkpoint that torch reads, was it cut off? {error}") from error
+        raise CheckpointError(f"torch cannot read the checkpoint {path}; was it truncated? {error}") from error
     try:
         return torch.load(path, map_location="cpu", weights_only=False)
     except (AttributeError, ImportError, UnpicklingError) as error:
@@ -302,13 +302,14 @@ def _unwrapped(loaded: Any, path: Path) -> tuple[dict[str, Tensor], str]:
         if isinstance(loaded, nn.Module):
             loaded = loaded.state_dict()
         if not isinstance(loaded, Mapping):
-            raise CheckpointError(f"{path} holds a {type(loaded).__name__}, expected tensors by name")
+            raise CheckpointError(f"{path} must hold named tensors, got a {type(loaded).__name__}")
         if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
             return _without_module(dict(loaded), where)
         inner = next((key for key in WRAPPERS if isinstance(loaded.get(key), (Mapping, nn.Module))), None)
         if inner is None:
             raise CheckpointError(
-                f"{path} has no tensors by name, neither bare nor under {' or '.join(WRAPPERS)}; its keys are "
+                f"{path} has no named tensors, neither at the top level nor under {' or '.join(WRAPPERS)}; its keys "
+                "are "
                 f"{', '.join(map(str, list(loaded)[:10]))}"
             )
         where = f"{'' if where == 'bare' else where}[{inner!r}]"

@@ -54,12 +54,12 @@ def settle(
         return published, None
     difference = _difference(published, stored_FM)
     found = next((config for config in _candidates(published) if _difference(config, stored_FM) <= TOLERANCE), None)
-    stored = _words(found) if found else "of a form that no config here describes"
+    stored = _words(found) if found else "that no config here describes"
     if choice is None and difference > TOLERANCE:
         raise CheckpointError(
-            f"the checkpoint stores the filters {stored}, and its config computes those {_words(published)}; one of "
-            "them is not what the weights were trained with. Choose front_end='from_checkpoint', which is what the "
-            "release's own code hears with, or front_end='from_config'"
+            f"the checkpoint stores mel filters {stored}, but its config computes filters {_words(published)}; the "
+            "weights were trained with only one of them. Choose front_end='from_checkpoint', which the release's own "
+            "code uses, or front_end='from_config'"
         )
     if choice == "from_checkpoint" and found is None:
         raise CheckpointError(f"the checkpoint stores filters {stored}; only front_end='from_config' can load it")
@@ -91,7 +91,8 @@ def stored_filters(ledger: Ledger, prefix: str, n_fft: int) -> Tensor | None:
         window_T = ledger[kernel][0].flatten()  # the cosine of 0 Hz
         if len(window_T) != n_fft or not torch.allclose(window_T.float(), torch.hann_window(n_fft), atol=1e-4):
             raise CheckpointError(
-                f"{kernel} is no periodic Hann window of {n_fft} samples, got {len(window_T)} samples"
+                f"{kernel} must be a periodic Hann window of {n_fft} samples, got another window of {len(window_T)} "
+                "samples"
             )
     name = f"{prefix}logmel_extractor.melW"
     stored_FM = ledger[name] if name in ledger else None

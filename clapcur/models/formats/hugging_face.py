@@ -54,7 +54,7 @@ def read(ledger: Ledger, ask: Ask) -> Reading:
     from transformers import ClapFeatureExtractor
 
     if ask.folder is None:
-        raise CheckpointError("these are the weights of a ClapModel; give the folder or the name that they belong to")
+        raise CheckpointError("these are the weights of a ClapModel; give its folder or its name on the Hub")
     if ask.front_end == "from_checkpoint":
         settle(FrontEndConfig(), None, ask.front_end)
     try:
@@ -90,19 +90,19 @@ def read(ledger: Ledger, ask: Ask) -> Reading:
 def refusal(config: ClapConfig, encoder_type: str) -> str | None:
     """Return why a model cannot take this form, or None."""
     if config.audio.htsat is None:
-        return "its audio tower is a Cnn14, this form's is an HTSAT"
+        return "its audio tower is a Cnn14, but this format needs an HTSAT"
     if config.projection != "mlp":
-        return f"its projections are {config.projection!r}, this form's are 'mlp'"
+        return f"its projections are {config.projection!r}, but this format needs 'mlp'"
     if config.text.pooling != "pooler" or encoder_type != "roberta":
         return (
             f"its text encoder is a {encoder_type} pooled by {config.text.pooling!r}, "
-            "this form's is a RoBERTa with its pooler"
+            "but this format needs a RoBERTa with its pooler"
         )
     front_end = config.audio.front_end
     if front_end.filter_rate is not None or (front_end.mel_norm, front_end.mel_scale) != ("slaney", "slaney"):
-        return "its mel filters are not those of this form's feature extractor"
+        return "its mel filters differ from those of this format's feature extractor"
     if not config.window_s.is_integer():
-        return f"its window is {config.window_s:g} s, this form's is a whole number of seconds"
+        return f"its window is {config.window_s:g} s, but this format needs a whole number of seconds"
     return None
 
 
@@ -165,12 +165,12 @@ def extractor(config: ClapConfig) -> Any:
 def _front_end(extractor: Any) -> FrontEndConfig:
     if extractor.truncation != "rand_trunc" or extractor.top_db is not None:
         raise CheckpointError(
-            f"the feature extractor cuts by {extractor.truncation!r} with top_db {extractor.top_db}; only models "
-            "without fusion, truncation='rand_trunc' and no top_db, can be loaded"
+            f"the feature extractor has truncation={extractor.truncation!r} and top_db={extractor.top_db}; only models "
+            "without fusion (truncation='rand_trunc' and no top_db) can be loaded"
         )
     if extractor.padding not in ("repeat", "repeatpad", "pad"):
         raise CheckpointError(
-            f"the feature extractor fills short clips by {extractor.padding!r}, which is not known here"
+            f"the feature extractor pads short clips with {extractor.padding!r}, which is not supported"
         )
     return FrontEndConfig(
         sample_rate=extractor.sampling_rate,
@@ -190,7 +190,7 @@ def _htsat(theirs: Any, num_mels: int) -> HtsatConfig:
     if theirs.num_mel_bins != num_mels:
         other["num_mel_bins"] = theirs.num_mel_bins
     if other:
-        raise CheckpointError(f"the audio config of this ClapModel has {other}, which cannot be loaded")
+        raise CheckpointError(f"the audio config of this ClapModel has {other}, which is not supported")
     return HtsatConfig(
         channels=theirs.patch_embeds_hidden_size,
         depths=tuple(theirs.depths),

@@ -38,11 +38,12 @@ def read(ledger: Ledger, ask: Ask) -> Reading:
     """Understand a checkpoint."""
     if any(part in name for name in ledger.names(AUDIO) for part in ("fusion_model.", "mel_conv2d.", "mel_conv1d.")):
         raise CheckpointError(
-            "this LAION-CLAP was trained with fusion, four spectrograms of a long clip at random places; only the "
-            "models without fusion can be loaded (630k-audioset-best.pt, music_*.pt)"
+            "this LAION-CLAP was trained with fusion (four spectrograms of a long clip); only models without fusion "
+            "can be "
+            "loaded (630k-audioset-best.pt, music_*.pt)"
         )
     if f"{TEXT}embeddings.word_embeddings.weight" not in ledger:
-        raise CheckpointError("this LAION-CLAP has a text encoder other than RoBERTa or BERT, which cannot be loaded")
+        raise CheckpointError("unsupported LAION-CLAP: its text encoder is neither RoBERTa nor BERT")
     published = dataclasses.replace(FRONT_END, num_mels=len(ledger[f"{AUDIO}bn0.weight"]))
     front_end, filters = settle(published, stored_filters(ledger, AUDIO, published.n_fft), ask.front_end)
     audio = dataclasses.replace(read_audio(ledger, AUDIO), front_end=front_end)
@@ -72,11 +73,11 @@ def read(ledger: Ledger, ask: Ask) -> Reading:
 def refusal(config: ClapConfig, encoder_type: str) -> str | None:
     """Return why a model cannot take this form, or None."""
     if config.projection != "mlp":
-        return f"its projections are {config.projection!r}, this form's are 'mlp'"
+        return f"its projections are {config.projection!r}, but this format needs 'mlp'"
     if config.text.pooling != "pooler" or encoder_type not in ("bert", "roberta"):
         return (
             f"its text encoder is a {encoder_type} pooled by {config.text.pooling!r}, "
-            "this form's is a RoBERTa or a BERT with its pooler"
+            "but this format needs a RoBERTa or a BERT with its pooler"
         )
     return None
 

@@ -82,7 +82,7 @@ class Ledger:
     def __getitem__(self, name: str) -> Tensor:
         """Return a tensor; CheckpointError where the file lacks it."""
         if name not in self.tensors:
-            raise CheckpointError(f"the checkpoint lacks {name}, by which its sizes are known")
+            raise CheckpointError(f"the checkpoint lacks {name}, which is needed to determine its sizes")
         return self.tensors[name]
 
     def count(self, pattern: str) -> int:

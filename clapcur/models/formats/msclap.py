@@ -71,11 +71,13 @@ def read(ledger: Ledger, ask: Ask) -> Reading:
 def refusal(config: ClapConfig, encoder_type: str) -> str | None:
     """Return why a model cannot take this form, or None."""
     if config.projection != "residual":
-        return f"its projections are {config.projection!r}, this form's are 'residual'"
+        return f"its projections are {config.projection!r}, but this format needs 'residual'"
     if config.text.pooling not in ("cls", "last"):
-        return f"it pools captions by {config.text.pooling!r}, this form by 'cls' (2022) or 'last' (2023)"
+        return f"it pools captions by {config.text.pooling!r}, but this format needs 'cls' (2022) or 'last' (2023)"
     if (config.text.pooling == "last") != (encoder_type == "gpt2"):
-        return f"its text encoder is a {encoder_type}, this form reads GPT-2 at the last token and others at [CLS]"
+        return (
+            f"its text encoder is a {encoder_type}, but this format pools GPT-2 at the last token and others at [CLS]"
+        )
     return None
 
 

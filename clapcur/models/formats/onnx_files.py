@@ -59,7 +59,7 @@ def save(model: "Clap", folder: Path) -> None:
         A package that the graphs are written with is not installed.
     """
     if lacking := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-        raise CheckpointError(f"writing ONNX needs {' and '.join(lacking)}: pip install 'clapcur[onnx]'")
+        raise CheckpointError(f"writing ONNX needs {' and '.join(lacking)}: run `pip install 'clapcur[onnx]'`")
     folder.mkdir(parents=True, exist_ok=True)
     was_training = model.training
     model.eval()

@@ -29,7 +29,7 @@ def read(ledger: Ledger, ask: Ask) -> Reading:
         raise CheckpointError("this is PANNs' Wavegram-Logmel-Cnn14; only Cnn14 can be loaded")
     config = ask.config or ClapConfig()
     if config.audio.htsat is not None:
-        raise CheckpointError("PANNs' weights are a Cnn14, and the given config has an HTSAT; set audio.htsat to None")
+        raise CheckpointError("PANNs' weights are a Cnn14, but the given config has an HTSAT; set audio.htsat to None")
     front_end, filters = settle(
         config.audio.front_end, stored_filters(ledger, "", config.audio.front_end.n_fft), ask.front_end
     )

@@ -20,7 +20,7 @@ def read(ledger: Ledger, ask: Ask) -> Reading:
     """Understand a checkpoint."""
     config = ask.config or ClapConfig()
     if config.audio.htsat is not None:
-        raise CheckpointError("these weights are a YAMNet, and the given config has an HTSAT; set audio.htsat to None")
+        raise CheckpointError("these weights are a YAMNet, but the given config has an HTSAT; set audio.htsat to None")
     given = config.audio.yamnet or YamnetConfig()
     tower = dataclasses.replace(given, channels=len(ledger["layer1.conv.weight"]))
     audio = dataclasses.replace(config.audio, yamnet=tower, front_end=YAMNET_FRONT_END)

@@ -35,7 +35,7 @@ from clapcur.stages.audition.html import as_html, cut_by
 from clapcur.store.artifacts import Artifact, Stage, Store, Workspace, write_atomic
 from clapcur.store.record import Outcome
 
-PAGE_FULL = "the page is full: the file is at its place, but has no room here"
+PAGE_FULL = "not embedded: the page has reached its size limit"
 HEAD_ROOM = 1024  # bytes for the line of the page that counts what has no sound
 ID_COLUMNS = ["clip_id", "caption_id"]
 TABLE_COLUMNS = (
@@ -49,32 +49,32 @@ class AuditionConfig:
     """Which pairs are heard, and how much of their sounds the page holds."""
 
     num_pairs: int = 200
-    """Number of pairs in all, spread evenly over the classes."""
+    """Total number of pairs, spread evenly over the classes."""
     seed: int = 0
-    """Seed of the draw."""
+    """Seed of the random draw."""
     border: float = 0.3
-    """Share of a class's pairs that are taken from its lowest scores."""
+    """Fraction of a class's pairs that are taken from its lowest scores."""
     top: float = 0.2
-    """Share that is taken from its highest scores; the rest is drawn at random."""
+    """Fraction that is taken from its highest scores; the rest is drawn at random."""
     sample_rate: int = 22_050
-    """Sample rate of the sounds in the page, in Hz; half of it is the highest audible frequency."""
+    """Sample rate of the audio in the page, in Hz; half of it is the highest audible frequency."""
     max_seconds: float = 10.0
-    """Longest excerpt, in seconds; of a longer clip the middle is taken."""
+    """Maximum length of an excerpt, in seconds; longer clips are cut to their middle."""
     max_bytes: int = 18 * 2**20
-    """Largest page, in MiB; MLflow gets files up to 20 MiB."""
+    """Maximum size of the page, in MiB; files up to 20 MiB are sent to MLflow."""
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
         check_seed(self.seed)
         if self.num_pairs < 1:
-            raise ValueError(f"an audition needs at least one pair, got num_pairs {self.num_pairs}")
+            raise ValueError(f"num_pairs must be at least 1, got {self.num_pairs}")
         if not (self.border >= 0 and self.top >= 0 and self.border + self.top < 1):
             raise ValueError(
-                f"border and top are shares with a sum below 1, got {self.border:g} and {self.top:g}; without pairs "
-                "drawn at random nothing is learned of the rest of the set"
+                f"border and top must be fractions with a sum below 1, got {self.border:g} and {self.top:g}; without "
+                "randomly drawn pairs, the marks say nothing about the rest of the set"
             )
         if self.sample_rate not in MP3_RATES:
-            raise ValueError(f"sample_rate must be one that MP3 knows ({MP3_RATES} Hz), got {self.sample_rate}")
+            raise ValueError(f"sample_rate must be one that MP3 supports ({MP3_RATES} Hz), got {self.sample_rate}")
         if not self.max_seconds > 0:
             raise ValueError(f"max_seconds must be above 0, got {self.max_seconds:g}")
 
@@ -130,8 +130,8 @@ def audition(inputs: Mapping[str, Artifact], config: AuditionConfig, work: Works
     room = config.max_bytes - HEAD_ROOM - len(as_html(facts, records, clips).encode())
     if room < 0:
         raise ValueError(
-            f"a page of {config.num_pairs} pairs needs {config.max_bytes - room:,} bytes without any sound, max_bytes "
-            f"is {config.max_bytes:,}; raise it, or lower num_pairs"
+            f"a page of {config.num_pairs} pairs needs {config.max_bytes - room:,} bytes even without audio, but "
+            f"max_bytes is {config.max_bytes:,}; raise it, or lower num_pairs"
         )
     _embed_sounds(clips, room, config)
     write_atomic(work.path / "audition.html", as_html(facts, records, clips))
@@ -188,7 +188,7 @@ def _with_texts(pairs: pd.DataFrame, manifests: Iterable[Manifest], source: Arti
     for what, known in (("clip_id", paths), ("caption_id", captions)):
         if unknown := sorted(set(pairs[what]) - set(known)):
             raise ArtifactError(
-                f"{len(unknown)} chosen pairs of {source.id} have a {what} that none of its manifests knows, such as "
+                f"{len(unknown)} chosen pairs of {source.id} have a {what} that is in none of its manifests, such as "
                 f"{unknown[0]}; give the manifests that it was curated from"
             )
     return pairs.assign(caption=pairs["caption_id"].map(captions), path=pairs["clip_id"].map(paths))
@@ -241,7 +241,7 @@ def _embed_sounds(clips: dict[str, dict[str, str]], room: int, config: AuditionC
                 waveform = load_excerpt(silent["path"], config.sample_rate, config.max_seconds, clip_id=name)
             except UnusableAudio as problem:
                 is_missing = problem.reason == "missing"
-                note = "the file is not at its place" if is_missing else f"{problem.reason}: {problem.detail}"
+                note = "file not found" if is_missing else f"{problem.reason}: {problem.detail}"
                 entry = silent | {"kind": problem.reason.replace("_", " "), "note": note}
             else:
                 media = {

@@ -65,8 +65,8 @@ def _protocol(facts: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]]) -> s
     return (
         f"{len(pairs):,} of {facts['num_pairs']:,} pairs, spread evenly over the classes, with seed {facts['seed']}: "
         f"{counts['border']} at the border (the lowest {cut} of their class), {counts['top']} at the top, "
-        f"{counts['random']} drawn at random from those between. Pairs below a threshold are not in the set, so none "
-        "can be heard here."
+        f"{counts['random']} drawn at random from those between. Pairs below a threshold are not in the set and are "
+        "not shown."
     )
 
 
@@ -79,4 +79,4 @@ def _silent(pairs: Sequence[Mapping[str, Any]], clips: Mapping[str, Any]) -> str
         if "note" in clip:
             notes[clip["kind"]] = notes.get(clip["kind"], 0) + 1
     reasons = ", ".join(f"{count} {kind}" for kind, count in sorted(notes.items()))
-    return f"{without:,} of {len(pairs):,} pairs have no sound here; clips: {reasons}."
+    return f"{without:,} of {len(pairs):,} pairs cannot be played here; clips: {reasons}."

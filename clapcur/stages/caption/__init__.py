@@ -59,33 +59,33 @@ class CaptionConfig:
     """How captions are generated, and which stay."""
 
     way: Literal["template", "retrieve"] = "template"
-    """Where captions come from. template: the tags in a few phrasings; retrieve: the nearest existing caption that
-    mentions a tag."""
+    """Where captions come from. template: phrase the tags; retrieve: take the nearest existing caption that mentions a
+    tag."""
     num_captions: int = 2
-    """Captions of a clip, if so many stay."""
+    """Maximum number of captions per clip."""
     most_tags: int = 3
-    """Tags of a clip that are used, the strongest."""
+    """Maximum number of tags per clip; the strongest are used."""
     unsaid: tuple[str, ...] = UNSAID
-    """Tags that are no sound to speak of: no caption names them."""
+    """Tags that do not describe a sound source; no caption names them."""
     least_similarity: float | None = None
-    """Cosine of clip and caption below which none stays, by the model that is asked; null: no such rule."""
+    """Minimum cosine of clip and caption, scored by `checkpoint`; null: no minimum."""
     above_tag: bool = True
-    """A caption must be at least as near to the clip as the name of its strongest tag; where none of the tries is, the
-    nearest one stays. Only where a model is asked."""
+    """Keep only captions that are at least as similar to the clip as the name of its strongest tag; if there are none,
+    keep the most similar one. Applies only if a checkpoint scores the captions."""
     mention_tag: bool = True
-    """A caption must mention one of the clip's tags."""
+    """Keep only captions that mention one of the clip's tags."""
     least_words: int = 1
-    """Words of a caption, at least."""
+    """Minimum number of words in a caption."""
     most_words: int = 30
-    """Words of a caption, at most."""
+    """Maximum number of words in a caption."""
     ontology: str | None = None
-    """AudioSet's ontology.json, whose descriptions are a further way to say a tag; null: the names alone."""
+    """AudioSet's ontology.json, whose descriptions give more phrasings of a tag; null: only the names."""
     prompt: str = PROMPT
-    """How the name of a tag is written to be compared with the clip; {} is its place."""
+    """Prompt for comparing a tag with the clip; {} is replaced by the name of the tag."""
     seed: int = 0
-    """Of the phrasings."""
+    """Seed of the choice of phrasings."""
     device: str = machine("auto")
-    """Device of the model that is asked; auto takes the first GPU if there is one."""
+    """Device of the scoring model; auto: the first GPU, or the CPU if there is none."""
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
@@ -97,7 +97,9 @@ class CaptionConfig:
         if self.most_words < self.least_words:
             raise ValueError(f"most_words {self.most_words} is less than least_words {self.least_words}")
         if self.least_similarity is not None and not -1 <= self.least_similarity <= 1:
-            raise ValueError(f"least_similarity is a cosine in [-1, 1], got {self.least_similarity:g}; a percentage?")
+            raise ValueError(
+                f"least_similarity must be a cosine in [-1, 1], got {self.least_similarity:g}; a percentage?"
+            )
 
 
 def stage_for(config: CaptionConfig) -> tuple[Stage, dict[str, Any]]:
@@ -148,7 +150,7 @@ def caption(inputs: Mapping[str, Artifact], config: CaptionConfig, work: Workspa
         counts |= {"not_embedded": len(lacking)} if lacking else {}
     if not given:
         raise EmptySetError(
-            f"none of the {len(pool.clips)} clips of the pool {inputs['pool'].id} can be captioned: {_why_none(counts)}"
+            f"cannot caption any of the {len(pool.clips)} clips of the pool {inputs['pool'].id}: {_why_none(counts)}"
         )
     tried = _tried(inputs, config, given, judge)
     table = _judged(tried, given, config, judge)
@@ -156,7 +158,7 @@ def caption(inputs: Mapping[str, Artifact], config: CaptionConfig, work: Workspa
     if kept.empty:
         reasons = ", ".join(f"{name} {number}" for name, number in Counter(table.verdict).most_common())
         raise EmptySetError(
-            f"none of {len(table)} captions stays ({reasons.replace('_', ' ')}); loosen the rules of the captions"
+            f"no caption is left of {len(table)} ({reasons.replace('_', ' ')}); relax the caption rules"
         )
     manifest_of(pool, kept).write(work.path)
     write_generated(table, work.path)
@@ -183,7 +185,7 @@ class _Judge:
         """Return the model, None where none is given."""
         if "checkpoint" not in inputs:
             if config.way == "retrieve":
-                raise DataError("captions are retrieved by a model: give `checkpoint` with `pool_embeddings`")
+                raise DataError("retrieving captions needs a model: give `checkpoint` with `pool_embeddings`")
             return None
         from clapcur.models.clap import load_model
 
@@ -199,7 +201,7 @@ def _tried(
     most = config.num_captions + MORE_TRIES
     if config.way == "retrieve":
         if "captions" not in inputs:
-            raise DataError("there are no captions to retrieve: give `captions` with `caption_embeddings`")
+            raise DataError("no captions to retrieve from: give `captions` with `caption_embeddings`")
         assert judge is not None
         captions = Manifest.open(inputs["captions"]).captions
         rows_MD = EmbeddingTable.open(inputs["caption_embeddings"]).select(captions.caption_id.tolist())
@@ -259,7 +261,7 @@ def _why_none(counts: Mapping[str, int]) -> str:
         said += f", {excluded} are evaluation clips or share a recording with one"
     if counts.get("not_embedded"):
         said += f", {counts['not_embedded']} have no embedding"
-    return said + "; lower the thresholds of the tags (least, factor), or take another tagger"
+    return said + "; lower the tag thresholds (least, factor), or use another tagger"
 
 
 def refresh_locations(artifact: Artifact, pool: Artifact) -> None:

@@ -39,7 +39,7 @@ def read_descriptions(path: Path) -> dict[str, str]:
         raise DataError(f"the ontology {path} does not exist; it is AudioSet's ontology.json") from None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path} is no ontology: expected a list of classes with name and description: {error}"
+            f"{path} is not an ontology: expected a list of classes with name and description: {error}"
         ) from None
     found = {}
     for name, description in said.items():

@@ -186,15 +186,15 @@ def _how_to_fill(
     name = config.strategy.upper()
     if not len(captions.ids):
         return (
-            f"{name} kept none of {num_captions} captions at a caption threshold of {thresholds['caption']:.3f}; "
-            "give the caption threshold by count (such as count: 100), or lower it"
+            f"{name} kept 0 of {num_captions} captions at a caption threshold of {thresholds['caption']:.3f}; "
+            "lower it, or give the caption threshold by count (such as count: 100)"
         )
     left_out = ", ".join(f"{count} as {reason.replace('_', ' ')}" for reason, count in exclusions.items() if count)
     histogram: Histogram | None = evidence.get("histogram")
     if histogram is None:
         what = "training" if config.strategy == "ds" else "generated"
         return (
-            f"{name} found no {what} pair, outside the held-out recordings, with one of {len(captions.ids)} captions"
+            f"{name} found no {what} pair with one of {len(captions.ids)} captions outside the held-out recordings"
             + (f"; left out: {left_out}" if left_out else "")
         )
     counts = np.array(histogram.counts[::-1])

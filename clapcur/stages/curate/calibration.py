@@ -91,8 +91,8 @@ def calibrate_on_marks(
     known = [mark for mark in config.marks if mark[0] in clip and mark[1] in text]
     if not known:
         raise EmptySetError(
-            f"none of the {len(config.marks)} marked pairs is of this pool and these captions; mark pairs of a set "
-            "that was curated from them, or leave the marks out"
+            f"none of the {len(config.marks)} marked pairs is from this pool and these captions; mark pairs of a set "
+            "that was curated from them, or omit the marks"
         )
     clip_P, text_P = [clip[name] for name, _, _ in known], [text[name] for _, name, _ in known]
     scores = np.einsum("pd,pd->p", rows_ND[clip_P], captions.rows_MD[text_P]).astype(np.float32)

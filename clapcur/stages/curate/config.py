@@ -16,11 +16,11 @@ class Approximate:
     """Clusters of captions, and how many of them a clip looks into; the card says what was missed."""
 
     num_clusters: int
-    """Clusters of captions (k-means); the square root of the number of captions is usual."""
+    """Number of caption clusters (k-means); a common choice is the square root of the number of captions."""
     num_probes: int
-    """Nearest clusters of a clip that are searched."""
+    """Number of nearest clusters to search per clip."""
     num_checked: int = 1000
-    """Clips that are also searched exactly, to measure the recall in the card."""
+    """Number of clips that are also searched exactly, to measure the recall reported in the card."""
 
     def __post_init__(self) -> None:
         """Refuse numbers without a meaning."""
@@ -41,46 +41,46 @@ class Curation:
     """
 
     audio_threshold: Threshold = Threshold(count=2000)
-    """Least similarity of clip and caption (DU, ADS, TagCap): a cosine, a count or, for DU and ADS, a precision."""
+    """Minimum similarity of clip and caption (DU, ADS, TagCap): a cosine, a count or, for DU and ADS, a precision."""
     caption_threshold: Threshold = Threshold(count=1000)
-    """Least similarity of caption and class prompt (DS, ADS, TagCap ∩ classes): a cosine or a count."""
+    """Minimum similarity of caption and class prompt (DS, ADS, TagCap ∩ classes): a cosine or a count."""
     even_classes: bool = True
     """Split a threshold by count evenly over the classes. Thresholds by similarity or precision are not changed."""
     max_per_clip: int | None = 3
-    """Most captions per clip, the best ones; null: no limit."""
+    """Maximum number of captions per clip, best first; null: no limit."""
     max_per_caption: int | None = None
-    """Most clips per caption, the best ones, which keeps hubs from filling the set; null: no limit."""
+    """Maximum number of clips per caption, best first, so that hubs do not fill the set; null: no limit."""
     near_duplicate: NearDuplicate = 0.9999
-    """A clip with this audio similarity to an evaluation clip counts as the same sound and is kept out. "calibrated":
-    the value is measured on the teacher's clips of different recordings. null: no such check."""
+    """Audio similarity (a cosine) at or above which a clip counts as a duplicate of an evaluation clip and is left out.
+    "calibrated": measured on the teacher's clips of different recordings. null: no check."""
     distinct_clips: float | None = None
-    """Audio similarity (a cosine) at which two pool clips count as one sound, of which one may enter (SemDeDup); null:
-    no such rule."""
+    """Audio similarity (a cosine) at or above which two pool clips count as duplicates, and only one is kept
+    (SemDeDup); null: keep all."""
     distinct_captions: float | None = None
-    """Similarity at which two captions count as one, of which one may enter; null: no such rule."""
+    """The same for captions; null: keep all."""
     hubness: Hubness | None = None
-    """Correct similarities for clips and captions that are near to everything (hubs)."""
+    """Correct similarities for hubs: clips and captions that are similar to everything."""
     approximate: Approximate | None = None
-    """Compare a clip only with the nearest clusters of captions; for pools where comparing with all takes too long."""
+    """Compare a clip only with the nearest clusters of captions; for pools too large to compare every pair."""
     marks: tuple[Mark, ...] = ()
-    """Marks from audition pages: wrong pairs do not enter, and a precision is calibrated on all marks. In a file, the
-    path of the table that the page exports."""
+    """Marks from audition pages: pairs marked wrong are excluded, and a precision is calibrated on all marks. In a
+    config file, the path of the table that the page exports."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for values without a meaning."""
         check_near_duplicate(self.near_duplicate)
         if self.caption_threshold.precision is not None:
             raise ValueError(
-                "only the audio threshold can be given by precision; give caption_threshold by similarity or count"
+                "caption_threshold must be given by similarity or count; only audio_threshold can be given by precision"
             )
         for name in ("distinct_clips", "distinct_captions"):
             value = getattr(self, name)
             if value is not None and not -1 <= value <= 1:
-                raise ValueError(f"{name} must be a cosine in [-1, 1], or left out, got {value:g}; a percentage?")
+                raise ValueError(f"{name} must be a cosine in [-1, 1] or null, got {value:g}; a percentage?")
         for name in ("max_per_clip", "max_per_caption"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, or left out for no cap, got {value}")
+                raise ValueError(f"{name} must be at least 1, or null for no limit, got {value}")
 
     def of(
         self, strategy: ImprovementSetName, class_names: tuple[str, ...], prompt: str, held_out: float
@@ -109,17 +109,16 @@ class CurateConfig(Curation):
     """Which pairs become the Improvement-Set of one strategy."""
 
     strategy: ImprovementSetName
-    """Which pairs are searched: du, ds or ads; of captions that were made for a pool, tagcap,
-    tagcap-classes or pl (pseudo-labels)."""
+    """Strategy: du, ds or ads; for captions generated for the pool, tagcap or tagcap-classes; pl for pseudo-labels."""
     class_names: tuple[str, ...]
     """Names of the classes of the domain."""
     prompt: str = PROMPT
     """Class prompt; {} is replaced by the class name."""
     held_out: float = 0.1
-    """Share of the source recordings of the teacher's pairs that is never trained on and calibrates precision."""
+    """Fraction of the source recordings of the teacher's pairs that is never trained on and calibrates precision."""
 
     device: str = machine("auto")
-    """Device of the search; auto takes the first GPU if there is one."""
+    """Device of the search; auto: the first GPU, or the CPU if there is none."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for values without a meaning."""
@@ -128,11 +127,11 @@ class CurateConfig(Curation):
         check_prompt(self.prompt)
         if self.strategy in GENERATED and self.audio_threshold.precision is not None:
             raise ValueError(
-                "a precision is calibrated for a search in a pool; give the audio threshold of generated captions by "
-                "similarity or count"
+                "for generated captions, give audio_threshold by similarity or count: a precision is calibrated only "
+                "for a search in a pool"
             )
         if self.strategy not in SEARCHED and (self.hubness or self.approximate or self.distinct_clips is not None):
             raise ValueError(
-                "hubness, approximate and distinct_clips are of a search in a pool, which "
-                f"{self.strategy.upper()} does not do"
+                "hubness, approximate and distinct_clips apply to a search in a pool, which "
+                f"{self.strategy.upper()} does not do; set them to null"
             )

@@ -18,15 +18,15 @@ class Columns:
     """
 
     path: str | None = "path"
-    """Of the audio file, its URL or other address; in Parquet it may hold the audio itself."""
+    """Column with the path or URL of the audio file; in Parquet it may hold the audio itself."""
     caption: str | tuple[str, ...] | None = "caption"
-    """One column or several (Clotho has five); a cell that is a list (JSONL, Parquet) is several captions."""
+    """Column of captions, or several (Clotho has five); a list in a cell (JSONL, Parquet) is several captions."""
     label: str | None = "label"
-    """The clip's class."""
+    """Column with the clip's class."""
     fold: str | None = "fold"
-    """Of a cross-validation."""
+    """Column with the cross-validation fold."""
     recording_id: str | None = "recording_id"
-    """What the clip was cut from (Freesound or YouTube id): clips of one recording are never split."""
+    """Column with the source recording (Freesound or YouTube id); a split never separates clips of one recording."""
 
 
 @frozen
@@ -34,16 +34,15 @@ class TextRules:
     """General text as a source of captions: which sentences are kept."""
 
     column: str | None = None
-    """Of a table: the column with text; null: text, caption, sentence or content."""
+    """Text column of a table; null: text, caption, sentence or content."""
     least_score: float = 0.5
-    """A sentence is kept where it looks this much like a caption of a sound, from 0 to 1."""
+    """Minimum score of a sentence: how much it resembles an audio caption, from 0 to 1."""
     least_words: int = 3
-    """Words of a sentence, at least."""
+    """Minimum number of words in a sentence."""
     most_words: int = 30
-    """Words of a sentence, at most."""
+    """Maximum number of words in a sentence."""
     near_duplicate: float | None = 0.8
-    """Share of common words and neighbours (Jaccard index) at or above which two sentences count as one; null: no such
-    rule."""
+    """Jaccard index of words and word pairs at or above which two sentences count as duplicates; null: keep all."""
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
@@ -60,36 +59,34 @@ class IngestConfig:
     """Where clips and captions come from, and what is left out."""
 
     source: str
-    """.csv, .tsv, .jsonl, .parquet; .txt with one caption per line; .tar, or .parquet with audio bytes: shards; a
-    folder of audio and shards, taken with all its sub-folders, or a URL of one, such as s3://bucket/pool; or, in an
-    experiment, pool:NAME for the newest version of what landed under this name; with `corpus` the folder that holds the
-    copy."""
+    """One of: a table (.csv, .tsv, .jsonl, .parquet); a .txt with one caption per line; a shard (.tar, or .parquet with
+    audio bytes); a folder of audio and shards, including subfolders, or its URL, such as s3://bucket/pool; in an
+    experiment, pool:NAME for the newest version of that pool; with `corpus`, the folder of its copy."""
     corpus: str | None = None
-    """One of `clapcur.corpora`, such as esc50: its own lists name files, captions, labels, folds and recordings."""
+    """A corpus in `clapcur.corpora`, such as esc50; its lists give files, captions, labels, folds and recordings."""
     folds: tuple[str, ...] = ()
-    """Of the corpus, or its official splits; empty: those that the corpus module names."""
+    """Folds or official splits of the corpus; empty: the default of the corpus module."""
     audio_folder: str | None = None
-    """What relative paths in tables are relative to; None: the table's own folder."""
+    """Base folder of relative paths in tables; None: the table's own folder."""
     columns: Columns = Columns()
     """Names of the columns of a table."""
     metadata: str | None = None
-    """For a folder of files: a table that is joined to them by the path column."""
+    """For a folder of files: a table to join by the path column."""
     text: TextRules | None = added(None)
-    """The source is general text: .txt, .jsonl or .parquet, also packed (.gz, .zst), a folder of these, or a data set
-    that Hugging Face's `datasets` saved. Its sentences are captions where they describe what can be heard. null: each
+    """The source is general text: .txt, .jsonl or .parquet, optionally compressed (.gz, .zst), a folder of these, or a
+    dataset saved by Hugging Face's `datasets`. Sentences that describe something audible become captions. null: each
     line or cell is a caption."""
     rules: ProbeRules = ProbeRules()
-    """Which readable files are still of no use."""
+    """Rules for rejecting files that can be decoded."""
     exclude: tuple[str, ...] = ()
-    """Lists of clips that must not enter: text (one clip id, path or recording id per line) or a table with such
-    columns."""
+    """Lists of clips to exclude: text (one clip id, path or recording id per line) or a table with these columns."""
     roots: tuple[str, ...] = machine(("/",))
-    """Where a table may name clips: folders, and URLs such as s3://bucket/pool/; by default any file of this machine
-    and no URL. The folder or URL of the source itself is always allowed."""
+    """Where clips named in a table may be: folders, and URLs such as s3://bucket/pool/; default: any local file and no
+    URL. The folder or URL of the source itself is always allowed."""
     max_bad_fraction: float = 0.1
-    """Of the rows; more of them in quarantine is an error (ours)."""
+    """Fail if more than this fraction of the rows is in quarantine (project default)."""
     num_workers: int = machine(0)
-    """Threads that probe; 0: one per CPU (libsndfile leaves the interpreter's lock)."""
+    """Number of threads that probe files; 0: one per CPU (libsndfile releases the GIL)."""
 
     @property
     def landed_in(self) -> str | None:
@@ -99,19 +96,22 @@ class IngestConfig:
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
         if not 0 <= self.max_bad_fraction <= 1 or math.isnan(self.max_bad_fraction):
-            raise ValueError(f"max_bad_fraction is a share in [0, 1], got {self.max_bad_fraction}; a percentage?")
+            raise ValueError(f"max_bad_fraction must be in [0, 1], got {self.max_bad_fraction}; a percentage?")
         others = {"audio_folder": self.audio_folder, "metadata": self.metadata}
         if self.corpus is not None and (given := [name for name, value in others.items() if value is not None]):
-            raise ValueError(f"the corpus {self.corpus} knows its own files: leave out {', '.join(given)}")
+            raise ValueError(f"the corpus {self.corpus} lists its own files: omit {', '.join(given)}")
         if self.corpus is not None and self.landed_in is not None:
-            raise ValueError(f"a corpus is in a folder, {self.source} is a pool; land the corpus in it first")
+            raise ValueError(
+                f"the source of a corpus must be a folder, got the pool {self.source}; land the corpus in the pool "
+                "first"
+            )
         if self.text is not None and (self.corpus is not None or any(others.values())):
-            raise ValueError("general text has no audio: leave out corpus, audio_folder and metadata")
+            raise ValueError("general text has no audio: omit corpus, audio_folder and metadata")
         if self.folds and self.corpus is None:
-            raise ValueError(f"folds are chosen of a corpus, got {', '.join(self.folds)} without `corpus`")
+            raise ValueError(f"folds need `corpus`, got {', '.join(self.folds)} without it")
         if self.num_workers < 0:
             raise ValueError(f"num_workers must be 0 (one per CPU) or more, got {self.num_workers}")
         for name in ("exclude", "roots"):  # a text passes for a sequence of texts
             if isinstance(given := getattr(self, name), str):
-                raise TypeError(f"{name} is a list of paths, got the text {given!r}")
+                raise TypeError(f"{name} must be a list of paths, got the string {given!r}")
         Roots.of(self.roots)

@@ -100,8 +100,8 @@ def excluded(
         if bare := [entry for entry, ways in meant.items() if _without_place(entry, found & ways)]:
             said[path]["without_place"] = len(bare)
             log.warning(
-                "%s: %d recordings, such as %s, have a place (freesound:100032) here or in the source, not in both; "
-                "they are compared without it, write both alike", path, len(bare), min(bare),
+                "%s: %d recordings, such as %s, name their origin (freesound:100032) either here or in the source, not "
+                "in both; they are compared without it. Write both the same way", path, len(bare), min(bare),
             )  # fmt: skip
         gone |= hit
     return gone, said
@@ -127,7 +127,7 @@ def _meant(entry: str, base: str) -> set[str]:
 
 def _entries(path: Path, columns: Columns) -> set[str]:
     if not path.is_file():
-        raise ManifestError(f"the exclusion list {path} does not exist; without it, what it names would enter")
+        raise ManifestError(f"the exclusion list {path} does not exist; without it, its clips would not be excluded")
     if path.suffix.lower() == ".json":
         entries = _by_place(path)
     elif path.suffix.lower() in READERS:
@@ -136,7 +136,7 @@ def _entries(path: Path, columns: Columns) -> set[str]:
         lines = (line.strip() for _, line in text_lines(path))
         entries = {line for line in lines if line and not line.startswith("#")}
     if not entries:
-        raise ManifestError(f"the exclusion list {path} is empty: nothing would be kept out")
+        raise ManifestError(f"the exclusion list {path} is empty: nothing would be excluded")
     return entries
 
 
@@ -147,7 +147,7 @@ def _by_place(path: Path) -> set[str]:
         known = {PLACE_OF_LIST[name.casefold()]: list(names) for name, names in lists.items()}
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
         raise ManifestError(
-            f"the exclusion list {path} must hold lists named {', '.join(PLACE_OF_LIST)}, as JSON ({error})"
+            f"the exclusion list {path} must be JSON with lists named {', '.join(PLACE_OF_LIST)} ({error})"
         ) from None
     found = set()
     for place, names in known.items():

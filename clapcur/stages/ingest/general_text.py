@@ -115,8 +115,8 @@ def _why_none(source: Path, rules: TextRules, found: Sifted) -> str:
         return f"{source} has no sentence"
     reasons = ", ".join(f"{reason.replace('_', ' ')} {number:,}" for reason, number in found.counts.most_common())
     score, text = found.closest
-    closest = f"; what came closest is {text[:120]!r} with {score:.2f}" if text else ""
+    closest = f"; the closest is {text[:120]!r} with score {score:.2f}" if text else ""
     return (
-        f"none of the {total:,} sentences of {source} describes what can be heard ({reasons}){closest}; give another "
+        f"none of the {total:,} sentences of {source} describes something audible ({reasons}){closest}; give another "
         f"text, or lower least_score (now {rules.least_score:g})"
     )

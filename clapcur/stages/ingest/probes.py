@@ -189,7 +189,7 @@ class ProbeCache:
                 self._close()
                 is_broken = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
                 if is_broken and not is_second:
-                    warnings.warn(f"{self._path} is broken ({error}); it starts anew", stacklevel=2)
+                    warnings.warn(f"{self._path} is damaged ({error}) and is rebuilt", stacklevel=2)
                     self._path.unlink(missing_ok=True)
                 else:
                     warnings.warn(f"{self._path} cannot be used ({error}); files are probed again", stacklevel=2)

@@ -80,7 +80,7 @@ def row_of(record: Mapping[str, Any] | ManifestError, columns: Columns, where: s
         path = text(columns.path, strip=False)  # the name of a file may begin with a space
         captions, problem = captions_of(record, columns.caption, where)
         if columns.path and not path.strip():
-            path, captions, problem = "", (), Problem("missing", "the row names no file")
+            path, captions, problem = "", (), Problem("missing", "the row gives no path")
         label, fold = name_of(text(columns.label)), name_of(text(columns.fold))
         return Row(path, captions, label, fold, recording_id(text(columns.recording_id)), problem, line)
     except ManifestError as error:
@@ -127,9 +127,9 @@ def captions_of(
                 else:
                     captions.append(caption)
     if unread:
-        return (), Problem("unreadable_captions", f"a list that is cut or broken: {unread[:80]}")
+        return (), Problem("unreadable_captions", f"a truncated or malformed list: {unread[:80]}")
     if any(len(caption) > LONGEST_CAPTION for caption in captions):
-        return (), Problem("too_long", f"a caption of more than {LONGEST_CAPTION:,} characters; is a quote open?")
+        return (), Problem("too_long", f"a caption of more than {LONGEST_CAPTION:,} characters; is a quote unclosed?")
     if num_empty and not captions:
         return (), Problem("empty_caption", f"{num_empty} of its captions")
     return tuple(captions), None
@@ -182,19 +182,21 @@ def resolve(columns: Columns, header: Sequence[str], table: Path | str) -> Colum
             continue
         if wanted != item.default:
             names = ", ".join(map(repr, missing))
-            raise ManifestError(f"{table} has no column {names}, it has {list(header)}" + hint(missing, header))
+            raise ManifestError(
+                f"{table} has no column {names}; its columns are {list(header)}" + hint(missing, header)
+            )
         if item.name == "caption" and (numbered := [name for name in header if NUMBERED_CAPTION.fullmatch(name)]):
             options = " ".join(f"--caption-column {shlex.quote(name)}" for name in numbered)
             raise ManifestError(
-                f"{table} has no column {wanted!r} but {', '.join(numbered)}; say `columns: {{caption: "
-                f"[{', '.join(numbered)}]}}`, or {options}, to use them, or `caption: null` to leave them"
+                f"{table} has no column {wanted!r}, but has {', '.join(numbered)}; set `columns: {{caption: "
+                f"[{', '.join(numbered)}]}}`, or {options}, to use them, or `caption: null` to ignore them"
             )
         means_it = {_plain(wanted)} | (PATH_LIKE if item.name == "path" else set())
         same = [name for name in header if _plain(name) in means_it and name not in claimed]
         if same:  # 'Labels' would be dropped silently, and 'filename' with all the audio
             raise ManifestError(
-                f"{table} has no column {wanted!r} but {same[0]!r}; say `columns: {{{item.name}: {same[0]}}}` to use "
-                f"it or `{item.name}: null` to leave it"
+                f"{table} has no column {wanted!r}, but has {same[0]!r}; set `columns: {{{item.name}: {same[0]}}}` to "
+                f"use it, or `{item.name}: null` to ignore it"
             )
     return Columns(**found)
 

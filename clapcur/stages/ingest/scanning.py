@@ -117,7 +117,7 @@ def scan(
     manifest = _manifest(kept, texts)
     if not len(manifest.clips) and not len(manifest.captions):
         why = f"all its {len(gone)} clips are excluded or forgotten" if gone else _told(bad)
-        raise ManifestError(f"nothing in {config.source} can be used: {why}")
+        raise ManifestError(f"{config.source} has no usable clip or caption: {why}")
     counts = {
         "clips": len(kept),
         "captions": len(manifest.captions),
@@ -186,7 +186,7 @@ def _check(config: IngestConfig, source: Source, bad: Counter[Quarantined]) -> N
         return
     raise ManifestError(
         f"{num_bad} of the {num_rows} rows of {config.source} cannot be used, more than max_bad_fraction "
-        f"{config.max_bad_fraction:g}: {_told(bad)}; mend them or allow more"
+        f"({config.max_bad_fraction:g}): {_told(bad)}; fix them, or raise max_bad_fraction"
         + (f". {source.about}" if source.about else "")
     )
 

@@ -37,8 +37,8 @@ from clapcur.stages.ingest.rows import AUDIO_SUFFIXES, Row, captions_of, name_of
 
 DESCRIPTIONS = (".json", ".txt", ".cls")  # of two values the first counts; captions all do
 REFUSED = (
-    "compressed: to read one clip, all before it would have to be unpacked; unpack it once to a .tar (gunzip, bunzip2, "
-    "unxz or unzstd), audio hardly shrinks"
+    "compressed: reading one clip would require unpacking everything before it; unpack it to a .tar (gunzip, bunzip2, "
+    "unxz or unzstd); compression saves little on audio"
 )
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # how gzip, bzip2, xz and Zstandard begin
@@ -115,7 +115,7 @@ def read_tar(path: str, written: str, columns: Columns, remember: Remember, stam
         names = sample.get(_stem(name)) or [name for names in sample.values() for name in names]
         used.update(names)
         if names and (twice := sorted(repeated.intersection([name, *names]))):
-            detail = f"more than one member is named {twice[0]}: which description belongs to this clip is not known"
+            detail = f"more than one member is named {twice[0]}: the description of this clip is ambiguous"
             row = Row(problem=Problem("duplicate_name", detail))
         else:
             row = _described({name: listing.texts[name] for name in names}, columns, written)
@@ -132,7 +132,7 @@ def list_tar(path: str) -> Listing:
             if file.read(8).startswith(MAGIC):
                 listing.bad.append(("", "unreadable", REFUSED))
             elif path.lower().endswith(COMPRESSED):
-                listing.bad.append(("", "unreadable", "not compressed, as its name says it is; rename it to .tar"))
+                listing.bad.append(("", "unreadable", "not compressed, although its name says so; rename it to .tar"))
             else:
                 _list(file, listing)
     except FileNotFoundError:
@@ -151,7 +151,7 @@ class _Headers:
 
     def read(self, size: int) -> bytes:
         if not 0 <= size <= limit(TEXT):
-            raise tarfile.ReadError(f"a header of {size:,} bytes, {TEXT} allows {limit(TEXT):,}")
+            raise tarfile.ReadError(f"a header of {size:,} bytes; {TEXT} allows {limit(TEXT):,}")
         return self._file.read(size)
 
 
@@ -172,12 +172,12 @@ def _list(file: BinaryIO, listing: Listing) -> None:
                 tar.members.clear()  # it would keep them all
             file.seek(tar.offset)
             if any(block := file.read(512)) or not block:
-                lack = "it has no end mark"
+                lack = "it has no end-of-archive mark"
     except (tarfile.TarError, ValueError, ArithmeticError, LookupError, EOFError, RecursionError) as error:
         lack = str(error) or type(error).__name__  # not all that is wrong with a header is a TarError to tarfile
     listing.repeated = [name for name, count in names.items() if count > 1]
     if lack:
-        detail = f"{lack} after {len(listing.clips)} clips: what follows is lost"
+        detail = f"{lack} after {len(listing.clips)} clips: the rest cannot be read"
         listing.bad.append(("", "truncated" if listing.clips else "unreadable", detail))
     elif not listing.clips and not listing.bad:
         listing.bad.append(("", "empty", "no member is audio"))
@@ -199,7 +199,7 @@ def _take(file: BinaryIO, member: tarfile.TarInfo, name: str, listing: Listing, 
     elif said := too_large(member.size, TEXT):
         listing.bad.append((name, "too_large", said))
     elif member.size > room:
-        listing.bad.append((name, "too_large", f"the descriptions of its tar take more than {CLIP} allows"))
+        listing.bad.append((name, "too_large", f"the descriptions in its tar are larger than {CLIP} allows"))
     else:
         file.seek(member.offset_data)
         content = file.read(member.size)
@@ -251,11 +251,11 @@ def _of_json(text: str, columns: Columns, where: str) -> Row:
     try:
         record = json.loads(text)
     except json.JSONDecodeError as error:
-        return Row(problem=Problem("unreadable", f"its .json is no JSON ({error.msg} at character {error.pos})"))
+        return Row(problem=Problem("unreadable", f"its .json is not valid JSON ({error.msg} at character {error.pos})"))
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, lists in lists
         return Row(problem=Problem("unreadable", f"its .json cannot be read: {error}"))
     if not isinstance(record, dict):
-        return Row(problem=Problem("unreadable", "its .json is no object"))
+        return Row(problem=Problem("unreadable", "its .json is not a JSON object"))
     names = (columns.caption,) if isinstance(columns.caption, str) else columns.caption or ()
     if columns.caption == Columns.caption:
         names = ("caption",) if "caption" in record else ("text",)
@@ -276,7 +276,9 @@ def audio_column(schema: pa.Schema, columns: Columns) -> str | None:
     if columns.path in found or columns.path in kinds:
         return columns.path if columns.path in found else None
     if len(found) > 1 and "audio" not in found:
-        raise ManifestError(f"{' or '.join(found)} may be audio; name the column, as `columns: {{path: {found[0]}}}`")
+        raise ManifestError(
+            f"{' or '.join(found)} may be audio; choose the column, such as `columns: {{path: {found[0]}}}`"
+        )
     return "audio" if "audio" in found else next(iter(found), None)
 
 
@@ -329,7 +331,7 @@ def read_cells(path: str, written: str, columns: Columns) -> Shard:
     except FileNotFoundError:
         shard.bad[written, "missing", "no such file"] += 1
     except (OSError, ValueError) as error:
-        said = f"{str(error).splitlines()[0]} after {len(shard.rows)} rows: what follows is lost"
+        said = f"{str(error).splitlines()[0]} after {len(shard.rows)} rows: the rest cannot be read"
         shard.bad[written, "too_large" if isinstance(error, TooLarge) else "unreadable", said] += 1
     return shard
 

@@ -96,7 +96,9 @@ def _place(config: IngestConfig) -> Source:
         lack = "is neither a file nor a folder" if path.exists() else "does not exist"
         raise ManifestError(f"the source {str(path)!r} {lack}: expected a table or a folder of audio files")
     if config.metadata is not None:
-        raise ManifestError(f"metadata is for a folder of audio files, {path} is no folder: put the columns into it")
+        raise ManifestError(
+            f"metadata needs a folder of audio files, but {path} is a file: add the columns to it instead"
+        )
     if _is_shard(str(path), config.columns, where_broken=False):
         return Source([Row(path=path.name)], str(path.parent))
     base = config.audio_folder or str(path.parent)
@@ -106,7 +108,7 @@ def _place(config: IngestConfig) -> Source:
     columns = resolve(config.columns, header, path)
     if columns.path is None and columns.caption is None:
         raise ManifestError(
-            f"{path} must have a column {config.columns.path!r} or {config.columns.caption!r}, it has {header}"
+            f"{path} must have a column {config.columns.path!r} or {config.columns.caption!r}; its columns are {header}"
             + hint(("path", "caption"), header)
             + _about_header(header)
         )
@@ -165,7 +167,9 @@ def _open_shards(source: Source, columns: Columns, remember: Remember) -> None:
             rows.append(row)
             continue
         if replace(row, path="", line=0) != Row():
-            detail = f"line {row.line} describes {row.path}, which holds many clips: what describes them is in it"
+            detail = (
+                f"line {row.line} describes {row.path}, a shard of many clips; describe clips inside the shard instead"
+            )
             source.bad[row.path, "described_shard", detail] += 1
             continue
         place = source.locate(row.path)
@@ -185,7 +189,7 @@ def _store(config: IngestConfig) -> Source:
     """List an object, or all objects under a URL: what is asked of the store is the list, and of tables the footer."""
     url = config.source.rstrip("/")
     if config.metadata is not None or config.audio_folder is not None:
-        raise ManifestError(f"{url} is a URL: name its clips in a table on this machine, with URLs in its column path")
+        raise ManifestError(f"{url} is a URL: list its clips in a local table, with URLs in its path column")
     try:
         with asking(url) as (store, root):
             root = root.rstrip("/")
@@ -207,7 +211,7 @@ def _store(config: IngestConfig) -> Source:
                 source.stamps[f"{base}/{name}"] = stamp
     if not source.rows:
         raise ManifestError(
-            f"{url} holds no audio file and no shard; a table must be on this machine, with URLs in its column path"
+            f"{url} holds no audio file and no shard; a table must be a local file, with URLs in its path column"
         )
     return source
 
@@ -225,16 +229,18 @@ def _folder(folder: Path, config: IngestConfig) -> Source:
     bad = Counter[tuple[str, str, str]]()
     files = sorted(_audio_files(folder, config.columns, bad))
     if not files and not bad:
-        raise ManifestError(f"{folder} and its sub-folders hold no audio file; a file of captions must be named itself")
+        raise ManifestError(f"{folder} and its subfolders hold no audio file; for captions, give the file itself")
     if config.metadata is None:
         return Source([Row(path=file) for file in files], str(folder), bad=bad)
     if shards := [file for file in files if is_tar(file) or file.lower().endswith(".parquet")]:
-        raise ManifestError(f"metadata describes files of their own, {folder} holds {shards[0]}: ingest shards apart")
+        raise ManifestError(
+            f"metadata describes single files, but {folder} holds the shard {shards[0]}: ingest shards separately"
+        )
     table = Path(config.metadata)
     header, records = read_tolerantly(table)
     columns = resolve(config.columns, header, table)
     if columns.path is None:
-        raise ManifestError(f"{table} must have a column of paths (`columns.path`), it has {header}")
+        raise ManifestError(f"{table} must have a column of paths (`columns.path`); its columns are {header}")
     base, spelling = Path(config.audio_folder or folder), Spelling(str(config.audio_folder or folder))
     known: dict[str, list[Row]] = {}
     for line, record in records:
@@ -250,7 +256,7 @@ def _folder(folder: Path, config: IngestConfig) -> Source:
         first = min((row.path for described in known.values() for row in described), default="absent")
         raise ManifestError(
             f"no file of {folder} is in {table}: the first file is {files[0]!r}, the table's first path is "
-            f"{first!r}; set `audio_folder` to what its paths are relative to"
+            f"{first!r}; set `audio_folder` to the base folder of its paths"
         )
     return Source(rows, str(folder), {"without_metadata": without, "without_file": len(known)}, bad)
 

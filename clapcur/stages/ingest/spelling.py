@@ -43,9 +43,9 @@ class Spelling:
         said = []
         for written, found in list(self.respelled.items())[:1]:
             number = len(self.respelled)
-            said.append(f"{number} paths are spelled otherwise on the disk, such as {written!r}, which is {found!r}")
+            said.append(f"{number} paths are spelled differently on disk, such as {written!r}, which is {found!r}")
         for written, found in list(self.near.items())[:1]:
-            said.append(f"{len(self.near)} files are absent, such as {written!r}; is {found!r} meant?")
+            said.append(f"{len(self.near)} files are missing, such as {written!r}; did you mean {found!r}?")
         return said
 
     def _exists(self, path: str) -> bool:

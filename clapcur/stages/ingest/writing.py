@@ -53,7 +53,7 @@ def refresh_locations(artifact: Artifact, scan: Scan) -> bool:
     places = scan.manifest.locations
     known = pd.read_parquet(artifact.path / "clips.parquet", columns=["clip_id"])
     if known.clip_id.tolist() != places.clip_id.tolist():
-        raise ArtifactError(f"the manifest {artifact.id} holds other clips than the scan of {scan.source}")
+        raise ArtifactError(f"the manifest {artifact.id} and the scan of {scan.source} hold different clips")
     return write_locations(places, artifact.path)
 
 

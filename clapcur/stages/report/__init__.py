@@ -52,11 +52,11 @@ class ReportRow:
     """One scored checkpoint of the comparison."""
 
     strategy: Strategy
-    """What it learned from."""
+    """Strategy of its training pairs."""
     soft_labels: bool = False
-    """Whether the targets were softened."""
+    """Whether it was trained with soft labels."""
     seed: int = 0
-    """Of its training; rows of one seed are compared with each other."""
+    """Seed of its training; rows of the same seed are compared with each other."""
     scores: str
     """Role of its scores among the inputs, such as scores.ads+sl.seed0."""
     teminal: bool = added(neutral=False)
@@ -87,7 +87,7 @@ class ReportConfig:
     rows: tuple[ReportRow, ...]
     """The rows, in the order of the table."""
     note: str = ""
-    """What a reader must know of the sounds, such as that they are synthetic."""
+    """Note for readers, such as that the audio is synthetic."""
 
     def __post_init__(self) -> None:
         """Refuse an empty report and a row that is there twice."""
@@ -95,7 +95,7 @@ class ReportConfig:
         if not names:
             raise ValueError("a report needs at least one row")
         if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"each row must be in the report once, repeated: {', '.join(repeated)}")
+            raise ValueError(f"each row must be in the report once; repeated: {', '.join(repeated)}")
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def report(inputs: Mapping[str, Artifact], config: ReportConfig, work: Workspace
     """
     wanted = {role for line in config.rows for role in (line.scores, f"checkpoint.{line.scores}")}
     if missing := sorted(wanted - set(inputs)):
-        raise ValueError(f"the report names inputs that were not given: {', '.join(missing)}")
+        raise ValueError(f"missing inputs of the report: {', '.join(missing)}")
     scored = [Scored.open(line, inputs) for line in config.rows]
     protocol = common_protocol(scored)
     rows = summarise(scored)
@@ -195,11 +195,11 @@ def common_protocol(scored: Sequence[Scored]) -> ReportProtocol:
         for name, value in vars(first.scores.protocol).items():
             if name != "seed" and theirs[name] != value:  # the seed draws the resamples, and moves no accuracy
                 raise DataError(
-                    f"{both} were scored under different protocols ({name}: {value!r} and {theirs[name]!r}), "
-                    "so their difference says nothing; evaluate them alike"
+                    f"{both} were scored under different protocols ({name}: {value!r} and {theirs[name]!r}) and cannot "
+                    "be compared; evaluate them in the same way"
                 )
         if not first.clips[["clip_id", "group", "label"]].equals(other.clips[["clip_id", "group", "label"]]):
-            raise DataError(f"{both} were scored on different clips or labels; evaluate them on one manifest")
+            raise DataError(f"{both} were scored on different clips or labels; evaluate them on the same manifest")
     students = [item.checkpoint.config for item in scored if item.line.strategy != "teacher" and not item.line.teminal]
     return ReportProtocol(
         **vars(first.scores.protocol),
@@ -258,8 +258,8 @@ def common_order(heard: Sequence[Artifact]) -> str | None:
     composed = {artifact.record.inputs["compositions"] for artifact in heard}
     if len(found) > 1 or len(composed) > 1:
         raise DataError(
-            f"order was scored under {len(found)} protocols and on {len(composed)} compositions, so that rows cannot "
-            "be compared; score all rows on the same groups"
+            f"order was scored under {len(found)} protocols and on {len(composed)} compositions, so the rows cannot be "
+            "compared; score all rows on the same groups"
         )
     if not found:
         return None

@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 LOSS = "#b04a2f"
 MEANING = {
     "teacher": "trained on the pairs",
-    "continued": "control: the teacher trained on with its own pairs, for the students' budget",
+    "continued": "control: the teacher, trained further on its own pairs for the students' budget",
     "SL": "the same, with soft labels from the teacher",
-    "DU": "student of every pool clip and caption that the teacher finds similar (domain-unspecific)",
-    "DS": "student of the training pairs whose caption is near one of the classes (domain-specific)",
-    "ADS": "student of pool clips with captions near one of the classes (augmented domain-specific)",
-    "TagCap": "student of pool clips with captions that were generated for them from their tags",
-    "TagCap ∩ classes": "those of them whose caption is near one of the classes",
+    "DU": "student trained on all pool clips and captions that the teacher finds similar (domain-unspecific)",
+    "DS": "student trained on the teacher's pairs whose caption is near one of the classes (domain-specific)",
+    "ADS": "student trained on pool clips with captions near one of the classes (augmented domain-specific)",
+    "TagCap": "student trained on pool clips with captions generated from their tags",
+    "TagCap ∩ classes": "the same, only pairs whose caption is near one of the classes",
     "+SL": "the same set, with soft labels",
-    "TeminAL": "post-trained on sounds that were put together, to hear which came first",
+    "TeminAL": "post-trained on composed sounds, to learn their order",
 }
 MARK = "†"  # behind the name of a row whose clips its checkpoint has learned from
 KNOWN_BY = {
@@ -116,15 +116,14 @@ def contamination_lines(rows: Sequence[ReportLine]) -> list[str]:
         num_clips = row.contamination.num_clips
         known = [f"{n} by {KNOWN_BY[reason]}" for reason, n in row.contamination.by_reason.items() if n]
         lines.append(
-            f"{MARK} CONTAMINATED: {row.name} has learned from {num_clips} of the clips that it is scored on "
-            f"({', '.join(known)})"
+            f"{MARK} CONTAMINATED: {row.name} was trained on {num_clips} of its evaluation clips ({', '.join(known)})"
         )
     if clean := by_status.get("clean"):
         whose = "every row" if len(clean) == len(rows) else ", ".join(row.name for row in clean)
-        lines.append(f"the clips, and the recordings that they were cut from, are new to the checkpoint of {whose}")
+        lines.append(f"no contamination: {whose} was not trained on these clips or their recordings")
     if unknown := by_status.get("unknown"):
         whose = "the rows" if len(unknown) == len(rows) else ", ".join(row.name for row in unknown)
-        lines.append(f"whether the checkpoints of {whose} have learned from these clips is not on record")
+        lines.append(f"contamination unknown: no record of whether {whose} was trained on these clips")
     return lines
 
 
@@ -154,31 +153,34 @@ def protocol_lines(table: ReportTable) -> list[str]:
     lines = [
         f"{facts.num_clips:,} clips of {facts.num_recordings:,} recordings, {facts.num_classes} classes "
         f"(names {(facts.class_names_sha256 or '')[:12]}), prompt “{facts.prompt}”, {facts.crops} "
-        f"crop{'s' if facts.crops > 1 else ''} a clip",
-        f"interval: {facts.interval}, clips of one recording drawn together; changes are paired clip by clip and "
-        "seed by seed",
+        f"crop{'s' if facts.crops > 1 else ''} per clip",
+        f"interval: {facts.interval}; clips of one recording are resampled together; changes are paired by clip and "
+        "seed",
         f"seeds {', '.join(map(str, seeds))}; ± is the standard deviation over seeds"
         if len(seeds) > 1
-        else f"seed {seeds[0]}; one seed says nothing of the spread over seeds",
+        else f"seed {seeds[0]}; a single seed does not show the spread over seeds",
     ]
     if len(budget) == 1:
-        lines.append(f"one sample budget: every row but the teacher saw {budget[0]:,} more pairs, replay included")
+        lines.append(
+            f"equal sample budgets: every row except the teacher saw {budget[0]:,} more pairs, including replay"
+        )
     elif budget:
         sizes = ", ".join(f"{size:,}" for size in budget)
-        lines.append(f"UNEQUAL sample budgets ({sizes} pairs): the rows are no fair comparison")
+        lines.append(f"UNEQUAL sample budgets ({sizes} pairs): the comparison is not fair")
     if facts.selection == ["held_out"]:
-        lines.append("checkpoints were chosen by their loss on held-out training pairs, not by these clips")
+        lines.append("checkpoints were selected by their loss on held-out training pairs, not on these clips")
     elif facts.selection == ["last"]:
-        lines.append("every student is the last step of its training: no clip chose a checkpoint")
+        lines.append("every student is the last step of its training: no checkpoint was selected on any clips")
     lines += contamination_lines(rows)
     if facts.order is not None:
         lines.append(
-            f"order: how often the caption that tells the right order is nearer than the other one, chance 50 %, on "
+            f"order: how often the caption with the right order is nearer than the one with the wrong order; chance is "
+            f"50 %; on "
             f"{facts.order}"
         )
     if any(row.row.teminal for row in rows):
-        lines.append("TeminAL: that checkpoint, post-trained beyond the budget on sounds that were put together")
-    return [*lines, "transductive: all clips classified at once (text-anchored EM, arXiv 2606.17160), without labels"]
+        lines.append("TeminAL: that checkpoint, post-trained on composed sounds, in addition to the budget")
+    return [*lines, "transductive: all clips classified jointly (text-anchored EM, arXiv 2606.17160), without labels"]
 
 
 @side_picture
@@ -257,7 +259,7 @@ def per_class_figure(name: str, classes: Mapping[str, tuple[float, float]], path
     axes.grid(axis="x", color="#eeeeee", zorder=0)
     axes.set_xlabel("accuracy in the class, %")
     if len(order) < len(classes):
-        axes.set_xlabel(f"accuracy in the class, %: the {len(order)} of {len(classes):,} that changed the most")
+        axes.set_xlabel(f"accuracy in the class, %: the {len(order)} of {len(classes):,} classes that changed the most")
     legend = [
         Line2D([], [], color=INK, marker="|", linestyle="", markersize=9, label="teacher"),
         Line2D([], [], color=ACCENT, marker="o", linestyle="", label=f"{name}, better"),
@@ -287,11 +289,11 @@ def as_html(table: ReportTable, folder: Path) -> str:
     best = max(row.accuracy for row in rows)
     best_name = table.best.name if table.best else ""
     figures = (
-        ("accuracy.png", "accuracy of every row", "Every row beside the teacher's line."),
+        ("accuracy.png", "accuracy of every row", "Every row; the line marks the teacher."),
         (
             "per_class.png",
             "accuracy by class",
-            f"Where it changed: {best_name} and the teacher, by class.",
+            f"Change by class: {best_name} and the teacher.",
         ),
     )
     return render(

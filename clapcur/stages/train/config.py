@@ -17,7 +17,7 @@ class SoftLabels:
     beta: float = 0.5
     """Weight of the soft target; 0 is the hard loss."""
     temperature: float = 0.07
-    """Temperature of the teacher's similarities, in the forms softmax and cross_modal."""
+    """Temperature of the teacher's similarities, for the forms softmax and cross_modal."""
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
@@ -32,27 +32,27 @@ class OrderTraining:
     """Training on composed groups: how many sounds there are (a) and in which order (b); arXiv 2408.09269."""
 
     stages: tuple[Literal["a", "b"], ...] = ("b",)
-    """Which losses: each batch takes one of them at random. A after B in one training is another: give one each."""
+    """Stages whose losses are used; each batch draws one of them. To train a before b, use two trainings."""
     alpha_same: float = 1.0
-    """Stage b: weight of the same two sounds in another order as negatives; 0 takes them out."""
+    """Stage b: weight of negatives with the same two sounds in another order; 0: none."""
     alpha_cross: float = 1.0
-    """Stage b: weight of other sounds in another order as negatives; 0 takes them out."""
+    """Stage b: weight of negatives with other sounds in another order; 0: none."""
     softness: float = 0.0
-    """Stage a: share of the target that goes to pairs with some of the same sounds; 0 is the paper's."""
+    """Stage a: fraction of the target that goes to pairs that share some sounds; 0 as in the paper."""
     forward_first: float = added(0.0)
-    """Share of the training in which sequences are described in the order in which they are heard (before, then,
-    followed by). A text encoder learns "before" early; "after" turns the sentence around and needs that first."""
+    """Fraction of the training in which captions name the sounds of a sequence in the order in which they are heard
+    (before, then, followed by). A text encoder learns "before" early; "after" reverses the names and needs that first."""
     choice_phrasings: Literal["first", "all"] = added("first")
-    """Phrasings of a sequence that the held-out order is measured with: the first one, before, or all of them."""
+    """Captions of a sequence used for the held-out order score: the first phrasing (before), or all of them."""
     add_head: OrderHeadConfig | None = None
-    """Order-aware pooling that the audio tower is given first; None: it stays as it is."""
+    """Order-aware pooling to add to the audio tower before training; None: none."""
     max_single_loss: float = 0.02
-    """Weights that recognise so much less of the held-out single sounds than the start, as a share, are not chosen."""
+    """Maximum loss of accuracy on held-out single sounds, as a fraction; weights that lose more are not selected."""
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
         if not self.stages or len(set(self.stages)) != len(self.stages):
-            raise ValueError(f"stages are a, b, or both once, got {', '.join(self.stages) or 'none'}")
+            raise ValueError(f"stages must be a, b, or both, each once, got {', '.join(self.stages) or 'none'}")
         for name in ("alpha_same", "alpha_cross"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a finite weight of at least 0, got {getattr(self, name)}")
@@ -66,18 +66,18 @@ class TrainConfig:
     """A full training: model, budget, optimiser, targets, mix and selection."""
 
     model: ClapConfig | None = None
-    """Architecture of fresh weights; None: that of the checkpoint that the training starts from."""
+    """Architecture of a new model; None: that of the checkpoint that the training starts from."""
     num_examples: int
-    """Sample budget: the pairs seen in all, replay included."""
+    """Sample budget: total number of pairs seen, including replay."""
     batch_size: int = 64
     """Pairs per step; each pair's negatives are the other pairs of the batch."""
     micro_batch: int | None = None
-    """Pairs that pass the towers at a time, in each process; None: all. Features are cached (GradCache), so that loss
-    and gradient are those of the whole batch. Dropout and batch statistics work by the micro-batch, so it is part of
-    the identity."""
+    """Pairs per forward pass, in each process; None: the whole batch. Features are cached (GradCache), so loss and
+    gradient are those of the whole batch. Dropout and batch statistics use the micro-batch, so this field is part of
+    the signature."""
     processes: int = 1
-    """Processes that share each batch, on one machine, each with its own GPU. The result is that of one process, except
-    for dropout, which each process draws for itself."""
+    """Number of processes that share each batch, on one machine, each with its own GPU. Results equal those of one
+    process, except for dropout, which each process draws separately."""
     optimiser: Literal["adamw", "adam"] = "adamw"
     """Optimiser; the paper uses adam without weight decay."""
     learning_rate: float = 1e-3
@@ -85,74 +85,74 @@ class TrainConfig:
     final_learning_rate: float = 1e-6
     """Learning rate at the end of the cosine."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """How the learning rate falls after the warm-up."""
+    """Learning-rate schedule after the warm-up."""
     warmup: float = 0.1
-    """Share of the steps that warm up linearly."""
+    """Fraction of the steps used for linear warm-up."""
     weight_decay: float = 0.01
-    """Weight decay of weights with two or more dimensions; adamw only."""
+    """Weight decay, for weights with two or more dimensions; adamw only."""
     gradient_clip: float = 5.0
-    """Largest norm of the gradient; the reference code uses 5."""
+    """Maximum gradient norm; the reference code uses 5."""
     frozen_towers: tuple[Literal["audio", "text"], ...] = ()
-    """Towers whose weights stay fixed; their projections always learn."""
+    """Towers with frozen weights; their projections are always trained."""
     soft_labels: SoftLabels | None = None
     """Soft targets; None: hard targets."""
     hard_target: Literal["diagonal", "identical"] = "diagonal"
     """Hard target. identical: pairs with the same caption or clip share the target instead of being negatives."""
     replay_probability: float = 0.5
-    """Probability that a whole batch is a replay batch; only with an Improvement-Set."""
+    """Probability that a batch is a replay batch; only with an Improvement-Set."""
     balance: Literal["class", "clip_id", "caption_id"] | None = None
-    """Draw the Improvement-Set evenly by class, clip or caption; None: every pair alike."""
+    """Sample the Improvement-Set evenly by class, clip or caption; None: every pair equally often."""
     num_crops: int | None = added(None)
-    """Crops of a clip that batches draw from, evenly spread over it (1: its centre); None: any. A frozen audio tower
-    hears each crop once and keeps its features, so that few crops make later steps cheap."""
+    """Number of fixed crops per clip to draw from, spread evenly (1: the centre); None: any position. A frozen audio
+    tower computes the features of each crop once, so few crops make later steps cheap."""
     time_masks: int = 0
-    """SpecAugment: masks per clip, each of up to 1/8 of the frames."""
+    """SpecAugment: number of time masks per clip, each of up to 1/8 of the frames."""
     frequency_masks: int = 0
-    """SpecAugment: masks per clip, each of up to 1/8 of the mel bands."""
+    """SpecAugment: number of frequency masks per clip, each of up to 1/8 of the mel bands."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     """Precision of the towers (autocast); front end, logits and losses are always float32. auto: bfloat16 on a GPU or
-    CPU that has instructions for it, else float32; the checkpoint's record says which."""
+    CPU with bfloat16 instructions, else float32; the checkpoint's record shows which was used."""
     held_out: float = 0.1
-    """Share of the source recordings of the teacher's pairs that no batch contains."""
+    """Fraction of the source recordings of the teacher's pairs that is held out from training."""
     selection: Literal["held_out", "last", "reference", "order"] = "held_out"
-    """Which weights become the checkpoint: those with the least held-out loss, the last ones, (reference) those with
-    the best accuracy on the very clips that are scored afterwards, or (order) those with the greatest
-    sqrt(R@1 * max(0, order - 50)) on held-out groups (arXiv 2301.02074), R@1 and order in per cent. The last is what
-    the reference code does; use it only to compare with its figures."""
+    """Which weights become the checkpoint. held_out: lowest held-out loss; last: the last step; reference: highest
+    accuracy on the evaluation clips themselves; order: highest sqrt(R@1 * max(0, order - 50)) on held-out groups
+    (arXiv 2301.02074), R@1 and order in per cent. reference is what the reference code does; use it only to compare
+    with its results."""
     order: OrderTraining | None = added(None)
-    """Losses of order on composed groups; needs the input `compositions`. None: pairs as ever."""
+    """Order losses on composed groups; needs the input `compositions`. None: train on pairs."""
     learns: tuple[Part, ...] = added(())
-    """Parts that learn, all others stay as they are to the byte; empty: everything but `frozen_towers`."""
+    """Parts to train; all others stay unchanged; empty: everything except `frozen_towers`."""
     test_prompts: tuple[str, ...] = ()
-    """With selection="reference": class prompts, in the order of `test_classes`."""
+    """For selection="reference": class prompts, in the order of `test_classes`."""
     test_classes: tuple[str, ...] = ()
-    """With selection="reference": labels of the input `evaluation`."""
+    """For selection="reference": labels of the input `evaluation`."""
     num_evaluations: int = 8
-    """Evaluations on the held-out pairs, spread evenly over the steps."""
+    """Number of evaluations on the held-out pairs, spread evenly over the steps."""
     seed: int = 0
-    """Seed of weights, batches, crops and masks."""
+    """Seed of the weights, batches, crops and masks."""
     device: str = machine("auto")
-    """Device; auto takes the first GPU if there is one."""
+    """Device; auto: the first GPU, or the CPU if there is none."""
     num_workers: int = machine(2)
-    """Threads that decode audio ahead of the step."""
+    """Number of threads that decode audio ahead of the step."""
     cache_mib: int = machine(2048)
-    """MiB of decoded waveforms that are kept in memory, and as many of the features of a frozen audio tower."""
+    """Memory for decoded waveforms, in MiB; and the same again for features of a frozen audio tower."""
     save_every_s: float = machine(60.0)
-    """Seconds between two saved states."""
+    """Interval between saved states, in seconds."""
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
         check_seed(self.seed)
         if self.num_examples < self.batch_size:
             raise ValueError(
-                f"num_examples is the budget of pairs and must be at least one batch of {self.batch_size}, "
+                f"num_examples (the sample budget) must be at least one batch of {self.batch_size} pairs, "
                 f"got {self.num_examples}"
             )
         if self.batch_size < 2:
             raise ValueError(f"a contrastive batch needs at least 2 pairs, got batch_size {self.batch_size}")
         if self.processes < 1 or self.batch_size % self.processes:
             raise ValueError(
-                f"processes share a batch evenly: batch_size {self.batch_size} is no multiple of processes "
+                f"batch_size must be a multiple of processes, got batch_size {self.batch_size} and processes "
                 f"{self.processes}"
             )
         if self.micro_batch is not None and self.micro_batch < 1:
@@ -168,21 +168,19 @@ class TrainConfig:
             raise ValueError(f"held_out must be in [0, 1), got {self.held_out}")
         for part in self.learns:
             if part not in get_args(Part):
-                raise ValueError(f"learns names parts, of {', '.join(get_args(Part))}, got {part!r}")
+                raise ValueError(f"learns must list parts among {', '.join(get_args(Part))}, got {part!r}")
         if self.selection == "held_out" and (self.held_out == 0 or self.num_evaluations < 1):
-            raise ValueError(
-                "selection='held_out' needs held_out > 0 and num_evaluations > 0; or take selection='last'"
-            )
+            raise ValueError("selection='held_out' needs held_out > 0 and num_evaluations > 0; or use selection='last'")
         if self.order is None and self.selection == "order":
-            raise ValueError("selection='order' is for a training on composed groups: give `order`")
+            raise ValueError("selection='order' needs a training on composed groups: set `order`")
         if self.order is not None and self.selection not in ("order", "last"):
             raise ValueError(
-                f"a training on composed groups has selection='order' or 'last', got selection={self.selection!r}"
+                f"a training on composed groups needs selection='order' or 'last', got selection={self.selection!r}"
             )
         if self.selection == "order" and self.num_evaluations < 1:
-            raise ValueError("selection='order' needs num_evaluations > 0; or take selection='last'")
+            raise ValueError("selection='order' needs num_evaluations > 0; or use selection='last'")
         if self.learns and self.frozen_towers:
-            raise ValueError("`learns` names all that learns: leave frozen_towers out")
+            raise ValueError("give either `learns` or `frozen_towers`, not both")
         if len(self.test_prompts) != len(self.test_classes):
             raise ValueError(
                 f"expected one prompt for each of {len(self.test_classes)} test_classes, got {len(self.test_prompts)}"

@@ -51,7 +51,7 @@ def gather_data(inputs: Mapping[str, Artifact], config: TrainConfig) -> Training
     if config.selection == "held_out" and len(held_out_captions) < 2:
         raise EmptySetError(
             f"only {len(held_out_captions)} held-out pairs to select a checkpoint with; raise held_out (now "
-            f"{config.held_out}) or take selection='last'"
+            f"{config.held_out}), or use selection='last'"
         )
     data = TrainingData(
         main,
@@ -80,7 +80,7 @@ def _gather_compositions(inputs: Mapping[str, Artifact], config: TrainConfig) ->
     if config.selection == "order" and composed.of_split("held_out").empty:
         raise EmptySetError(
             "the compositions have no held-out group to select a checkpoint with; compose with held_out above 0, or "
-            "take selection='last'"
+            "use selection='last'"
         )
     num_forward = round(config.order.forward_first * (1 - config.replay_probability) * config.num_examples)
     main = GroupSource(composed, stages=config.order.stages, seed=config.seed, num_forward=num_forward)
@@ -122,7 +122,7 @@ def _single_sounds(composed: Compositions) -> pd.DataFrame:
 def _check_known(used: PairSource, data: TrainingData) -> None:
     if missing := set(used.pairs.clip_id) - set(data.paths) | set(used.pairs.caption_id) - set(data.captions):
         raise DataError(
-            f"{len(missing)} clips or captions of {used.name!r} are in none of the given manifests, the first is "
+            f"{len(missing)} clips or captions of {used.name!r} are in none of the given manifests; the first is "
             f"{min(missing)}; give the pool and the captions that the set was curated from"
         )
 

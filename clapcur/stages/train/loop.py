@@ -71,7 +71,7 @@ class Training:
         if config.soft_labels is not None:
             role = "teacher" if "teacher" in inputs else "init"
             if role not in inputs:
-                raise CheckpointError("soft labels come from a teacher: give the checkpoint `teacher` or `init`")
+                raise CheckpointError("soft labels need a teacher: give the checkpoint `teacher` or `init`")
             frozen = load_model(inputs[role].path, str(ranks.device))
             teacher = Teacher(frozen, self.data.captions, config.soft_labels, keeps_audio)
         optimiser = make_optimiser(self.model, config)
@@ -139,9 +139,9 @@ class Training:
         suspects = not_finite_clips(self.model, batch.clip_ids[own], loaded.waveform_BT)
         what = "loss" if not math.isfinite(metrics["loss"]) else "gradient"
         raise NotFinite(
-            f"the {what} of step {batch.step} is not finite, so the training stops before it changes a weight; "
+            f"the {what} of step {batch.step} is not finite; training stopped before changing a weight; "
             + told_clips(batch.clip_ids, suspects, self.data.paths)
-            + "; without a clip to blame, lower the learning rate or look at the soft targets"
+            + "; if no clip is damaged, lower the learning rate or check the soft targets"
         )
 
     def _load(self, batch: Batch) -> Loaded:
@@ -252,11 +252,12 @@ def _lead(training: Training, work: Workspace) -> Outcome:
                 saved = time.monotonic()
             if stop.is_set:
                 stop.leave(
-                    f"stopped at step {state.step} of {config.num_steps}; the state is saved, run it again to resume"
+                    f"stopped at step {state.step} of {config.num_steps}; the state is saved: run the same command "
+                    "again to resume"
                 )
     if config.selection != "last":
         if not state.has_best:
-            raise CheckpointError("the loss on held-out pairs was finite at no evaluation; lower the learning rate")
+            raise CheckpointError("the loss on held-out pairs was never finite; lower the learning rate")
         state.restore_best()
     model.eval().save(work.path)
     state.write_history(work.path)
@@ -324,8 +325,9 @@ def _renderer(data: TrainingData, model: Clap) -> Renderer | None:
     duration_s, window_s = data.compositions.duration_s, model.config.window_s
     if round(duration_s * model.config.audio.front_end.sample_rate) > model.config.num_samples:
         raise CheckpointError(
-            f"the checkpoint hears {window_s:g} s at a time, the composed items have {duration_s:g} s; compose them "
-            f"with duration_s of at most {window_s:g}"
+            f"the composed items are {duration_s:g} s long, but the window of the checkpoint is {window_s:g} s; "
+            "compose "
+            f"them with duration_s of at most {window_s:g}"
         )
     return Renderer(data.compositions, data.paths, DECODED)
 
@@ -337,15 +339,15 @@ def _initial_model(
         model = load_model(inputs["init"].path, str(device))
         if config.model is not None and config.model != model.config:
             raise CheckpointError(
-                f"the config describes another model than the checkpoint {inputs['init'].id} it should start from; "
-                "leave `model` out to take the checkpoint's"
+                f"`model` in the config differs from the checkpoint {inputs['init'].id} to start from; omit `model` to "
+                "use the checkpoint's"
             )
         if config.order is not None and config.order.add_head is not None:
             if model.config.audio.order_head is None:  # the stage before may have added it
                 model = model.with_order_head(config.order.add_head, config.seed)
             elif model.config.audio.order_head != config.order.add_head:
                 raise CheckpointError(
-                    f"the checkpoint {inputs['init'].id} has another order head than add_head asks for; leave it out"
+                    f"the order head of the checkpoint {inputs['init'].id} differs from add_head; omit add_head"
                 )
         return model
     if config.model is None:

@@ -163,7 +163,10 @@ def first_of(processes: int, device: str, job: Mapping[str, Any]) -> Iterator[Ra
     """
     if processes > 1 and torchrun.is_launcher():
         if torchrun.size() != processes:
-            raise ValueError(f"torchrun started {torchrun.size()} processes, the config says processes: {processes}")
+            raise ValueError(
+                f"torchrun started {torchrun.size()} processes, but the config has processes: {processes}; use the "
+                "same number"
+            )
         meeting = torchrun.announce(job)
         with joined(0, processes, meeting, torchrun.device_of(device), torch.get_num_threads()) as ranks:
             yield ranks
@@ -267,8 +270,8 @@ def _death_among(helpers: Sequence["subprocess.Popen[str]"]) -> CheckpointError 
         return None
     rank, code = died[0]
     return CheckpointError(
-        f"process {rank} of {len(helpers) + 1} that train together died (exit {code}), it said why above; the state is "
-        "saved now and then, run it again to resume"
+        f"training process {rank} of {len(helpers) + 1} died (exit {code}), see its error above; run the same command "
+        "again to resume from the last saved state"
     )
 
 
@@ -278,7 +281,7 @@ def _device_of(name: str, rank: int, processes: int) -> torch.device:
         return device
     if device.index is not None or torch.cuda.device_count() < processes:
         raise ValueError(
-            f"{processes} processes need a GPU each and device 'auto' or 'cuda', got {name!r} and "
+            f"{processes} processes need one GPU each and device 'auto' or 'cuda', got {name!r} and "
             f"{torch.cuda.device_count()} GPUs"
         )
     return torch.device("cuda", rank)

@@ -147,7 +147,7 @@ class GroupSource:
     def __init__(self, compositions: Compositions, *, stages: Sequence[str], seed: int, num_forward: int = 0):
         self._groups = compositions.of_split("train")
         if self._groups.empty:
-            raise EmptySetError("the compositions have no group to train on; compose with held_out below 1")
+            raise EmptySetError("the compositions have no training group; compose with held_out below 1")
         self._stages, self._num_forward = tuple(stages), num_forward
         self._caption_ids = compositions.caption_ids
         self._forward_ids = {

@@ -84,8 +84,8 @@ class TrainingState:
         """
         if spoilt := not_finite(self.model.state_dict()):
             raise CheckpointError(
-                f"after step {self.step} these weights are not finite: {', '.join(spoilt[:5])}; lower the learning "
-                "rate. The state that was saved before is kept"
+                f"these weights are not finite after step {self.step}: {', '.join(spoilt[:5])}; lower the learning "
+                "rate. The previous saved state is kept"
             )
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self._best.items()}

@@ -201,8 +201,8 @@ class ContrastiveStep:
             except torch.OutOfMemoryError as error:
                 if self.ranks.size > 1 or self.micro_batch == 1:
                     raise CheckpointError(
-                        f"step {batch.step} does not fit the memory of {self.ranks.device} by micro-batches of "
-                        f"{self.micro_batch} pairs; set micro_batch to less, or take a shorter window: {error}"
+                        f"step {batch.step} does not fit in the memory of {self.ranks.device} with micro-batches of "
+                        f"{self.micro_batch} pairs; lower micro_batch, or use a shorter window: {error}"
                     ) from error
             # Only here has the traceback let go of the activations.
             put_back()
@@ -210,8 +210,8 @@ class ContrastiveStep:
                 torch.cuda.empty_cache()
             self.micro_batch = math.ceil(self.micro_batch / 2)
             log.warning(
-                "out of memory on %s in step %d: from here on by micro-batches of %d pairs; set micro_batch to that, "
-                "and all steps are alike", self.ranks.device, batch.step, self.micro_batch,
+                "out of memory on %s in step %d: continuing with micro-batches of %d pairs; set micro_batch to this "
+                "value to use it in all steps", self.ranks.device, batch.step, self.micro_batch,
             )  # fmt: skip
 
     def _gradients(self, batch: Batch, loaded: Loaded, put_back: Callable[[], None]) -> dict[str, Tensor]:
@@ -344,7 +344,7 @@ def told_clips(clip_ids: Sequence[str], suspects: Sequence[str], paths: Mapping[
     if not suspects:
         return f"its clips are {', '.join(shown)}{rest}"
     blamed = ", ".join(paths.get(clip, clip) for clip in suspects)
-    return f"not finite as the model hears it: {blamed}; the other clips of the batch: {', '.join(shown)}{rest}"
+    return f"not finite in the model's input: {blamed}; the other clips of the batch: {', '.join(shown)}{rest}"
 
 
 def is_sound(metrics: Mapping[str, float]) -> bool:
