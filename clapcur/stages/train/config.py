@@ -41,7 +41,8 @@ class OrderTraining:
     """Stage a: fraction of the target that goes to pairs that share some sounds; 0 as in the paper."""
     forward_first: float = added(0.0)
     """Fraction of the training in which captions name the sounds of a sequence in the order in which they are heard
-    (before, then, followed by). A text encoder learns "before" early; "after" reverses the names and needs that first."""
+    (before, then, followed by). A text encoder learns "before" early; "after" reverses the names and
+    needs that first."""
     choice_phrasings: Literal["first", "all"] = added("first")
     """Captions of a sequence used for the held-out order score: the first phrasing (before), or all of them."""
     add_head: OrderHeadConfig | None = None
