@@ -191,7 +191,7 @@ def precision_of(chosen: Artifact, tables: Mapping[str, Path]) -> float | None:
     from clapcur.data.improvement_set import ImprovementSet
     from clapcur.data.manifest import Manifest
 
-    opened = ImprovementSet.open(chosen).pairs(["class"]).drop_duplicates("clip_id")
+    opened = ImprovementSet.open(chosen).pairs(["clip_id", "class"]).drop_duplicates("clip_id")
     store = Home.open().store
     if "pool" not in chosen.record.inputs:  # DS: clips of the teacher
         return None

@@ -9,7 +9,6 @@ import yaml
 from typer.testing import CliRunner
 
 from clapcur.cli import app
-from clapcur.data.rows import Row
 from clapcur.errors import ArtifactError, ManifestError
 from clapcur.experiments.config import experiment_from_file
 from clapcur.flows.compare import compare
@@ -125,4 +124,4 @@ def test_every_command_that_trains_can_be_tried(config):
     assert stages(Home.open()) <= READ_BY_A_PLAN
     shown = CliRunner().invoke(app, ["improve", str(config), "--dry-run"]).stdout
     assert "0 of " in shown and "no time estimate: no similar step has run" in shown
-    assert Row.parse("ads+sl").name in shown
+    assert "pl+sl" in shown

@@ -99,7 +99,7 @@ def test_a_list_that_is_cut_is_no_caption(tmp_path: Path, cell: str) -> None:
 def test_captions_over_several_columns_are_named(odd: Path) -> None:
     """Without a word, a table of pairs is ingested as a pool, and its captions are gone."""
     with pytest.raises(
-        ManifestError, match=r"but caption_1, caption_2, caption_3, caption_4, caption_5; say `columns: "
+        ManifestError, match=r"but has caption_1, caption_2, caption_3, caption_4, caption_5; set `columns: "
     ):
         scanned(odd / "wide.csv")
     five = tuple(f"caption_{number}" for number in range(1, 6))
@@ -150,7 +150,7 @@ def test_a_file_that_is_absent_is_said_with_the_one_that_may_be_meant(
     (odd / "capital.csv").write_text("path\nA/S1.wav\na/S1.wav\n")
     with caplog.at_level(logging.WARNING, "clapcur"), pytest.raises(ManifestError, match="missing 2"):
         scanned(odd / "capital.csv")
-    assert "is 'a/s1.wav' meant?" in caplog.text
+    assert "did you mean 'a/s1.wav'?" in caplog.text
 
 
 def test_metadata_of_a_folder_finds_its_files_in_every_spelling(odd: Path) -> None:
@@ -203,8 +203,8 @@ def test_a_word_for_a_missing_id_names_no_recording(odd: Path, word: str) -> Non
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("classes.csv", "looks like a table, its first line is 'index,display_name'"),
-        ("classes_case.txt", "each class name must occur once, repeated: 'dog bark' and 'Dog Bark'"),
+        ("classes.csv", "looks like a table: its first line is 'index,display_name'"),
+        ("classes_case.txt", "each class name must occur once; repeated: 'dog bark' and 'Dog Bark'"),
         ("classes_cp1252.txt", "line 1, is not UTF-8"),
         ("classes_one.txt", "at least two class names"),
         ("classes_empty.txt", "at least two class names"),
@@ -291,7 +291,7 @@ def test_the_files_that_a_parquet_table_names_are_read(
         (
             "cells.csv",
             ["path,caption", *["a/s1.wav,rain"] * 10, "a/s2.wav,rain, falls"],
-            "3 cells where .* has 2",
+            "3 cells, but the header has 2",
         ),
         ("cut.jsonl", [*['{"path": "a/s1.wav", "caption": "rain"}'] * 10, '{"path": "a/s2'], "line 11: not JSON"),
         ("deep.jsonl", ["[" * 100_000, *['{"path": "a/s1.wav", "caption": "rain"}'] * 10], "line 1: not JSON that can"),
