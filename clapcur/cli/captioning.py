@@ -240,6 +240,9 @@ def pseudo_label(
     min_probability: Annotated[
         float, typer.Option(min=0, max=1, help="Clips whose best class is less probable get no label.")
     ] = 0.5,
+    min_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Fraction of the clips that get a label in any case.")
+    ] = 0.5,
     by_recording: Annotated[
         bool, typer.Option(help="Give all clips of a recording one opinion, where the pool names recordings.")
     ] = True,
@@ -267,8 +270,9 @@ def pseudo_label(
         inputs["pool_embeddings"] = embed(EmbedConfig(what="audio"), both, "pool")
         inputs["prompt_embeddings"] = embed_prompts(inputs["checkpoint"], prompts(names, prompt))
         config = PseudoLabelConfig(
-            class_names=names, prompt=prompt, by_recording=by_recording, min_probability=min_probability
-        )
+            class_names=names, prompt=prompt, by_recording=by_recording, min_probability=min_probability,
+            min_share=min_share,
+        )  # fmt: skip
         made = run(config, inputs)
     if not as_json:
         show_pseudo_labels(made)

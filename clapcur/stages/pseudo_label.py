@@ -12,6 +12,8 @@ Sources: pseudo-labels are Lee 2013 ("Pseudo-Label: the simple and efficient sem
 evidence is ours, measured in docs/results/rotation.md.
 """
 
+import logging
+import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -34,6 +36,7 @@ from clapcur.store.record import Outcome
 if TYPE_CHECKING:
     from clapcur.models.clap import Clap
 
+log = logging.getLogger("clapcur")
 SHOWN_CLASSES = 3  # of a clip, in the table of all clips
 
 
@@ -50,7 +53,10 @@ class PseudoLabelConfig:
     by_recording: bool = True
     """Average the probabilities over the clips of a recording, where the pool names recordings."""
     min_probability: float = 0.5
-    """Probability of the best class below which a clip gets no label."""
+    """Minimum probability of the best class for a clip to get a label."""
+    min_share: float = 0.5
+    """Fraction of the clips that get a label in any case, the most probable first; for a teacher that is never sure, or
+    many classes."""
     device: str = machine("auto")
     """Device of the teacher, which reads the names of tags; auto takes the first GPU if there is one."""
 
@@ -60,8 +66,9 @@ class PseudoLabelConfig:
             check_prompt(template)
         if self.class_names:
             check_class_names(self.class_names)
-        if not 0 <= self.min_probability <= 1:
-            raise ValueError(f"min_probability must be in [0, 1], got {self.min_probability:g}; a percentage?")
+        for name in ("min_probability", "min_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name):g}; a percentage?")
 
     @property
     def templates(self) -> tuple[str, ...]:
@@ -94,11 +101,13 @@ def pseudo_label(inputs: Mapping[str, Artifact], config: PseudoLabelConfig, work
         posterior_NK = mean_of_groups(posterior_NK, clips.recording_id.to_numpy(object))
     best_N = posterior_NK.argmax(axis=1)
     probability_N = posterior_NK.max(axis=1)
-    kept_N = probability_N >= config.min_probability
+    threshold = _threshold(probability_N, config)
+    kept_N = probability_N >= threshold
     if not kept_N.any():
         raise EmptySetError(
             f"none of {len(clips)} clips of the pool {inputs['pool'].id} is of one class with a probability of "
-            f"{config.min_probability:g}, the highest is {probability_N.max(initial=0):.3f}; lower min_probability"
+            f"{config.min_probability:g}, the highest is {probability_N.max(initial=0):.3f}; lower min_probability or "
+            "raise min_share"
         )
     table = _table(clips.clip_id.tolist(), posterior_NK, similarity_NK, kept_N, config)
     write_generated(table, work.path)
@@ -111,10 +120,26 @@ def pseudo_label(inputs: Mapping[str, Artifact], config: PseudoLabelConfig, work
             **{f"class.{readable(name)}": of_class[name] for name in names},
         },
         metrics={
+            "threshold": threshold,
             "probability": float(probability_N[kept_N].mean()),
             "changed": float((best_N != teacher_N)[kept_N].mean()),  # clips whose class is not what the teacher hears
         },
     )  # fmt: skip
+
+
+def _threshold(probability_N: NDArray[np.float64], config: PseudoLabelConfig) -> float:
+    """Return the probability from which clips get a label: the configured one, or less where too few would get one."""
+    at_least = math.ceil(config.min_share * len(probability_N))
+    if not at_least:
+        return config.min_probability
+    of_share = float(np.sort(probability_N)[-at_least])
+    if of_share < config.min_probability:
+        log.warning(
+            "%d of %d clips are of one class with a probability of %.2f; the most probable %.0f %% get a label, from "
+            "%.3f", (probability_N >= config.min_probability).sum(), len(probability_N), config.min_probability,
+            100 * config.min_share, of_share,
+        )  # fmt: skip
+    return min(of_share, config.min_probability)
 
 
 def _similarities(

@@ -20,7 +20,7 @@ from clapcur.testing import clips_table, commit, embeddings, manifest
 
 NAMES = ("dog_bark", "siren", "rain")
 CONFIG_OF = PseudoLabelConfig(
-    class_names=NAMES, phrasings=("{}", "the sound of {}"), by_recording=False, min_probability=0.0, device="cpu"
+    class_names=NAMES, phrasings=("{}", "the sound of {}"), by_recording=False, min_share=1.0, device="cpu"
 )
 
 
@@ -123,7 +123,7 @@ def test_the_clips_of_a_recording_get_one_class(scene):
 
 def test_an_unsure_clip_gets_no_label_and_is_listed(scene):
     limit = float(np.median(scene.alone_NK.max(axis=1)))
-    made = scene.run(dataclasses.replace(CONFIG_OF, min_probability=limit))
+    made = scene.run(dataclasses.replace(CONFIG_OF, min_probability=limit, min_share=0.0))
     sure = {clip for clip, p in zip(scene.clips, scene.alone_NK.max(axis=1), strict=True) if p >= limit}
     assert set(classes_of(made)) == sure and made.record.counts["unsure"] == 12 - len(sure) > 0
     table = read_generated(made)
@@ -132,9 +132,21 @@ def test_an_unsure_clip_gets_no_label_and_is_listed(scene):
     assert first.tags.split("; ")[0].startswith(first.caption.removeprefix("this is a sound of "))
 
 
+def test_a_teacher_that_is_never_sure_labels_the_most_probable_clips(scene, caplog):
+    """A threshold for ten classes is out of reach for fifty, and the run ended after its training."""
+    probability_N = scene.alone_NK.max(axis=1)
+    assert probability_N.max() < 0.5
+    made = scene.run(dataclasses.replace(CONFIG_OF, min_share=0.25))
+    assert set(classes_of(made)) == {scene.clips[index] for index in np.argsort(-probability_N)[:3]}
+    assert made.record.metrics["threshold"] == pytest.approx(np.sort(probability_N)[-3])
+    assert (
+        "0 of 12 clips are of one class with a probability of 0.50; the most probable 25 % get a label" in caplog.text
+    )
+
+
 def test_what_cannot_be_labelled_is_said_in_one_line(scene):
     with pytest.raises(EmptySetError, match=r"none of 12 clips .* probability of 1, the highest is 0\.\d+; lower"):
-        scene.run(dataclasses.replace(CONFIG_OF, min_probability=1.0))
+        scene.run(dataclasses.replace(CONFIG_OF, min_probability=1.0, min_share=0.0))
     with pytest.raises(DataError, match="expected the embeddings of 2 class prompts, got 3"):
         scene.run(dataclasses.replace(CONFIG_OF, class_names=NAMES[:2]))
     with pytest.raises(ValueError, match="in \\[0, 1\\], got 80; a percentage"):
