@@ -188,6 +188,7 @@ def precision_of(chosen: Artifact, tables: Mapping[str, Path]) -> float | None:
     """Return which share of a set's clips is paired with its true class, by the labels that curation never saw."""
     import pandas as pd
 
+    from clapcur.data.class_names import readable
     from clapcur.data.improvement_set import ImprovementSet
     from clapcur.data.manifest import Manifest
 
@@ -198,7 +199,7 @@ def precision_of(chosen: Artifact, tables: Mapping[str, Path]) -> float | None:
     places = Manifest.open(store.find(chosen.record.inputs["pool"])).paths
     truth = pd.read_csv(tables["labelled"]).drop_duplicates("path").set_index("path").label
     label = opened.clip_id.map(places).map(truth)
-    return float((label == opened["class"]).mean())
+    return float((label.map(readable, na_action="ignore") == opened["class"].map(readable)).mean())
 
 
 def in_half(recording: str, half: str) -> bool:
@@ -289,8 +290,8 @@ def draw(table: list[dict[str, object]], path: Path) -> None:
     axes.axvline(0, color=MUTED, linewidth=1.2, zorder=1)
     for line in table:
         if line["row"] == "oracle":
-            axes.axvline(line["vs_teacher"][0], color=MUTED, linewidth=1.2, linestyle="--", zorder=1)
-            axes.text(line["vs_teacher"][0], -0.75, "true labels", ha="center", va="bottom", color=MUTED)
+            axes.axvline(line["vs_teacher"][0], color=INK, linewidth=1, linestyle="--", zorder=1)
+            axes.text(line["vs_teacher"][0] - 0.2, len(rows) - 0.6, "true labels", ha="right", va="bottom", color=INK)
     axes.set_yticks(range(len(rows)), [line["row"] for line in rows])
     axes.set_ylim(len(rows) - 0.5, -0.6)
     axes.tick_params(axis="y", length=0)
