@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from us8k import CAPTIONS_PER_CLIP, DATA, PHRASES, base, read_manifest, row, write_csv
+from us8k import CAPTIONS_PER_CLIP, DATA, PHRASES, base, read_manifest, write_csv
 
 from clapcur.store.home import Home
 
@@ -75,6 +75,7 @@ def main() -> None:
         os.environ.setdefault(name, value)
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
+    from clapcur.data.rows import Row
     from clapcur.experiments.config import Experiment
     from clapcur.flows.compare import compare
     from clapcur.methods.metrics import bootstrap_interval, paired_change
@@ -84,13 +85,14 @@ def main() -> None:
     for fold in FOLDS:
         tables = write_tables(arguments.data, Home.open().root / "esc10" / fold, fold)
         experiment: Experiment = dataclasses.replace(
-            base(tables, "esc10"), rows=tuple(map(row, rows)), seeds=(arguments.seed,)
+            base(tables, "esc10"), rows=tuple(map(Row.parse, rows)), seeds=(arguments.seed,)
         )
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             report = compare(experiment)
         for role, scores in report.record.inputs.items():
-            path = Home.open().store.folder("scores", scores) / "predictions.parquet"
-            predictions[role.split(".")[1]].append(pd.read_parquet(path))
+            if role.startswith("scores."):
+                path = Home.open().store.folder("scores", scores) / "predictions.parquet"
+                predictions[role.split(".")[1]].append(pd.read_parquet(path))
         print(f"fold {fold}: report {report.id}", file=sys.stderr, flush=True)
 
     whole = {name: pd.concat(parts).sort_values("clip_id", ignore_index=True) for name, parts in predictions.items()}
