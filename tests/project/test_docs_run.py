@@ -249,7 +249,7 @@ def ids(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_the_pages_run_as_they_are_written(project, hub):
     """README's `mlflow models predict` failed, and left a database where it was typed."""
     program = Path(sys.executable).parent
