@@ -351,18 +351,13 @@ class Clap(nn.Module):
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
         """Switch dropout and gradients off; every module gets back the mode that it had."""
-        training = {module: module.training for module in self.modules()}
-        self.eval()
         half = self.precision == "bfloat16"
-        try:
-            with (
-                torch.inference_mode(),
-                torch.autocast(self.logit_scale.device.type, torch.bfloat16, enabled=half),
-            ):
-                yield
-        finally:
-            for module, was_training in training.items():
-                module.training = was_training
+        with (
+            evaluating(self),
+            torch.inference_mode(),
+            torch.autocast(self.logit_scale.device.type, torch.bfloat16, enabled=half),
+        ):
+            yield
 
     # -- folders
 
@@ -420,3 +415,15 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
         yield
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode; every part gets back the mode that it had."""
+    training = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, was_training in training.items():
+            part.training = was_training

@@ -6,13 +6,12 @@ Shapes: B clips or captions, T samples, F features, C channels, L frames, D embe
 import hashlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clapcur.config import to_dict
-from clapcur.models.clap import Clap
+from clapcur.models.clap import Clap, evaluating
 from clapcur.models.order_head import Pooled
 
 Tokens = dict[str, Tensor]
@@ -134,18 +133,6 @@ def trunk_digest(model: Clap) -> str:
 def _trunk(model: Clap, named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """Yield those of the audio tower's weights that are not of its head."""
     return ((name, weight) for name, weight in named if name.split(".")[0] not in model.audio.head_parts)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode; every part gets back the mode that it had."""
-    training = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, was_training in training.items():
-            part.training = was_training
 
 
 class TextFeatures:
