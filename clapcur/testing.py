@@ -4,7 +4,7 @@ For the tests of a stage or a strategy of one's own, as for ours::
 
     store = Store(tmp_path)
     pool = manifest(store, "pool", clips_table(["a", "b"]))
-    rows = embeddings(store, "pool rows", ["a", "b"], [[1, 0], [0, 1]], what="audio")
+    rows = embeddings(store, "pool rows", ["a", "b"], [[1, 0], [0, 1]])
 """
 
 import json
@@ -120,7 +120,7 @@ def manifest(
     return commit(store, "manifest", name, write)
 
 
-def embeddings(store: Store, name: str, ids: Sequence[str], rows_ND: ArrayLike, **config: Any) -> Artifact:
+def embeddings(store: Store, name: str, ids: Sequence[str], rows_ND: ArrayLike) -> Artifact:
     """Make an embedding table.
 
     Parameters
@@ -130,8 +130,6 @@ def embeddings(store: Store, name: str, ids: Sequence[str], rows_ND: ArrayLike, 
     ids : sequence of str
     rows_ND : array_like, shape (N, D)
         They are made unit.
-    **config : object
-        Not used.
     """
     given_ND = np.asarray(rows_ND, np.float64)
     unit = (given_ND / np.linalg.norm(given_ND, axis=1, keepdims=True)).astype(np.float32)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from clapcur.data.generated import refresh_locations
 from clapcur.stages import caption as stage_module
 from clapcur.stages.caption import CaptionConfig
 from clapcur.store.artifacts import Artifact
@@ -17,5 +18,5 @@ def caption(
     stage, identity = stage_module.stage_for(config)
     artifact = run_stage(stage, identity, inputs, campaign, {"role": role})
     if artifact.is_made:
-        stage_module.refresh_locations(artifact, inputs["pool"])
+        refresh_locations(artifact, inputs["pool"])
     return artifact

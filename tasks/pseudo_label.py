@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from clapcur.stages import caption as caption_stage
+from clapcur.data.generated import refresh_locations
 from clapcur.stages.pseudo_label import STAGE, PseudoLabelConfig
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
@@ -16,5 +16,5 @@ def pseudo_label(
     """Give each clip of ``pool`` the class that it most likely is."""
     artifact = run_stage(STAGE, config, inputs, campaign, {"role": "pseudo-labels"})
     if artifact.is_made:
-        caption_stage.refresh_locations(artifact, inputs["pool"])
+        refresh_locations(artifact, inputs["pool"])
     return artifact

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from clapcur.data.manifest import Manifest, captions_table, write_table
+from clapcur.data.manifest import Manifest, captions_table, write_locations, write_table
 from clapcur.store.artifacts import Artifact
 
 FILE = "generated.parquet"
@@ -38,6 +38,13 @@ def manifest_of(pool: Manifest, kept: pd.DataFrame) -> Manifest:
     clips = pool.clips[pool.clips.clip_id.isin(pairs.clip_id)].reset_index(drop=True)
     places = pool.locations[pool.locations.clip_id.isin(pairs.clip_id)].reset_index(drop=True)
     return Manifest(clips, captions_table(kept.caption), pairs, places)
+
+
+def refresh_locations(artifact: Artifact, pool: Artifact) -> None:
+    """Write where the clips are now into a manifest that was made before its pool moved."""
+    places = Manifest.open(pool).locations
+    clips = pd.read_parquet(artifact.path / "clips.parquet", columns=["clip_id"]).clip_id
+    write_locations(places[places.clip_id.isin(clips)].reset_index(drop=True), artifact.path)
 
 
 def is_generated(manifest: Artifact) -> bool:

@@ -31,7 +31,7 @@ from clapcur.config import canonical, check_seed, frozen, machine
 from clapcur.data.class_names import PROMPT, check_prompt
 from clapcur.data.embeddings import EmbeddingTable
 from clapcur.data.generated import GENERATED, KEPT, manifest_of, write_generated
-from clapcur.data.manifest import Manifest, caption_id, normalise_caption, write_locations
+from clapcur.data.manifest import Manifest, caption_id, normalise_caption
 from clapcur.data.tags import Tag, Tags
 from clapcur.errors import DataError, EmptySetError
 from clapcur.methods.contamination import overlap
@@ -51,7 +51,7 @@ UNSAID = (  # classes of AudioSet that say where a sound was recorded, or that i
     "Reverberation",
 )  # fmt: skip
 
-__all__ = ["CaptionConfig", "caption", "refresh_locations", "stage_for"]
+__all__ = ["CaptionConfig", "caption", "stage_for"]
 
 
 @frozen
@@ -262,10 +262,3 @@ def _why_none(counts: Mapping[str, int]) -> str:
     if counts.get("not_embedded"):
         said += f", {counts['not_embedded']} have no embedding"
     return said + "; lower the tag thresholds (least, factor), or use another tagger"
-
-
-def refresh_locations(artifact: Artifact, pool: Artifact) -> None:
-    """Write where the clips are now into a manifest that was made before its pool moved."""
-    places = Manifest.open(pool).locations
-    clips = pd.read_parquet(artifact.path / "clips.parquet", columns=["clip_id"]).clip_id
-    write_locations(places[places.clip_id.isin(clips)].reset_index(drop=True), artifact.path)
