@@ -50,7 +50,8 @@ def find(home: Home, name: str, kind: str | None = None) -> Artifact:
     """
     found = _find(home, name)
     if kind is not None and found.kind != kind:
-        raise ArtifactError(f"expected a {kind}, got the {found.kind} {found.id}".replace("_", " "))
+        wanted = {"tags": "tags", "improvement_set": "an improvement set"}.get(kind, f"a {kind}")
+        raise ArtifactError(f"expected {wanted}, got the {found.kind} {found.id}".replace("_", " "))
     return found
 
 

@@ -209,6 +209,8 @@ def test_a_wrong_kind_of_artifact_is_named(answer, lineage):
     assert code == 1 and "x.yaml" in err
     code, _, err = answer("embed", lineage["set"], lineage["pairs"])
     assert code == 1 and f"expected a checkpoint, got the improvement set {lineage['set']}" in err
+    code, _, err = answer("caption", lineage["set"])
+    assert code == 1 and f"expected tags, got the improvement set {lineage['set']}" in err
 
 
 def test_a_process_exits_with_the_code_and_without_a_traceback(tmp_path):
