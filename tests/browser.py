@@ -21,6 +21,11 @@ OPTIONS = (
     "--disable-dev-shm-usage", "--remote-debugging-pipe",
 )  # fmt: skip
 WITHIN_S = 30.0
+LEFT = ("navigated", "context was destroyed", "Cannot find context")  # what Chromium says of a page that was left
+
+
+class PageLeft(RuntimeError):
+    """The page was left for another one while it evaluated an expression."""
 
 
 class Browser:
@@ -34,17 +39,19 @@ class Browser:
     def call(self, method: str, **arguments: Any) -> dict[str, Any]:
         """Send one DevTools command to the page, or to the browser before there is a page, and return its result."""
         self._last_id += 1
-        message: dict[str, Any] = {"id": self._last_id, "method": method, "params": arguments}
+        command: dict[str, Any] = {"id": self._last_id, "method": method, "params": arguments}
         if self._session:
-            message["sessionId"] = self._session
-        left = memoryview(json.dumps(message).encode() + b"\0")
-        while left:
-            left = left[os.write(self._commands, left) :]
+            command["sessionId"] = self._session
+        unsent = memoryview(json.dumps(command).encode() + b"\0")
+        while unsent:
+            unsent = unsent[os.write(self._commands, unsent) :]
         deadline = time.monotonic() + WITHIN_S
         while (answer := self._read(deadline)).get("id") != self._last_id:
             self.events.append(answer)
         if "error" in answer:
-            raise RuntimeError(f"{method}: {answer['error']['message']}")
+            message = answer["error"]["message"]
+            left = any(words in message for words in LEFT)
+            raise (PageLeft if left else RuntimeError)(f"{method}: {message}")
         result: dict[str, Any] = answer["result"]
         return result
 
@@ -83,10 +90,17 @@ class Browser:
         return answer["result"].get("value")
 
     def wait(self, condition: str) -> None:
-        """Wait until an expression is true; one that fails (a page without a body yet) is not true yet."""
+        """Wait until an expression is true; on a page without a body yet, or one that is being left, it is not."""
         deadline = time.monotonic() + WITHIN_S
         attempt = f"(() => {{ try {{ return Boolean({condition}) }} catch {{ return false }} }})()"
-        while not self.run(attempt):
+
+        def is_true() -> bool:
+            try:
+                return bool(self.run(attempt))
+            except PageLeft:
+                return False
+
+        while not is_true():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"still not true after {WITHIN_S:g} s: {condition}")
             time.sleep(0.05)
