@@ -16,21 +16,26 @@ from clapcur.store.readable import label
 from clapcur.store.record import Record
 from clapcur.tasks.pool import grow
 
-CLIPS_OF = {
-    "embed": "manifest",
-    "tag": "manifest",
-    "curate": "pool",
-    "caption": "pool",
-    "pseudo_label": "pool",
-}  # the role, by stage
-BEFORE = {"embed": "previous", "tag": "previous", "curate": "parent_pool"}  # what of these is taken over
-DONE = {
-    "embed": "embedded",
-    "tag": "heard",
-    "curate": "candidate_clips",
-    "caption": "pool_clips",
-    "pseudo_label": "pool_clips",
-}  # count in the record
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage works on, one thing after the other."""
+
+    role: str
+    """Input whose clips or captions it goes through."""
+    done: str
+    """Count in the record of a finished one that says how many these were."""
+    before: str = ""
+    """Input that an earlier result comes by, whose work is taken over."""
+
+
+WORK = {
+    "embed": Work("manifest", "embedded", before="previous"),
+    "tag": Work("manifest", "heard", before="previous"),
+    "curate": Work("pool", "candidate_clips", before="parent_pool"),
+    "caption": Work("pool", "pool_clips"),
+    "pseudo_label": Work("pool", "pool_clips"),
+}  # by stage; any other makes one result, in a time that no size says
 
 
 @dataclass(frozen=True)
@@ -134,21 +139,21 @@ def _size(home: Home, record: Record) -> tuple[int, str]:
         return int(config["num_examples"]), "examples"
     if stage == "embed" and config["what"] == "prompts":
         return len(config["prompts"]), "prompts"
-    if stage in CLIPS_OF:
+    if stage in WORK:
         what = "captions" if config.get("what") == "captions" else "clips"
-        role = "teacher_pairs" if config.get("strategy") == "ds" else CLIPS_OF[stage]
+        role = "teacher_pairs" if config.get("strategy") == "ds" else WORK[stage].role
         return len(_ids(home, inputs[role], what)), what
     return 1, "results"
 
 
 def _taken_over(home: Home, record: Record) -> int:
     """Return how much of it an earlier result saves."""
-    stage, inputs = record.stage, record.inputs
-    before = inputs.get(BEFORE.get(stage, ""))
-    if before is None:
+    inputs, work = record.inputs, WORK.get(record.stage)
+    if work is None or work.before not in inputs:
         return 0
-    now = _ids(home, inputs[CLIPS_OF[stage]], "clips")
-    if stage == "curate":
+    before = inputs[work.before]
+    now = _ids(home, inputs[work.role], "clips")
+    if record.stage == "curate":
         earlier = _ids(home, before, "clips")
         return 0 if earlier - now else len(earlier)  # of a pool that lost clips all pairs are scored again
     return len(now & _ids(home, home.store.find(before).record.inputs["manifest"], "clips"))
@@ -194,4 +199,5 @@ def _amount_done(record: Record) -> int:
     """Return how much a finished stage worked on."""
     if record.stage == "train":
         return int(record.config["num_examples"])
-    return int(record.counts.get(DONE[record.stage], 0)) if record.stage in DONE else 1
+    work = WORK.get(record.stage)
+    return int(record.counts.get(work.done, 0)) if work else 1

@@ -105,20 +105,19 @@ class _Lineage:
             is_measured = role == "pool" and kind == "improvement_set" and config.get("hubness")
             found = self._listed_in(manifest) if is_measured else set()
         elif role in ("teacher_pairs", "generated"):
-            found = self._paired(manifest.path, self._listed_in(manifest)) | self._tagged_among(manifest)
+            found = self._paired(manifest.path, self._listed_in(manifest)) | self._averaged_over(manifest)
         else:
             found = self._listed_in(manifest)
         return _told(found, f"the {role} {manifest.id}".replace("_", " "))
 
-    def _tagged_among(self, manifest: Artifact) -> Set[str]:
-        """Return the forgotten clips of the pools that the tags behind a manifest's captions were given over."""
+    def _averaged_over(self, manifest: Artifact) -> Set[str]:
+        """Return the forgotten clips of the pools that a manifest's captions were made from: tags average over all."""
         record = manifest.record
         if record.stage == "merge":
             parts = (self._store.find(name) for name in record.inputs.values())
-            return set().union(*(self._tagged_among(part) for part in parts))
-        if record.stage not in ("caption", "pseudo_label"):  # these average over all clips of their pool
-            return set()
-        return self._listed_in(self._store.find(record.inputs["pool"]))
+            return set().union(*(self._averaged_over(part) for part in parts))
+        pool = record.inputs.get("pool")
+        return self._listed_in(self._store.find(pool)) if pool else set()
 
     def _in_set(
         self, folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str], is_written: bool
