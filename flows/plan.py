@@ -192,7 +192,8 @@ class _Rates:
     @staticmethod
     def _kind(record: Record) -> tuple[Any, ...]:
         config = record.config
-        return record.stage, config.get("what"), bool(config.get("order")), str(config.get("frozen_towers"))
+        learning = str(config.get("frozen_towers")), config.get("adapt")
+        return record.stage, config.get("what"), bool(config.get("order")), *learning
 
 
 def _amount_done(record: Record) -> int:

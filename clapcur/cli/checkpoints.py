@@ -19,7 +19,7 @@ from clapcur.cli.console import (
 from clapcur.errors import DataError
 
 FrontEnd = Literal["from_config", "from_checkpoint"]
-Form = Literal["clapcur", "msclap", "laion", "hf", "onnx"]
+Form = Literal["clapcur", "msclap", "laion", "hf", "onnx", "adapter"]
 
 
 def adopt(
@@ -45,6 +45,10 @@ def adopt(
             "--collapsed", help="Accept a model whose text tower has collapsed: all texts get the same embedding."
         ),
     ] = False,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(help="Low-rank adapters that were trained on this checkpoint; gives that student."),
+    ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -62,8 +66,9 @@ def adopt(
 
         place = str(Path(source).absolute()) if Path(source).exists() else source
         config = AdoptConfig(
-            source=place, front_end=front_end, text_source=text_source, pickled=pickled, collapsed=collapsed
-        )
+            source=place, front_end=front_end, text_source=text_source, pickled=pickled, collapsed=collapsed,
+            adapter=str(adapter.absolute()) if adapter else None,
+        )  # fmt: skip
         made = run(config, {})
     show_artifact(made, as_json)
     if not as_json:
@@ -73,9 +78,18 @@ def adopt(
 def export(
     checkpoint: Checkpoint,
     path: Annotated[
-        Path, typer.Argument(help="Output path: a file for msclap and laion, otherwise a folder.", show_default=False)
+        Path,
+        typer.Argument(
+            help="Output path: a file for msclap, laion and adapter, otherwise a folder.", show_default=False
+        ),
     ],
-    form: Annotated[Form, typer.Option("--format", help="Output format; hf is Hugging Face's ClapModel.")] = "clapcur",
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--format",
+            help="Output format; hf is Hugging Face's ClapModel, adapter what a student with adapt: lora learned.",
+        ),
+    ] = "clapcur",
     ignore_int16: Annotated[
         bool, typer.Option("--ignore-int16", help="Ignore whether the front end rounds waveforms to 16 bits.")
     ] = False,
@@ -90,10 +104,14 @@ def export(
         raise DataError(f"{path} already exists; choose another path")
     found = find(open_home(home), checkpoint, "checkpoint")
     with working():
+        from clapcur.models.adapters import copy_adapter
         from clapcur.models.checkpoints import save_checkpoint
         from clapcur.models.clap import load_model
 
-        save_checkpoint(load_model(found.path, device="cpu"), path, form, ignore_int16=ignore_int16)
+        if form == "adapter":
+            copy_adapter(found.path, path)
+        else:
+            save_checkpoint(load_model(found.path, device="cpu"), path, form, ignore_int16=ignore_int16)
     if as_json:
         print_json({"path": str(path), "format": form, "checkpoint": found.id})
     else:

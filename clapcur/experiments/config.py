@@ -401,7 +401,9 @@ def _with_tower_of(experiment: Experiment, captioning: Captioning) -> Experiment
 
 def _checkpoint_values(value: Any, folder: Path) -> dict[str, Any]:
     given = _mapping(value, "checkpoint")
-    return given | {name: _place(given[name], folder) for name in ("source", "text_source") if given.get(name)}
+    return given | {
+        name: _place(given[name], folder) for name in ("source", "text_source", "adapter") if given.get(name)
+    }
 
 
 def _place(source: str, folder: Path) -> str:

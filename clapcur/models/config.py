@@ -30,6 +30,8 @@ YAMNET_LAYERS = (
 YAMNET_RECEPTIVE_FRAMES = 315
 """Frames that one cell of YAMNet's last map depends on."""
 
+Tower = Literal["audio", "text"]
+
 Part = Literal[
     "audio", "audio_last", "order_head", "audio_projection", "text", "text_last", "text_projection", "logit_scale"
 ]
@@ -214,6 +216,23 @@ class OrderHeadConfig:
         """Refuse a layer without units."""
         if self.hidden_size < 1:
             raise ValueError(f"hidden_size must be at least 1, got {self.hidden_size}")
+
+
+@frozen
+class LoraConfig:
+    """The size of low-rank adapters (Hu et al. 2021, arXiv:2106.09685)."""
+
+    rank: int = 8
+    """Rank of what each adapter adds to a weight."""
+    alpha: int = 16
+    """What the adapters add is multiplied by alpha / rank."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        if self.rank < 1:
+            raise ValueError(f"the rank of an adapter must be at least 1, got {self.rank}")
+        if self.alpha < 1:
+            raise ValueError(f"alpha must be at least 1, got {self.alpha}")
 
 
 @frozen

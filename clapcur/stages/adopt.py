@@ -44,6 +44,9 @@ class AdoptConfig:
     """Accept a model whose text tower gives all texts the same embedding."""
     partial: bool = False
     """Accept a checkpoint that lacks a tower, to start a training from it."""
+    adapter: str | None = None
+    """File of low-rank adapters that were trained on this checkpoint, which `clapcur export --format adapter` wrote:
+    the checkpoint becomes that student."""
     seed: int = 0
     """Seed of the weights that a partial checkpoint lacks."""
 
@@ -72,6 +75,8 @@ def stage_for(config: AdoptConfig) -> tuple[Stage, dict[str, Any]]:
         "model": canonical(config.model) if config.model else None,
         "seed": config.seed if config.partial else None,
     }
+    if config.adapter is not None:
+        identity["adapter"] = fingerprint(config.adapter)
 
     def compute(inputs: Mapping[str, Artifact], _: Any, work: Workspace) -> Outcome:
         return adopt(inputs, config, work)
@@ -89,6 +94,7 @@ def adopt(inputs: Mapping[str, Artifact], config: AdoptConfig, work: Workspace) 
     CheckpointError
         As `load_checkpoint`; or the checkpoint lacks a tower and `partial` is not set.
     """
+    from clapcur.models.adapters import with_adapter
     from clapcur.models.checkpoints import load_checkpoint
 
     captions = sorted(Manifest.open(inputs["teacher_pairs"]).captions.caption) if config.needs_captions else None
@@ -105,6 +111,8 @@ def adopt(inputs: Mapping[str, Artifact], config: AdoptConfig, work: Workspace) 
     if Path(model.config.text.source).is_dir():  # the place of a folder says nothing, all of it is saved with the model
         text = dataclasses.replace(model.config.text, source="text")
         model.config = dataclasses.replace(model.config, text=text)
+    if config.adapter is not None:
+        model = with_adapter(model, config.adapter)
     model.save(work.path)
     told = {name: value for name, value in report.to_dict().items() if name != "source"}  # a place says nothing
     (work.path / "adopted.json").write_text(json.dumps(told, indent=1))
@@ -117,7 +125,9 @@ def adopt(inputs: Mapping[str, Artifact], config: AdoptConfig, work: Workspace) 
 
 
 def check_place(config: AdoptConfig) -> None:
-    """CheckpointError where the checkpoint, or the text model that it names, is not there; neither is read."""
+    """CheckpointError where the checkpoint, or a text model or adapter that it names, is not there; none is read."""
+    if config.adapter is not None and not Path(config.adapter).is_file():
+        raise CheckpointError(f"the adapter {config.adapter} is not there; export --format adapter writes such a file")
     for source, what in ((config.source, "checkpoint"), (config.text_source, "text model")):
         if source is not None and not Path(source).exists():
             check_source(source, what)

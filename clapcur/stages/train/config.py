@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from clapcur.config import added, check_seed, frozen, machine
 from clapcur.methods.losses import SoftForm
-from clapcur.models.config import ClapConfig, OrderHeadConfig, Part
+from clapcur.models.config import ClapConfig, LoraConfig, OrderHeadConfig, Part, Tower
 
 
 @frozen
@@ -93,8 +93,13 @@ class TrainConfig:
     """Weight decay, for weights with two or more dimensions; adamw only."""
     gradient_clip: float = 5.0
     """Maximum gradient norm; the reference code uses 5."""
-    frozen_towers: tuple[Literal["audio", "text"], ...] = ()
+    frozen_towers: tuple[Tower, ...] = ()
     """Towers with frozen weights; their projections are always trained."""
+    adapt: Literal["all", "projections", "lora"] = added("all")
+    """How the towers are trained. all: every weight, except those of `frozen_towers`; projections: none, both towers
+    are frozen; lora: low-rank adapters beside the frozen weights, which are merged into the checkpoint in the end."""
+    lora: LoraConfig = added(LoraConfig())
+    """Size of the adapters; only with adapt: lora."""
     soft_labels: SoftLabels | None = None
     """Soft targets; None: hard targets."""
     hard_target: Literal["diagonal", "identical"] = "diagonal"
@@ -182,10 +187,19 @@ class TrainConfig:
             raise ValueError("selection='order' needs num_evaluations > 0; or use selection='last'")
         if self.learns and self.frozen_towers:
             raise ValueError("give either `learns` or `frozen_towers`, not both")
+        if self.learns and self.adapt != "all":
+            raise ValueError("give either `learns` or `adapt`, not both")
+        if self.adapt == "lora" and set(self.frozen_towers) == set(get_args(Tower)):
+            raise ValueError("adapt: lora needs a tower that is not frozen; or use adapt: projections")
         if len(self.test_prompts) != len(self.test_classes):
             raise ValueError(
                 f"expected one prompt for each of {len(self.test_classes)} test_classes, got {len(self.test_prompts)}"
             )
+
+    @property
+    def frozen(self) -> tuple[Tower, ...]:
+        """Towers that do not learn at all."""
+        return get_args(Tower) if self.adapt == "projections" else self.frozen_towers
 
     @property
     def num_steps(self) -> int:

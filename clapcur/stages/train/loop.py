@@ -5,13 +5,16 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import get_args
 
 import psutil
 import torch
 
 from clapcur.data.compositions import Renderer
 from clapcur.errors import CheckpointError
+from clapcur.models.adapters import ADAPTER, add_adapters, digest_of, merge_adapters, save_adapter
 from clapcur.models.clap import Clap, load_model
+from clapcur.models.config import Tower
 from clapcur.models.parts import let_learn
 from clapcur.progress import progress
 from clapcur.stages.train.config import TrainConfig
@@ -61,9 +64,15 @@ class Training:
         self.config, self.ranks = config, ranks
         self.data = gather_data(inputs, config)
         self.model = _initial_model(inputs, config, self.data, ranks.device)
-        for tower in config.frozen_towers:
+        for tower in config.frozen:
             getattr(self.model, tower).requires_grad_(False)
         learning = let_learn(self.model, config.learns) if config.learns else None
+        if config.adapt == "lora":
+            if "init" not in inputs:
+                raise ValueError("adapt: lora needs a checkpoint to start from; a new model has to learn every weight")
+            self.base = digest_of(self.model)
+            adapted = [tower for tower in get_args(Tower) if tower not in config.frozen]
+            learning = add_adapters(self.model, config.lora, adapted, config.seed)
         POOLED.max_bytes = max(POOLED.max_bytes, config.cache_mib * 2**20)
         keeps_audio = is_trunk_frozen(self.model) and not (config.time_masks or config.frequency_masks)
         self.audio = AudioFeatures(self.model, keeps_audio)
@@ -154,6 +163,7 @@ class Training:
 def train(inputs: Mapping[str, Artifact], config: TrainConfig, work: Workspace) -> Outcome:
     """Train a teacher or a student; the payload is the model folder and ``history.jsonl``.
 
+    With ``adapt: lora`` there is ``adapter.safetensors`` too, what was learned alone (`clapcur.models.adapters`).
     Times, speed and memory are in ``times.jsonl`` beside it, which is no payload: equal trainings have equal digests.
 
     Inputs by role: see `clapcur.stages.train`; a training on order has ``init``, ``compositions`` and the manifests of
@@ -259,6 +269,9 @@ def _lead(training: Training, work: Workspace) -> Outcome:
         if not state.has_best:
             raise CheckpointError("the loss on held-out pairs was never finite; lower the learning rate")
         state.restore_best()
+    if config.adapt == "lora":
+        save_adapter(model, work.path / ADAPTER, training.base)
+        merge_adapters(model)
     model.eval().save(work.path)
     state.write_history(work.path)
     work.environment |= {

@@ -165,7 +165,7 @@ class ContrastiveStep:
         self.model.train(self._learning is None)
         for module in self._learning or ():
             module.train()
-        for tower in self.config.frozen_towers:
+        for tower in self.config.frozen:
             getattr(self.model, tower).eval()
         rate = self.config.learning_rate_at(batch.step)
         for group in self.optimiser.param_groups:
