@@ -102,7 +102,7 @@ def save_adapter(model: Clap, path: Path | str, base: str) -> None:
     Parameters
     ----------
     model : Clap
-        With adapters that are not merged yet.
+        With adapters that are not merged yet, or none where the projections alone learned.
     path : path
     base : str
         `digest_of` the model that they were added to.
@@ -111,11 +111,9 @@ def save_adapter(model: Clap, path: Path | str, base: str) -> None:
     adapted = dict(_adapted(model))
     for name, layer in adapted.items():
         tensors |= {f"{name}.lora_A": layer.lora_A["default"].weight, f"{name}.lora_B": layer.lora_B["default"].weight}
-    some = next(iter(adapted.values()))
-    said = {
-        "format": FORMAT, "base": base, "towers": sorted({name.split(".")[0] for name in adapted}),
-        "rank": some.r["default"], "alpha": some.lora_alpha["default"],
-    }  # fmt: skip
+    said: dict[str, Any] = {"format": FORMAT, "base": base, "towers": sorted({name.split(".")[0] for name in adapted})}
+    for layer in adapted.values():  # all have the same
+        said |= {"rank": layer.r["default"], "alpha": layer.lora_alpha["default"]}
     header = {"clapcur": json.dumps(said)}  # one entry: several come in any order, and equal files would differ
     save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path, header)
 
@@ -130,8 +128,8 @@ def copy_adapter(checkpoint: Path, path: Path) -> None:
     """
     if not (checkpoint / ADAPTER).is_file():
         raise CheckpointError(
-            f"checkpoint {checkpoint.name} has no adapters: only a training with adapt: lora has; export it as a whole "
-            "with --format clapcur"
+            f"checkpoint {checkpoint.name} has no adapters: only a training with adapt: lora or projections has; "
+            "export it as a whole with --format clapcur"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(checkpoint / ADAPTER, path)
@@ -158,7 +156,8 @@ def with_adapter(model: Clap, path: Path | str) -> Clap:
             f"{path} was trained on another model than this one; give the checkpoint that its training started from"
         )
     made = copy.deepcopy(model)
-    add_adapters(made, LoraConfig(rank=said["rank"], alpha=said["alpha"]), said["towers"])
+    size = {name: said[name] for name in ("rank", "alpha") if name in said}  # none where projections alone learned
+    add_adapters(made, LoraConfig(**size), said["towers"])
     own = made.state_dict()
     for name, value in tensors.items():
         part, _, factor = name.rpartition(".")

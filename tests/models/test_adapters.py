@@ -147,7 +147,7 @@ def test_a_base_that_is_another_and_files_that_are_none_are_told(corpus, student
     cut.write_bytes((student.path / ADAPTER).read_bytes()[:-10])
     with pytest.raises(CheckpointError, match="cannot read the adapter"):
         with_adapter(base, cut)
-    with pytest.raises(CheckpointError, match="has no adapters: only a training with adapt: lora has"):
+    with pytest.raises(CheckpointError, match="has no adapters: only a training with adapt: lora or projections has"):
         copy_adapter(corpus.teacher().path, tmp_path / "out.safetensors")
 
 
@@ -172,11 +172,14 @@ def test_a_training_with_adapters_that_was_killed_ends_with_the_weights_of_one_t
 
 def test_projections_alone_are_what_two_frozen_towers_are(corpus):
     """`adapt` says in one word what `frozen_towers` says in two."""
-    one = weights(corpus.run(dataclasses.replace(STUDENT, adapt="projections"), corpus.student_inputs()))
+    made = corpus.run(dataclasses.replace(STUDENT, adapt="projections"), corpus.student_inputs())
+    one = weights(made)
     two = weights(corpus.run(dataclasses.replace(STUDENT, frozen_towers=BOTH), corpus.student_inputs()))
     assert all(torch.equal(one[name], two[name]) for name in two)
     before = weights(corpus.teacher())
     assert all(torch.equal(one[name], before[name]) for name in one if name.split(".")[0] in BOTH)
+    sent = with_adapter(load_model(corpus.teacher().path, device="cpu"), made.path / ADAPTER).state_dict()
+    assert all(torch.equal(sent[name], one[name]) for name in one)
 
 
 @pytest.mark.parametrize(

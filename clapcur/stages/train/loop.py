@@ -67,10 +67,10 @@ class Training:
         for tower in config.frozen:
             getattr(self.model, tower).requires_grad_(False)
         learning = let_learn(self.model, config.learns) if config.learns else None
+        self.base = digest_of(self.model) if config.adapt != "all" and "init" in inputs else None
         if config.adapt == "lora":
-            if "init" not in inputs:
+            if self.base is None:
                 raise ValueError("adapt: lora needs a checkpoint to start from; a new model has to learn every weight")
-            self.base = digest_of(self.model)
             adapted = [tower for tower in get_args(Tower) if tower not in config.frozen]
             learning = add_adapters(self.model, config.lora, adapted, config.seed)
         POOLED.max_bytes = max(POOLED.max_bytes, config.cache_mib * 2**20)
@@ -163,7 +163,8 @@ class Training:
 def train(inputs: Mapping[str, Artifact], config: TrainConfig, work: Workspace) -> Outcome:
     """Train a teacher or a student; the payload is the model folder and ``history.jsonl``.
 
-    With ``adapt: lora`` there is ``adapter.safetensors`` too, what was learned alone (`clapcur.models.adapters`).
+    With ``adapt: lora`` or ``projections`` there is ``adapter.safetensors`` too: what was learned, without the base
+    (`clapcur.models.adapters`).
     Times, speed and memory are in ``times.jsonl`` beside it, which is no payload: equal trainings have equal digests.
 
     Inputs by role: see `clapcur.stages.train`; a training on order has ``init``, ``compositions`` and the manifests of
@@ -269,7 +270,7 @@ def _lead(training: Training, work: Workspace) -> Outcome:
         if not state.has_best:
             raise CheckpointError("the loss on held-out pairs was never finite; lower the learning rate")
         state.restore_best()
-    if config.adapt == "lora":
+    if training.base is not None:
         save_adapter(model, work.path / ADAPTER, training.base)
         merge_adapters(model)
     model.eval().save(work.path)
