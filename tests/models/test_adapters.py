@@ -2,11 +2,13 @@
 
 import copy
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from tiny_checkpoints import gpt2_source
 from tiny_clap import CAPTIONS
 from tiny_clap import CONFIG as CNN14
@@ -18,8 +20,9 @@ from clapcur.errors import CheckpointError
 from clapcur.models.adapters import ADAPTER, add_adapters, copy_adapter, digest_of, merge_adapters, with_adapter
 from clapcur.models.clap import Clap, load_model
 from clapcur.models.config import LoraConfig, TextConfig
-from clapcur.stages.adopt import AdoptConfig, adopt, stage_for
+from clapcur.stages.adopt import AdoptConfig, stage_for
 from clapcur.stages.train import STAGE, train
+from clapcur.store.home import Home
 
 LORA = dataclasses.replace(STUDENT, adapt="lora", lora=LoraConfig(rank=2), selection="last", learning_rate=1e-2)
 BOTH = ("audio", "text")
@@ -122,14 +125,28 @@ def test_base_and_adapter_are_the_student(corpus, student, tmp_path):
     assert sum(sizes.values()) - projections < whole / 5
 
 
-def test_an_adapter_becomes_a_checkpoint_of_its_base(corpus, student, tmp_path):
-    config = AdoptConfig(source=str(corpus.teacher().path), adapter=str(student.path / ADAPTER))
-    stage, identity = stage_for(config)
-    work = corpus.store.open(stage.key(identity, {}))
-    adopt({}, config, work)
-    made = load_model(work.path, device="cpu").state_dict()
+def test_the_commands_send_a_student_and_make_it_again(corpus, student, tmp_path, answer):
+    """Elsewhere there is the base alone."""
+    sent, base = tmp_path / "student.safetensors", tmp_path / "base"
+    here = ("--home", corpus.store.root.parent)
+    assert answer("export", student.id, sent, "--format", "adapter", *here)[0] == 0
+    assert answer("export", corpus.teacher().id, base, *here)[0] == 0
+    adopting = ("adopt", base, "--home", tmp_path / "elsewhere", "--json")
+    code, out, errors = answer(*adopting, "--adapter", sent)
+    assert code == 0, errors
+    made = load_file(Home(tmp_path / "elsewhere").store.find(json.loads(out)["id"]).path / "model.safetensors")
     assert all(torch.equal(made[name], value) for name, value in weights(student).items())
-    assert stage_for(dataclasses.replace(config, adapter=None))[1].keys() == identity.keys() - {"adapter"}
+    code, _, errors = answer(*adopting, "--adapter", tmp_path / "other.safetensors")
+    assert code == 1 and "other.safetensors" in errors
+    code, _, errors = answer("export", corpus.teacher().id, tmp_path / "x", "--format", "adapter", *here)
+    assert code == 1 and "has no adapters" in errors
+
+
+def test_an_adapter_enters_the_identity_and_its_absence_does_not(corpus, student):
+    """Checkpoints that were adopted before there were adapters keep their ids."""
+    config = AdoptConfig(source=str(corpus.teacher().path), adapter=str(student.path / ADAPTER))
+    without = dataclasses.replace(config, adapter=None)
+    assert stage_for(without)[1].keys() == stage_for(config)[1].keys() - {"adapter"}
 
 
 def test_a_base_that_is_another_and_files_that_are_none_are_told(corpus, student, tmp_path):
