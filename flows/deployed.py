@@ -22,7 +22,7 @@ from pydantic import Field
 
 from clapcur.config import read_mapping, signature
 from clapcur.data.class_names import prompts
-from clapcur.data.rows import IMPROVEMENT_SETS, ImprovementSetName, Row
+from clapcur.data.rows import IMPROVEMENT_SETS, ImprovementSetName, Row, StudentStrategy, chosen_rows
 from clapcur.errors import ArtifactError, ClapcurError, DataError, Interrupted
 from clapcur.experiments.config import Experiment, experiment_from_file
 from clapcur.flows import steps
@@ -70,6 +70,14 @@ Student = Annotated[
 ]
 SoftLabels = Annotated[
     bool, shown(title="Soft labels", description="Train the student with soft labels from the teacher's similarities.")
+]
+SoftOrBest = Annotated[
+    bool | None,
+    shown(
+        title="Soft labels",
+        description="Train the student with soft labels from the teacher's similarities. Empty: as the strategy needs;"
+        " pl with a tagger without, all others with them.",
+    ),
 ]
 Teacher = Annotated[
     str,
@@ -123,7 +131,7 @@ def is_cancelling() -> bool:
 
 
 @deployed("improve", hours=24 * 7)
-def improve(config: Config, strategy: Student = "pl", soft_labels: SoftLabels = True, seed: Seed = 0) -> State:
+def improve(config: Config, strategy: Student = "pl", soft_labels: SoftOrBest = None, seed: Seed = 0) -> State:
     """Make one student from your sounds and say whether it beats its teacher.
 
     Beside it stands the control: the teacher trained on for the same budget.
@@ -136,8 +144,12 @@ def improve(config: Config, strategy: Student = "pl", soft_labels: SoftLabels = 
 def compare(
     config: Config,
     strategies: Annotated[
-        list[Literal["sl", "du", "ds", "ads", "tagcap", "tagcap-classes"]],
-        shown(title="Strategies", description="Rows of the table, as configured in the experiment; empty: all rows."),
+        list[Literal["sl", ImprovementSetName]],
+        shown(
+            title="Strategies",
+            description="Rows of the table, with and without soft labels as in the experiment; one that it lacks is"
+            " added. Empty: all rows of the experiment.",
+        ),
     ] = [],  # noqa: B006  # Prefect's form shows it, nobody changes it
     seeds: Annotated[
         list[int],
@@ -150,8 +162,7 @@ def compare(
     """Compare the strategies over seeds, with and without soft labels, at one sample budget."""
     experiment = load(config, seeds)
     if strategies:
-        wanted = {"teacher", "continued", *strategies}
-        experiment = replace(experiment, rows=tuple(row for row in experiment.rows if row.strategy in wanted))
+        experiment = replace(experiment, rows=chosen_rows(experiment.rows, strategies))
     return done(compare_flow.fn(experiment))
 
 
@@ -202,7 +213,7 @@ def curate(config: Config, strategy: Student = "ads", teacher: Teacher = "", see
 def train_student(
     config: Config,
     strategy: Annotated[
-        Literal["continued", "sl", "du", "ds", "ads", "tagcap", "tagcap-classes", "pl"],
+        StudentStrategy,
         shown(
             title="Strategy",
             description="Training pairs of the student: an Improvement-Set (du, ds, ads, tagcap, tagcap-classes,"

@@ -1,6 +1,6 @@
 """The commands that do the whole job: demo, init, improve and compare. They start the flows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -18,7 +18,7 @@ from clapcur.cli.console import (
     working,
 )
 from clapcur.cli.planning import DryRunOption, show_dry_run
-from clapcur.data.rows import ImprovementSetName, Row
+from clapcur.data.rows import ImprovementSetName, Row, chosen_rows
 from clapcur.errors import DataError
 from clapcur.store.artifacts import Artifact
 from clapcur.store.home import Home
@@ -212,7 +212,7 @@ def compare(
         experiment = paper_experiment(recipe, dataset, data, selection)
     experiment = with_seeds(experiment, seeds)
     if strategies:
-        experiment = replace(experiment, rows=chosen_rows(experiment.rows, strategies))
+        experiment = replace(experiment, rows=rows_named(experiment, strategies))
     where = open_home(home)
     if dry_run:
         return show_dry_run("compare", experiment, as_json)
@@ -238,6 +238,14 @@ def paper_experiment(recipe: str, dataset: str | None, data: Path | None, select
     return wang2023.experiment(recipe, dataset, data, selection)  # type: ignore[arg-type]  # it refuses others
 
 
+def rows_named(experiment: "Experiment", text: str) -> tuple["Row", ...]:
+    """Return the rows that a text with commas names, and teacher and control."""
+    try:
+        return chosen_rows(experiment.rows, text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 def with_seeds(experiment: "Experiment", text: str) -> "Experiment":
     """Return the experiment with these seeds, or as it is where none are given."""
     from dataclasses import replace
@@ -251,28 +259,6 @@ def with_seeds(experiment: "Experiment", text: str) -> "Experiment":
             f"seeds must be whole numbers separated by commas, such as 0,1,2, got {text!r}"
         ) from None
     return replace(experiment, seeds=seeds)
-
-
-def chosen_rows(rows: Sequence["Row"], text: str) -> tuple["Row", ...]:
-    """Return the rows of these strategies, and teacher and control; a row that the config lacks is added."""
-    wanted = {"teacher", "continued"} | {name.strip().lower() for name in text.split(",")}
-    there = {row.strategy for row in rows}
-    added = (row for name in sorted(wanted) if (row := _row(name)) is not None and row not in rows)
-    rows = (*rows, *(row for row in added if row.teminal or row.soft_labels or row.strategy not in there))
-    known = {row.strategy for row in rows} | {row.name for row in rows} | {"teacher", "continued"}
-    if unknown := sorted(wanted - known):
-        raise typer.BadParameter(
-            f"unknown row {', '.join(unknown)}; the rows are {', '.join(row.name for row in rows)}"
-        )
-    return tuple(row for row in rows if row.name in wanted or (row.strategy in wanted and not row.teminal))
-
-
-def _row(name: str) -> "Row | None":
-    """Return the row that a name means, whether or not the config has it; None where there is no such row."""
-    try:
-        return Row.parse(name)
-    except ValueError:
-        return None
 
 
 def run_flow(flow: Callable[..., T], *arguments: Any, **options: Any) -> T:

@@ -4,6 +4,7 @@ This module alone knows how a row is spelled: ``ads+sl`` in commands, tags and n
 ``ads+sl+teminal`` is the student ``ads+sl``, post-trained on the order of sounds; ``teminal`` the teacher post-trained.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -11,7 +12,8 @@ from clapcur.config import added, frozen
 from clapcur.store.record import Record
 
 ImprovementSetName = Literal["du", "ds", "ads", "tagcap", "tagcap-classes", "pl"]
-Strategy = Literal["teacher", "continued", "sl", "du", "ds", "ads", "tagcap", "tagcap-classes", "pl"]
+StudentStrategy = Literal["continued", "sl", ImprovementSetName]
+Strategy = Literal["teacher", StudentStrategy]
 IMPROVEMENT_SETS: tuple[ImprovementSetName, ...] = get_args(ImprovementSetName)
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)  # in the order of the paper's tables, our control second
 PAPER_SETS: tuple[ImprovementSetName, ...] = ("du", "ds", "ads")
@@ -116,3 +118,36 @@ PAPER_ROWS = (
     *(Row(strategy=strategy, soft_labels=soft) for strategy in PAPER_SETS for soft in (False, True)),
 )
 GENERATED_ROWS = tuple(Row(strategy=strategy, soft_labels=soft) for strategy in GENERATED for soft in (False, True))
+
+
+def chosen_rows(rows: Sequence[Row], names: Iterable[str]) -> tuple[Row, ...]:
+    """Return the rows of these names, and teacher and control.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        Those of an experiment; one that is named and not among them is added.
+    names : iterable of str
+        Rows such as ``ads+sl``, or strategies such as ``ads``, which are all rows of that strategy.
+
+    Raises
+    ------
+    ValueError
+        There is no such row.
+    """
+    wanted = {"teacher", "continued"} | {name.strip().lower() for name in names}
+    there = {row.strategy for row in rows}
+    added = [row for name in sorted(wanted) if (row := _row(name)) is not None and row not in rows]
+    rows = (*rows, *(row for row in added if row.teminal or row.soft_labels or row.strategy not in there))
+    known = {row.strategy for row in rows} | {row.name for row in rows} | {"teacher", "continued"}
+    if unknown := sorted(wanted - known):
+        raise ValueError(f"unknown row {', '.join(unknown)}; the rows are {', '.join(row.name for row in rows)}")
+    return tuple(row for row in rows if row.name in wanted or (row.strategy in wanted and not row.teminal))
+
+
+def _row(name: str) -> Row | None:
+    """Return the row of a name; None where there is no such row."""
+    try:
+        return Row.parse(name)
+    except ValueError:
+        return None

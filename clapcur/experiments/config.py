@@ -192,7 +192,7 @@ class Experiment:
         """Return whether the targets of a strategy's student are softened by default.
 
         Not those of pseudo-labels that a tagger has a say in: the teacher would teach its own opinion against it, which
-        cost half of the gain (docs/results/rotation.md).
+        cost half of the gain (docs/results/us8k.md).
         """
         return strategy != "pl" or self.captioning is None or self.captioning.needs_teacher
 
@@ -352,7 +352,7 @@ def defaults() -> Experiment:
     hundred pairs near chance. Thresholds by count, an even share for each class: a cosine of 0.7 means another thing to
     every teacher, and one threshold for all leaves classes without a pair (docs/demo.md). The last weights: the loss on
     a few held-out pairs can rise while accuracy does too, and picks weights from the middle of the schedule
-    (docs/results/us8k.md).
+    (docs/results/us8k-weak-teacher.md).
     """
     front_end = FrontEndConfig(hop_samples=640)
     model = ClapConfig(

@@ -9,7 +9,7 @@ Inputs by role: ``pool``, ``checkpoint`` (the teacher), ``pool_embeddings``, ``p
 and, where there are some, ``tags``.
 
 Sources: pseudo-labels are Lee 2013 ("Pseudo-Label: the simple and efficient semi-supervised learning method"); the
-evidence is ours, measured in docs/results/rotation.md.
+evidence is ours, measured in docs/results/us8k.md.
 """
 
 import logging
