@@ -7,7 +7,8 @@ tower; both stay frozen and the projections learn, so that each clip passes its 
 
 Settings are chosen on one half of the recordings of each fold (``--half development``), and scored once on the other
 (``--half final``). Every student has the budget of the row ``continued``. The row ``oracle`` learns the true labels of
-the pool in place of what curation chose, and exists here alone: it is what labels would be worth.
+the pool in place of what curation chose, and exists here alone: it is what labels would be worth. The row ``no pairs``
+is a teacher without a captioned clip: it learned captions that were written from the tags of the pool.
 
     python benchmarks/rotation.py --output rotation.jsonl           # three folds, three seeds, every row
     python benchmarks/rotation.py --summary rotation.jsonl          # both halves as a table, and the figure
@@ -46,6 +47,11 @@ ROWS = (
     "pl alone",
     "pl",
     "pl+sl",
+    "tagcap",
+    "tagcap+sl",
+    "tagcap-classes",
+    "tagcap-classes+sl",
+    "no pairs",
     "oracle",
 )
 STEPS = {"teacher": 400, "student": 300}
@@ -146,7 +152,7 @@ def run(arguments: argparse.Namespace) -> Iterator[dict[str, object]]:
 def rows_of(experiment, tables, manifests, seed, fold, names, campaign) -> Iterator[dict[str, object]]:
     """Train and score the rows of one rotation and seed."""
     from clapcur.data.class_names import prompts
-    from clapcur.data.rows import Row
+    from clapcur.data.rows import GENERATED, TAGGED, Row
     from clapcur.data.scores import predictions
     from clapcur.flows import steps
     from clapcur.stages.ingest import IngestConfig
@@ -165,15 +171,22 @@ def rows_of(experiment, tables, manifests, seed, fold, names, campaign) -> Itera
         alone = dataclasses.replace(experiment, captioning=None)
         return steps.pseudo_labelled(alone if name == "pl alone" else experiment, teacher, inputs, campaign)
 
+    def learned(name: str, row: Row) -> tuple[Artifact, dict[str, Artifact]]:
+        """Return the checkpoint of a row, and the set that it learned from, by its name."""
+        if name == "no pairs":
+            without = dataclasses.replace(experiment, pairs=None)
+            return steps.teacher_of(without, seed, steps.ingest_all(without, campaign), campaign), {}
+        sets, given = {}, inputs
+        if row.strategy in GENERATED:
+            written = steps.generated(experiment, teacher, inputs, campaign) if row.strategy in TAGGED else None
+            given = steps.without_search(inputs) | (written or labelled_by(name))
+        if row.improvement_set is not None:
+            sets[row.improvement_set] = curate(experiment.curate(row.improvement_set), given, seed, campaign)
+        return steps.checkpoint_of(experiment, row, seed, manifests, teacher, sets, campaign), sets
+
     for name in names:
-        row = Row.parse({"oracle": "pl", "pl alone": "pl"}.get(name, name))
-        sets = {}
-        if row.strategy == "pl":
-            own = steps.without_search(inputs) | labelled_by(name)
-            sets["pl"] = curate(experiment.curate("pl"), own, seed, campaign)
-        elif row.improvement_set is not None:
-            sets[row.improvement_set] = curate(experiment.curate(row.improvement_set), inputs, seed, campaign)
-        made = steps.checkpoint_of(experiment, row, seed, manifests, teacher, sets, campaign)
+        row = Row.parse({"oracle": "pl", "pl alone": "pl", "no pairs": "teacher"}.get(name, name))
+        made, sets = learned(name, row)
         scores = steps.score(experiment, row, seed, manifests, made, campaign)
         table = predictions(scores)
         yield {
