@@ -8,15 +8,12 @@ from prefect import flow
 from clapcur.data.rows import Row
 from clapcur.errors import ArtifactError
 from clapcur.experiments.order import OrderEvaluation, PostTraining
+from clapcur.flows.given import clips_of
 from clapcur.flows.steps import order_scores, post_trained
 from clapcur.lineage.queries import find
-from clapcur.stages.adopt import AdoptConfig
-from clapcur.stages.ingest import IngestConfig
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
 from clapcur.store.home import Home
-from clapcur.tasks.adopt import adopt
-from clapcur.tasks.ingest import ingest
 
 
 @flow(name="post-train", flow_run_name="post-train-{checkpoint.id}")
@@ -35,23 +32,9 @@ def zste(checkpoint: Artifact, clips: Artifact, test: OrderEvaluation, campaign:
     return order_scores(test, checkpoint, clips, Row.of(checkpoint.record), test.seed, campaign)
 
 
-def checkpoint_of(home: Home, name: str) -> Artifact:
-    """Return the checkpoint that an id means, or a file or folder, which is adopted."""
-    if not Path(name).exists():
-        return find(home, name, "checkpoint")
-    return adopt(AdoptConfig(source=str(Path(name).absolute())), {})
-
-
-def labelled_clips(home: Home, name: str) -> Artifact:
-    """Return the manifest that an id means, or a table, which is ingested."""
-    if not Path(name).exists():
-        return find(home, name, "manifest")
-    return ingest(IngestConfig(source=str(Path(name).absolute())), "clips")
-
-
 def sources_of(home: Home, name: str) -> dict[str, Artifact]:
     """Return what sounds are composed from, by role: a labelled manifest, or a set with the manifests behind it."""
-    found = labelled_clips(home, name) if Path(name).exists() else _clips_or_set(home, name)
+    found = clips_of(home, name) if Path(name).exists() else _clips_or_set(home, name)
     if found.kind != "improvement_set":
         return {"clips": found}
     return {"improvement_set": found} | _manifests_of(home, found, ("pool", "teacher_pairs"))

@@ -39,6 +39,7 @@ from clapcur.cli import (
     looking,
     ordering,
     planning,
+    searching,
     servers,
     stages,
     tracing,
@@ -58,7 +59,7 @@ SECTIONS = {
         "download", "captions", "ingest", "adopt", "train-teacher", "embed", "tag", "caption", "pseudo-label",
         "curate", "audition", "train-student", "evaluate", "post-train", "zste", "report",
     ),
-    "Use a model": ("classify", "export"),
+    "Use a model": ("classify", "search", "export"),
     "Lineage": ("ls", "show", "trace", "impact", "pairs", "why"),
     "New audio": ("up", "land", "watch", "recurate", "forget"),
     "Maintenance": ("gc", "verify", "sync", "catalog"),
@@ -155,6 +156,12 @@ COMMANDS = (
         looking.classify,
         "clapcur classify dog.wav recordings/ --model 5be7d1 --classes esc50\n  "
         'clapcur classify dog.wav --model clapcur-esc50@champion --classes "dog bark,rain,siren" --json',
+    ),
+    (
+        "search",
+        searching.search,
+        'clapcur search "glass breaking" recordings/ --model 5be7d1\n  '
+        "clapcur search dog.wav 9d02e7 --model clapcur-esc50@champion --json",
     ),
     ("ls", looking.ls, "clapcur ls\n  clapcur ls checkpoint --limit 100"),
     ("show", looking.show_one, "clapcur show 5be7d1"),

@@ -56,11 +56,11 @@ def zste(
     with working():
         from clapcur.data.order_scores import OrderScores
         from clapcur.experiments.order import OrderEvaluation
-        from clapcur.flows.order import checkpoint_of, labelled_clips
+        from clapcur.flows.given import checkpoint_of, clips_of
         from clapcur.flows.steps import order_scores
 
         test = OrderEvaluation(num_groups=num_groups, duration_s=duration, prompt=prompt, seed=seed)
-        scored, sounds = checkpoint_of(where, checkpoint), labelled_clips(where, clips)
+        scored, sounds = checkpoint_of(where, checkpoint), clips_of(where, clips)
         made = order_scores(test, scored, sounds, Row.of(scored.record), seed)
     scores = OrderScores.open(made)
     if as_json:
@@ -105,8 +105,9 @@ def post_train(
     where = open_home(home)
     with working():
         from clapcur.cli.experiments import run_flow
-        from clapcur.flows.order import checkpoint_of, replay_of, sources_of
+        from clapcur.flows.given import checkpoint_of
         from clapcur.flows.order import post_train as flow
+        from clapcur.flows.order import replay_of, sources_of
 
         given = sources_of(where, clips), settings, replay_of(where, replay)
         made = run_flow(flow, checkpoint_of(where, checkpoint), *given)
