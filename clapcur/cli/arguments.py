@@ -25,7 +25,7 @@ ClassFile = Annotated[str | None, typer.Option("--classes", help=CLASSES_HELP)]
 
 
 def find(home: Home, name: str, kind: str) -> Artifact:
-    """Return the artifact with this id, first digits of an id or MLflow run id, without importing the queries early.
+    """Return the artifact with this id, first digits of an id or MLflow run id.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ from clapcur.store.record import Outcome
 
 VERSION = "1"
 READ = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.json", "*.txt", "*.model")
-"""The files of a folder that define a model; the others (pictures, READMEs, event logs) may change."""
+"""What of a folder makes a model; the rest (pictures, READMEs, events) may change."""
 
 
 @frozen

@@ -64,7 +64,7 @@ MOST_NAMED = 5  # maximum number of labels and classes in a message
 
 @frozen
 class EvaluateConfig:
-    """What is scored, and under which protocol."""
+    """What to score, and by which protocol."""
 
     task: Literal["zero_shot", "retrieval"] = "zero_shot"
     """Task to score: zero-shot classification or retrieval."""

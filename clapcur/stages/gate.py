@@ -21,7 +21,7 @@ from clapcur.store.record import Outcome
 
 @frozen
 class GateConfig:
-    """What is decided, and how sure one must be."""
+    """What to decide, and at which level of confidence."""
 
     dataset: str
     """Dataset of the champion."""

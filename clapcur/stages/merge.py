@@ -17,7 +17,7 @@ from clapcur.store.record import Outcome
 
 @frozen
 class MergeConfig:
-    """How much is taken."""
+    """How much to keep."""
 
     share: float = 1.0
     """Fraction of the source recordings to keep, with all their clips; the choice does not depend on other inputs."""

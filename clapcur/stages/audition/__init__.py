@@ -46,7 +46,7 @@ TABLE_COLUMNS = (
 
 @frozen
 class AuditionConfig:
-    """Which pairs are heard, and how much of their sounds the page holds."""
+    """Which pairs are on the page, and how much of their audio."""
 
     num_pairs: int = 200
     """Total number of pairs, spread evenly over the classes."""

@@ -10,7 +10,7 @@ from clapcur.methods.hearing import stems
 from clapcur.stages.caption.words import mentions
 
 NOT_SAID = re.compile(r"\d|[\[\]{}()<>|_#*\\]|https?:")
-"""Digits and brackets: 6 % of the captions of a public corpus contained raw probabilities (Auto-ACD, issue 4)."""
+"""Digits and brackets: 6 % of the captions of a public corpus held raw probabilities (Auto-ACD, issue 4)."""
 
 
 def is_sane(text: str, least_words: int, most_words: int) -> bool:

@@ -80,7 +80,7 @@ class ReportRow:
 
 @frozen
 class ReportConfig:
-    """What is laid side by side."""
+    """The rows to compare, and the texts of the report."""
 
     title: str
     """Title of the report."""
