@@ -1,4 +1,4 @@
-"""The deployments about the order of sounds: they take a checkpoint and sounds, and no experiment."""
+"""The deployments for the order of sounds: they take a checkpoint and sounds instead of an experiment."""
 
 import logging
 from typing import Annotated, Literal
@@ -64,7 +64,7 @@ def post_train(
     ] = "",
     seed: Seed = 0,
 ) -> State:
-    """Teach a checkpoint to hear in which order sounds come, from single sounds alone."""
+    """Train a checkpoint to recognise the order of sounds, using single sounds only."""
     logging.getLogger("clapcur").setLevel(logging.INFO)
     home = Home.open()
     chosen = post_training_from_file(config_path(settings)) if settings else PostTraining()
@@ -97,7 +97,7 @@ def zste(
     ] = 200,
     seed: Seed = 0,
 ) -> State:
-    """Score what a checkpoint hears of the order of sounds, zero-shot, with the chance of each task."""
+    """Score how well a checkpoint recognises the order of sounds, zero-shot, with the chance level of each task."""
     logging.getLogger("clapcur").setLevel(logging.INFO)
     home = Home.open()
     scored, sounds = checkpoint_of(home, checkpoint), clips_of(home, clips)

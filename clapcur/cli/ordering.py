@@ -1,4 +1,4 @@
-"""The commands about the order of sounds: how much of it a checkpoint hears, and training that teaches it."""
+"""The commands for the order of sounds: score how well a checkpoint recognises it, and post-train on it."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -115,7 +115,7 @@ def post_train(
 
 
 def show_order(made: Artifact, scores: "OrderScores") -> None:
-    """Print the table of all tasks, in per cent, and under which protocol they were scored."""
+    """Print the table of all tasks in per cent, and their protocol."""
     rows = [
         (name, f"{100 * found.score:.1f}", f"{100 * found.chance:.1f}", _percent(found.interval))
         for name, found in scores.tasks.items()
