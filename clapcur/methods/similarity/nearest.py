@@ -96,7 +96,7 @@ def best_class(
     text_MD, prompts_KD : Rows, shapes (M, D) and (K, D)
         Unit rows.
     device : torch.device or str, optional
-        The CPU where not given.
+        By default the CPU.
 
     Returns
     -------
@@ -128,7 +128,7 @@ def caption_floor(
     offsets : (array of shape (N,), array of shape (M,)), optional
         As in `similar_pairs`.
     device : torch.device or str, optional
-        The CPU where not given.
+        By default the CPU.
 
     Returns
     -------
