@@ -78,7 +78,7 @@ def test_adapters_change_nothing_until_they_learn_and_the_same_once_merged(confi
 
 
 def test_a_text_encoder_with_transposed_weights_is_adapted(tmp_path):
-    """GPT-2's layers, of Microsoft's CLAP 2023, are no `nn.Linear`: they would stay as they were, without a word."""
+    """GPT-2's layers, of Microsoft's CLAP 2023, are no `nn.Linear`: they would silently stay as they were."""
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     gpt2_source(tmp_path)
