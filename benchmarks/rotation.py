@@ -10,7 +10,7 @@ Settings are chosen on one half of the recordings of each fold (``--half develop
 the pool in place of what curation chose, and exists here alone: it is what labels would be worth. The row ``no pairs``
 is a teacher without a captioned clip: it learned captions that were written from the tags of the pool.
 
-    python benchmarks/rotation.py --output rotation.jsonl           # three folds, three seeds, every row
+    python benchmarks/rotation.py --output rotation.jsonl           # three folds, three seeds, the rows of the table
     python benchmarks/rotation.py --summary rotation.jsonl          # both halves as a table, and the figure
     python benchmarks/rotation.py --folds 2 --seeds 0 --rows teacher pl --steps 20          # minutes: does it run
 
@@ -35,25 +35,9 @@ from clapcur.store.home import Home
 
 FOLDS = ("1", "2", "10")
 ROWS = (
-    "teacher",
-    "continued",
-    "sl",
-    "du",
-    "du+sl",
-    "ds",
-    "ds+sl",
-    "ads",
-    "ads+sl",
-    "pl alone",
-    "pl",
-    "pl+sl",
-    "tagcap",
-    "tagcap+sl",
-    "tagcap-classes",
-    "tagcap-classes+sl",
-    "no pairs",
-    "oracle",
-)
+    "teacher", "continued", "sl", "du", "du+sl", "ds", "ds+sl", "ads", "ads+sl", "pl alone", "pl", "pl+sl", "oracle",
+)  # fmt: skip
+FROM_TAGS = ("tagcap", "tagcap+sl", "tagcap-classes", "tagcap-classes+sl", "no pairs")
 STEPS = {"teacher": 400, "student": 300}
 
 
@@ -316,7 +300,7 @@ def draw(table: list[dict[str, object]], path: Path) -> None:
 def main() -> None:
     """Run the rows and append a JSON line for each to ``--output``, or sum up such a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=(*ROWS, *FROM_TAGS))
     parser.add_argument("--folds", nargs="+", default=list(FOLDS), choices=FOLDS)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--steps", type=int, help="of teacher and students; default: as published")

@@ -31,7 +31,8 @@ def gc(
         bool,
         typer.Option(
             "--forgotten",
-            help="Also delete embeddings and sets that hold a forgotten clip, unless a kept model needs them.",
+            help="Also delete embeddings, tags, sets and compositions that hold a forgotten clip, unless a kept model"
+            " needs them.",
         ),
     ] = False,
     home: HomeOption = None,
