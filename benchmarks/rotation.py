@@ -189,10 +189,10 @@ def precision_of(chosen: Artifact, tables: Mapping[str, Path]) -> float | None:
     from clapcur.data.improvement_set import ImprovementSet
     from clapcur.data.manifest import Manifest
 
-    opened = ImprovementSet.open(chosen).pairs(["clip_id", "class"]).drop_duplicates("clip_id")
     store = Home.open().store
-    if "pool" not in chosen.record.inputs:  # DS: clips of the teacher
+    if chosen.record.config["strategy"] == "ds":  # its clips are the teacher's
         return None
+    opened = ImprovementSet.open(chosen).pairs(["clip_id", "class"]).drop_duplicates("clip_id")
     places = Manifest.open(store.find(chosen.record.inputs["pool"])).paths
     truth = pd.read_csv(tables["labelled"]).drop_duplicates("path").set_index("path").label
     label = opened.clip_id.map(places).map(truth)
