@@ -28,6 +28,8 @@ def search(
     The search is exact; similarity is the cosine of the two embeddings. The embeddings of the clips are kept, so that
     the next search in them takes seconds.
     """
+    if not query.strip():
+        raise typer.BadParameter("the query is empty; give words such as 'glass breaking', or an audio file")
     sound = Path(query)
     where = open_home(home)
     with working():

@@ -154,6 +154,10 @@ class Experiment:
             self._check_without_pairs()
         if self.teacher is None and self.checkpoint is None:
             raise ValueError("no teacher: give `checkpoint`, or `teacher` to train one")
+        if self.teacher is not None and self.teacher.adapt == "lora" and self.checkpoint is None:
+            raise ValueError(
+                "a teacher with adapt: lora needs a `checkpoint` to start from; a new model has to learn every weight"
+            )
         if self.teacher is not None and self.teacher.held_out != self.student.held_out:
             raise ValueError(
                 "teacher and student must have the same held_out, or a student trains on pairs that select its weights"

@@ -59,5 +59,7 @@ def test_the_next_search_embeds_nothing_again(answer, home, model, sounds):
 def test_a_sound_that_is_not_there_is_no_text(answer, home, model, sounds):
     code, _, err = answer("search", "dog.wav", sounds, "--model", model)
     assert code == 1 and "there is no audio file dog.wav" in err
+    code, _, err = answer("search", " ", sounds, "--model", model)
+    assert code == 2 and "the query is empty" in err
     code, _, err = answer("search", "dog", "nowhere", "--model", model)
     assert code == 1 and "nowhere" in err

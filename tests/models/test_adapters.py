@@ -18,6 +18,7 @@ from tiny_yamnet import SMALL as YAMNET
 from training_corpus import STUDENT, Corpus, weights
 
 from clapcur.errors import CheckpointError
+from clapcur.experiments.config import defaults
 from clapcur.models.adapters import ADAPTER, add_adapters, copy_adapter, digest_of, merge_adapters, with_adapter
 from clapcur.models.clap import Clap, load_model
 from clapcur.models.config import LoraConfig, TextConfig
@@ -232,3 +233,10 @@ def test_a_new_model_cannot_be_adapted(corpus):
         corpus.run(dataclasses.replace(LORA, model=load_model(corpus.teacher().path).config), {
             "teacher_pairs": corpus.pairs
         })  # fmt: skip
+
+
+def test_a_teacher_without_a_checkpoint_is_refused_before_anything_is_read():
+    """Hours of ingest and embedding would come before the same error."""
+    experiment = defaults()
+    with pytest.raises(ValueError, match="adapt: lora needs a `checkpoint` to start from"):
+        dataclasses.replace(experiment, teacher=dataclasses.replace(experiment.teacher, adapt="lora"))
