@@ -141,14 +141,13 @@ class Tags:
         vector_NK = np.zeros((len(clip_ids), len(class_names)), np.float32)
         if not len(clip_ids):
             return vector_NK
-        first, last = (
-            int(self.tags.clip_id.searchsorted(clip, side))
-            for clip, side in ((min(clip_ids), "left"), (max(clip_ids), "right"))
-        )  # they are sorted by clip: a block of clips needs few rows of a long table
+        # They are sorted by clip: a block of clips needs few rows of a long table.
+        first = int(self.tags.clip_id.searchsorted(min(clip_ids)))
+        last = int(self.tags.clip_id.searchsorted(max(clip_ids), side="right"))
         near, number = self.tags.iloc[first:last], self.tags["class"].to_numpy()[first:last]
         probability = near.probability.to_numpy(np.float64)
-        column = pd.Index(class_names).get_indexer(self.classes.name)[number]
-        row = pd.Index(clip_ids).get_indexer(near.clip_id)
+        column = pd.Index(class_names).get_indexer(pd.Index(self.classes.name))[number]
+        row = pd.Index(clip_ids).get_indexer(pd.Index(near.clip_id))
         kept = (row >= 0) & (column >= 0)
         if form == "given":
             kept &= probability >= self.classes.threshold.to_numpy()[number]
