@@ -27,23 +27,38 @@ class TagGuidedBert(BertLMHeadModel):
     -----
     The tag vector enters as in BLAT: one linear layer, whose output is added to the embedding of every word. As usual
     in BERT, the position is added before the layer norm; wsntxxn/AudioCaption adds it behind the norm, and has three
-    recurrent layers over the frames. Here frames are normalised before and after their projection, and get a
-    sinusoidal position.
+    recurrent layers over the frames. Here each channel of the frames is standardised, and frames get a sinusoidal
+    position.
     """
+
+    frame_mean: Tensor
+    frame_scale: Tensor
 
     def __init__(self, config: BertConfig, num_channels: int, num_classes: int) -> None:
         super().__init__(config)
         width = config.hidden_size
         self.tag_projection = nn.Linear(num_classes, width)
         self.audio_projection = nn.Sequential(
-            nn.LayerNorm(num_channels), nn.Linear(num_channels, width), nn.ReLU(),
-            nn.Dropout(config.hidden_dropout_prob), nn.LayerNorm(width),
-        )  # fmt: skip
+            nn.Linear(num_channels, width), nn.ReLU(), nn.Dropout(config.hidden_dropout_prob), nn.LayerNorm(width)
+        )
+        self.register_buffer("frame_mean", torch.zeros(num_channels))
+        self.register_buffer("frame_scale", torch.ones(num_channels))
         self.cls.predictions.bias.requires_grad_(False)  # not on the path to the logits: the output layer has its own
+
+    def standardise(self, mean_C: Tensor, deviation_C: Tensor) -> None:
+        """Remember mean and standard deviation of each channel over the frames that are learned from.
+
+        Channels of a tower differ a thousandfold, and what tells sounds apart is rarely the largest. A channel that
+        never changes is left at 0.
+        """
+        steady_C = deviation_C <= 1e-6 * (mean_C.abs() + 1e-6)
+        self.frame_mean.copy_(mean_C)
+        self.frame_scale.copy_(torch.where(steady_C, 0, 1 / deviation_C))
 
     def heard(self, frames_BLC: Tensor) -> Tensor:
         """Return what the cross-attention reads, shape (B, L, D), of the frames of an audio tower."""
-        projected_BLD: Tensor = self.audio_projection(frames_BLC)
+        standard_BLC = (frames_BLC - self.frame_mean) * self.frame_scale
+        projected_BLD: Tensor = self.audio_projection(standard_BLC)
         return projected_BLD + sinusoids(projected_BLD.shape[1], projected_BLD.shape[2]).to(projected_BLD)
 
     def forward(
@@ -59,7 +74,7 @@ class TagGuidedBert(BertLMHeadModel):
             The tag vectors; zeros where nothing is known.
         encoder_hidden_states : Tensor, shape (B, L, D)
             What `heard` returned.
-        attention_mask, past_key_values, use_cache, kwargs
+        attention_mask, past_key_values, use_cache, **kwargs
             As in `transformers.BertLMHeadModel`.
         """
         words_BSD = self.get_input_embeddings()(input_ids) + self.tag_projection(tags)[:, None]

@@ -1,0 +1,17 @@
+"""An audio tower, captioned clips and their tags -> a captioner."""
+
+from collections.abc import Mapping
+
+from clapcur.stages.captioner import STAGE, CaptionerTraining
+from clapcur.store.artifacts import Artifact
+from clapcur.store.catalog import Campaign
+from clapcur.tasks.common import run_stage, stage_task
+
+
+@stage_task("captioner-seed{config.seed}")
+def train_captioner(
+    config: CaptionerTraining, inputs: Mapping[str, Artifact], campaign: Campaign | None = None
+) -> Artifact:
+    """Train a captioner on ``pairs`` and their ``tags``; the curves are seen in MLflow while it runs."""
+    tags = {"role": "captioner", "seed": config.seed}
+    return run_stage(STAGE, config, inputs, campaign, tags, is_live=True)
