@@ -2,8 +2,8 @@
 
 The payload of a generated manifest is that of any manifest (`clapcur.data.manifest`), with the clips that have a kept
 caption; beside it is ``generated.parquet`` with every caption that was tried: clip_id, caption_id, caption, way
-(template, retrieve or pseudo-label), tags (of the clip, strongest first, separated by semicolons), strength (of the
-strongest, see `clapcur.data.tags.Tag`; of a pseudo-label its probability), similarity (of clip and caption),
+(template, retrieve, captioner or pseudo-label), tags (of the clip, strongest first, separated by semicolons), strength
+(of the strongest, see `clapcur.data.tags.Tag`; of a pseudo-label its probability), similarity (of clip and caption),
 tag_similarity (of clip and the name of its strongest tag) and verdict. Similarities are cosines, and missing where no
 model was asked. Rows are sorted by clip.
 """

@@ -13,12 +13,15 @@ from captioning_corpus import SHORT, THINGS, TRAINING, CaptionedTones
 from safetensors.torch import load_file
 from training_corpus import history
 
+from clapcur.config import canonical
+from clapcur.data.generated import read_generated
 from clapcur.data.manifest import Manifest
 from clapcur.errors import CheckpointError, DataError, EmptySetError, Interrupted
-from clapcur.models.captioner import load_captioner
+from clapcur.models.captioner import Captioner, load_captioner
 from clapcur.models.clap import load_model
+from clapcur.stages.caption import CaptionConfig, caption, stage_for
 from clapcur.stages.captioner import STAGE, CaptionerTraining, batch_of, train_captioner, untagged_of
-from clapcur.testing import clips_table, manifest
+from clapcur.testing import clips_table, embeddings, manifest
 
 ALL = dataclasses.replace(TRAINING, num_examples=SHORT)
 
@@ -168,8 +171,6 @@ def test_an_interrupted_training_ends_with_the_bits_of_an_unbroken_one(corpus, h
 def test_clips_are_heard_once_even_by_a_run_that_was_killed(corpus, monkeypatch):
     """Hearing a corpus anew after every kill is most of the work."""
     monkeypatch.setattr("clapcur.stages.captioner.BLOCK", 20)
-    from clapcur.models.captioner import Captioner
-
     heard, hear = [], Captioner.hear
 
     def note(self, paths, **options):
@@ -253,3 +254,119 @@ def test_a_loss_that_is_not_finite_stops_the_training(corpus, monkeypatch):
 def test_settings_without_a_meaning_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         CaptionerTraining(**settings)
+
+
+# -- captions for a pool
+
+
+def captioned(corpus, config, name="", **inputs):
+    """Caption the pool; another name is another run."""
+    inputs = {"pool": corpus.pool, "tags": corpus.pool_tags, "captioner": corpus.train()} | inputs
+    stage, identity = stage_for(config)
+    key = dataclasses.replace(stage, version=name or stage.version).key(identity, inputs)
+    work = corpus.store.open(key)
+    return corpus.store.commit(work, caption(inputs, config, work), 0.0)
+
+
+GENERATED = CaptionConfig(way="captioner", num_captions=1, device="cpu")
+
+
+def test_a_pool_gets_captions_of_its_sounds_and_its_tags(corpus):
+    """Captions of the wrong clip, or of no clip at all, read as well as those of the right one."""
+    made = captioned(corpus, GENERATED)
+    table, found = read_generated(made), Manifest.open(made)
+    kept = table[table.verdict == "kept"].set_index("clip_id")
+    assert set(kept.index) == set(Manifest.open(corpus.pool).clips.clip_id) == set(found.clips.clip_id)
+    right = [
+        row.caption == f"a {corpus.tone[clip]} and a {corpus.thing[clip].lower()}" for clip, row in kept.iterrows()
+    ]
+    assert np.mean(right) > 0.8
+    assert set(table.way) == {"captioner"} and set(found.paths) == set(kept.index)
+    assert made.record.inputs["captioner"] == corpus.train().id and made.record.inputs["tags"] == corpus.pool_tags.id
+    assert made.record.counts["clips"] == 12 == made.record.counts["tagged_clips"]
+    mentions = [corpus.thing[row.clip_id].lower() in row.caption for row in table.itertuples()]
+    assert [verdict == "no_tag" for verdict in table.verdict] == [not said for said in mentions]
+
+
+def test_captions_are_judged_by_a_checkpoint_as_those_of_other_ways(corpus):
+    model = load_model(corpus.checkpoint.path, "cpu")
+    clips = Manifest.open(corpus.pool).clips.clip_id.tolist()
+    rows_ND = model.embed_audio([corpus.paths[clip] for clip in clips])
+    given = {"checkpoint": corpus.checkpoint, "pool_embeddings": embeddings(corpus.store, "pool", clips, rows_ND)}
+    table = read_generated(captioned(corpus, dataclasses.replace(GENERATED, num_captions=2), **given))
+    cosine = [model.embed_text([row.caption])[0] @ rows_ND[clips.index(row.clip_id)] for row in table.itertuples()]
+    np.testing.assert_allclose(table.similarity, cosine, atol=1e-5)
+    allowed = table[~table.verdict.isin(["no_tag", "no_caption", "best"])]
+    assert ((allowed.similarity < allowed.tag_similarity) == (allowed.verdict == "below_tag")).all()
+
+
+def test_sampled_captions_follow_the_seed(corpus):
+    config = dataclasses.replace(GENERATED, decoding="sample", temperature=2.0, mention_tag=False)
+    once, again = (read_generated(captioned(corpus, config, name)) for name in ("", "again"))
+    other = read_generated(captioned(corpus, dataclasses.replace(config, seed=1)))
+    assert once.equals(again) and not once.equals(other)
+    assert not once.duplicated(["clip_id", "caption"]).any(), "a caption that is drawn twice is one caption"
+
+
+def test_a_captioning_that_was_killed_resumes_with_the_next_block(corpus, monkeypatch):
+    """Generating is the slow part: of a million clips none may be captioned twice."""
+    config = dataclasses.replace(GENERATED, decoding="sample", seed=3)
+    monkeypatch.setattr("clapcur.stages.caption.generate.BLOCK", 4)
+    unbroken = captioned(corpus, config, "unbroken")
+    heard, hear = [], Captioner.hear
+
+    def note(self, paths, *arguments, **options):
+        if len(heard) == 2:
+            raise KeyboardInterrupt
+        heard.append(len(paths))
+        return hear(self, paths, *arguments, **options)
+
+    monkeypatch.setattr(Captioner, "hear", note)
+    with pytest.raises(KeyboardInterrupt):
+        captioned(corpus, config, "killed")
+    heard.clear()
+    assert bits(captioned(corpus, config, "killed")) == bits(unbroken)
+    assert heard == [4], "of 12 clips in blocks of 4, the first two blocks were done"
+
+
+def test_a_few_clips_that_cannot_be_heard_are_counted_and_many_are_an_error(corpus, monkeypatch):
+    clips = Manifest.open(corpus.pool).clips.clip_id.tolist()
+    paths = {clip: corpus.paths[clip] for clip in clips} | {clips[0]: corpus.paths[clips[0]].with_name("gone.wav")}
+    pool = manifest(corpus.store, "one is gone", clips_table(clips), paths=paths)
+    with pytest.raises(DataError, match=r"1 of 12 clips cannot be read; the first is .*gone\.wav") as told:
+        captioned(corpus, GENERATED, pool=pool)
+    assert "\n" not in str(told.value)
+    monkeypatch.setattr("clapcur.stages.caption.generate.MAX_BAD", 0.1)
+    made = captioned(corpus, GENERATED, "lenient", pool=pool)
+    assert made.record.counts["not_heard"] == 1 and clips[0] not in set(read_generated(made).clip_id)
+
+
+def test_a_captioner_and_tags_that_do_not_fit_are_named(corpus, caplog):
+    with pytest.raises(DataError, match="no captioner to generate captions with"):
+        work = corpus.store.open(stage_for(GENERATED)[0].key({}, {}))
+        caption({"pool": corpus.pool, "tags": corpus.pool_tags}, GENERATED, work)
+    with pytest.raises(DataError, match="knows none of the 2 classes of the tags, such as 'Flute'"):
+        captioned(corpus, GENERATED, tags=corpus.tags_of("others", corpus.pool, ("Flute", "Organ")))
+    loose = dataclasses.replace(GENERATED, mention_tag=False)
+    made = captioned(corpus, loose, tags=corpus.tags_of("some others", corpus.pool, ("Dog", "Organ")))
+    assert made.record.counts["unknown_classes"] == 1 and "1 of 2 classes of the tags are unknown" in caplog.text
+
+
+def test_captions_of_older_versions_keep_their_ids():
+    """A new field that is signed at its neutral value makes every artifact that exists another one."""
+    new = {"decoding", "num_beams", "temperature"}
+    assert not new & canonical(CaptionConfig()).keys()
+    assert (
+        new
+        == canonical(CaptionConfig(decoding="sample", num_beams=4, temperature=0.5)).keys()
+        - canonical(CaptionConfig()).keys()
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"num_beams": 0}, "num_beams must be at least 1"), ({"temperature": 0.0}, "temperature must be above 0")],
+)
+def test_ways_to_decode_without_a_meaning_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        CaptionConfig(**settings)
