@@ -135,7 +135,7 @@ def _together(parts: list[Step]) -> Step:
 def _size(home: Home, record: Record) -> tuple[int, str]:
     """Return how much a stage works on, and in which unit."""
     stage, config, inputs = record.stage, record.config, record.inputs
-    if stage == "train":
+    if stage in ("train", "captioner"):
         return int(config["num_examples"]), "examples"
     if stage == "embed" and config["what"] == "prompts":
         return len(config["prompts"]), "prompts"

@@ -13,5 +13,4 @@ def train_captioner(
     config: CaptionerTraining, inputs: Mapping[str, Artifact], campaign: Campaign | None = None
 ) -> Artifact:
     """Train a captioner on ``pairs`` and their ``tags``; the curves are seen in MLflow while it runs."""
-    tags = {"role": "captioner", "seed": config.seed}
-    return run_stage(STAGE, config, inputs, campaign, tags, is_live=True)
+    return run_stage(STAGE, config, inputs, campaign, {"seed": config.seed}, is_live=True)
