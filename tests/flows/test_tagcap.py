@@ -389,6 +389,48 @@ def test_the_commands_tag_and_caption_a_pool(tagger, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_the_commands_train_a_captioner_and_caption_with_it(tagger, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLAPCUR_HOME", str(tmp_path / "home"))
+    write_tones(tmp_path)
+    all_classes = "hum whistle noise speech wind"  # whatever the tagger hears, the caption mentions it
+    table = pd.read_csv(tmp_path / "pairs.csv").assign(caption=all_classes)
+    table.to_csv(tmp_path / "pairs.csv", index=False)
+    for index in range(4):
+        write_tone(tmp_path / f"pool/{index}.wav", 300 + 600 * index, seed=50 + index, duration_s=1.2)
+    Clap.create(SMALL, captions=["this is a sound of low hum"], seed=0).save(tmp_path / "clap")
+
+    def call(*arguments, code=0):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    def made(*arguments):
+        return json.loads(call(*arguments, "--json").splitlines()[-1])
+
+    teacher = made("adopt", tmp_path / "clap")["id"]
+    tags = {}
+    for name, source in (("pairs", "pairs.csv"), ("pool", "pool")):
+        clips = made("ingest", tmp_path / source)["id"]
+        tags[name] = made("tag", clips, "--tagger", tagger, "--factor", 0.5)["id"]
+    asked = ("train-captioner", tags["pairs"], "--checkpoint", teacher, "--num-examples", 1600, "--batch-size", 16)
+    trained = made(*asked, "--held-out", 0.3)
+    assert trained["kind"] == "captioner" and trained["counts"]["clips"] == 16
+    shown = call(*asked, "--held-out", 0.3)
+    assert "with tags" in shown and "CIDEr-D" in shown
+    given = ("caption", tags["pool"], "--way", "captioner")
+    written = made(*given, "--captioner", trained["id"])
+    assert written["kind"] == "manifest" and written["counts"]["clips"] == 4
+    assert "hum whistle noise speech wind" in call(*given, "--captioner", trained["id"])
+    sampled = made(*given, "--captioner", trained["id"], "--decoding", "sample", "--temperature", 0.01, "--seed", 3)
+    assert sampled["id"] != written["id"]
+    assert "go together" in call(*given, code=2) and "go together" in call(
+        "caption", tags["pool"], "--captioner", trained["id"], code=2
+    )
+    refused = CliRunner().invoke(app, [*given, "--captioner", teacher])
+    assert "expected a captioner, got the checkpoint" in str(refused.exception)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_row_of_pseudo_labels_leads_from_the_student_to_tags_and_teacher(tagger, tmp_path, monkeypatch):
     monkeypatch.setenv("CLAPCUR_HOME", str(tmp_path / "home"))
