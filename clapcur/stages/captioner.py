@@ -18,6 +18,7 @@ From wsntxxn/AudioCaption: label smoothing, optimiser, learning rates, clipping.
 averaging and the recurrent layers over the frames. Added: a warm-up.
 """
 
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,7 @@ from clapcur.store.record import Outcome
 
 BLOCK = 256  # clips whose frames are in one file; ours
 MOST_SCORED = 1000  # held-out clips that are captioned for the scores; ours
+log = logging.getLogger("clapcur")
 
 
 @frozen
@@ -151,8 +153,15 @@ def train_captioner(inputs: Mapping[str, Artifact], config: CaptionerTraining, w
     _train(captioner, data, frames, config, work)
     captioner.eval().save(work.path)
     work.environment["device"] = device_name(captioner.device)
-    state = data.counts | {"vocabulary": len(captioner.tokenizer)}
-    return Outcome(counts=state, metrics=data.figures | _scores(captioner, data, frames, config))
+    counts = data.counts | {"vocabulary": len(captioner.tokenizer)}
+    tokens = captioner.tokenizer(words, verbose=False)["input_ids"]
+    if truncated := sum(len(ids) > config.captioner.max_tokens for ids in tokens):
+        counts["truncated_captions"] = truncated
+        log.warning(
+            "%d of %d captions are longer than max_tokens (%d) and were truncated", truncated, len(words),
+            config.captioner.max_tokens,
+        )  # fmt: skip
+    return Outcome(counts=counts, metrics=data.figures | _scores(captioner, data, frames, config))
 
 
 class _Pairs:

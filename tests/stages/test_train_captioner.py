@@ -233,6 +233,14 @@ def test_clips_that_nobody_tagged_are_left_out_and_counted(corpus):
     assert (made.record.counts["clips"], made.record.counts["not_in_tags"]) == (48, 2)
 
 
+def test_captions_that_are_too_long_are_counted(corpus, caplog):
+    """Cut off in the middle, they teach a captioner to stop there."""
+    short = dataclasses.replace(ALL, captioner=dataclasses.replace(ALL.captioner, max_tokens=5))
+    assert corpus.train(short).record.counts["truncated_captions"] == 6
+    assert "6 of 6 captions are longer than max_tokens (5)" in caplog.text
+    assert "truncated_captions" not in corpus.train(ALL).record.counts
+
+
 def test_a_loss_that_is_not_finite_stops_the_training(corpus, monkeypatch):
     """NaN weights that are saved are met again by every later run."""
     monkeypatch.setattr("clapcur.stages.captioner.F.cross_entropy", lambda logits, *_, **__: logits.sum() * torch.inf)
