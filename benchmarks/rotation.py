@@ -7,9 +7,10 @@ tower; both stay frozen and the projections learn, so that each clip passes its 
 
 Settings are chosen on one half of the recordings of each fold (``--half development``), and scored once on the other
 (``--half final``). Every student has the budget of the row ``continued``. The row ``oracle`` learns the true labels of
-the pool in place of what curation chose, and exists here alone: it is what labels would be worth.
+the pool in place of what curation chose, and exists here alone: it is what labels would be worth. The row ``no pairs``
+is a teacher without a captioned clip: it learned captions that were written from the tags of the pool.
 
-    python benchmarks/rotation.py --output rotation.jsonl           # three folds, three seeds, every row
+    python benchmarks/rotation.py --output rotation.jsonl           # three folds, three seeds, the rows of the table
     python benchmarks/rotation.py --summary rotation.jsonl          # both halves as a table, and the figure
     python benchmarks/rotation.py --folds 2 --seeds 0 --rows teacher pl --steps 20          # minutes: does it run
 
@@ -34,20 +35,9 @@ from clapcur.store.home import Home
 
 FOLDS = ("1", "2", "10")
 ROWS = (
-    "teacher",
-    "continued",
-    "sl",
-    "du",
-    "du+sl",
-    "ds",
-    "ds+sl",
-    "ads",
-    "ads+sl",
-    "pl alone",
-    "pl",
-    "pl+sl",
-    "oracle",
-)
+    "teacher", "continued", "sl", "du", "du+sl", "ds", "ds+sl", "ads", "ads+sl", "pl alone", "pl", "pl+sl", "oracle",
+)  # fmt: skip
+FROM_TAGS = ("tagcap", "tagcap+sl", "tagcap-classes", "tagcap-classes+sl", "no pairs")
 STEPS = {"teacher": 400, "student": 300}
 
 
@@ -146,7 +136,7 @@ def run(arguments: argparse.Namespace) -> Iterator[dict[str, object]]:
 def rows_of(experiment, tables, manifests, seed, fold, names, campaign) -> Iterator[dict[str, object]]:
     """Train and score the rows of one rotation and seed."""
     from clapcur.data.class_names import prompts
-    from clapcur.data.rows import Row
+    from clapcur.data.rows import GENERATED, TAGGED, Row
     from clapcur.data.scores import predictions
     from clapcur.flows import steps
     from clapcur.stages.ingest import IngestConfig
@@ -165,15 +155,22 @@ def rows_of(experiment, tables, manifests, seed, fold, names, campaign) -> Itera
         alone = dataclasses.replace(experiment, captioning=None)
         return steps.pseudo_labelled(alone if name == "pl alone" else experiment, teacher, inputs, campaign)
 
+    def learned(name: str, row: Row) -> tuple[Artifact, dict[str, Artifact]]:
+        """Return the checkpoint of a row, and the set that it learned from, by its name."""
+        if name == "no pairs":
+            without = dataclasses.replace(experiment, pairs=None)
+            return steps.teacher_of(without, seed, steps.ingest_all(without, campaign), campaign), {}
+        sets, given = {}, inputs
+        if row.strategy in GENERATED:
+            written = steps.generated(experiment, teacher, inputs, campaign) if row.strategy in TAGGED else None
+            given = steps.without_search(inputs) | (written or labelled_by(name))
+        if row.improvement_set is not None:
+            sets[row.improvement_set] = curate(experiment.curate(row.improvement_set), given, seed, campaign)
+        return steps.checkpoint_of(experiment, row, seed, manifests, teacher, sets, campaign), sets
+
     for name in names:
-        row = Row.parse({"oracle": "pl", "pl alone": "pl"}.get(name, name))
-        sets = {}
-        if row.strategy == "pl":
-            own = steps.without_search(inputs) | labelled_by(name)
-            sets["pl"] = curate(experiment.curate("pl"), own, seed, campaign)
-        elif row.improvement_set is not None:
-            sets[row.improvement_set] = curate(experiment.curate(row.improvement_set), inputs, seed, campaign)
-        made = steps.checkpoint_of(experiment, row, seed, manifests, teacher, sets, campaign)
+        row = Row.parse({"oracle": "pl", "pl alone": "pl", "no pairs": "teacher"}.get(name, name))
+        made, sets = learned(name, row)
         scores = steps.score(experiment, row, seed, manifests, made, campaign)
         table = predictions(scores)
         yield {
@@ -192,10 +189,10 @@ def precision_of(chosen: Artifact, tables: Mapping[str, Path]) -> float | None:
     from clapcur.data.improvement_set import ImprovementSet
     from clapcur.data.manifest import Manifest
 
-    opened = ImprovementSet.open(chosen).pairs(["clip_id", "class"]).drop_duplicates("clip_id")
     store = Home.open().store
-    if "pool" not in chosen.record.inputs:  # DS: clips of the teacher
+    if chosen.record.config["strategy"] == "ds":  # its clips are the teacher's
         return None
+    opened = ImprovementSet.open(chosen).pairs(["clip_id", "class"]).drop_duplicates("clip_id")
     places = Manifest.open(store.find(chosen.record.inputs["pool"])).paths
     truth = pd.read_csv(tables["labelled"]).drop_duplicates("path").set_index("path").label
     label = opened.clip_id.map(places).map(truth)
@@ -303,7 +300,7 @@ def draw(table: list[dict[str, object]], path: Path) -> None:
 def main() -> None:
     """Run the rows and append a JSON line for each to ``--output``, or sum up such a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=(*ROWS, *FROM_TAGS))
     parser.add_argument("--folds", nargs="+", default=list(FOLDS), choices=FOLDS)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--steps", type=int, help="of teacher and students; default: as published")

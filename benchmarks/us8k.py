@@ -335,7 +335,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", help="a file, a folder or a name on the Hub, as `clapcur adopt` takes it")
     parser.add_argument("--as-is", action="store_true", help="the checkpoint is the teacher and is not trained on")
     parser.add_argument(
-        "--steps", type=int, help="of teacher and students; default: as published in docs/results/us8k.md"
+        "--steps", type=int, help="of teacher and students; default: as published in docs/results/us8k-weak-teacher.md"
     )
     arguments = parser.parse_args()
     if not arguments.data.is_dir():

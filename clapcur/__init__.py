@@ -1,7 +1,7 @@
 """Clapcur: a better audio-text model for your sounds, without labels, and every pair traceable.
 
-The story, one stage a line; each stage turns artifacts into one new artifact whose name is the hash of everything
-that made it, so that the cache, the resume rule and the lineage are one thing::
+One stage per line; each stage turns artifacts into one new artifact whose name is the hash of everything that produced
+it, so that caching, resuming and lineage share one mechanism::
 
     ingest    folder or table        -> manifest           clips, captions, pairs; bad files quarantined
     train     manifest               -> checkpoint         the teacher: contrastive loss (Eq. 1)
@@ -11,8 +11,8 @@ that made it, so that the cache, the resume rule and the lineage are one thing::
     evaluate  embeddings x prompts   -> scores             zero-shot accuracy with its interval
 
 Source of the method: Wang et al. 2023, "Unsupervised Improvement of Audio-Text Cross-Modal Representations",
-arXiv 2305.01864. For use from Python: ``clapcur.load_model(folder)`` gives a model with ``embed_audio``,
-``embed_text`` and ``classify``.
+arXiv 2305.01864. From Python, ``clapcur.load_model(folder)`` returns a model with ``embed_audio``, ``embed_text`` and
+``classify``.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ __all__ = ["__version__", "load_model"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch only for those who ask for a model: the command line must answer at once."""
+    """Import torch only when a model is requested: the command line must respond at once."""
     if name == "load_model":
         from clapcur.models.clap import load_model
 

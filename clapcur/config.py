@@ -1,11 +1,11 @@
 """Configs are frozen dataclasses; this module reads, writes and signs them.
 
-The signature covers the *resolved* values, never a difference from defaults: a changed default must not hand out an
-old artifact under a new meaning. Fields made with `machine` (workers, device, batch of an inference) say how a result
-is computed and not what it is; they stay out of the signature.
+The signature covers the *resolved* values, never a difference from defaults: a changed default must not return an old
+artifact under a new meaning. Fields declared with `machine` (workers, device, inference batch size) control how a
+result is computed, not what it is; they are not part of the signature.
 
-The string below a field says what it is. It is the only place: docs/config.md and the file that `clapcur init` writes
-are made from it.
+The string below a field describes it, in this one place: docs/config.md and the file that `clapcur init` writes are
+generated from it.
 """
 
 import ast
@@ -24,34 +24,34 @@ from clapcur.errors import DataError
 from clapcur.textfiles import read_text
 
 T = TypeVar("T")
-LARGEST_SEED = 2**63 - 1  # that torch's and numpy's generators take, and JSON as well as SQL hold
-LARGEST_FILE = 2**20  # bytes; of a config with thousands of class names in it
+LARGEST_SEED = 2**63 - 1  # the maximum that torch's and numpy's generators accept and that JSON and SQL can store
+LARGEST_FILE = 2**20  # bytes; enough for a config with thousands of class names
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def frozen(cls: type[T]) -> type[T]:
-    """Make `cls` a frozen keyword-only dataclass that refuses unknown keys wherever it is read."""
+    """Make `cls` a frozen keyword-only dataclass that rejects unknown keys wherever it is read."""
     made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     made.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]  # read by pydantic and Prefect's forms
     return made
 
 
 def machine(default: Any) -> Any:
-    """Declare a field that says how the work is done and not what comes out: it is not signed."""
+    """Declare a field that controls how the work is done but not the result; the signature leaves it out."""
     return dataclasses.field(default=default, metadata={"machine": True})
 
 
 def added(neutral: Any) -> Any:
-    """Declare a field that was added when artifacts existed already, with the value that they were made with.
+    """Declare a field that was added when artifacts already existed, with the value that they were computed with.
 
-    At that value it is not signed, so that they keep their ids. The value belongs to the past: it stays `neutral`,
-    whatever the default may become.
+    A field with that value is not part of the signature, so that existing artifacts keep their ids. `neutral` must not
+    change, even if the default does.
     """
     return dataclasses.field(default=neutral, metadata={"neutral": neutral})
 
 
 def describe(cls: type) -> dict[str, str]:
-    """Return the text below each field of a config class, by name, with those of the classes it inherits from."""
+    """Return the text below each field of a config class, by field name; inherited fields are included."""
     texts: dict[str, str] = {}
     for owner in reversed(cls.__mro__):
         if dataclasses.is_dataclass(owner):
@@ -71,7 +71,7 @@ def _texts_below(cls: type) -> dict[str, str]:
 
 
 def canonical(value: Any) -> Any:
-    """Reduce a config, or any value inside one, to plain JSON types, without machine fields."""
+    """Convert a config, or any value inside one, to plain JSON types, without machine fields."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             field.name: canonical(getattr(value, field.name))
@@ -98,7 +98,7 @@ def _is_neutral(field: dataclasses.Field[Any], value: Any) -> bool:
 
 
 def canonical_json(value: Any) -> str:
-    """Write `value` as JSON that is the same text on every machine: sorted keys, no spaces."""
+    """Return `value` as JSON that is identical on every machine: sorted keys, no spaces."""
     return json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -108,12 +108,12 @@ def signature(value: Any) -> str:
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
-    """Build a config from plain values, as they come out of YAML or JSON.
+    """Build a config from plain values, such as those parsed from YAML or JSON.
 
     Raises
     ------
     ValueError
-        An unknown key, a missing key or a value of the wrong type; the message names each by its path.
+        There is an unknown key, a missing key or a value of the wrong type; the message gives the path of each.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -124,18 +124,18 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "config") ->
 
 
 def check_seed(seed: int, name: str = "seed") -> None:
-    """ValueError where a seed cannot seed every generator that is used."""
+    """Raise ValueError if a seed is outside the range that every random generator in use accepts."""
     if not 0 <= seed <= LARGEST_SEED:
         raise ValueError(f"{name} must be a whole number from 0 to {LARGEST_SEED}, got {seed}")
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
+    """Read a YAML file that contains a mapping.
 
     Raises
     ------
     DataError
-        The file is missing, no YAML, names a key twice, holds something else, or more than any config does.
+        The file is missing, is not valid YAML, repeats a key, does not contain a mapping, or is larger than any config.
     """
     import yaml
 
@@ -148,7 +148,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} has {size:,} bytes, but a config has at most {LARGEST_FILE:,}; is it the right file?")
     try:
         values = load_yaml(read_text(path))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date of the 31st of February
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: such as February 31
         raise DataError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise DataError(f"{path} must hold a mapping, got {type(values).__name__}")
@@ -168,7 +168,7 @@ def _explain(cls: type, item: Mapping[str, Any]) -> str:
                 else {}
             )
             owner = fields.get(str(step))
-            owner = next(filter(dataclasses.is_dataclass, get_args(owner)), owner)  # of a config that may be None
+            owner = next(filter(dataclasses.is_dataclass, get_args(owner)), owner)  # a config that may be None
         known = [field.name for field in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
         near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
@@ -184,5 +184,5 @@ def _explain(cls: type, item: Mapping[str, Any]) -> str:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Return all fields of a config as plain values, machine fields included, for a file people edit."""
+    """Return all fields of a config as plain values, machine fields included, for a file that people edit."""
     return dataclasses.asdict(config)

@@ -1,3 +1,3 @@
-"""The old name of `clapcur.methods.contamination`, which scripts of users import."""
+"""The old name of `clapcur.methods.contamination`, kept because users' scripts import it."""
 
 from clapcur.methods.contamination import overlap as overlap

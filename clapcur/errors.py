@@ -1,4 +1,4 @@
-"""The few errors of clapcur: everything that a user can mend is a `ClapcurError`.
+"""The errors of clapcur: everything that a user can fix is a `ClapcurError`.
 
 A caller's mistake (a threshold of 70) is a `ValueError` or `TypeError`; bad files, manifests, checkpoints and
 artifacts are the classes below. The command line prints one line for all of them, without a traceback.
@@ -6,12 +6,12 @@ artifacts are the classes below. The command line prints one line for all of the
 
 
 def printable(text: str) -> str:
-    """Return a text for people: line breaks, control characters and bytes that are not UTF-8 come out escaped."""
+    """Return `text` with line breaks, control characters and bytes that are not UTF-8 escaped, for display."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 class ClapcurError(Exception):
-    """Something outside the program is not as expected; the message says what to do."""
+    """Something outside the program is not as expected; the message states what to do."""
 
 
 class DataError(ClapcurError):
@@ -19,31 +19,31 @@ class DataError(ClapcurError):
 
 
 class ManifestError(DataError):
-    """A manifest, or the table that should become one, has wrong columns or contents."""
+    """A manifest, or the table to be ingested as one, has wrong columns or contents."""
 
 
 class CheckpointError(ClapcurError):
-    """A checkpoint is incomplete, from another configuration, or not one of ours."""
+    """A checkpoint is incomplete, belongs to another configuration, or is in an unknown format."""
 
 
 class EmptySetError(ClapcurError):
-    """A curation kept no pair at all; the message names thresholds that would."""
+    """A curation kept no pairs; the message gives thresholds that would keep some."""
 
 
 class ArtifactError(ClapcurError):
-    """An artifact is unknown, damaged, or was made from something else than its name says."""
+    """An artifact is unknown or damaged, or was computed from something other than its name states."""
 
 
 class LeaseLostError(ArtifactError):
-    """Another process took over what this one was making, for this one was asleep."""
+    """Another process took over the artifact that this one was computing, because this one stopped responding."""
 
 
 class DamagedArtifact(ArtifactError):
-    """The record or the payload of an artifact is not what was written; the artifact does not count as there."""
+    """The record or the payload of an artifact is not what was written; the artifact is treated as missing."""
 
 
 class OutdatedError(ClapcurError):
-    """What a step works with was taken down or replaced meanwhile; begin again with what holds now."""
+    """An input of a step was taken down or replaced while the step ran; run it again with the current inputs."""
 
 
 class Interrupted(ClapcurError):

@@ -1,7 +1,7 @@
-"""HTML pages out of the templates in ``clapcur/templates``, rendered with Jinja2.
+"""HTML pages from the templates in ``clapcur/templates``, rendered with Jinja2.
 
-A page is one file that loads nothing from elsewhere: style, script and pictures are part of it. Values are escaped,
-whatever text is in them; a value that a template names and nobody gave is an error.
+A page is one self-contained file: styles, scripts and images are part of it. All values are escaped; a value that a
+template uses but that was not passed is an error.
 """
 
 import functools
@@ -14,20 +14,20 @@ COMPACT: dict[str, Any] = {"separators": (",", ":")}
 
 
 def render(template: str, **values: Any) -> str:
-    """Return the text of a page.
+    """Return the HTML of a page.
 
     Parameters
     ----------
     template : str
-        A file of ``clapcur/templates``, such as ``report.html``.
+        A file in ``clapcur/templates``, such as ``report.html``.
     **values : Any
-        What the template names. Two filters know our numbers: ``commas`` (1,234) and ``decimals(n)`` (0.123).
+        The variables of the template. Two filters format numbers: ``commas`` (1,234) and ``decimals(n)`` (0.123).
     """
     return _environment().get_template(template).render(values)
 
 
 def size_of(value: Any) -> int:
-    """Return how many characters a value takes as JSON inside a page (``{{ value|tojson }}``)."""
+    """Return the length in characters of a value as JSON inside a page (``{{ value|tojson }}``)."""
     from jinja2.utils import htmlsafe_json_dumps
 
     return len(htmlsafe_json_dumps(value, **COMPACT))

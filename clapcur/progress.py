@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: a bar for people at a terminal, a line every few seconds in a log."""
+"""Progress of long work on stderr: a bar at a terminal, a line every few seconds in a log."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ LOG_EVERY_S = 15.0
 
 
 class Advance(Protocol):
-    """Tell that `amount` more units are done; `note` is a short text behind the bar."""
+    """Report that `amount` more units are done; `note` is a short text shown after the bar."""
 
     def __call__(self, amount: int = 1, note: str = "") -> None: ...  # noqa: D102
 
@@ -22,13 +22,13 @@ def progress(description: str, total: int | None, unit: str = "it", done: int = 
     Parameters
     ----------
     description : str
-        What is going on, such as ``embed pool``.
+        What is being done, such as ``embed pool``.
     total : int or None
-        Number of units in all, None where nobody knows.
+        Total number of units; None if unknown.
     unit : str
         What is counted: clips, steps, tiles.
     done : int
-        Units that an earlier, interrupted run has finished already.
+        Units that an earlier, interrupted run has already finished.
     """
     if sys.stderr.isatty():
         yield from _bar(description, total, unit, done)

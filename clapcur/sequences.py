@@ -1,7 +1,7 @@
-"""Lists at the door: what is called with a sequence may get an array, a Series, a generator or a tuple.
+"""Conversion of sequence arguments to lists: a caller may pass an array, a Series, a generator or a tuple.
 
-A pandas Series is indexed by its labels and not by its places, and a generator can be read once: both give wrong rows
-silently. So public functions make a list of what they are given before anything else.
+A pandas Series is indexed by its labels, not by position, and a generator can be read only once: both silently return
+wrong rows. Public functions therefore convert such arguments to lists first.
 """
 
 from collections.abc import Iterable, Mapping, Set
@@ -15,13 +15,13 @@ def list_of(name: str, values: Iterable[Any]) -> list[Any]:
     Raises
     ------
     TypeError
-        A lone text or path, something without an order (a set, a mapping), a table, or nothing that can be iterated.
+        The argument is a single string or path, is unordered (a set, a mapping), is a table, or cannot be iterated.
     """
     if isinstance(values, (str, bytes, PathLike)):
         raise TypeError(f"{name} must be a list, got a single {type(values).__name__}, {values!r}: wrap it in a list")
     if isinstance(values, (Mapping, Set)) or getattr(values, "ndim", 1) != 1:
         raise TypeError(f"{name} must be a list, got a {type(values).__name__} that is not one-dimensional")
-    to_python = getattr(values, "to_pylist", None)  # pyarrow's arrays hold scalars of their own
+    to_python = getattr(values, "to_pylist", None)  # pyarrow's arrays contain pyarrow scalars
     try:
         return list(to_python() if to_python else values)
     except TypeError:
@@ -29,7 +29,7 @@ def list_of(name: str, values: Iterable[Any]) -> list[Any]:
 
 
 def list_of_texts(name: str, values: Iterable[str]) -> list[str]:
-    """Return the texts in their order; TypeError as `list_of`, or for a value that is no text (NaN, in a gap)."""
+    """Return the strings in order; raise TypeError as `list_of` does, or if a value is not a string (such as NaN)."""
     found = list_of(name, values)
     for index, value in enumerate(found):
         if not isinstance(value, str):
@@ -41,7 +41,7 @@ def list_of_texts(name: str, values: Iterable[str]) -> list[str]:
 
 
 def list_of_paths(name: str, values: Iterable[Any]) -> list[Any]:
-    """Return the paths in their order; TypeError as `list_of`, or for a value that is neither a text nor a path."""
+    """Return the paths in order; raise TypeError as `list_of` does, or if a value is neither a string nor a path."""
     found = list_of(name, values)
     for index, value in enumerate(found):
         if not isinstance(value, (str, PathLike)):

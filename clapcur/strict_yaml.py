@@ -1,21 +1,22 @@
-"""YAML as configs need it: a key that occurs twice is an error, and a file of a few lines never fills the memory."""
+"""YAML for configs: a repeated key is an error, and expanding aliases cannot exhaust memory."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from yaml import Node
 
-MOST_VALUES = 100_000  # of a config, with what its aliases repeat
+MOST_VALUES = 100_000  # in a config, with its aliases expanded
 MERGE = "tag:yaml.org,2002:merge"
 
 
 def load_yaml(text: str) -> Any:
-    """Return the value of a YAML document; None where it is empty.
+    """Return the value of a YAML document; None if it is empty.
 
     Raises
     ------
     yaml.YAMLError
-        It is no YAML, a mapping has a key twice, or it has more than `MOST_VALUES` values with its aliases written out.
+        The text is not valid YAML, a mapping repeats a key, or it has more than `MOST_VALUES` values after expanding
+        aliases.
     """
     import yaml
 
@@ -32,7 +33,7 @@ def load_yaml(text: str) -> Any:
 
 
 def _num_values(node: "Node", known: dict[int, float]) -> float:
-    """Return how many values a node has with aliases written out, infinite where it contains itself; check its keys."""
+    """Return how many values a node has after expanding aliases, infinite if it contains itself; check its keys."""
     import yaml
 
     if id(node) not in known:

@@ -1,6 +1,6 @@
-"""Small artifacts for tests, written through the store as the stages write them.
+"""Small artifacts for tests, written through the store just as the stages write them.
 
-For the tests of a stage or a strategy of one's own, as for ours::
+For testing a custom stage or strategy::
 
     store = Store(tmp_path)
     pool = manifest(store, "pool", clips_table(["a", "b"]))
@@ -32,16 +32,16 @@ from clapcur.store.record import RECORD, Outcome, Record
 
 
 def commit(store: Store, kind: str, name: str, write: Any, inputs: Mapping[str, Artifact] | None = None) -> Artifact:
-    """Make an artifact whose payload `write(work)` writes; the same name is the same artifact.
+    """Create an artifact whose payload `write(work)` writes; the same name returns the same artifact.
 
     Parameters
     ----------
     store : Store
     kind : str
     name : str
-        Its config.
+        The config of the artifact is ``{"name": name}``.
     write : callable
-        Takes the `Workspace`, and may return an `Outcome`.
+        Called with the `Workspace`; may return an `Outcome`.
     inputs : mapping of str to Artifact, optional
         By role.
     """
@@ -58,19 +58,19 @@ def commit(store: Store, kind: str, name: str, write: Any, inputs: Mapping[str, 
 
 
 def record(kind: str = "manifest", **said: Any) -> Record:
-    """Return a record that says little more than what is given; what no record has a field for becomes its facts."""
+    """Return a record with the given values and placeholders; names that are not fields of a record become facts."""
     known = {"id": "0" * 12, "key_sha256": "0" * 64, "stage": kind, "version": "1", "config": {}, "inputs": {}}
     return Record.of({"kind": kind, **known, **said})
 
 
 def rewrite_record(artifact: Artifact, **changes: Any) -> None:
-    """Change what an artifact's record says; as in records of an older version there is no digest then."""
+    """Change values in an artifact's record; the record then has no digest, like those of older versions."""
     said = json.dumps({**artifact.record.to_dict(), **changes})
     write_atomic(artifact.path / RECORD, said)
 
 
 def clips_table(clip_ids: Sequence[str], **columns: Sequence[Any]) -> pd.DataFrame:
-    """Return a clips table with plausible values where a column is not given."""
+    """Return a clips table with plausible values for the columns that are not given."""
     table = pd.DataFrame(
         {
             "clip_id": list(clip_ids), "pcm_sha256": [f"pcm-{clip}" for clip in clip_ids], "duration_s": 1.0,
@@ -86,20 +86,20 @@ def manifest(
     store: Store, name: str, clips: pd.DataFrame | None = None, pairs: Sequence[tuple[str, str]] = (),
     captions: Sequence[str] = (), paths: Mapping[str, Path] | None = None,
 ) -> Artifact:  # fmt: skip
-    """Make a manifest.
+    """Create a manifest.
 
     Parameters
     ----------
     store : Store
     name : str
     clips : DataFrame, optional
-        As `clips_table` makes it; no clips where not given.
+        As returned by `clips_table`; no clips by default.
     pairs : sequence of (str, str)
-        Clip id and text of the caption.
+        Clip id and caption text.
     captions : sequence of str
-        Texts without a clip.
+        Captions without a clip.
     paths : mapping of str to Path, optional
-        By clip id; other clips are at a place that does not exist.
+        By clip id; other clips get a path that does not exist.
     """
     texts = captions_table([*captions, *(text for _, text in pairs)])
     id_of = dict(zip(texts.caption, texts.caption_id, strict=True))
@@ -121,7 +121,7 @@ def manifest(
 
 
 def embeddings(store: Store, name: str, ids: Sequence[str], rows_ND: ArrayLike) -> Artifact:
-    """Make an embedding table.
+    """Create an embedding table.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def embeddings(store: Store, name: str, ids: Sequence[str], rows_ND: ArrayLike) 
     name : str
     ids : sequence of str
     rows_ND : array_like, shape (N, D)
-        They are made unit.
+        The function scales them to unit norm.
     """
     given_ND = np.asarray(rows_ND, np.float64)
     unit = (given_ND / np.linalg.norm(given_ND, axis=1, keepdims=True)).astype(np.float32)
@@ -142,23 +142,23 @@ def embeddings(store: Store, name: str, ids: Sequence[str], rows_ND: ArrayLike) 
 
 
 def write_tone(path: Path, frequency_hz: float, seed: int, duration_s: float = 0.6, sample_rate: int = 16_000) -> Path:
-    """Write a WAV of a tone in noise; another seed is another recording.
+    """Write a WAV file of a tone in noise; each seed gives a different recording.
 
     Parameters
     ----------
     path : Path
     frequency_hz : float
-        Hz, about.
+        Approximate frequency in Hz.
     seed : int
     duration_s : float
-        s.
+        Seconds.
     sample_rate : int
         Hz.
 
     Returns
     -------
     Path
-        The same one.
+        `path`.
     """
     rng = np.random.default_rng(seed)
     time_s = np.arange(int(duration_s * sample_rate)) / sample_rate
@@ -169,7 +169,7 @@ def write_tone(path: Path, frequency_hz: float, seed: int, duration_s: float = 0
 
 
 def write_tones(folder: Path) -> Path:
-    """Write tones with captions, noises with labels, class names and an experiment with towers of next to nothing.
+    """Write tones with captions, noises with labels, class names and an experiment with tiny towers.
 
     Returns the experiment file, ``tones.yaml``.
     """
@@ -217,7 +217,7 @@ def write_tones(folder: Path) -> Path:
 
 
 def card(strategy: str = "ads", **said: Any) -> Card:
-    """Return the card of an Improvement-Set; what is not given is empty."""
+    """Return the card of an Improvement-Set; fields that are not given are empty."""
     empty: dict[str, Any] = {
         "thresholds": {}, "counts": {}, "exclusions": {}, "contamination": {}, "marked_wrong": 0, "similarity": {},
         "class_coverage": {}, "top_captions": [],
@@ -226,7 +226,7 @@ def card(strategy: str = "ads", **said: Any) -> Card:
 
 
 def report_line(name: str, **said: Any) -> ReportLine:
-    """Return a line of a report by its name, such as ADS+SL, with plausible values where none are given."""
+    """Return the report line of a row, such as ADS+SL, with plausible values for the fields that are not given."""
     known = {row.label: row for row in (*PAPER_ROWS, *(row.post_trained for row in PAPER_ROWS))}
     row = known.get(name, Row(strategy="ads"))
     plausible: dict[str, Any] = {
@@ -246,7 +246,7 @@ def report_line(name: str, **said: Any) -> ReportLine:
 
 
 def report_table(rows: Sequence[ReportLine]) -> ReportTable:
-    """Return the table of a report with these lines."""
+    """Return a report table with these lines."""
     protocol = ReportProtocol(
         task=ZERO_SHOT, crops=1, num_clips=4, num_recordings=2, prompt="{}", num_classes=2, class_names_sha256="c" * 64,
         interval="bootstrap over recordings, 95%", seed=0, budget=[640], selection=["held_out"],
@@ -255,7 +255,7 @@ def report_table(rows: Sequence[ReportLine]) -> ReportTable:
 
 
 def changed(experiment: Experiment, **changes: Any) -> Experiment:
-    """Return an experiment with other values of its own fields and of its curation's."""
+    """Return a copy of an experiment with changed fields; fields of its curation can be given directly."""
     of_curation = {name: changes.pop(name) for name in CURATION_FIELDS & changes.keys()}
     return replace(experiment, curation=replace(experiment.curation, **of_curation), **changes)
 

@@ -1,6 +1,6 @@
-"""Text files that people wrote: UTF-8 or UTF-16 by their byte order mark, else UTF-8; any other encoding is refused.
+"""Text files that people wrote: UTF-8 or UTF-16 by byte order mark, otherwise UTF-8; any other encoding is rejected.
 
-Another encoding would be a guess, and a wrong guess changes names silently.
+Any other encoding would be a guess, and a wrong guess silently changes names.
 """
 
 import codecs
@@ -13,7 +13,7 @@ MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM
 
 
 def encoding_of(path: Path, otherwise: str = "utf-8") -> str:
-    """Return the encoding that the byte order mark of a file says, `otherwise` where it has none."""
+    """Return the encoding given by the byte order mark of a file; `otherwise` if it has none."""
     with open(path, "rb") as file:
         start = file.read(3)
     return next((name for mark, name in MARKS.items() if start.startswith(mark)), otherwise)
@@ -25,15 +25,15 @@ def read_text(path: Path) -> str:
     Raises
     ------
     DataError
-        It is neither UTF-8 nor marked as UTF-16; the message has the line.
+        The file is neither UTF-8 nor marked as UTF-16; the message gives the line.
     FileNotFoundError
-        There is no such file.
+        The file does not exist.
     """
     return "".join(f"{line}\n" for _, line in numbered_lines(path))
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number, line without its end); errors are those of `read_text`, and come while it is read."""
+    """Yield (line number, line without its end); raises the errors of `read_text` during iteration."""
     encoding = encoding_of(path)
     try:
         with open(path, encoding=encoding) as file:
@@ -44,15 +44,15 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def not_decodable(path: Path, encoding: str, error: UnicodeError) -> str:
-    """Return what is wrong with a file that is not in its encoding, with the first line that is not.
+    """Return an error message for a file that is not valid in its encoding, with the first invalid line.
 
     Parameters
     ----------
     path : Path
     encoding : str
-        That it was read with.
+        The encoding with which the file was read.
     error : UnicodeError
-        That was raised then.
+        The error raised while reading it.
     """
     reason = getattr(error, "reason", str(error))
     if encoding == "utf-16":

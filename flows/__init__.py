@@ -1,1 +1,1 @@
-"""One Prefect flow per experiment; a flow passes artifacts, never tensors, and its body reads like the story."""
+"""One Prefect flow per kind of experiment; a flow passes artifacts, never tensors, and reads like the pipeline."""

@@ -1,4 +1,4 @@
-"""The grid: every strategy, with and without soft labels, at one sample budget, over seeds."""
+"""The comparison: every strategy, with and without soft labels, at one sample budget, over seeds."""
 
 from prefect import flow
 
@@ -14,7 +14,7 @@ from clapcur.tasks.report import report
 
 @flow(name="compare", flow_run_name="compare-{experiment.name}")
 def compare(experiment: Experiment) -> Artifact:
-    """Train a teacher and one student per row and seed, score all of them, and report.
+    """Train a teacher per seed and a student per row and seed, score all of them, and write the report.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The demo: a synthetic corpus, then the real job on it."""
+"""The demo: generate a synthetic corpus, then run the real comparison on it."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from clapcur.store.home import Home
 
 @flow(name="demo", flow_run_name="demo-seed{seed}")
 def demo(seed: int = 0) -> Artifact:
-    """Generate procedural everyday sounds and compare all strategies on them; returns the report."""
+    """Generate synthetic everyday sounds, compare all strategies on them, and return the report."""
     folder: Path = Home.open().root / "demo" / f"seed{seed}"
     corpus = generate(folder, ProceduralConfig(seed=seed))
     return compare(demo_experiment(corpus, seed))

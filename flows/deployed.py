@@ -1,9 +1,11 @@
-"""The flows behind the deployments: parameters that make a form on Prefect's page, then the same story as everywhere.
+"""The flows behind the deployments: their parameters form the input form on Prefect's page, their steps are the usual.
 
-An experiment is named by its YAML file, an artifact by its id. What exists is reused, so that every deployment brings
-about what it needs: `curate` alone trains the teacher where there is none yet. No flow is tried again by itself: an
-input that is wrong stays wrong, and a run that was stopped resumes where it stopped when it is started again. What
-time may mend, its tasks try again (`clapcur.tasks.common`).
+An experiment is named by its YAML file, an artifact by its id. Existing results are reused and missing ones computed:
+`curate` trains the teacher first if there is none. Flows are not retried: a wrong input stays wrong, and a stopped run
+resumes where it stopped when it is started again. Tasks retry errors that may be temporary (`clapcur.tasks.common`).
+
+The parameters of a deployed flow are described in their annotations (`shown`), which Prefect shows in the form. The
+docstring of a deployed flow is its description on Prefect's page.
 """
 
 import functools
@@ -22,7 +24,7 @@ from pydantic import Field
 
 from clapcur.config import read_mapping, signature
 from clapcur.data.class_names import prompts
-from clapcur.data.rows import IMPROVEMENT_SETS, ImprovementSetName, Row
+from clapcur.data.rows import IMPROVEMENT_SETS, ImprovementSetName, Row, StudentStrategy, chosen_rows
 from clapcur.errors import ArtifactError, ClapcurError, DataError, Interrupted
 from clapcur.experiments.config import Experiment, experiment_from_file
 from clapcur.flows import steps
@@ -42,7 +44,7 @@ P = ParamSpec("P")
 
 
 def shown(title: str, description: str, **limits: Any) -> Any:
-    """Return the field of a form; Prefect overwrites what pydantic's own title and description say, but not these."""
+    """Return a field of the form; Prefect overwrites pydantic's own title and description, but not these."""
     return Field(json_schema_extra={"title": title, "description": description}, **limits)
 
 
@@ -71,6 +73,14 @@ Student = Annotated[
 SoftLabels = Annotated[
     bool, shown(title="Soft labels", description="Train the student with soft labels from the teacher's similarities.")
 ]
+SoftOrBest = Annotated[
+    bool | None,
+    shown(
+        title="Soft labels",
+        description="Train the student with soft labels from the teacher's similarities. Empty: as the strategy needs;"
+        " pl with a tagger without, all others with them.",
+    ),
+]
 Teacher = Annotated[
     str,
     shown(
@@ -82,13 +92,13 @@ Teacher = Annotated[
 
 
 def run_name() -> str:
-    """Name a run by what it is asked for: flow, dataset, strategy and seed."""
+    """Return the name of a run from its parameters: flow, dataset, strategy and seed."""
     asked = flow_run.parameters
     if "config" not in asked:
         return f"{flow_run.flow_name} {asked['checkpoint']} seed {asked['seed']}"
     try:
         dataset = read_mapping(config_path(asked["config"])).get("name")
-    except (ClapcurError, OSError):  # the flow itself will say so
+    except (ClapcurError, OSError):  # the flow itself reports the error
         dataset = None
     soft = "+sl" if asked.get("soft_labels") and asked.get("strategy") in IMPROVEMENT_SETS else ""
     said = [flow_run.flow_name, dataset or Path(asked["config"]).stem]
@@ -98,14 +108,14 @@ def run_name() -> str:
 
 
 def deployed(name: str, hours: int) -> Callable[[Callable[P, State]], Flow[P, State]]:
-    """Return the decorator of a deployed flow, which may take so many hours and says in one line why it ended early."""
+    """Return the decorator of a deployed flow, with a time limit in hours and one-line messages for expected errors."""
 
     def decorate(story: Callable[P, State]) -> Flow[P, State]:
         @functools.wraps(story)
         def told(*arguments: P.args, **options: P.kwargs) -> State:
             try:
                 return story(*arguments, **options)
-            except Interrupted as stop:  # a training heard SIGTERM itself, and saved what it had
+            except Interrupted as stop:  # a training received SIGTERM itself and saved its state
                 return Cancelled(message=str(stop)) if is_cancelling() else Crashed(message=str(stop))
             except ClapcurError as error:
                 return Failed(message=str(error))
@@ -116,17 +126,17 @@ def deployed(name: str, hours: int) -> Callable[[Callable[P, State]], Flow[P, St
 
 
 def is_cancelling() -> bool:
-    """Return whether somebody asked Prefect to cancel this run."""
+    """Return whether a user asked Prefect to cancel this run."""
     with get_client(sync_client=True) as client:
         state = client.read_flow_run(UUID(flow_run.id)).state
     return state is not None and state.is_cancelling()
 
 
 @deployed("improve", hours=24 * 7)
-def improve(config: Config, strategy: Student = "pl", soft_labels: SoftLabels = True, seed: Seed = 0) -> State:
-    """Make one student from your sounds and say whether it beats its teacher.
+def improve(config: Config, strategy: Student = "pl", soft_labels: SoftOrBest = None, seed: Seed = 0) -> State:
+    """Train one student on your sounds and report whether it beats its teacher.
 
-    Beside it stands the control: the teacher trained on for the same budget.
+    The report includes the control: the teacher, trained further with the same budget.
     """
     experiment = load(config, (seed,))
     return done(improve_flow.fn(experiment, strategy=strategy, soft_labels=soft_labels))
@@ -136,9 +146,13 @@ def improve(config: Config, strategy: Student = "pl", soft_labels: SoftLabels = 
 def compare(
     config: Config,
     strategies: Annotated[
-        list[Literal["sl", "du", "ds", "ads", "tagcap", "tagcap-classes"]],
-        shown(title="Strategies", description="Rows of the table, as configured in the experiment; empty: all rows."),
-    ] = [],  # noqa: B006  # Prefect's form shows it, nobody changes it
+        list[Literal["sl", ImprovementSetName]],
+        shown(
+            title="Strategies",
+            description="Rows of the table, with and without soft labels as in the experiment; one that it lacks is"
+            " added. Empty: all rows of the experiment.",
+        ),
+    ] = [],  # noqa: B006  # Prefect's form shows it, and no code changes it
     seeds: Annotated[
         list[int],
         shown(
@@ -150,14 +164,13 @@ def compare(
     """Compare the strategies over seeds, with and without soft labels, at one sample budget."""
     experiment = load(config, seeds)
     if strategies:
-        wanted = {"teacher", "continued", *strategies}
-        experiment = replace(experiment, rows=tuple(row for row in experiment.rows if row.strategy in wanted))
+        experiment = replace(experiment, rows=chosen_rows(experiment.rows, strategies))
     return done(compare_flow.fn(experiment))
 
 
 @deployed("train-teacher", hours=24 * 7)
 def train_teacher(config: Config, seed: Seed = 0) -> State:
-    """Train the teacher of an experiment on its captioned clips, or take the checkpoint that it names."""
+    """Train the teacher of an experiment on its captioned clips, or import the checkpoint that the experiment names."""
     experiment = load(config, (seed,))
     needed = replace(experiment, pool=None, captions=None, rows=()) if experiment.pairs else experiment
     manifests = steps.ingest_all(needed, campaign(experiment))
@@ -166,7 +179,7 @@ def train_teacher(config: Config, seed: Seed = 0) -> State:
 
 @deployed("embed-pool", hours=48)
 def embed_pool(config: Config, teacher: Teacher = "", seed: Seed = 0) -> State:
-    """Embed the clips of the pool, ahead of a curation."""
+    """Embed the clips of the pool before a curation."""
     experiment = load(config, (seed,))
     if experiment.pool is None:
         raise ArtifactError(f"{config} has no pool; add `pool`, a folder or a table of audio files")
@@ -178,7 +191,7 @@ def embed_pool(config: Config, teacher: Teacher = "", seed: Seed = 0) -> State:
 
 @deployed("caption", hours=48)
 def caption(config: Config, teacher: Teacher = "", seed: Seed = 0) -> State:
-    """Tag the pool and generate captions for it, as the experiment's `captioning` says."""
+    """Tag the pool and generate captions for it, as configured in the experiment's `captioning`."""
     experiment = load(config, (seed,))
     if experiment.captioning is None:
         raise DataError(f"{config} does not configure captioning: add `captioning: {{tagger: FILE}}`")
@@ -191,7 +204,7 @@ def caption(config: Config, teacher: Teacher = "", seed: Seed = 0) -> State:
 
 @deployed("curate", hours=48)
 def curate(config: Config, strategy: Student = "ads", teacher: Teacher = "", seed: Seed = 0) -> State:
-    """Choose the pairs that a student learns from: one Improvement-Set, with its card."""
+    """Select the pairs to train a student on: one Improvement-Set, with its card."""
     experiment = load(config, (seed,))
     manifests = steps.ingest_all(experiment, campaign(experiment))
     checkpoint = teacher_of(experiment, teacher, seed, manifests)
@@ -202,7 +215,7 @@ def curate(config: Config, strategy: Student = "ads", teacher: Teacher = "", see
 def train_student(
     config: Config,
     strategy: Annotated[
-        Literal["continued", "sl", "du", "ds", "ads", "tagcap", "tagcap-classes", "pl"],
+        StudentStrategy,
         shown(
             title="Strategy",
             description="Training pairs of the student: an Improvement-Set (du, ds, ads, tagcap, tagcap-classes,"
@@ -255,24 +268,40 @@ def evaluate(
 
 
 def config_path(config: str) -> Path:
-    """Return where an experiment file lies; relative paths start where `clapcur up` was started."""
+    """Return the path of an experiment file; relative paths start from the folder where `clapcur up` was started."""
     return Path(os.environ.get("CLAPCUR_FOLDER", "."), Path(config).expanduser())
 
 
 def load(config: str, seeds: Sequence[int] = ()) -> Experiment:
-    """Read the experiment, with these seeds where some are given; from now on our log lines are on the run's page."""
+    """Read an experiment, with these seeds if any are given, and send our log lines to the run's page."""
     logging.getLogger("clapcur").setLevel(logging.INFO)
     experiment = experiment_from_file(config_path(config))
     return replace(experiment, seeds=tuple(seeds)) if seeds else experiment
 
 
 def campaign(experiment: Experiment) -> Campaign:
-    """Return the campaign that single stages of an experiment belong to."""
+    """Return the campaign for single stages of an experiment."""
     return Campaign(experiment.name, f"stages of {experiment.name}", signature(replace(experiment, seeds=(0,))))
 
 
 def teacher_of(experiment: Experiment, name: str, seed: int, manifests: dict[str, Artifact]) -> Artifact:
-    """Return the checkpoint of this name, or the experiment's own teacher, trained where it is missing."""
+    """Return the named checkpoint, or the experiment's own teacher, trained if it is missing.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    name : str
+        Id of a checkpoint, or its first digits; empty: the experiment's own teacher.
+    seed : int
+        Seed of the teacher's training.
+    manifests : dict of str to Artifact
+        By role, as `clapcur.flows.steps.ingest_all` returns them.
+
+    Raises
+    ------
+    ArtifactError
+        The name refers to no checkpoint, or to several.
+    """
     if name:
         return artifact(name, "checkpoint")
     return steps.teacher_of(experiment, seed, manifests, campaign(experiment))
@@ -281,16 +310,34 @@ def teacher_of(experiment: Experiment, name: str, seed: int, manifests: dict[str
 def sets_of(
     experiment: Experiment, row: Row, manifests: dict[str, Artifact], teacher: Artifact, seed: int
 ) -> dict[str, Artifact]:
-    """Return the Improvement-Sets that one row needs, curated where they are missing."""
+    """Return the Improvement-Sets that one row needs, curated if they are missing.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    row : Row
+        Row whose sets are wanted; the experiment's own rows are ignored.
+    manifests : dict of str to Artifact
+        By role, as `clapcur.flows.steps.ingest_all` returns them.
+    teacher : Artifact
+        Checkpoint that embeds and scores the candidates.
+    seed : int
+        Seed of the teacher, recorded with the sets.
+
+    Returns
+    -------
+    dict of str to Artifact
+        Improvement-Sets by strategy.
+    """
     return steps.improvement_sets(replace(experiment, rows=(row,)), manifests, teacher, seed, campaign(experiment))
 
 
 def artifact(name: str, kind: str) -> Artifact:
-    """Return the artifact that an id, its first digits or an MLflow run means; ArtifactError for another kind."""
+    """Return the artifact with this id, first digits of an id or MLflow run; raise ArtifactError for another kind."""
     return find(Home.open(), name, kind)
 
 
 def done(made: Artifact) -> State:
-    """Publish what a flow made, and end it with the name of that."""
+    """Publish the result of a flow, and return the final state, which names it."""
     publish(made)
     return Completed(message=f"{made.kind.replace('_', ' ')} {made.id}")

@@ -1,4 +1,4 @@
-"""The deployments about the order of sounds: they take a checkpoint and sounds, and no experiment."""
+"""The deployments for the order of sounds: they take a checkpoint and sounds instead of an experiment."""
 
 import logging
 from typing import Annotated, Literal
@@ -8,6 +8,7 @@ from prefect import State
 from clapcur.experiments.order import OrderEvaluation, PostTraining, post_training_from_file
 from clapcur.flows import order
 from clapcur.flows.deployed import config_path, deployed, done, shown
+from clapcur.flows.given import checkpoint_of, clips_of
 from clapcur.store.home import Home
 
 Checkpoint = Annotated[
@@ -63,13 +64,13 @@ def post_train(
     ] = "",
     seed: Seed = 0,
 ) -> State:
-    """Teach a checkpoint to hear in which order sounds come, from single sounds alone."""
+    """Train a checkpoint to recognise the order of sounds, using single sounds only."""
     logging.getLogger("clapcur").setLevel(logging.INFO)
     home = Home.open()
     chosen = post_training_from_file(config_path(settings)) if settings else PostTraining()
     return done(
         order.post_train.fn(
-            order.checkpoint_of(home, checkpoint), order.sources_of(home, clips),
+            checkpoint_of(home, checkpoint), order.sources_of(home, clips),
             chosen.changed(stages, order_head, seed), order.replay_of(home, replay),
         )
     )  # fmt: skip
@@ -96,8 +97,8 @@ def zste(
     ] = 200,
     seed: Seed = 0,
 ) -> State:
-    """Score what a checkpoint hears of the order of sounds, zero-shot, with the chance of each task."""
+    """Score how well a checkpoint recognises the order of sounds, zero-shot, with the chance level of each task."""
     logging.getLogger("clapcur").setLevel(logging.INFO)
     home = Home.open()
-    scored, sounds = order.checkpoint_of(home, checkpoint), order.labelled_clips(home, clips)
+    scored, sounds = checkpoint_of(home, checkpoint), clips_of(home, clips)
     return done(order.zste.fn(scored, sounds, OrderEvaluation(num_groups=num_groups, seed=seed)))

@@ -38,7 +38,7 @@ def land(
         str, shown(title="Pool", description="Pool to add it to [name: letters, digits and _ . -].", min_length=1)
     ],
 ) -> State:
-    """Take new audio into a pool."""
+    """Add new audio to a pool."""
     place = source if addresses.is_url(source) else str(config_path(source).absolute())
     return done(land_flow.fn(IngestConfig(source=place), pool))
 
@@ -50,7 +50,7 @@ def recurate(
         bool, shown(title="Force", description="Run now, without waiting for more clips or more changed pairs.")
     ] = False,
 ) -> State:
-    """Bring students up to date with their pool: embed and score what is new, train where it is worth it."""
+    """Update students after their pool has changed: embed and score new clips, train if enough pairs changed."""
     if config:
         pools.follow(Home.open(), config_path(config))
     made: list[Artifact] = []
@@ -62,7 +62,7 @@ def recurate(
 
 @deployed("reconcile", hours=1)
 def reconcile(config: Followed = "") -> State:
-    """Look whether a pool has news worth a re-curation, and start it where it has."""
+    """Check whether a pool has changed enough for a re-curation, and start it if so."""
     started = reconcile_flow.fn(followed(config, or_fail=False))
     return Completed(message=f"started {', '.join(started)}" if started else "nothing to do")
 
@@ -80,7 +80,7 @@ def forget(
     reason: Annotated[str, shown(title="Reason", description="Reason [text, stored in the record].")] = "",
     config: Followed = "",
 ) -> State:
-    """Take clips down, name all that they touched, and make again what is in use."""
+    """Take clips down, list everything that they influenced, and rebuild what is in use."""
     experiments = [load(path) for path in followed(config, or_fail=False)]
     touched = forget_flow.fn(clips, reason, experiments)
     told = [f"{entry['clip_id'][:12]}: {len(entry['checkpoints'])} checkpoints" for entry in touched]
@@ -88,7 +88,13 @@ def forget(
 
 
 def followed(config: str, or_fail: bool = True) -> list[str]:
-    """Return the experiment that was named, or all that are followed."""
+    """Return the file of the named experiment or, if `config` is empty, of all followed experiments.
+
+    Raises
+    ------
+    DataError
+        No experiment is named or followed, and `or_fail` is true.
+    """
     found = [config] if config else [str(path) for path in pools.followed(Home.open())]
     if not found and or_fail:
         raise DataError("no experiment is followed; name one, or run `clapcur recurate CONFIG` once")

@@ -1,4 +1,4 @@
-"""A take-down: the clip leaves every pool, is named wherever it went, and what is in use is made again without it."""
+"""A take-down: remove clips from every pool, list what they influenced, and rebuild what is in use without them."""
 
 import logging
 from collections.abc import Sequence
@@ -29,18 +29,25 @@ def forget(clips: Sequence[str], reason: str = "", experiments: Sequence[Experim
     Parameters
     ----------
     clips : sequence of str
-        Clip ids, starts of one (6 digits), paths of audio files, or recording ids: of a recording every clip goes, and
-        none that is cut from it later may enter.
+        Clip ids, first digits of one (at least 6), paths of audio files, or recording ids. A recording id takes down
+        every clip of the recording, including clips that are cut from it later.
     reason : str
-        For the record.
+        Reason, stored in the record.
     experiments : sequence of Experiment
-        Those whose students are in use: they are curated and trained again where a clip touched them.
+        Experiments whose students are in use; those that a clip influenced are curated and trained again.
 
     Returns
     -------
     list of dict
-        What `clapcur.lineage.queries.impact` tells of each clip, and of every clip that is the same sound: all that it
-        touched before it was taken down.
+        The result of `clapcur.lineage.queries.impact` for each clip, and for every clip with the same sound:
+        everything that it influenced before it was taken down.
+
+    Raises
+    ------
+    ArtifactError
+        A name is ambiguous.
+    DataError
+        A name refers to no known clip.
     """
     home = Home.open()
     touched: dict[str, dict[str, Any]] = {}
@@ -56,7 +63,7 @@ def forget(clips: Sequence[str], reason: str = "", experiments: Sequence[Experim
             for clip, sound in sounds.items()
         ]
         touched |= {one["clip_id"]: one for one in told}
-    for stone in stones:  # not before every name was understood
+    for stone in stones:  # only after every name was resolved
         bury(stone)
     for name in pools.names(home):
         if touched.keys() & set(Manifest.open(pools.head(home, name)).clips.clip_id):
@@ -67,12 +74,12 @@ def forget(clips: Sequence[str], reason: str = "", experiments: Sequence[Experim
 
 
 def recording_of(home: Home, name: str) -> str:
-    """Return the recording that a name means; empty where it means a clip.
+    """Return the id of the recording that a name refers to; empty if it refers to a clip.
 
     Raises
     ------
     ArtifactError
-        It may mean either.
+        The name could refer to either.
     """
     if Path(name).is_file() or not clips_of_recording(home, name):
         return ""
@@ -87,7 +94,13 @@ def recording_of(home: Home, name: str) -> str:
 
 
 def sound_of(home: Home, told: dict[str, Any]) -> str:
-    """Return the hash of a clip's samples, from a manifest that lists it; empty where none can be read."""
+    """Return the hash of a clip's samples, from a manifest that lists it; empty if no such manifest can be read.
+
+    Raises
+    ------
+    DataError
+        No manifest and no Improvement-Set has the clip.
+    """
     for entry in told["manifests"]:
         try:
             clips = Manifest.open(home.store.find(entry["id"])).clips

@@ -1,4 +1,4 @@
-"""The common case: one student, beside its teacher and the control."""
+"""The common case: one student, compared with its teacher and the control."""
 
 import dataclasses
 
@@ -12,21 +12,21 @@ from clapcur.store.artifacts import Artifact
 
 @flow(name="improve", flow_run_name="improve-{experiment.name}")
 def improve(experiment: Experiment, strategy: ImprovementSetName = "pl", soft_labels: bool | None = None) -> Artifact:
-    """Make one student and say whether it beats the teacher, and the teacher trained on for the same budget.
+    """Train one student, and compare it with the teacher and with the control.
 
     Parameters
     ----------
     experiment : Experiment
     strategy : str
-        What the student learns from.
+        Strategy of the student's training pairs.
     soft_labels : bool, optional
-        Whether its targets are softened; as `Experiment.softens` has it where not given.
+        Whether the student is trained with soft labels; None: the default of the strategy (`Experiment.softens`).
 
     Returns
     -------
     Artifact
-        The report of three rows: teacher, continued and the student; and of those of the experiment that post-train the
-        teacher or this student.
+        The report, with the rows teacher, continued and the student, and with those rows of the experiment that
+        post-train the teacher or this student.
     """
     soft = experiment.softens(strategy) if soft_labels is None else soft_labels
     rows = (Row(strategy="teacher"), Row(strategy="continued"), Row(strategy=strategy, soft_labels=soft))

@@ -1,4 +1,4 @@
-"""Audio lands: what is new becomes the next version of a pool."""
+"""Landing: new audio becomes the next version of a pool."""
 
 from prefect import flow
 
@@ -12,6 +12,6 @@ from clapcur.tasks.pool import grow
 def land(source: IngestConfig, pool: str) -> Artifact:
     """Ingest a folder or table into a pool, and return the pool's newest version.
 
-    What the pool has already counts once; where nothing is new, the version that is returned is the one that was there.
+    Clips that are already in the pool are skipped; if no clip is new, the pool gets no new version.
     """
     return grow(pool, ingest(source, "landing"))

@@ -1,4 +1,4 @@
-"""What a flow would do, before it is done: its own steps, taken in a dry run."""
+"""Plan a flow: take its own steps in a dry run, to see what it would compute."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from clapcur.tasks.pool import grow
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage works on, one thing after the other."""
+    """The items that a stage processes one by one."""
 
     role: str
     """Input whose clips or captions it goes through."""
@@ -35,12 +35,12 @@ WORK = {
     "curate": Work("pool", "candidate_clips", before="parent_pool"),
     "caption": Work("pool", "pool_clips"),
     "pseudo_label": Work("pool", "pool_clips"),
-}  # by stage; any other makes one result, in a time that no size says
+}  # by stage; any other stage makes one result, and its time does not depend on a size
 
 
 @dataclass(frozen=True)
 class Step:
-    """What is made by one stage for one part of the experiment, over all seeds."""
+    """The work of one stage for one part of the experiment, over all seeds."""
 
     what: str
     """Name of the step, such as ``train ads+sl`` or ``embed pool``."""
@@ -66,28 +66,27 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """How long all of it takes, as far as it is known."""
+        """Estimated time of all steps whose time is known."""
         return sum(step.seconds or 0.0 for step in self.steps)
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        """The steps of which nobody knows how long they take."""
+        """Names of the steps whose time is unknown."""
         return tuple(step.what for step in self.steps if step.seconds is None)
 
 
 def plan(experiment: Experiment, flow: Callable[[Experiment], Any], due: str | None = None) -> Plan:
-    """Return what a flow would make of an experiment, and how long that takes.
+    """Return what a flow would compute for an experiment, and how long that takes.
 
-    Tables, sounds and checkpoints are read, so that what is wrong with them is told; nothing is trained, embedded or
-    scored.
+    Tables, sounds and checkpoints are read, so errors in them are reported; nothing is trained, embedded or scored.
 
     Parameters
     ----------
     experiment : Experiment
     flow : callable
-        Such as ``clapcur.flows.compare.compare.fn``.
+        Function of a flow, such as ``clapcur.flows.compare.compare.fn``.
     due : str, optional
-        Kept in the plan.
+        For a re-curation: why it is due, empty if it is not. Copied to the plan.
     """
     home, found = Home.open(), dict[str, list[Step]]()
     with dry_run() as run:
@@ -102,9 +101,9 @@ def plan(experiment: Experiment, flow: Callable[[Experiment], Any], due: str | N
 
 
 def plan_recuration(experiment: Experiment) -> Plan:
-    """Return what `clapcur.flows.recurate` would do where it is time for it, and whether it is.
+    """Return what `clapcur.flows.recurate` would do if it were due, and whether it is.
 
-    A student is counted, though one is trained only where enough pairs change, which nobody knows before.
+    The plan includes a student, although one is trained only if enough pairs change, which is not known in advance.
     """
     home, rules = Home.open(), experiment.on_landing
     news = pools.news(home, grow(pool_name(experiment)), experiment.curate(rules.strategy))
@@ -114,7 +113,7 @@ def plan_recuration(experiment: Experiment) -> Plan:
 
 
 def _step(home: Home, artifact: Artifact, rates: "_Rates") -> Step:
-    """Return one artifact as a step."""
+    """Return the step that makes one artifact."""
     record = artifact.record
     size, unit = _size(home, record)
     if artifact.is_made:
@@ -124,7 +123,7 @@ def _step(home: Home, artifact: Artifact, rates: "_Rates") -> Step:
 
 
 def _together(parts: list[Step]) -> Step:
-    """Return the steps of several seeds as one."""
+    """Merge the steps of several seeds into one."""
     times = [part.seconds for part in parts if part.seconds is not None]
     return Step(
         parts[0].what, parts[0].unit, sum(part.new for part in parts), sum(part.reused for part in parts),
@@ -133,7 +132,7 @@ def _together(parts: list[Step]) -> Step:
 
 
 def _size(home: Home, record: Record) -> tuple[int, str]:
-    """Return how much a stage works on, and in which unit."""
+    """Return the number of items that a stage processes, and their unit."""
     stage, config, inputs = record.stage, record.config, record.inputs
     if stage in ("train", "captioner"):
         return int(config["num_examples"]), "examples"
@@ -147,7 +146,7 @@ def _size(home: Home, record: Record) -> tuple[int, str]:
 
 
 def _taken_over(home: Home, record: Record) -> int:
-    """Return how much of it an earlier result saves."""
+    """Return how many of these items are reused from an earlier result."""
     inputs, work = record.inputs, WORK.get(record.stage)
     if work is None or work.before not in inputs:
         return 0
@@ -155,12 +154,12 @@ def _taken_over(home: Home, record: Record) -> int:
     now = _ids(home, inputs[work.role], "clips")
     if record.stage == "curate":
         earlier = _ids(home, before, "clips")
-        return 0 if earlier - now else len(earlier)  # of a pool that lost clips all pairs are scored again
+        return 0 if earlier - now else len(earlier)  # if the pool lost clips, all pairs are scored again
     return len(now & _ids(home, home.store.find(before).record.inputs["manifest"], "clips"))
 
 
 def _ids(home: Home, manifest: str, what: str) -> set[str]:
-    """Return the clips or captions of a manifest; of generated captions that are not there yet one for each clip."""
+    """Return the ids of a manifest's clips or captions; captions not generated yet count as one per pool clip."""
     artifact = home.store.find(manifest)
     while not artifact.is_made:
         inputs = artifact.record.inputs
@@ -170,7 +169,7 @@ def _ids(home: Home, manifest: str, what: str) -> set[str]:
 
 
 class _Rates:
-    """How long stages take, by the last ones that ran in this home: those of the same experiment first."""
+    """Time per item of each stage, from the last runs in this home; runs of the same experiment take precedence."""
 
     def __init__(self, home: Home, experiment: str) -> None:
         self._last: dict[tuple[Any, ...], float] = {}
@@ -184,7 +183,7 @@ class _Rates:
                     self._last["own", *self._kind(record)] = seconds
 
     def seconds(self, record: Record, size: int) -> float | None:
-        """Return how long a stage takes for so much; None where none like it has run here."""
+        """Return the estimated time of a stage for this many items; None if no similar stage has run here."""
         kind = self._kind(record)
         rate = self._last.get(("own", *kind), self._last.get(kind))
         return 0.0 if size == 0 else None if rate is None else rate * size
@@ -197,7 +196,7 @@ class _Rates:
 
 
 def _amount_done(record: Record) -> int:
-    """Return how much a finished stage worked on."""
+    """Return how many items a finished stage processed."""
     if record.stage == "train":
         return int(record.config["num_examples"])
     work = WORK.get(record.stage)

@@ -1,4 +1,4 @@
-"""The truth about landings: looks again and again at what has landed, whatever events were lost."""
+"""Reconcile pools with their students: check regularly what has landed, in case events were lost."""
 
 import logging
 from collections.abc import Sequence
@@ -19,19 +19,19 @@ from clapcur.store.home import Home
 from clapcur.tasks.pool import grow
 
 RECURATE = "recurate/recurate"
-MAX_TRIES = 3  # of one version; then it waits for the next landing, or for a person
+MAX_TRIES = 3  # per version; after that, reconcile waits for the next landing or for a manual run
 
 log = logging.getLogger("clapcur")
 
 
 @flow(name="reconcile", flow_run_name="reconcile")
 def reconcile(configs: Sequence[str]) -> list[str]:
-    """Start `recurate` for every experiment whose pool has news worth it, and return the ids of these flow runs.
+    """Start `recurate` for every experiment whose pool has changed enough, and return the ids of these flow runs.
 
-    The event of a landing starts this flow, and so does a schedule: both come to the same run, for its idempotency key
-    names the experiment and the version. A run that failed or crashed is tried again under the next key. A take-down
-    that was cut off is finished here: the clip leaves the pool, no alias in MLflow points to what holds it, and where
-    the last decision was about such a student, the next one is made.
+    The event of a landing starts this flow, and so does a schedule. Both lead to the same run, because its idempotency
+    key names the experiment and the version. A run that failed or crashed is tried again under the next key. This flow
+    also completes an interrupted take-down: it removes the clip from the pool and moves MLflow's aliases away from
+    models that were trained on it; if the last decision was about such a student, a new decision is made.
     """
     home, started = Home.open(), []
     tracking.point_aliases(home)
@@ -40,14 +40,14 @@ def reconcile(configs: Sequence[str]) -> list[str]:
         if key := next_key(home, experiment):
             parameters = {"config": str(Path(config).absolute())}
             run = run_deployment(RECURATE, parameters=parameters, timeout=0, as_subflow=False, idempotency_key=key)
-            assert isinstance(run, FlowRun)  # a coroutine in async flows only
+            assert isinstance(run, FlowRun)  # it is a coroutine only in async flows
             log.info("%s: %s, flow run %s", experiment.name, key, run.name)
             started.append(str(run.id))
     return started
 
 
 def next_key(home: Home, experiment: Experiment) -> str | None:
-    """Return the idempotency key of the run that an experiment needs now, or None where it needs none."""
+    """Return the idempotency key of the run that an experiment needs now; None if it needs none."""
     name, rules = pool_name(experiment), experiment.on_landing
     if not pools.versions(home, name):
         return None
@@ -59,7 +59,7 @@ def next_key(home: Home, experiment: Experiment) -> str | None:
         wanted = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys))
         states = [run.state for run in client.read_flow_runs(flow_run_filter=wanted)]
     if not all(state is not None and (state.is_failed() or state.is_crashed()) for state in states):
-        return None  # under way, or done
+        return None  # in progress, or done
     news = pools.news(home, version, experiment.curate(rules.strategy))
     if not (states or outdated or news.due(rules.min_new_clips, rules.max_wait_hours)):
         return None

@@ -1,4 +1,4 @@
-"""New audio landed: embed and score what is new, write the next Improvement-Set, train a student if it is worth it."""
+"""Re-curation: embed and score new clips, write the next Improvement-Set, train a student if enough pairs changed."""
 
 import dataclasses
 import logging
@@ -30,27 +30,32 @@ from clapcur.tasks.report import report
 log = logging.getLogger("clapcur")
 
 
-MAX_TRIES = 3  # of one call, when clips are taken down or champions change while it runs
+MAX_TRIES = 3  # per call, if clips are taken down or champions change while it runs
 
 
 @flow(name="recurate", flow_run_name="recurate-{experiment.name}")
 def recurate(experiment: Experiment, force: bool = False) -> Artifact:
-    """Bring the student of an experiment up to date with the pool that it names (``pool: pool:NAME``).
+    """Update the student of an experiment after the named pool (``pool: pool:NAME``) has changed.
 
-    The same call on the same pool does nothing twice, so that a landing which is announced twice, or again after it was
-    lost, does no harm. Where a clip is taken down meanwhile, it begins again without that clip.
+    A second call on the same pool repeats no work, so it does no harm if a landing is announced twice. If a clip is
+    taken down meanwhile, the flow starts again without that clip.
 
     Parameters
     ----------
     experiment : Experiment
     force : bool
-        Do not wait for more clips, and train whatever changed.
+        Whether to curate without waiting for more clips, and to train even if few pairs changed.
 
     Returns
     -------
     Artifact
-        What was made last: the version of the pool, where it is too early to curate; the Improvement-Set, where too
-        little changed to train; or the decision about the new student.
+        The last artifact made: the version of the pool if it is too early to curate, the Improvement-Set if too few
+        pairs changed to train, or the decision about the new student.
+
+    Raises
+    ------
+    DataError
+        The pool of the experiment is not a named pool, or nothing has landed in it.
     """
     for _ in range(MAX_TRIES - 1):
         try:
@@ -61,7 +66,13 @@ def recurate(experiment: Experiment, force: bool = False) -> Artifact:
 
 
 def bring_up_to_date(experiment: Experiment, force: bool) -> Artifact:
-    """Do what `recurate` does, once; OutdatedError where what it works with was taken down or replaced meanwhile."""
+    """Do the work of `recurate` once.
+
+    Raises
+    ------
+    OutdatedError
+        A clip was taken down, or the champion was replaced, while this ran.
+    """
     home, rules = Home.open(), experiment.on_landing
     version = grow(pool_name(experiment))
     news = pools.news(home, version, experiment.curate(rules.strategy))
@@ -122,7 +133,7 @@ def bring_up_to_date(experiment: Experiment, force: bool) -> Artifact:
 
 
 def pool_name(experiment: Experiment) -> str:
-    """Return the name of the pool that an experiment draws from; DataError where it names a place instead."""
+    """Return the name of an experiment's pool; raise DataError if the pool is a path or missing."""
     name = experiment.pool.landed_in if experiment.pool else None
     if name is None:
         source = experiment.pool.source if experiment.pool else "none"
@@ -135,12 +146,12 @@ def pool_name(experiment: Experiment) -> str:
 
 
 def judged_sets(home: Home, dataset: str) -> frozenset[str]:
-    """Return the Improvement-Sets whose students were judged, those aside that hold a forgotten clip."""
+    """Return the ids of the Improvement-Sets whose students were judged, except students with a forgotten clip."""
     names, found = forgotten_names(home.store), set()
     for _, decision in champions.decisions(home.store, dataset):
         try:
             challenger = home.store.find(decision.challenger)
-        except ArtifactError:  # collected, or damaged: then what changed since is not known
+        except ArtifactError:  # collected or damaged, so changes since then are unknown
             continue
         chosen = challenger.record.inputs.get("improvement_set")
         if chosen and not why_tainted(home.store, challenger, names):
@@ -149,9 +160,22 @@ def judged_sets(home: Home, dataset: str) -> frozenset[str]:
 
 
 def share_changed(home: Home, improvement_set: Artifact, judged: Set[str]) -> float | None:
-    """Return which share of its pairs an Improvement-Set gained and lost since a student of an earlier one was judged.
+    """Return which fraction of its pairs an Improvement-Set gained or lost since the last set with a judged student.
 
-    Changes too small for a student of their own add up. 1 where none was judged, None where this very set was.
+    Changes accumulate over sets that were too similar to train a student on.
+
+    Parameters
+    ----------
+    home : Home
+    improvement_set : Artifact
+    judged : set of str
+        Ids of the Improvement-Sets whose students were judged; see `judged_sets`.
+
+    Returns
+    -------
+    float or None
+        Pairs added and removed, divided by the number of pairs before the last change. 1 if no earlier set was judged,
+        None if this set was judged itself.
     """
     if improvement_set.id in judged:
         return None
@@ -164,6 +188,6 @@ def share_changed(home: Home, improvement_set: Artifact, judged: Set[str]) -> fl
         size = size or changes.kept + changes.removed
         try:
             improvement_set = home.store.find(changes.parent)
-        except ArtifactError:  # it was collected
+        except ArtifactError:  # removed by `clapcur gc`
             return 1.0
     return changed / max(1, size)

@@ -1,12 +1,13 @@
-"""Tell Prefect's server what there is: work pools, deployments and automations. Again: only what changed.
+"""Register work pools, deployments and automations with Prefect's server; a repeated call updates only what changed.
 
     CLAPCUR_MODEL_POOL=gpu python -m clapcur.flows.register
 
-With ``--ends-runs-left-behind``, as `clapcur up` calls it before its workers start, runs that seem to be running though
-nobody can be at work on them, for the servers were killed, are ended first.
+`clapcur up` adds ``--ends-runs-left-behind`` before it starts its workers: runs that appear to be running, but whose
+processes were killed together with the servers, are then ended first.
 
-The files are deployments/prefect.yaml and deployments/automations.yaml. What people did to schedules on Prefect's page
-stays: one of ours that they switched on or off, and those that they added. `prefect deploy` alone would undo both.
+The files are deployments/prefect.yaml and deployments/automations.yaml. Changes that people made to schedules on
+Prefect's page are kept: our schedules that they switched on or off, and schedules that they added. `prefect deploy`
+alone would undo both.
 """
 
 import fcntl
@@ -32,15 +33,15 @@ from clapcur.servers.local import POOLS
 from clapcur.store.home import Home
 
 FILES = Path(__file__).resolve().parents[1] / "deployments"
-ALIVE = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)  # what only a living process can end
+ALIVE = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)  # states that only a running process can end
 LEFT_BEHIND = "its process was killed together with the servers; start it again to resume where it stopped"
-OURS = "clapcur-"  # begins the slug of every schedule in our file
+OURS = "clapcur-"  # prefix of the slug of every schedule in our file
 
-# What a worker does for a flow run, without one variable: Prefect's own template would let whoever starts a run choose
-# command, environment and folder. There is no `env` here, for Prefect would merge that of a run into it: the command
-# sets how often a run shows that it lives, whichever worker starts it. It keeps a run in the process group of its
-# worker, so that whoever stops the worker stops its runs; -P keeps modules of the working directory from taking the
-# place of ours.
+# The command that a worker runs for a flow run, without variables: Prefect's own template would let anyone who starts a
+# run choose the command, environment and folder. The template has no `env`, because Prefect would merge the run's own
+# into it; instead the command sets the heartbeat interval, whichever worker starts it. A run started like this stays in
+# the process group of its worker, so stopping the worker stops its runs. -P prevents modules in the working directory
+# from shadowing ours.
 COMMAND = f"env {heartbeat.VARIABLE}={heartbeat.EVERY_S} python -P -m prefect.engine"
 JOB = {
     "job_configuration": {"command": COMMAND, "stream_output": True},
@@ -51,18 +52,18 @@ Schedules = Mapping[UUID, Sequence[DeploymentSchedule]]
 
 
 def register() -> None:
-    """Bring the server up to date with our files.
+    """Update the server from our files.
 
     Raises
     ------
     CalledProcessError
-        A deployment could not be registered; what Prefect said is before it.
+        A deployment could not be registered; Prefect has printed the reason.
     """
     with get_client(sync_client=True) as client:
         for pool in POOLS:
             try:
                 client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=JOB))
-            except ObjectAlreadyExists:  # with the limits that people gave it, and perhaps a template of before
+            except ObjectAlreadyExists:  # with limits that people set, and possibly an older template
                 client.update_work_pool(pool, WorkPoolUpdate(base_job_template=JOB))
         before = schedules(client)
         deploy = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
@@ -73,9 +74,9 @@ def register() -> None:
 
 
 def end_runs_left_behind(client: SyncPrefectClient, home: Home) -> int:
-    """End the runs whose worker, or whose command, was killed with the server; return how many there were.
+    """End the runs whose worker or command was killed together with the server; return their number.
 
-    Call it before any worker of this server runs. Runs of commands are left alone while any command runs a flow.
+    Call this before any worker of this server runs. Runs of commands are left alone while any command runs a flow.
     """
     with open(home.flows_lock, "a") as mark:
         try:
@@ -93,7 +94,7 @@ def end_runs_left_behind(client: SyncPrefectClient, home: Home) -> int:
 
 
 def _all_runs(client: SyncPrefectClient, wanted: FlowRunFilter) -> list[FlowRun]:
-    """Return all runs, of which the server hands out some at a time."""
+    """Return all matching runs; the server returns them in pages."""
     found: list[FlowRun] = []
     while page := client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.ID_DESC, offset=len(found)):
         found += page
@@ -101,12 +102,12 @@ def _all_runs(client: SyncPrefectClient, wanted: FlowRunFilter) -> list[FlowRun]
 
 
 def schedules(client: SyncPrefectClient) -> Schedules:
-    """Return the schedules of every deployment by its id."""
+    """Return the schedules of every deployment, by deployment id."""
     return {deployment.id: deployment.schedules for deployment in client.read_deployments()}
 
 
 def restore(client: SyncPrefectClient, before: Schedules) -> None:
-    """Give schedules of ours the switch that they had, and make those of people's own again."""
+    """Switch our schedules on or off as they were, and re-create the schedules that people added."""
     for deployment, now in schedules(client).items():
         by_slug = {one.slug: one for one in now if one.slug}
         for known in before.get(deployment, ()):
@@ -119,7 +120,7 @@ def restore(client: SyncPrefectClient, before: Schedules) -> None:
 
 
 def replace(client: SyncPrefectClient, automation: AutomationCore) -> None:
-    """Create an automation, or change the one of its name; whether it is switched on stays as people left it."""
+    """Create an automation, or update the one with its name, which stays switched on or off as it was."""
     known = client.read_automations_by_name(automation.name)
     if not known:
         client.create_automation(automation)

@@ -1,6 +1,8 @@
-"""The steps that flows and commands are made of: from the manifests of an experiment to the scores of its rows.
+"""The steps of flows and commands: from the manifests of an experiment to the scores of its rows.
 
-Inside a flow every stage of a step is a task of that flow; elsewhere the stages are plain calls.
+Inside a flow every stage of a step is a task of that flow; outside a flow the stages are plain calls. A parameter
+`campaign` is the campaign that the MLflow runs of a step belong to, and `manifests` is a mapping as returned by
+`ingest_all`.
 """
 
 from collections.abc import Mapping
@@ -41,7 +43,7 @@ from clapcur.tasks.zste import zste
 
 Manifests = Mapping[str, Artifact]  # by role: pairs, pool, captions, evaluation
 
-CANDIDATES = (  # what a curation compares: role of the table, what is embedded, and of which manifest
+CANDIDATES = (  # embeddings that a curation compares: role of the table, what is embedded, and role of its manifest
     ("teacher_clip_embeddings", "audio", "pairs"),
     ("teacher_caption_embeddings", "captions", "pairs"),
     ("evaluation_embeddings", "audio", "evaluation"),
@@ -51,11 +53,10 @@ CANDIDATES = (  # what a curation compares: role of the table, what is embedded,
 
 
 def ingest_all(experiment: Experiment, campaign: Campaign) -> dict[str, Artifact]:
-    """Return the manifests by role, once they fit the experiment.
+    """Ingest everything that an experiment names, check that it fits, and return the manifests by role.
 
-    Beside those of `Manifests` there are ``single_sounds`` and ``order``, where the experiment names them.
-
-    A pool that is given by its name is the newest version of what landed in it.
+    In addition to the roles of `Manifests` there are ``single_sounds`` and ``order``, if the experiment sets them. For
+    a named pool, the manifest is its newest version.
     """
     manifests = {}
     for role in ("pairs", "pool", "captions", "evaluation"):
@@ -64,7 +65,7 @@ def ingest_all(experiment: Experiment, campaign: Campaign) -> dict[str, Artifact
             name = config.landed_in
             manifests[role] = grow(name, campaign=campaign) if name else ingest(config, role, campaign)
     if experiment.captioning is not None and experiment.captioning.tagger is not None:
-        adopt_tagger(experiment.captioning.tagger, campaign)  # one whose classes do not fit is known before a training
+        adopt_tagger(experiment.captioning.tagger, campaign)  # unfit classes must fail before any training
     if experiment.pairs is None:
         manifests["pairs"] = first_captions(experiment, manifests, campaign)
     if experiment.more_pairs or experiment.share_of_pairs < 1:
@@ -83,14 +84,23 @@ def ingest_all(experiment: Experiment, campaign: Campaign) -> dict[str, Artifact
 def first_captions(experiment: Experiment, manifests: Manifests, campaign: Campaign | None = None) -> Artifact:
     """Return the pool with generated captions, as pairs for a teacher.
 
-    No model says how near they are; where the checkpoint is the teacher and nobody else can tag, it tags.
+    No model scores the captions against the clips. If there is neither a tagger nor a table of tags, the checkpoint,
+    which is the teacher, tags the clips.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        An experiment with `captioning`.
+    manifests : mapping of str to Artifact
+        By role: ``pool`` and ``evaluation``.
+    campaign : Campaign, optional
     """
     settings, pool = experiment.captioning, manifests["pool"]
     assert settings is not None
     heard = None
     if settings.needs_teacher:
         adopted = experiment.adopt(experiment.seeds[0])
-        assert adopted is not None  # an experiment without a tagger, a table or a checkpoint is refused
+        assert adopted is not None  # an experiment without a tagger, a table or a checkpoint is rejected
         teacher = adopt(adopted, {}, campaign)
         config, inputs = EmbedConfig(what="audio", num_crops=experiment.num_crops), {"manifest": pool}
         heard = {
@@ -118,7 +128,7 @@ def tagged(
     pool : Artifact
     campaign : Campaign, optional
     heard : mapping, optional
-        Of a teacher that tags: ``checkpoint``, ``audio_embeddings`` and ``prompt_embeddings``.
+        Inputs for a teacher that tags, by role: ``checkpoint``, ``audio_embeddings`` and ``prompt_embeddings``.
     role : str
         What the clips are for.
     """
@@ -143,9 +153,9 @@ def generated(
     ----------
     experiment : Experiment
     teacher : Artifact
-        Says how near clips and captions are.
+        Checkpoint that scores captions against clips.
     inputs : mapping
-        Of the curation, as `candidates` returns them.
+        Inputs of the curation, as `candidates` returns them.
     campaign : Campaign, optional
     """
     settings = experiment.captioning
@@ -191,15 +201,15 @@ def captioner_of(
 def pseudo_labelled(
     experiment: Experiment, teacher: Artifact, inputs: Mapping[str, Artifact], campaign: Campaign | None = None
 ) -> dict[str, Artifact]:
-    """Return the pool's clips with the class that each most likely is, by their roles in a curation.
+    """Return the pool's clips with their most likely classes as captions, by their roles in a curation.
 
     Parameters
     ----------
     experiment : Experiment
-        Its tagger, or table of tags, is a second opinion; without one the teacher is alone.
+        Its tagger or table of tags, if any, is combined with the teacher's similarities.
     teacher : Artifact
     inputs : mapping
-        Of the curation, as `candidates` returns them.
+        Inputs of the curation, as `candidates` returns them.
     campaign : Campaign, optional
     """
     given = {role: inputs[role] for role in ("pool", "pool_embeddings", "prompt_embeddings")} | {"checkpoint": teacher}
@@ -209,14 +219,32 @@ def pseudo_labelled(
 
 
 def with_embeddings(teacher: Artifact, written: Artifact, campaign: Campaign | None = None) -> dict[str, Artifact]:
-    """Return a manifest of generated captions, and their embeddings, by their roles in a curation."""
+    """Embed generated captions; return their manifest and embeddings by their roles in a curation.
+
+    Parameters
+    ----------
+    teacher : Artifact
+        Checkpoint that embeds.
+    written : Artifact
+        Manifest of generated captions.
+    campaign : Campaign, optional
+    """
     inputs = {"checkpoint": teacher, "manifest": written}
     embedded = embed(EmbedConfig(what="captions"), inputs, "generated", campaign)
     return {"generated": written, "generated_embeddings": embedded}
 
 
 def teacher_of(experiment: Experiment, seed: int, manifests: Manifests, campaign: Campaign) -> Artifact:
-    """Train the teacher on its captioned clips; or take the checkpoint that it is, or starts from."""
+    """Return the teacher: trained on the captioned clips, from scratch or from a checkpoint, or the checkpoint itself.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    seed : int
+        Seed of the training.
+    manifests : mapping of str to Artifact
+    campaign : Campaign
+    """
     adopted, training, inputs = experiment.adopt(seed), experiment.train_teacher(seed), {}
     given = {"teacher_pairs": manifests["pairs"]}
     if adopted is not None:
@@ -228,7 +256,7 @@ def teacher_of(experiment: Experiment, seed: int, manifests: Manifests, campaign
 
 
 def selecting(training: TrainConfig, manifests: Manifests) -> dict[str, Artifact]:
-    """Return what chooses the weights, where that is not a part of what is trained on."""
+    """Return the input that selects the weights, unless held-out training pairs select them."""
     return {"evaluation": manifests["evaluation"]} if training.selection == "reference" else {}
 
 
@@ -241,12 +269,12 @@ def candidates(
     Parameters
     ----------
     teacher : Artifact
-        The checkpoint that embeds.
+        Checkpoint that embeds.
     manifests : mapping
-        By role: ``pairs`` and, where there are some, ``pool``, ``captions`` and ``evaluation``.
+        By role: ``pairs`` and, if any, ``pool``, ``captions`` and ``evaluation``.
     class_prompts : tuple of str
     num_crops : int
-        Crops of a clip that are averaged.
+        Number of crops per clip whose embeddings are averaged.
     campaign : Campaign, optional
     """
     inputs = {"teacher_pairs": manifests["pairs"]}
@@ -261,14 +289,38 @@ def candidates(
 
 
 def embed_prompts(checkpoint: Artifact, class_prompts: tuple[str, ...], campaign: Campaign | None = None) -> Artifact:
-    """Embed class prompts with a checkpoint."""
+    """Embed class prompts with a checkpoint.
+
+    Parameters
+    ----------
+    checkpoint : Artifact
+    class_prompts : tuple of str
+        Texts as they are embedded, such as "this is a sound of rain".
+    campaign : Campaign, optional
+    """
     return embed(EmbedConfig(what="prompts", prompts=class_prompts), {"checkpoint": checkpoint}, "prompts", campaign)
 
 
 def improvement_sets(
     experiment: Experiment, manifests: Manifests, teacher: Artifact, seed: int, campaign: Campaign
 ) -> dict[str, Artifact]:
-    """Embed everything with the teacher, then curate each set that a row needs, and make the page to hear it."""
+    """Embed everything with the teacher, then curate each set that a row needs, with its audition page.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    manifests : mapping of str to Artifact
+    teacher : Artifact
+        Checkpoint that embeds and scores the candidates.
+    seed : int
+        Seed of the teacher, recorded with the sets.
+    campaign : Campaign
+
+    Returns
+    -------
+    dict of str to Artifact
+        Improvement-Sets by strategy.
+    """
     wanted = experiment.improvement_sets
     if not wanted:
         return {}
@@ -287,7 +339,7 @@ def improvement_sets(
 
 
 def without_search(inputs: Mapping[str, Artifact]) -> dict[str, Artifact]:
-    """Return the inputs of a curation without the captions that only a search in a pool reads."""
+    """Return the inputs of a curation without the unpaired captions, which are used only to search a pool."""
     return {role: artifact for role, artifact in inputs.items() if role not in ("captions", "caption_embeddings")}
 
 
@@ -295,7 +347,20 @@ def student(
     experiment: Experiment, row: Row, seed: int, manifests: Manifests, teacher: Artifact, sets: Mapping[str, Artifact],
     campaign: Campaign,
 ) -> Artifact:  # fmt: skip
-    """Train the student of one row, from the teacher's weights."""
+    """Train the student of one row, from the teacher's weights.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    row : Row
+    seed : int
+        Seed of the training.
+    manifests : mapping of str to Artifact
+    teacher : Artifact
+    sets : mapping of str to Artifact
+        Improvement-Sets by strategy: the set of the row and, if ADS replays DS, ``ds``.
+    campaign : Campaign
+    """
     inputs = {"init": teacher, "teacher_pairs": manifests["pairs"]}
     if row.improvement_set is not None:
         inputs["improvement_set"] = sets[row.improvement_set]
@@ -308,7 +373,7 @@ def student(
 
 
 def captions_behind(row: Row, sets: Mapping[str, Artifact]) -> dict[str, Artifact]:
-    """Return the manifest of the generated captions that a row learns from, in the role of unpaired captions."""
+    """Return the manifest of the generated captions that a row is trained on, in the role of unpaired captions."""
     if row.strategy not in GENERATED:
         return {}
     return {"captions": Home.open().store.find(sets[row.strategy].record.inputs["generated"])}
@@ -318,7 +383,20 @@ def checkpoint_of(
     experiment: Experiment, row: Row, seed: int, manifests: Manifests, teacher: Artifact, sets: Mapping[str, Artifact],
     campaign: Campaign,
 ) -> Artifact:  # fmt: skip
-    """Return the checkpoint of any row: the teacher, a student, or one of these post-trained on the order of sounds."""
+    """Return the checkpoint of any row: the teacher, a student, or one of these post-trained on the order of sounds.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    row : Row
+    seed : int
+        Seed of the trainings.
+    manifests : mapping of str to Artifact
+    teacher : Artifact
+    sets : mapping of str to Artifact
+        Improvement-Sets by strategy, as `improvement_sets` returns them.
+    campaign : Campaign
+    """
     if row.is_teacher:
         return teacher
     if not row.teminal:
@@ -340,7 +418,20 @@ def checkpoint_of(
 def score(
     experiment: Experiment, row: Row, seed: int, manifests: Manifests, checkpoint: Artifact, campaign: Campaign
 ) -> Artifact:
-    """Embed the evaluation clips and the prompts with a checkpoint, and score it zero-shot."""
+    """Embed the evaluation clips and the prompts with a checkpoint, and score it zero-shot.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    row : Row
+        Row of the checkpoint, recorded with the scores.
+    seed : int
+        Seed of the checkpoint, recorded with the scores.
+    manifests : mapping of str to Artifact
+        By role: ``evaluation``.
+    checkpoint : Artifact
+    campaign : Campaign
+    """
     config, num_crops = experiment.evaluate(), experiment.num_crops
     return evaluated(config, checkpoint, manifests["evaluation"], num_crops, row, seed, campaign)
 
@@ -349,7 +440,22 @@ def evaluated(
     config: EvaluateConfig, checkpoint: Artifact, evaluation: Artifact, num_crops: int, row: Row, seed: int,
     campaign: Campaign | None = None,
 ) -> Artifact:  # fmt: skip
-    """Embed what an evaluation compares with a checkpoint, and score it."""
+    """Embed clips and texts of an evaluation with a checkpoint, and score the checkpoint.
+
+    Parameters
+    ----------
+    config : EvaluateConfig
+    checkpoint : Artifact
+    evaluation : Artifact
+        Manifest with labels or, for retrieval, with captions.
+    num_crops : int
+        Number of crops per clip whose embeddings are averaged.
+    row : Row
+        Row of the checkpoint, recorded with the scores.
+    seed : int
+        Seed of the checkpoint, recorded with the scores.
+    campaign : Campaign, optional
+    """
     inputs = {"checkpoint": checkpoint, "manifest": evaluation}
     audio = embed(EmbedConfig(what="audio", num_crops=num_crops), inputs, "evaluation", campaign)
     given = {"checkpoint": checkpoint, "audio_embeddings": audio, "evaluation": evaluation}
@@ -364,19 +470,20 @@ def post_trained(
     settings: PostTraining, checkpoint: Artifact, sources: Mapping[str, Artifact], replay: Mapping[str, Artifact],
     row: Row, campaign: Campaign | None = None,
 ) -> Artifact:  # fmt: skip
-    """Teach a checkpoint the order of sounds; return the checkpoint of the last stage.
+    """Post-train a checkpoint on the order of sounds; return the checkpoint of the last stage.
 
     Parameters
     ----------
     settings : PostTraining
     checkpoint : Artifact
+        Checkpoint to start from; also the teacher of soft labels.
     sources : mapping
-        What sounds are composed from, by role: ``clips``, or ``improvement_set`` with ``pool`` and ``teacher_pairs``.
+        Sounds to compose, by role: ``clips``, or ``improvement_set`` with ``pool`` and ``teacher_pairs``.
     replay : mapping
-        What keeps the old ability, by role: ``replay`` with the manifests behind it, or ``teacher_pairs``; empty for
-        the single sounds by their names.
+        Pairs to replay, so that earlier abilities are kept, by role: ``replay`` with its manifests, or
+        ``teacher_pairs``; empty: the single sounds with their class names.
     row : Row
-        That the checkpoint becomes.
+        Row of the new checkpoint.
     campaign : Campaign, optional
     """
     model = model_of(checkpoint)
@@ -390,7 +497,7 @@ def post_trained(
 
 
 def model_of(checkpoint: Artifact) -> ClapConfig:
-    """Return the config of a checkpoint's model; where it is not made yet, of the model that it starts from."""
+    """Return the config of a checkpoint's model; in a dry run, of the model that an unmade checkpoint starts from."""
     store = Home.open().store
     while not checkpoint.is_made:
         record = checkpoint.record
@@ -403,7 +510,20 @@ def model_of(checkpoint: Artifact) -> ClapConfig:
 def order_scores(
     test: OrderEvaluation, checkpoint: Artifact, clips: Artifact, row: Row, seed: int, campaign: Campaign | None = None
 ) -> Artifact:
-    """Put labelled single sounds together, and score what a checkpoint hears of their order."""
+    """Compose labelled single sounds, and score how well a checkpoint recognises their order.
+
+    Parameters
+    ----------
+    test : OrderEvaluation
+    checkpoint : Artifact
+    clips : Artifact
+        Manifest of labelled clips of single sounds.
+    row : Row
+        Row of the checkpoint, recorded with the scores.
+    seed : int
+        Seed of the checkpoint, recorded with the scores; the seed of the test is in `test`.
+    campaign : Campaign, optional
+    """
     composed = compose(test.composing(model_of(checkpoint).window_s), {"clips": clips}, "evaluation", campaign)
     inputs = {"checkpoint": checkpoint, "compositions": composed, "clips": clips}
     return zste(ZsteConfig(prompt=test.prompt, seed=test.seed), inputs, row, seed, campaign)

@@ -9,7 +9,15 @@ from clapcur.tasks.common import run_stage, stage_task
 
 @stage_task("audition-{improvement_set.id}")
 def audition(config: AuditionConfig, improvement_set: Artifact, campaign: Campaign | None = None) -> Artifact:
-    """Make the page on which the pairs of a set are heard; the manifests of its pairs are found by its record."""
+    """Write a page for listening to the pairs of a set; its record names the manifests of the pairs.
+
+    Parameters
+    ----------
+    config : AuditionConfig
+    improvement_set : Artifact
+    campaign : Campaign, optional
+        Campaign that the MLflow run belongs to.
+    """
     inputs = audition_inputs(Home.open().store, improvement_set)
     strategy = improvement_set.record.config["strategy"]
     return run_stage(STAGE, config, inputs, campaign, {"role": "audition", "strategy": strategy})

@@ -14,7 +14,18 @@ from clapcur.tasks.common import run_stage, stage_task
 def caption(
     config: CaptionConfig, inputs: Mapping[str, Artifact], role: str, campaign: Campaign | None = None
 ) -> Artifact:
-    """Generate captions for the clips of ``pool``, guided by its tags; `role` says what for."""
+    """Generate captions for the clips of ``pool``, guided by their tags.
+
+    Parameters
+    ----------
+    config : CaptionConfig
+    inputs : mapping of str to Artifact
+        By role; see `clapcur.stages.caption`.
+    role : str
+        Use of the captions: ``pairs`` for a teacher, or ``generated`` for a curation.
+    campaign : Campaign, optional
+        Campaign that the MLflow run belongs to.
+    """
     stage, identity = stage_module.stage_for(config)
     artifact = run_stage(stage, identity, inputs, campaign, {"role": role})
     if artifact.is_made:

@@ -1,4 +1,4 @@
-"""What every task does around its one call: run the stage once, tell MLflow, try again what may pass."""
+"""What every task does around its one call: run the stage once, report to MLflow, retry temporary errors."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -23,24 +23,33 @@ from clapcur.store.home import Home
 P = ParamSpec("P")
 R = TypeVar("R")
 SHAPED_BY_CLIPS = ("improvement_set", "compositions", "checkpoint", "captioner")
-# kinds that are made again without a clip that was taken down
+# kinds that are rebuilt without a clip that was taken down
 READS = ("ingest", "pool", "merge", "adopt", "tagger")
-# stages that a dry run runs: they only read, and what a plan says depends on what they find
+# stages that run even in a dry run: they only read, and the plan depends on what they find
 WAITS_S = (5, 30, 120)  # together longer than a database takes to restart
-AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, ConnectionError)  # what it is when a server is not there
+AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, ConnectionError)  # errors of a server that is down
 
 
 def may_pass(task: Task[..., Any], task_run: TaskRun, state: State) -> bool:
-    """Return whether a task failed for a reason that may pass: a wrong input stays wrong, a full disk stays full."""
+    """Return whether a task failed for a temporary reason: a wrong input stays wrong, and a full disk stays full.
+
+    Parameters
+    ----------
+    task : Task
+        The task that failed.
+    task_run : TaskRun
+        Its run.
+    state : State
+        Final state of the run, with the error as its result.
+    """
     error = state.result(raise_on_failure=False)
     return isinstance(error, AWAY) and "disk" not in str(error)
 
 
 def stage_task(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Return the decorator of the functions that run one stage: tasks of the flow they are called in.
+    """Return the decorator of a function that runs one stage: a task inside a flow, a plain function outside.
 
-    Outside a flow they are plain functions, so that commands and flows share their steps. `name` is the name of the
-    task run, with the arguments in braces.
+    So commands and flows share their steps. `name` is the name of the task run, with arguments in braces.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -53,7 +62,7 @@ def stage_task(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def called(*args: P.args, **kwargs: P.kwargs) -> R:
             return function(*args, **kwargs) if FlowRunContext.get() is None else in_flow(*args, **kwargs)
 
-        called.task = in_flow  # type: ignore[attr-defined]  # for those who want it with other options
+        called.task = in_flow  # type: ignore[attr-defined]  # for callers that need other options
         return called
 
     return decorate
@@ -63,29 +72,30 @@ def run_stage(
     what: Stage, config: Any, inputs: Mapping[str, Artifact], campaign: Campaign | None, tags: Mapping[str, Any],
     is_live: bool = False, spread: Spread = here,
 ) -> Artifact:  # fmt: skip
-    """Run a stage in the home of this process and send its record to MLflow.
+    """Run a stage in the home of this process, and send its record to MLflow.
 
-    In a dry run it is only asked for, unless all it does is to read.
+    In a dry run, a stage is only added to the plan, unless it only reads and its inputs exist.
 
     Parameters
     ----------
     what : Stage
-    config : the stage's config
+    config : object
+        Config of the stage.
     inputs : mapping
         Artifacts by role.
     campaign : Campaign or None
-        The experiment that the MLflow run belongs to.
+        Campaign that the MLflow run belongs to.
     tags : mapping
-        What the artifact is in this experiment: strategy, seed, role.
+        Place of the artifact in this experiment: strategy, seed, role.
     is_live : bool
-        Send the curves while the stage runs, not only afterwards.
+        Whether to send the curves while the stage runs, not only afterwards.
     spread : callable
-        Who makes the parts of a stage that need not be made in this process.
+        Runs the parts of a stage that may be computed outside this process; see `clapcur.tasks.fan_out`.
 
     Raises
     ------
     OutdatedError
-        An Improvement-Set or a checkpoint holds, or would hold, a clip that was taken down.
+        An Improvement-Set, compositions or a checkpoint have, or would have, a clip that was taken down.
     """
     home = Home.open()
     tags, key = {**tags, **flow_run_tags()}, what.key(config, inputs)
@@ -109,7 +119,7 @@ def run_stage(
 
 
 def flow_run_tags() -> dict[str, str]:
-    """Return which flow run makes an artifact, where a server keeps its page."""
+    """Return tags with the id and page of the current flow run; empty without a flow run or a configured server."""
     run = flow_run.id
     if run is None or not PREFECT_API_URL.value():
         return {}

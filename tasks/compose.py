@@ -12,5 +12,16 @@ from clapcur.tasks.common import run_stage, stage_task
 def compose(
     config: ComposeConfig, inputs: Mapping[str, Artifact], role: str, campaign: Campaign | None = None
 ) -> Artifact:
-    """Put single sounds together; `role` says what for: training or evaluation."""
+    """Compose single sounds.
+
+    Parameters
+    ----------
+    config : ComposeConfig
+    inputs : mapping of str to Artifact
+        By role; see `clapcur.stages.compose`.
+    role : str
+        Use of the compositions: ``training`` or ``evaluation``.
+    campaign : Campaign, optional
+        Campaign that the MLflow run belongs to.
+    """
     return run_stage(STAGE, config, inputs, campaign, {"role": role, "seed": config.seed})

@@ -14,6 +14,17 @@ from clapcur.tasks.common import run_stage, stage_task
 def curate(
     config: CurateConfig, inputs: Mapping[str, Artifact], seed: int, campaign: Campaign | None = None
 ) -> Artifact:
-    """Curate one strategy's pairs with the teacher of one seed; of a version of a pool only new clips are scored."""
+    """Curate the pairs of one strategy; if an earlier version of the pool was curated, only new clips are scored.
+
+    Parameters
+    ----------
+    config : CurateConfig
+    inputs : mapping of str to Artifact
+        By role; see `clapcur.stages.curate.curate`.
+    seed : int
+        Seed of the teacher, recorded with the set.
+    campaign : Campaign, optional
+        Campaign that the MLflow run belongs to.
+    """
     inputs = pools.with_earlier(Home.open(), STAGE, config, inputs)
     return run_stage(STAGE, config, inputs, campaign, {"strategy": config.strategy, "seed": seed})

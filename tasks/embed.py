@@ -13,10 +13,20 @@ from clapcur.tasks.fan_out import spread
 
 @stage_task("embed-{what}")
 def embed(config: EmbedConfig, inputs: Mapping[str, Artifact], what: str, campaign: Campaign | None = None) -> Artifact:
-    """Embed what `config` names with the checkpoint; `what` says which part of the experiment it is.
+    """Embed clips, captions or prompts with the checkpoint, on the workers that `clapcur.tasks.fan_out` finds.
 
-    Of a version of a pool only what is new is embedded, by the workers that `clapcur.tasks.fan_out` finds; so are clips
-    that a table of this version left out, once they can be read again.
+    If an earlier version of the pool was embedded, only new clips are embedded. Clips that could not be read before are
+    embedded once they can be read.
+
+    Parameters
+    ----------
+    config : EmbedConfig
+    inputs : mapping of str to Artifact
+        By role: ``checkpoint`` and, except for prompts, ``manifest``.
+    what : str
+        Part of the experiment that is embedded, such as ``pool``.
+    campaign : Campaign, optional
+        Campaign that the MLflow run belongs to.
     """
     home = Home.open()
     inputs = with_left_out(home.store, config, pools.with_earlier(home, STAGE, config, inputs))

@@ -1,4 +1,4 @@
-"""Embeddings x class prompts -> scores."""
+"""Embeddings of clips x class prompts or captions -> scores."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,20 @@ from clapcur.tasks.common import run_stage, stage_task
 def evaluate(
     config: EvaluateConfig, inputs: Mapping[str, Artifact], row: Row, seed: int, campaign: Campaign | None = None
 ) -> Artifact:
-    """Score one row's checkpoint zero-shot."""
+    """Score the checkpoint of one row: zero-shot classification or retrieval.
+
+    Parameters
+    ----------
+    config : EvaluateConfig
+    inputs : mapping of str to Artifact
+        By role; see `clapcur.stages.evaluate`. The artifacts that the checkpoint was made from are added here.
+    row : Row
+        Row of the checkpoint, recorded with the scores.
+    seed : int
+        Seed of the checkpoint, recorded with the scores.
+    campaign : Campaign, optional
+        Campaign that the MLflow run belongs to.
+    """
     tags = {**row.tags, "seed": seed}
     if campaign is not None:
         tags["dataset"] = campaign.experiment

@@ -1,9 +1,9 @@
-"""Parts of one artifact made by many workers: processes of this machine, or a Ray cluster.
+"""Spread the parts of one artifact over many workers: processes on this machine, or a Ray cluster.
 
-How many hands there are is no part of an experiment, so the environment says it: ``CLAPCUR_FAN_OUT`` is ``none`` (the
-default: this process), ``processes:4``, ``ray`` (the cluster that ``RAY_ADDRESS`` names, else the CPUs and GPUs of this
-machine) or ``ray:2`` (two CPUs of this machine). The workers must see the same store and the same sounds, at the same
-places. Whoever makes a part marks it on disk: a run that lost a worker continues with what is missing, here or there.
+The number of workers is not part of an experiment, so the environment sets it: ``CLAPCUR_FAN_OUT`` is ``none`` (the
+default: this process), ``processes:4``, ``ray`` (the cluster named by ``RAY_ADDRESS``, else the CPUs and GPUs of this
+machine) or ``ray:2`` (two CPUs of this machine). The workers must see the same store and the same audio at the same
+paths. Finished parts are marked on disk, so a run that lost a worker continues with the missing parts on any worker.
 """
 
 import os
@@ -22,22 +22,32 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 from clapcur.store.artifacts import Spread, here
 
 VARIABLE = "CLAPCUR_FAN_OUT"
-SHARES_PER_WORKER = 4  # ours: few, so that each is long; several, so that nobody waits long for the last one
+SHARES_PER_WORKER = 4  # ours: few, so that each is long; several, so that the last one is not waited for long
 
 
 @task(cache_policy=NO_CACHE, task_run_name="parts-{name}")
 def make_parts(name: str, work: Callable[[Sequence[int]], Any], parts: Sequence[int]) -> Any:
-    """Make a share of the parts, in whatever process this runs."""
+    """Make a share of the parts in the process of this task.
+
+    Parameters
+    ----------
+    name : str
+        Name of the task run, such as ``0-to-7``.
+    work : callable
+        Makes the parts with the given indices.
+    parts : sequence of int
+        Indices of the parts in this share.
+    """
     return work(parts)
 
 
 def spread() -> Spread:
-    """Return what the environment names.
+    """Return the way to spread parts that the environment names.
 
     Raises
     ------
     ValueError
-        It names nothing that is known.
+        The value of `CLAPCUR_FAN_OUT` is unknown, or Ray is not installed.
     """
     setting = os.environ.get(VARIABLE) or "none"
     kind, _, number = setting.partition(":")
@@ -59,7 +69,7 @@ def _over_processes(num_workers: int) -> Spread:
 
 
 def _limit_threads(number: int) -> None:
-    """Let the workers share the CPUs; before torch is imported, which reads this once."""
+    """Limit the threads of a worker; this must run before torch is imported, which reads the variable once."""
     os.environ["OMP_NUM_THREADS"] = str(number)
 
 
@@ -79,12 +89,12 @@ def _over_ray(num_cpus: int | None) -> Spread:
         here_only = {"num_cpus": num_cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         runner = RayTaskRunner("local", here_only) if num_cpus else RayTaskRunner()
         with ExitStack() as stack:
-            if threading.current_thread() is threading.main_thread():  # Ray leaves a handler of its own behind
+            if threading.current_thread() is threading.main_thread():  # Ray leaves its own handler behind
                 stack.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
             stack.enter_context(runner)
             there = ray.cluster_resources()
             num_gpus = int(there.get("GPU", 0))
-            if num_gpus:  # max_calls=0: else each task is a new process, which loads the model again
+            if num_gpus:  # max_calls=0: otherwise each task is a new process, which loads the model again
                 stack.enter_context(remote_options(num_gpus=1, max_calls=0))
             return _make(runner, work, parts, num_gpus or int(there["CPU"]))
 
@@ -92,7 +102,7 @@ def _over_ray(num_cpus: int | None) -> Spread:
 
 
 def _make(runner: TaskRunner[Any], work: Callable[[Sequence[int]], Any], parts: Sequence[int], num_workers: int) -> Any:
-    """Submit the parts in shares of neighbours and return the answers; the error of the first share that failed."""
+    """Submit the parts in shares of neighbours and return the results; raise the error of the first failed share."""
     num_shares = min(len(parts), SHARES_PER_WORKER * num_workers)
     cuts = [len(parts) * i // num_shares for i in range(num_shares + 1)]
     shares = [list(parts[start:end]) for start, end in pairwise(cuts)]

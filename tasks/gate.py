@@ -1,4 +1,4 @@
-"""Two scores -> who is champion."""
+"""Two scores -> decision: which student is champion."""
 
 from collections.abc import Mapping
 
@@ -14,13 +14,22 @@ from clapcur.tasks.common import run_stage, stage_task
 
 @stage_task("gate-{config.dataset}")
 def gate(config: GateConfig, inputs: Mapping[str, Artifact], campaign: Campaign | None = None) -> Artifact:
-    """Decide whether the challenger takes the champion's place.
+    """Decide whether the challenger replaces the champion.
+
+    Parameters
+    ----------
+    config : GateConfig
+    inputs : mapping of str to Artifact
+        By role: ``teacher``, ``champion`` and ``challenger`` (checkpoints), ``champion_scores`` and
+        ``challenger_scores``.
+    campaign : Campaign, optional
+        Campaign that the MLflow run belongs to.
 
     Raises
     ------
     OutdatedError
-        Challenger, champion or teacher holds a clip that was taken down, or another champion was chosen meanwhile: the
-        scores are not those that would have to be compared now.
+        Challenger, champion or teacher was trained on a clip that was taken down, or the champion changed meanwhile, so
+        other scores must be compared.
     """
     home = Home.open()
     with champions.turn(home, config.dataset) as lease:

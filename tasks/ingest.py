@@ -11,9 +11,17 @@ from clapcur.tasks.common import run_stage, stage_task
 
 @stage_task("ingest-{role}")
 def ingest(config: IngestConfig, role: str, campaign: Campaign | None = None) -> Artifact:
-    """Probe and hash what `config` names; the manifest's identity is its content, not its place.
+    """Probe and hash the files that `config` names; the identity of the manifest is their content, not their location.
 
     Clips that were taken down are left out.
+
+    Parameters
+    ----------
+    config : IngestConfig
+    role : str
+        Role of the manifest in the experiment, such as ``pairs`` or ``pool``.
+    campaign : Campaign, optional
+        Campaign that the MLflow run belongs to.
     """
     home = Home.open()
     scan = stage_module.scan(config, probe_cache=home.root / "probes.db", forgotten=pools.forgotten(home))

@@ -15,10 +15,19 @@ LANDED = "clapcur.pool.landed"
 
 @stage_task("grow-{name}")
 def grow(name: str, landing: Artifact | None = None, campaign: Campaign | None = None) -> Artifact:
-    """Return the newest version of a pool, made now where the landing or a tombstone changes anything.
+    """Return the newest version of a pool, after making one if the landing or a tombstone changes the pool.
 
-    Where a Prefect server is known it hears of a new version, as the event `clapcur.pool.landed`. An event may be lost:
-    it only saves the time until the next look of `clapcur.flows.reconcile`.
+    If a Prefect server is configured, a new version emits the event `clapcur.pool.landed`. An event may be lost; it
+    only saves the wait for the next run of `clapcur.flows.reconcile`.
+
+    Parameters
+    ----------
+    name : str
+        Name of the pool.
+    landing : Artifact, optional
+        Manifest of new clips; None: only remove clips that were taken down.
+    campaign : Campaign, optional
+        Campaign that the MLflow run belongs to.
     """
     home = Home.open()
     with pools.turn(home, name) as lease:
@@ -27,7 +36,7 @@ def grow(name: str, landing: Artifact | None = None, campaign: Campaign | None =
             return pools.head(home, name)
         config, inputs = following
         tags = {"role": "pool", "pool": name, "name": f"{name} v{config.version}"}
-        lease.check()  # another version that came meanwhile is then the parent of the next
+        lease.check()  # raises if another process took over; its version is then the parent of the next
         version = run_stage(STAGE, config, inputs, campaign, tags)
     if PREFECT_API_URL.value():
         counts = version.record.counts

@@ -1,4 +1,4 @@
-"""Pool x teacher x class names -> a manifest of the clips with the class that each most likely is."""
+"""Pool x teacher x class names -> a manifest of the clips with their most likely classes."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,16 @@ from clapcur.tasks.common import run_stage, stage_task
 def pseudo_label(
     config: PseudoLabelConfig, inputs: Mapping[str, Artifact], campaign: Campaign | None = None
 ) -> Artifact:
-    """Give each clip of ``pool`` the class that it most likely is."""
+    """Pair each clip of ``pool`` with its most likely class.
+
+    Parameters
+    ----------
+    config : PseudoLabelConfig
+    inputs : mapping of str to Artifact
+        By role; see `clapcur.stages.pseudo_label`.
+    campaign : Campaign, optional
+        Campaign that the MLflow run belongs to.
+    """
     artifact = run_stage(STAGE, config, inputs, campaign, {"role": "pseudo-labels"})
     if artifact.is_made:
         refresh_locations(artifact, inputs["pool"])

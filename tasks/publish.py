@@ -1,4 +1,4 @@
-"""What a flow made -> pages of its Prefect run: tables, cards, and the way to MLflow."""
+"""Result of a flow -> pages of its Prefect run: tables, cards, and links to MLflow."""
 
 import os
 import re
@@ -22,7 +22,7 @@ from clapcur.tasks.common import stage_task
 
 @stage_task("publish")
 def publish(made: Artifact) -> None:
-    """Show an artifact on the page of the flow run; a report with the cards of its Improvement-Sets."""
+    """Show an artifact on the page of the flow run; a report comes with the cards of its Improvement-Sets."""
     home = Home.open()
     record = made.record
     shown = {
@@ -39,7 +39,7 @@ def publish(made: Artifact) -> None:
 
 
 def report_page(report: Artifact, home: Home) -> str:
-    """Return the table of a report, and where its checkpoints are."""
+    """Return the table of a report, with links to its checkpoints."""
     rows = [
         (line.name, seed.seed, f"`{seed.checkpoint}`", linked(seed.checkpoint, home))
         for line, seed in ReportTable.open(report).seeds
@@ -71,7 +71,7 @@ def card_page(improvement_set: Artifact, home: Home) -> str:
 
 
 def scores_page(scores: Artifact, home: Home) -> str:
-    """Return the numbers of one evaluation, and under which protocol they hold."""
+    """Return the numbers of one evaluation, and its protocol."""
     protocol = [(name.replace("_", " "), value) for name, value in Scores.open(scores).protocol.facts().items()]
     return f"{facts_page(scores, home)}\n{table(('protocol', ''), protocol)}"
 
@@ -88,7 +88,7 @@ def decision_page(decision: Artifact, home: Home) -> str:
 
 
 def facts_page(made: Artifact, home: Home) -> str:
-    """Return what any record says of its artifact in numbers."""
+    """Return the metrics and counts of any artifact."""
     record = made.record
     numbers = [(name, f"{value:.4g}") for name, value in record.metrics.items()]
     counts = [(name, f"{count:,}") for name, count in record.counts.items()]
@@ -97,21 +97,21 @@ def facts_page(made: Artifact, home: Home) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a Markdown table of plain text or links; all columns but the first are aligned to the right."""
+    """Return a Markdown table of plain text or links, with all columns but the first aligned to the right."""
     lines = [head, ["---", *("--:" for _ in head[1:])], *rows]
     return "".join(f"| {' | '.join(cell_text(str(cell)) for cell in line)} |\n" for line in lines)
 
 
 def linked(artifact_id: str, home: Home) -> str:
-    """Return a Markdown link to the run of an artifact, or a word where there is no server."""
+    """Return a Markdown link to the MLflow run of an artifact, or ``no server`` if there is none."""
     link = mlflow_link(artifact_id, home)
     return f"[run]({link})" if link else "no server"
 
 
 def mlflow_link(artifact_id: str, home: Home) -> str | None:
-    """Return the address of the page of an artifact's run; None without an MLflow server.
+    """Return the URL of the page of an artifact's run; None without an MLflow server.
 
-    `CLAPCUR_MLFLOW_PAGES` names the server as browsers reach it, where they do so under another name than we.
+    `CLAPCUR_MLFLOW_PAGES` is the URL of the server for browsers, if it differs from ours.
     """
     run = Catalog.open(home).run_of(artifact_id)
     pages = os.environ.get("CLAPCUR_MLFLOW_PAGES") or home.mlflow_uri
@@ -119,13 +119,13 @@ def mlflow_link(artifact_id: str, home: Home) -> str | None:
 
 
 def key(record: Record) -> str:
-    """Return the name under which Prefect keeps the versions of a page: dataset, what it is, seed."""
+    """Return the name under which Prefect keeps the versions of a page: dataset, label and seed."""
     dataset = record.experiment
     return re.sub(r"[^a-z0-9]+", "-", f"{dataset} {title(record)}".lower()).strip("-")
 
 
 def title(record: Record) -> str:
-    """Name an artifact for people: what made it, with which seed."""
+    """Return a readable name of an artifact: its label and seed."""
     seed = record.tags.get("seed")
-    said = " ".join(dict.fromkeys(label(record).split()))  # a report's role is its stage
+    said = " ".join(dict.fromkeys(label(record).split()))  # the role of a report repeats its stage
     return said if seed is None else f"{said} seed {seed}"

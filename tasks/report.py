@@ -11,7 +11,16 @@ from clapcur.tasks.common import run_stage, stage_task
 
 @stage_task("report")
 def report(config: ReportConfig, inputs: Mapping[str, Artifact], campaign: Campaign | None = None) -> Artifact:
-    """Lay the scores of all rows side by side; inputs are the scores alone, the checkpoints are found by them."""
+    """Compare the scores of all rows.
+
+    Parameters
+    ----------
+    config : ReportConfig
+    inputs : mapping of str to Artifact
+        Scores, by the roles that the rows name; the records of the scores name the checkpoints.
+    campaign : Campaign, optional
+        Campaign that the MLflow run belongs to.
+    """
     store = Home.open().store
     checkpoints = {
         f"checkpoint.{role}": store.find(scores.record.inputs["checkpoint"])

@@ -7,5 +7,5 @@ from clapcur.tasks.common import run_stage, stage_task
 
 @stage_task("bury-{stone.clip_id}")
 def bury(stone: Tombstone) -> Artifact:
-    """Note that a clip must never enter again."""
+    """Record that a clip must never enter again."""
     return run_stage(STAGE, stone, {}, None, {"role": "tombstone"})

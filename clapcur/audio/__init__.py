@@ -1,18 +1,18 @@
-"""Audio files: to a mono waveform at a rate, to a fixed length, and what is wrong with a bad one.
+"""Reading audio files: decoding to mono, resampling, fitting to a length, and diagnosing bad files.
 
-A waveform is float32 of shape (T,), mono by the mean over channels (stereo is never flattened into one long signal),
-full scale 1::
+A waveform is float32 of shape (T,), full scale 1, mono by the mean over channels (stereo is never flattened into one
+long signal)::
 
     access        which addresses may be read
-    addresses     where a clip lies: a file, an object, a part of a tar or of a Parquet file
+    addresses     where a clip is: a file, an object, a part of a tar or of a Parquet file
     stores        object stores, through fsspec
     cells         clips in Parquet files
     limits        how much memory one clip may take
     opening       an address -> a descriptor
-    containers    what the bytes of a file promise, where libsndfile does not say
-    decoding      file -> mono blocks, or the reason why not
-    loading       file -> waveform or crops; a cache; refusing what is another clip now
-    probing       file -> its hashes and facts, or the problem with it
+    containers    detection of truncated files, where libsndfile does not report them
+        decoding      file -> mono blocks, or an error
+        loading       file -> waveform or crops; a cache; rejection of files that changed
+        probing       file -> hashes and facts, or the problem with the file
 """
 
 from clapcur.audio.decoding import UnusableAudio

@@ -1,9 +1,9 @@
 """Which addresses may be read, and opening those that are files.
 
-The column of paths of a table is often somebody else's text. Without a rule, it makes this machine read any file and
-ask any host that it reaches. So a table names clips under *roots* only: folders, and URLs of object stores. An ingest
-has its roots in its config. `CLAPCUR_AUDIO_FOLDERS` holds for everything that a process reads: where it is set, no URL
-is read, and a file outside of these folders is answered like one that does not exist.
+The paths in a table often come from others. Unrestricted, they could make this machine read any file and contact any
+host that it reaches. A table may therefore refer only to clips under *roots*: folders, and URLs of object stores. An
+ingest has its roots in its config. `CLAPCUR_AUDIO_FOLDERS` applies to everything that a process reads: if it is set, no
+URL is read, and a file outside these folders is reported as missing.
 """
 
 import os
@@ -17,8 +17,8 @@ from urllib.parse import unquote
 from clapcur.audio.addresses import container_of, is_url
 from clapcur.errors import DataError
 
-VARIABLE = "CLAPCUR_AUDIO_FOLDERS"  # absolute, separated by colons as in PATH
-# What fsspec builds on top of other stores, or reads from this machine: each would lead around the roots.
+VARIABLE = "CLAPCUR_AUDIO_FOLDERS"  # absolute folders, separated by colons as in PATH
+# Protocols of fsspec that wrap other stores or read from this machine: each would bypass the roots.
 NO_STORE = frozenset(
     "asyncwrapper asynclocal blockcache cached dask data dir file filecache generic git jlab jupyter libarchive local"
     " reference simplecache tar zip".split()
@@ -30,17 +30,17 @@ class Roots:
     """Folders and URLs under which clips may be read."""
 
     folders: tuple[str, ...] = ()
-    # as they really are, without symbolic links
+    # with symbolic links resolved
     urls: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, roots: Iterable[str]) -> "Roots":
-        """Return the roots that a config or the environment names.
+        """Return the roots given in a config or in the environment.
 
         Raises
         ------
         ValueError
-            A folder is relative, or a URL is not that of a store.
+            A folder is relative, or a URL is not one of an object store.
         """
         folders, urls = [], []
         for root in roots:
@@ -55,7 +55,7 @@ class Roots:
         return cls(tuple(folders), tuple(urls))
 
     def refusal(self, address: str) -> str:
-        """Return why an absolute address may not be read; "" where it may."""
+        """Return why an absolute address may not be read; "" if it may."""
         container = container_of(address)
         if is_url(container):
             if said := what_is_wrong_with(container):
@@ -71,14 +71,14 @@ class Roots:
         return "it is in none of the allowed folders (`roots`)"
 
     def holds(self, path: str) -> bool:
-        """Return whether a path without symbolic links is in one of the folders."""
+        """Return whether a path with symbolic links resolved is in one of the folders."""
         return any(root == "/" or path == root or path.startswith(f"{root}/") for root in self.folders)
 
 
 def what_is_wrong_with(url: str) -> str:
-    """Return why a URL is not that of an object in a store; "" where it may be one."""
+    """Return why a URL cannot be that of an object in a store; "" if it can."""
     scheme, _, rest = url.partition("://")
-    if any(one < " " or one == "\x7f" for one in url):  # readers of URLs drop them: .<tab>. would become ..
+    if any(one < " " or one == "\x7f" for one in url):  # URL parsers drop them: .<tab>. would become ..
         return "its URL has control characters"
     if "::" in url:
         return "chained URLs are not supported; give the URL of the object itself"
@@ -92,19 +92,19 @@ def what_is_wrong_with(url: str) -> str:
 
 
 def _comparable(url: str) -> str:
-    """Return a URL with scheme and host in lower case, which they are compared in, and no / at its end."""
+    """Return a URL with scheme and host in lower case and without a trailing /, for comparison."""
     scheme, _, rest = url.partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme.lower()}://{host.lower()}{slash}{path}".rstrip("/") if rest else f"{scheme.lower()}://"
 
 
 def confined_to() -> Roots | None:
-    """Return the folders that `CLAPCUR_AUDIO_FOLDERS` confines this process to; None where it is not set.
+    """Return the folders that `CLAPCUR_AUDIO_FOLDERS` confines this process to; None if it is not set.
 
     Raises
     ------
     DataError
-        It names something else than absolute folders.
+        It contains something other than absolute folders.
     """
     given = os.environ.get(VARIABLE)
     if given is None:
@@ -116,17 +116,17 @@ def confined_to() -> Roots | None:
 
 
 def open_regular(path: str) -> FileIO:
-    """Open a regular file, unbuffered; a pipe is not waited for, and a device is not touched.
+    """Open a regular file, unbuffered, without waiting for a pipe or opening a device.
 
     Raises
     ------
     FileNotFoundError
-        There is no such file. Where this process is confined to folders, the same answer is given for all that is
-        elsewhere, is no regular file or may not be read.
+        There is no such file. If this process is confined to folders, this error is also raised for a file that is
+        elsewhere, is not a regular file or may not be read.
     OSError
         It is a folder, a pipe, a device or a socket, or may not be read.
     """
-    if "\0" in path:  # a ValueError of every call to the system
+    if "\0" in path:  # every system call would raise ValueError
         raise FileNotFoundError(path)
     roots = confined_to()
     if roots is None:
@@ -134,7 +134,7 @@ def open_regular(path: str) -> FileIO:
     if roots.holds(os.path.realpath(path)):
         with suppress(OSError):
             file = _open_if_regular(path)
-            # A link may have changed since it was looked at: what counts is what was opened.
+            # A link may have changed since it was resolved: check the file that was opened.
             if roots.holds(os.readlink(f"/proc/self/fd/{file.fileno()}")):
                 return file
             file.close()

@@ -1,4 +1,4 @@
-"""Where a clip lies, as one text: its address.
+"""Addresses: the location of a clip as one string.
 
 ========================================================  ==========================================================
 ``/pool/dog.wav``                                         a file
@@ -7,13 +7,13 @@
 ``/pool/a.parquet#row=17&column=audio&name=dog.wav``      a cell of a Parquet file: bytes, or a struct with ``bytes``
 ========================================================  ==========================================================
 
-Containers may be objects too. A name is for people and for lists that name files; nothing is found by it.
+Containers may also be objects. The name is for people and for lists of files; it is not used to find the clip.
 """
 
 import os
 import re
 
-URL = re.compile(r"([a-z][a-z0-9+.-]+::)*[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # chained ones too: they are no files
+URL = re.compile(r"([a-z][a-z0-9+.-]+::)*[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # chained ones too: they are not files
 MEMBER = re.compile(
     r"(?P<container>.+\.tar)#bytes=(?P<first>\d+)-(?P<last>\d+)(&name=(?P<name>.*))?", re.DOTALL | re.IGNORECASE
 )
@@ -31,11 +31,11 @@ def member_address(container: str, offset: int, size: int, name: str) -> str:
     container : str
         Address of the tar.
     offset : int
-        Where the member begins in the tar, in bytes.
+        Start of the member in the tar, in bytes.
     size : int
-        Bytes of the member.
+        Size of the member, in bytes.
     name : str
-        For people.
+        Name for people.
     """
     return f"{container}#bytes={offset}-{offset + size - 1}&name={name}"
 
@@ -48,10 +48,10 @@ def cell_address(container: str, row: int, column: str, name: str = "") -> str:
     container : str
         Address of the file.
     row : int
-        Counts from 0 through the whole file.
+        Row number in the whole file, from 0.
     column : str
     name : str
-        For people; left out where it is empty.
+        Name for people; omitted if empty.
     """
     return f"{container}#row={row}&column={column}" + (f"&name={name}" if name else "")
 
@@ -62,13 +62,13 @@ def is_url(address: str) -> bool:
 
 
 def container_of(address: str) -> str:
-    """Return the file or the object that an address is in: the address itself, but for members and cells."""
+    """Return the container of a member or a cell; for any other address, the address itself."""
     match = MEMBER.fullmatch(address) or CELL.fullmatch(address)
     return match["container"] if match else address
 
 
 def absolute(base: str, address: str) -> str:
-    """Return an address that does not depend on the folder we are in; `base` is what relative ones are relative to."""
+    """Return an address that does not depend on the working directory; relative addresses are relative to `base`."""
     container = container_of(address)
     rest = address[len(container) :]
     if is_url(container):
@@ -79,13 +79,13 @@ def absolute(base: str, address: str) -> str:
 
 
 def readable(address: str) -> str:
-    """Return how people say where a clip is: a member as ``a.tar/dog.wav``, all others as they are."""
+    """Return an address for people: a member as ``a.tar/dog.wav``, any other address unchanged."""
     match = MEMBER.fullmatch(address)
     return f"{match['container']}/{match['name']}" if match and match["name"] else address
 
 
 def is_utf8(text: str) -> bool:
-    """Return whether a text can be written down; a file's name that is not UTF-8 comes as one that cannot."""
+    """Return whether a string can be encoded as UTF-8; a file name that is not UTF-8 becomes one that cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -94,7 +94,7 @@ def is_utf8(text: str) -> bool:
 
 
 def reading_order(address: str) -> tuple[str, int]:
-    """Return a key that sorts addresses as they lie: a container is then read from its start to its end."""
+    """Return a sort key that puts addresses in storage order, so that a container is read from start to end."""
     if match := MEMBER.fullmatch(address):
         return match["container"], int(match["first"])
     if match := CELL.fullmatch(address):

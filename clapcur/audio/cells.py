@@ -1,7 +1,7 @@
-"""Cells of Parquet files: a cell costs its row group, and the row groups that were read last are kept.
+"""Reading cells of Parquet files: reading a cell reads its row group, and the most recent row groups are cached.
 
-Rows in their order are read once; rows at random cost a group each, once the file is larger than what is kept. A file
-that changes is seen by its stamp, an object that changes while the process lives is not.
+Reading rows in order reads each group once; reading at random reads a group per row if the file exceeds the cache. A
+changed file is detected by its stamp; an object that changes while the process runs is not.
 """
 
 import bisect
@@ -21,7 +21,7 @@ from clapcur.audio.addresses import is_url
 from clapcur.audio.limits import CLIP, TooLarge, check_size, limit
 from clapcur.audio.stores import Stamp, asking, stamp
 
-KEPT_BYTES = 2**28  # of row groups, by all threads together; always the last one
+KEPT_BYTES = 2**28  # of cached row groups, for all threads together; the last group is always kept
 MAX_BATCH_ROWS = 2**12  # ours
 
 
@@ -35,7 +35,7 @@ def read_cell(container: str, row: int, column: str) -> pa.Buffer:
     row : int
         Counts from 0 through the whole file.
     column : str
-        Of bytes, or of structs with ``bytes``.
+        Column of bytes, or of structs with a field ``bytes``.
 
     Returns
     -------
@@ -44,8 +44,8 @@ def read_cell(container: str, row: int, column: str) -> pa.Buffer:
     Raises
     ------
     OSError, EOFError, ValueError
-        There is no such file, row, or column of bytes; the cell holds no bytes; or the cell is too large, or its row
-        group, which would be read as a whole.
+        There is no such file, row, or column of bytes; the cell contains no bytes; or the cell or its row group, which
+        is read as a whole, is too large.
     """
     version = None if is_url(container) else stamp(container)
     footer, ends = _footer(container, version)
@@ -58,7 +58,7 @@ def read_cell(container: str, row: int, column: str) -> pa.Buffer:
     values = GROUPS.get(
         (container, version, group, column), size, lambda: _read_group(container, footer, group, column)
     )
-    value = values[row - ends[group]].as_buffer()  # counted from the end of the group
+    value = values[row - ends[group]].as_buffer()  # a negative index, from the end of the group
     if value is None:
         raise ValueError(
             "the cell holds no bytes; if it holds a path, embed the file (embed_external_files in the package "
@@ -81,7 +81,7 @@ def _group_too_large(size: int) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _footer(container: str, version: Stamp | None) -> tuple[parquet.FileMetaData, list[int]]:
-    """Return the footer of a Parquet file, and the row at which each of its groups ends."""
+    """Return the footer of a Parquet file, and the row at which each row group ends."""
     footer = with_parquet(container, lambda file: file.metadata)
     return footer, list(
         itertools.accumulate(footer.row_group(group).num_rows for group in range(footer.num_row_groups))
@@ -96,7 +96,7 @@ def _bytes_of(footer: parquet.FileMetaData, group: int, column: str) -> int:
 
 
 def _sizes(footer: parquet.FileMetaData, group: int, columns: Sequence[str]) -> list[int]:
-    """Return the unpacked bytes of columns in a row group; of a struct that is named, those of all that is in it."""
+    """Return the uncompressed size in bytes of columns in a row group; for a struct, the sizes of all its fields."""
     chunks = map(footer.row_group(group).column, range(footer.num_columns))
     return [
         chunk.total_uncompressed_size
@@ -108,27 +108,27 @@ def _sizes(footer: parquet.FileMetaData, group: int, columns: Sequence[str]) -> 
 def batches(
     file: parquet.ParquetFile, columns: Sequence[str], groups: Sequence[int] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """Yield rows in batches that do not fill the memory, whatever the cells hold.
+    """Yield rows in batches of bounded memory, whatever the cells contain.
 
-    A value that is stored once may be in every row. A batch has so few rows that they fit even if each is as large
-    as its whole row group.
+    A value that is stored once may be in every row. A batch therefore has few enough rows to fit even if each row is
+    as large as its row group.
 
     Parameters
     ----------
     file : ParquetFile
     columns : sequence of str
     groups : sequence of int, optional
-        Numbers of the row groups; all where not given.
+        Numbers of the row groups; all by default.
 
     Yields
     ------
     RecordBatch
-        Of at most `MAX_BATCH_ROWS` rows.
+        At most `MAX_BATCH_ROWS` rows.
 
     Raises
     ------
     TooLarge
-        The columns of a row group would have to be unpacked beyond what is allowed.
+        The columns of a row group are larger, uncompressed, than is allowed.
     """
     for group in range(file.metadata.num_row_groups) if groups is None else groups:
         size = sum(_sizes(file.metadata, group, columns))
@@ -153,23 +153,23 @@ def _read_group(container: str, footer: parquet.FileMetaData, group: int, column
 
 
 def with_parquet(container: str, action: Callable[[parquet.ParquetFile], Any], footer: Any = None) -> Any:
-    """Do something with an open Parquet file, wherever it lies.
+    """Apply a function to an open Parquet file, local or in an object store.
 
     Parameters
     ----------
     container : str
         Address of the file.
     action : callable
-        Takes the open ParquetFile; its answer is returned.
+        Called with the open ParquetFile; its result is returned.
     footer : FileMetaData, optional
-        Of the file, where it is known: it is not read again then.
+        Footer of the file, if known, so that it is not read again.
 
     Raises
     ------
     OSError
         There is no such file, or its store fails.
     ValueError
-        It is no Parquet file, a cut one, or one that pyarrow cannot read.
+        The file is not Parquet, is truncated, or cannot be read by pyarrow.
     """
     try:
         if is_url(container):
@@ -182,7 +182,7 @@ def with_parquet(container: str, action: Callable[[parquet.ParquetFile], Any], f
 
 
 class _RowGroups:
-    """The row groups that were read last. Threads share one: that which asks first reads, the others wait for it."""
+    """A cache of the most recent row groups, shared by threads: the first to ask reads, the others wait for it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -190,9 +190,9 @@ class _RowGroups:
         self._refused: dict[Any, str] = {}
 
     def get(self, key: Any, size: int, read: Callable[[], pa.ChunkedArray]) -> pa.ChunkedArray:
-        """Return what `read` returns, or returned for this key not long ago; `size` is its bytes."""
+        """Return the cached result for this key, or that of `read`; `size` is its size in bytes."""
         with self._lock:
-            if key in self._refused:  # for each of its rows it would be unpacked again, up to the limit
+            if key in self._refused:  # otherwise every row would decompress it again, up to the limit
                 raise TooLarge(self._refused[key])
             known = self._groups.get(key)
             future = known[0] if known else Future[pa.ChunkedArray]()
@@ -209,7 +209,7 @@ class _RowGroups:
             else:
                 future.set_result(values)
                 with self._lock:
-                    if key in self._groups:  # a footer may state less than what is unpacked
+                    if key in self._groups:  # a footer may state less than the actual size
                         self._keep(key, future, max(size, values.nbytes))
         return future.result()
 

@@ -1,25 +1,25 @@
-"""Two sounds put together: one after the other or both at once, always of one length and one level.
+"""Combine two sounds, one after the other or both at once, always to the same length and level.
 
-Pure functions of waveforms, float32 of shape (T,). Nothing is random, so the same recipe is the same bytes. What the
-length or the level of a clip would tell of how it was put together, a model would learn in place of the order: so every
-kind fills the whole length, and has the same root mean square.
+Pure functions of waveforms, float32 of shape (T,). Nothing is random, so the same recipe gives the same bytes. If
+length or level revealed how a clip was composed, a model would learn that instead of the order: every kind therefore
+fills the whole length and has the same root mean square.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-FRAME_S = 0.02  # over which the level is taken where silence is looked for
-SILENT_DB = 40.0  # below the loudest frame; ours
-PAUSE_DB = 20.0  # below the loudest cut of a clip, a cut counts as a pause; ours
+FRAME_S = 0.02  # frame over which the level is measured to find silence
+SILENT_DB = 40.0  # a frame this far below the loudest one is silent; ours
+PAUSE_DB = 20.0  # a cut this far below the loudest cut of a clip is a pause; ours
 FADE = 0.1  # of the shorter clip: CompA's cross-fade (arXiv 2310.08753)
-EDGE_S = 0.005  # fade at both ends, so that nothing clicks
-LEVEL = 0.1  # root mean square of what comes out, -20 dB of full scale; ours
+EDGE_S = 0.005  # fade at both ends, to avoid clicks
+LEVEL = 0.1  # root mean square of the result, -20 dB of full scale; ours
 
 Waveform = NDArray[np.float32]
 
 
 def audible_part(waveform: Waveform, sample_rate: int) -> tuple[float, float]:
-    """Return where a clip begins and ends to be heard, in seconds: silence at both ends is left out.
+    """Return the start and end of the audible part of a clip, in seconds, without the silence at both ends.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def audible_part(waveform: Waveform, sample_rate: int) -> tuple[float, float]:
     Returns
     -------
     start_s, end_s : float
-        Equal for a clip that is silent from end to end.
+        Equal if the whole clip is silent.
     """
     size = max(1, round(FRAME_S * sample_rate))
     padded = np.pad(waveform.astype(np.float64), (0, -len(waveform) % size))
@@ -42,7 +42,7 @@ def audible_part(waveform: Waveform, sample_rate: int) -> tuple[float, float]:
 
 
 def sized(waveform: Waveform, num_samples: int, offset: float) -> Waveform:
-    """Cut or repeat a clip to a length, and bring it to unit root mean square.
+    """Cut or repeat a clip to a length, and scale it to unit root mean square.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def sized(waveform: Waveform, num_samples: int, offset: float) -> Waveform:
     num_samples : int
         Length that comes out.
     offset : float in [0, 1]
-        Place of the cut within the slack of a longer clip, unless there is a pause: then the loudest cut. A shorter
-        clip is repeated from its start, its copies faded into each other.
+        Position of the cut within the slack of a longer clip; if there is a pause at that position, the loudest cut is
+        used. A shorter clip is repeated from its start, with its copies cross-faded.
     """
     missing = num_samples - len(waveform)
     if missing <= 0:
@@ -87,7 +87,7 @@ def one_sound(one: Waveform, num_samples: int, offset: float, sample_rate: int) 
 def one_after_the_other(
     first: Waveform, second: Waveform, num_samples: int, offsets: tuple[float, float], sample_rate: int
 ) -> Waveform:
-    """Return two sounds, each for half of the length, the one faded into the other.
+    """Return two sounds, each for half of the length, cross-faded.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def one_after_the_other(
 def both_at_once(
     one: Waveform, other: Waveform, num_samples: int, offsets: tuple[float, float], sample_rate: int
 ) -> Waveform:
-    """Return two sounds of equal level on top of each other for the whole length, equal whichever is first.
+    """Return the sum of two sounds at equal level for the whole length; it does not depend on their order.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def _cut(waveform: Waveform, num_samples: int, start: int) -> Waveform:
 
 
 def _faded_over(first: Waveform, second: Waveform, fade: int) -> Waveform:
-    """Put one behind the other with `fade` samples in common, at equal power."""
+    """Append one to the other with an equal-power cross-fade over `fade` samples."""
     if not fade:
         return np.concatenate([first, second])
     angle = (np.arange(fade, dtype=np.float32) + 0.5) * np.float32(np.pi / 2 / fade)

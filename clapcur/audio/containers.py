@@ -1,6 +1,6 @@
-"""What the bytes of a file promise: libsndfile reads the rest of a cut file silently.
+"""Detect truncated files from their bytes: libsndfile silently reads what is left of a truncated file.
 
-Only bytes are read here, at their places (`os.pread`), so that the descriptor's own position does not move.
+Bytes are read at given positions (`os.pread`), so that the position of the descriptor does not change.
 """
 
 import io
@@ -9,23 +9,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-# What libsndfile calls the containers of which a cut file is told from a whole one, here or by libsndfile. All others
-# (IRCAM, PAF, PVF state no length at all; MAT, SDS, AVR, XI, ... are rarer than worth a reader) are refused.
+# libsndfile's names of the containers whose truncated files are detected, here or by libsndfile. All others are
+# rejected: IRCAM, PAF and PVF do not state a length; MAT, SDS, AVR, XI, ... are too rare to be worth a reader.
 CHECKED = frozenset("WAV WAVEX RF64 AIFF SVX W64 CAF AU NIST VOC FLAC OGG MP3 HTK".split())
 
-SOX_PIPE = 0x7FFFF000  # what SoX states as the size of a WAV that it writes into a pipe; FFmpeg states more
-JUNK_BYTES = 2**16  # before an MPEG stream: where libsndfile's decoder gives up, too
-MPEG_RATES = (44_100, 48_000, 32_000)  # Hz, of MPEG-1; half of it in MPEG-2, a quarter in MPEG-2.5
-MPEG_1_KBITS = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)  # a second, layer III
+SOX_PIPE = 0x7FFFF000  # the size that SoX states in a WAV that it writes to a pipe; FFmpeg states more
+JUNK_BYTES = 2**16  # maximum before an MPEG stream; libsndfile's decoder gives up there too
+MPEG_RATES = (44_100, 48_000, 32_000)  # Hz, of MPEG-1; half of these in MPEG-2, a quarter in MPEG-2.5
+MPEG_1_KBITS = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)  # kbit/s, layer III
 MPEG_2_KBITS = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 
 
 @dataclass(frozen=True)
 class _Chunks:
-    """How a container is divided: chunks of a name, a size and a body, one of which holds the samples."""
+    """Layout of a container: chunks with a name, a size and a body, one of which contains the samples."""
 
-    first: int  # where the first chunk begins
-    samples: tuple[bytes, ...]  # how the chunk of samples may be called
+    first: int  # position of the first chunk
+    samples: tuple[bytes, ...]  # possible names of the chunk of samples
     order: Literal["little", "big"] = "little"
     name_bytes: int = 4
     size_bytes: int = 4
@@ -34,7 +34,7 @@ class _Chunks:
 
     @property
     def unknown(self) -> int:
-        """The smallest size that means "until the end": pipes are written without knowing it."""
+        """The minimum size that means "until the end": a writer to a pipe does not know the size."""
         return SOX_PIPE if self.size_bytes == 4 else 2**63 - 1
 
 
@@ -49,7 +49,7 @@ W64 = _Chunks(
 
 
 class _Bytes:
-    """The bytes of a file from a place on."""
+    """The bytes of a file from a given position."""
 
     def __init__(self, descriptor: int, start: int) -> None:
         self._descriptor, self._start = descriptor, start
@@ -60,7 +60,7 @@ class _Bytes:
 
 
 def _behind_id3(descriptor: int, start: int) -> int:
-    """Return where an ID3 tag that begins at `start` ends; `start` where none does."""
+    """Return the end of an ID3 tag that begins at `start`; `start` if there is none."""
     head = os.pread(descriptor, 10, start)
     if head[:3] != b"ID3" or len(head) < 10:
         return start
@@ -69,7 +69,7 @@ def _behind_id3(descriptor: int, start: int) -> int:
 
 
 def what_is_cut_off(descriptor: int) -> str | None:
-    """Return what is missing at the end of a file; None where nothing is, or where decoding it shows that."""
+    """Return what is missing at the end of a file; None if nothing is, or if decoding will detect it."""
     file = _Bytes(descriptor, _behind_id3(descriptor, 0))
     head = file.read(16, 0)
     kind = head[8:12]
@@ -99,7 +99,7 @@ def _lack(stated: int, there: int) -> str | None:
 
 
 def _chunk_lack(file: _Bytes, layout: _Chunks) -> str | None:
-    """Compare the size that the chunk of samples states with the bytes that follow it."""
+    """Compare the stated size of the chunk of samples with the bytes that follow its header."""
     end, position, size_64 = file.size, layout.first, 0
     header = layout.name_bytes + layout.size_bytes
     while position + header <= end:
@@ -117,14 +117,14 @@ def _chunk_lack(file: _Bytes, layout: _Chunks) -> str | None:
 
 
 def _au_lack(file: _Bytes, order: Literal["little", "big"]) -> str | None:
-    """Compare the size that an AU file states with what follows its header; all ones mean "unknown"."""
+    """Compare the size that an AU file states with the bytes after its header; all ones mean "unknown"."""
     head = file.read(12, 0)
     start, size = (int.from_bytes(head[place : place + 4], order) for place in (4, 8))
     return _lack(size if size < SOX_PIPE else 0, file.size - start)
 
 
 def _nist_lack(file: _Bytes) -> str | None:
-    """Compare the samples that the text in front of a NIST SPHERE file counts with the bytes behind it."""
+    """Compare the number of samples in the text header of a NIST SPHERE file with the bytes after it."""
     lines = file.read(1024, 0).decode("latin-1").split("\n")
     fields = {name: value for name, _, value in (line.split(" ", 2) for line in lines[2:] if line.count(" ") > 1)}
     try:
@@ -136,7 +136,7 @@ def _nist_lack(file: _Bytes) -> str | None:
 
 
 def _voc_lack(file: _Bytes) -> str | None:
-    """Follow the blocks of a Creative Voice file: a type, which is 0 for the end, and three bytes of size."""
+    """Follow the blocks of a Creative Voice file, each with a type (0 marks the end) and three bytes of size."""
     end = file.size
     position = int.from_bytes(file.read(2, 20), "little")
     while head := file.read(4, position):
@@ -153,7 +153,7 @@ def _voc_lack(file: _Bytes) -> str | None:
 
 
 def _last_page(descriptor: int) -> tuple[int, bytes]:
-    """Return where the last Ogg page begins, and what is there of it (and of what taggers put behind it)."""
+    """Return the position of the last Ogg page, and the bytes from there (with data that taggers appended)."""
     longest_page = 27 + 255 + 255 * 255
     start = max(0, os.fstat(descriptor).st_size - longest_page)
     tail = os.pread(descriptor, longest_page, start)
@@ -162,10 +162,10 @@ def _last_page(descriptor: int) -> tuple[int, bytes]:
 
 
 def _ogg_lack(descriptor: int) -> str | None:
-    """Check that the last page is whole, and the last packet on it (RFC 3533, section 6).
+    """Check that the last page and the last packet on it are complete (RFC 3533, section 6).
 
-    A file that ends between two pages is whole: recorders that were stopped and streams end so, without the mark of
-    the end, and no page says whether another one followed it.
+    A file that ends between two pages counts as complete: interrupted recordings and streams end without an
+    end-of-stream mark, and a page does not state whether another follows.
     """
     _, page = _last_page(descriptor)
     lacing = page[27 : 27 + page[26]] if len(page) > 26 else b""
@@ -175,9 +175,9 @@ def _ogg_lack(descriptor: int) -> str | None:
 
 
 def with_end_of_stream(descriptor: int) -> io.RawIOBase | None:
-    """Return an Ogg file with its last page marked as the end of the stream; None where it is, or is no Ogg.
+    """Return an Ogg file with its last page marked as the end of the stream; None if it is marked, or is not Ogg.
 
-    Without the mark, libsndfile does not give out the last page of an Opus stream.
+    Without the mark, libsndfile does not return the last page of an Opus stream.
     """
     if os.pread(descriptor, 4, 0) != b"OggS":
         return None
@@ -192,7 +192,7 @@ def with_end_of_stream(descriptor: int) -> io.RawIOBase | None:
 
 
 def _ogg_checksum(page: bytes | bytearray) -> int:
-    """Return the CRC of a page: polynomial 0x04c11db7, no reflection, from 0 (RFC 3533, section 6)."""
+    """Return the CRC of a page: polynomial 0x04c11db7, no reflection, initial value 0 (RFC 3533, section 6)."""
     crc = 0
     for byte in page:
         crc ^= byte << 24
@@ -202,7 +202,7 @@ def _ogg_checksum(page: bytes | bytearray) -> int:
 
 
 class _Patched(io.RawIOBase):
-    """A file of which some bytes are others than on the disk."""
+    """A file in which some bytes are replaced while reading."""
 
     def __init__(self, descriptor: int, place: int, patch: bytes) -> None:
         self._descriptor, self._place, self._patch, self._position = descriptor, place, patch, 0
@@ -233,16 +233,16 @@ class _Patched(io.RawIOBase):
 
 
 def mp3_states_length(descriptor: int) -> bool:
-    """Return whether an MP3 starts with a Xing or Info frame; without, its length is libsndfile's estimate."""
+    """Return whether an MP3 starts with a Xing or Info frame; without one, its length is libsndfile's estimate."""
     start = mpeg_start(descriptor)
     first = os.pread(descriptor, 4096, _behind_id3(descriptor, 0) if start is None else start)
     return b"Xing" in first or b"Info" in first
 
 
 def mpeg_start(descriptor: int) -> int | None:
-    """Return where three frames of MPEG layer III follow each other, behind `JUNK_BYTES` of other bytes at most.
+    """Return the position of three consecutive MPEG layer III frames, after at most `JUNK_BYTES` of other bytes.
 
-    libsndfile skips what is in front of a stream only where the file's name ends in .mp3.
+    libsndfile skips bytes before a stream only if the file name ends in .mp3.
     """
     start = _behind_id3(descriptor, 0)
     found = next(_mpeg_starts(os.pread(descriptor, JUNK_BYTES + 3 * 2**12, start)), None)
@@ -264,7 +264,7 @@ def _mpeg_starts(content: bytes) -> Iterator[int]:
 
 
 def _mpeg_frame_bytes(header: bytes) -> int:
-    """Return the length of a frame of layer III by its first four bytes; 0 where they begin none (ISO 11172-3)."""
+    """Return the length of a layer III frame from its first four bytes; 0 if they are not its header (ISO 11172-3)."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:  # 11 bits of sync, then layer III is 01
         return 0
     version, rate, kbits = header[1] >> 3 & 3, header[2] >> 2 & 3, header[2] >> 4

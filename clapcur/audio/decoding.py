@@ -1,11 +1,11 @@
-"""Decoding: a file to mono blocks, or the reason why not.
+"""Decoding: a file to mono blocks, or the reason why it cannot be used.
 
-Files are decoded forward, block by block, and never sought in: a FLAC from a pipe, which does not know its length,
-reads like any other, and memory does not grow with the file. An MP3 without a Xing header has no stated length:
-libsndfile estimates one from the first frame and may end early there, which nothing here can see. Nor is it seen where
-an Ogg stream without the mark of its end was cut between two pages.
+Files are decoded forward, block by block, without seeking: a FLAC from a pipe, which has no stated length, is read like
+any other, and memory does not grow with the file. An MP3 without a Xing header has no stated length: libsndfile
+estimates one from the first frame and may stop early, which cannot be detected here. Neither can an Ogg stream without
+an end-of-stream mark that was cut between two pages.
 
-No sample that comes out is NaN, infinite or so large that a spectrum of it would be.
+No decoded sample is NaN, infinite or so large that its spectrum would overflow.
 """
 
 import math
@@ -24,28 +24,28 @@ from clapcur.audio.opening import open_address
 from clapcur.downloads import HEAD_BYTES, not_downloaded
 from clapcur.errors import DataError, printable
 
-BLOCK_FRAMES = 2**16  # 1.5 s at 44.1 kHz: fits a processor's cache, and memory does not grow with the file
-BLOCK_SAMPLES = 2**19  # of all channels, of which libsndfile reads up to 1,024
+BLOCK_FRAMES = 2**16  # 1.5 s at 44.1 kHz: fits in the CPU cache, and memory does not grow with the file
+BLOCK_SAMPLES = 2**19  # over all channels; libsndfile reads up to 1,024 channels
 UNKNOWN_FRAMES = 2**63 - 1  # libsndfile's SF_COUNT_MAX: the header states no length
-MP3_SLACK_FRAMES = 2 * 1152  # ours: encoders disagree on whether header frame and padding count
-MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 768_000  # Hz, ours: below, seconds of a file become hours of 32 kHz
-MAX_SAMPLE = 2.0**31  # integers of 32 bits that were stored as floats; the power of 1e16 is beyond float32
+MP3_SLACK_FRAMES = 2 * 1152  # ours: encoders differ in whether they count the header frame and padding
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 768_000  # Hz, ours: below, seconds of a file become hours at 32 kHz
+MAX_SAMPLE = 2.0**31  # 32-bit integers stored as floats; the power spectrum of 1e16 would overflow float32
 
 
 class UnusableAudio(DataError):
-    """A file that cannot be used: `reason` is one word for tables, `detail` says more."""
+    """A file that cannot be used: `reason` is one word for tables, `detail` explains it."""
 
     def __init__(self, path: Path | str, reason: str, detail: str) -> None:
         super().__init__(path, reason, detail)
         self.path, self.reason, self.detail = path, reason, detail
 
     def __str__(self) -> str:
-        """One line with the path in front."""
+        """Return one line that begins with the path."""
         return f"{printable(str(self.path))}: {self.reason.replace('_', ' ')}: {self.detail}"
 
 
 def open_audio(path: Path | str) -> FileIO:
-    """Open what is at an address (`clapcur.audio.addresses`) and is a regular file that is not empty, unbuffered."""
+    """Open the non-empty regular file at an address (`clapcur.audio.addresses`), unbuffered."""
     try:
         file = open_address(os.fspath(path))
     except EOFError as error:
@@ -54,7 +54,7 @@ def open_audio(path: Path | str) -> FileIO:
         raise UnusableAudio(path, "too_large", str(error)) from None
     except FileNotFoundError:
         raise UnusableAudio(path, "missing", "no such file") from None
-    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise UnusableAudio(path, "unreadable", getattr(error, "strerror", None) or str(error)) from None
     if not os.fstat(file.fileno()).st_size:
         file.close()
@@ -63,7 +63,7 @@ def open_audio(path: Path | str) -> FileIO:
 
 
 class _ForwardFile(soundfile.SoundFile):
-    """A file that is read forward: seeking after every block is slow, and fails where the length is unknown."""
+    """A file that is only read forward: seeking after every block is slow, and fails if the length is unknown."""
 
     def seekable(self) -> bool:
         return False
@@ -84,7 +84,7 @@ def _open_sound(file: FileIO) -> soundfile.SoundFile:
 
 
 class Decoder:
-    """Iterates over a file's mono blocks; raises UnusableAudio for all that can be wrong with them."""
+    """Iterates over a file's mono blocks; raises UnusableAudio for any defect."""
 
     def __init__(self, path: Path | str, file: FileIO) -> None:
         self._path, self._lack = path, what_is_cut_off(file.fileno())
@@ -103,7 +103,7 @@ class Decoder:
         self._slack = MP3_SLACK_FRAMES if is_mp3 else 0
 
     def _check_kind(self) -> None:
-        """Refuse what could not be checked, or not be resampled."""
+        """Reject files that could not be checked or resampled."""
         kind, rate = self._sound.format, self.sample_rate
         if kind not in CHECKED:
             detail = f"a truncated {kind} file cannot be distinguished from a complete one; convert it to WAV or FLAC"
@@ -121,17 +121,17 @@ class Decoder:
 
     @property
     def stated_frames(self) -> int | None:
-        """The number of frames to the last one, where the file states it."""
+        """The exact number of frames, if the file states it."""
         return self._stated if self._stated and not self._slack else None
 
     def close(self) -> None:
-        """Stop before the end."""
+        """Close the file before its end."""
         self._sound.close()
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
-        """Yield blocks of shape (T,) with T up to `BLOCK_FRAMES`, once; a defect is raised where it is met.
+        """Yield blocks of shape (T,) with T up to `BLOCK_FRAMES`, once; a defect raises an error when it is reached.
 
-        `peak` is the largest magnitude of a sample so far, of any channel.
+        `peak` is the maximum magnitude of a sample so far, in any channel.
         """
         num_frames = min(BLOCK_FRAMES, BLOCK_SAMPLES // self.num_channels)
         with self._sound:
@@ -145,7 +145,7 @@ class Decoder:
                 if not len(block_TC):
                     break
                 self.num_frames += len(block_TC)
-                peak = max(float(block_TC.max()), -float(block_TC.min()))  # both are NaN where one sample is
+                peak = max(float(block_TC.max()), -float(block_TC.min()))  # NaN if any sample is
                 if not math.isfinite(peak):
                     raise UnusableAudio(self._path, "non_finite", "has NaN or infinite samples")
                 if peak > MAX_SAMPLE:

@@ -1,11 +1,11 @@
-"""How many bytes of a container or an object store are held in memory at once, whatever the input states.
+"""The maximum number of bytes of a container or an object that are held in memory at once, whatever the input states.
 
-The machine runs out of memory, not the experiment, so the environment sets these limits:
+Memory is a property of the machine, not of the experiment, so the environment sets these limits:
 
 ============================  ===========  ==========================================================
-``CLAPCUR_MAX_CLIP_BYTES``    1 GiB        of one clip that is no file of its own: a member, a cell, an object;
-                                           a row group of a Parquet file may have twice as many
-``CLAPCUR_MAX_TEXT_BYTES``    1 MiB        of one description: a ``.txt``, ``.json`` or ``.cls``, or a cell of text
+``CLAPCUR_MAX_CLIP_BYTES``    1 GiB        of one clip that is not a separate file: a member, a cell, an object;
+                                       a row group of a Parquet file may have twice as many
+``CLAPCUR_MAX_TEXT_BYTES``    1 MiB        of one description: a ``.txt``, ``.json`` or ``.cls``, or a text cell
 ============================  ===========  ==========================================================
 """
 
@@ -18,7 +18,7 @@ DEFAULTS = {CLIP: 2**30, TEXT: 2**20}  # ours
 
 
 class TooLarge(ValueError):
-    """Something would take more memory than it may."""
+    """An input would take more memory than is allowed."""
 
 
 def limit(name: str) -> int:
@@ -27,7 +27,7 @@ def limit(name: str) -> int:
     Raises
     ------
     DataError
-        It is set to something else than a positive whole number.
+        It is set to something other than a positive whole number.
     """
     given = os.environ.get(name, "").strip() or str(DEFAULTS[name])
     if not given.isascii() or not given.isdigit() or not int(given):
@@ -36,7 +36,7 @@ def limit(name: str) -> int:
 
 
 def too_large(size: int, name: str = CLIP) -> str:
-    """Return what is wrong with a size, for people; "" where it is within the limit `name`."""
+    """Return an error message for a size above the limit `name`; "" if it is within the limit."""
     allowed = limit(name)
     return f"{size:,} bytes, more than the {allowed:,} that {name} allows" if size > allowed else ""
 

@@ -1,7 +1,8 @@
-"""Loading: a file to a waveform at a rate, or to crops of a length.
+"""Loading: a file to a waveform at a sample rate, or to crops of a given length.
 
-A clip is known by the SHA-256 of its bytes, and a file can be replaced after it was ingested. So who knows the id gives
-it: the bytes are hashed where they are read anyway, and a file that is another clip now is refused.
+A clip is identified by the SHA-256 of its bytes, and a file can be replaced after it was ingested. A caller that knows
+the id therefore passes it: the bytes are hashed when they are read, and a file that now contains another clip is
+rejected.
 """
 
 import hashlib
@@ -22,18 +23,18 @@ from clapcur.audio.addresses import container_of, is_url
 from clapcur.audio.decoding import Decoder, UnusableAudio, open_audio
 from clapcur.audio.stores import Stamp, stamp
 
-WHOLE_SAMPLES = 2**24  # 64 MiB, ours: a longer clip is never in memory as a whole; 9 minutes at 32 kHz
+WHOLE_SAMPLES = 2**24  # 64 MiB, ours: a longer clip is never entirely in memory; 9 minutes at 32 kHz
 SHA256 = re.compile("[0-9a-f]{64}")
 Short = Literal["repeat", "repeatpad", "pad", "zeros"]
 
 
 def load_audio(path: Path | str, sample_rate: int) -> NDArray[np.float32]:
-    """Decode a file to a mono waveform at `sample_rate`; of a long one, take `load_crops`.
+    """Decode a file to a mono waveform at `sample_rate`; for long files use `load_crops`.
 
     Parameters
     ----------
     path : path
-        Any format that libsndfile reads and of which a cut file is told from a whole one.
+        Any format that libsndfile reads and whose truncated files are detected.
     sample_rate : int
         Hz; other rates are resampled with soxr, quality HQ.
 
@@ -44,8 +45,8 @@ def load_audio(path: Path | str, sample_rate: int) -> NDArray[np.float32]:
     Raises
     ------
     UnusableAudio
-        A DataError: missing, unreadable, empty, truncated, of a rate that no sound has, or with samples that are NaN,
-        infinite or far beyond full scale.
+        A DataError: the file is missing, unreadable, empty, truncated, or too large for the memory limits, has an
+        implausible sample rate, or has samples that are NaN, infinite or far beyond full scale.
     """
     with open_audio(path) as file:
         waveform = _decode(path, file, sample_rate)
@@ -63,31 +64,31 @@ def load_crops(
     is_checked: bool = False,
     cache: "WaveformCache | None" = None,
 ) -> tuple[NDArray[np.float32], int]:
-    """Return what `fit` cuts out of `load_audio`, to the bit, without holding a long clip in memory.
+    """Return the crops that `fit` cuts from the result of `load_audio`, bit for bit, with bounded memory.
 
     Parameters
     ----------
     path, sample_rate
         As for `load_audio`.
     num_samples, offsets, short
-        As for `fit`, with an offset for each crop.
+        As for `fit`, with one offset per crop.
     clip_id : str, optional
-        The SHA-256 that the file's bytes must have. What is no SHA-256, in manifests made by hand, is not compared.
+        The SHA-256 that the file's bytes must have. Other ids, as in manifests written by hand, are not compared.
     is_checked : bool
-        They are known to have it.
+        The file is known to have this id.
     cache : WaveformCache, optional
-        Is given the waveform where it was decoded as a whole.
+        Keeps the waveform if the whole clip was decoded.
 
     Returns
     -------
     NDArray, shape (C, num_samples), float32
     int
-        Samples of the whole clip at `sample_rate`.
+        Length of the whole clip in samples at `sample_rate`.
 
     Raises
     ------
     UnusableAudio
-        As `load_audio`; or the file is another clip now.
+        As for `load_audio`; or the file now contains another clip.
     """
     try:
         with open_audio(path) as file:
@@ -105,7 +106,7 @@ def load_crops(
 
 
 def _check_bytes(path: Path | str, file: FileIO, clip_id: str) -> None:
-    """Refuse a file that is not the clip of this id."""
+    """Reject a file that is not the clip with this id."""
     found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != clip_id and SHA256.fullmatch(clip_id):
         detail = f"it was clip {clip_id[:12]} when it was ingested, but is {found[:12]} now"
@@ -115,13 +116,13 @@ def _check_bytes(path: Path | str, file: FileIO, clip_id: str) -> None:
 def _decode(
     path: Path | str, file: FileIO, sample_rate: int, most: float = np.inf, trusted: bool = False
 ) -> NDArray[np.float32] | int:
-    """Return the waveform of a file; of one with more than `most` samples, how many it has at `sample_rate`.
+    """Return the waveform of a file; if it has more than `most` samples, only their number at `sample_rate`.
 
-    The number that the file states is believed where its bytes are `trusted`: they were whole when they were probed.
+    The stated length of a file is used if its bytes are `trusted`: the file was complete when it was probed.
     """
     decoder = Decoder(path, file)
     rates = decoder.sample_rate, sample_rate
-    most_frames = most * min(1.0, decoder.sample_rate / sample_rate)  # of what is decoded, and of what comes out
+    most_frames = most * min(1.0, decoder.sample_rate / sample_rate)  # limits the decoded and the resampled length
     if trusted and (stated := decoder.stated_frames) and stated > most_frames:
         decoder.close()
         return resampled_length(stated, *rates)
@@ -142,14 +143,14 @@ def _decode(
 
 
 def resampled_length(num_frames: int, rate: int, new_rate: int) -> int:
-    """Return how many samples soxr makes: the exact number, rounded, and a half upwards.
+    """Return the number of samples that soxr produces: the exact number, rounded half up.
 
     Parameters
     ----------
     num_frames : int
-        Length of the clip at `rate`.
+        Length of the clip at `rate`, in samples.
     rate, new_rate : int
-        Before and after, Hz.
+        Sample rates before and after, in Hz.
     """
     return (2 * num_frames * new_rate + rate) // (2 * rate)
 
@@ -159,7 +160,8 @@ def _crops_of_long(
 ) -> NDArray[np.float32]:
     """Decode a clip of `length` samples up to the end of its last crop.
 
-    From its start on and not from near the crop: so the resampler gives the bits that it gives for the whole clip.
+    Decoding begins at the start of the clip, not near the crop, so that the resampler gives the same bits as for the
+    whole clip.
     """
     starts = [int(offset * (length - num_samples)) for offset in offsets]
     crops_CT = np.zeros((len(starts), num_samples), np.float32)
@@ -178,7 +180,7 @@ def _crops_of_long(
 
 
 def _resampled(path: Path | str, file: FileIO, sample_rate: int) -> Generator[NDArray[np.float32]]:
-    """Yield the blocks of a file at a rate; together they are what `load_audio` returns."""
+    """Yield the resampled blocks of a file; concatenated, they equal the result of `load_audio`."""
     decoder = Decoder(path, file)
     if decoder.sample_rate == sample_rate:
         yield from decoder
@@ -195,7 +197,7 @@ def fit(
     offset: float = 0.5,
     short: Short = "repeat",
 ) -> NDArray[np.float32]:
-    """Cut or extend a waveform to `num_samples`; nothing here is random.
+    """Cut or extend a waveform to `num_samples`, deterministically.
 
     Parameters
     ----------
@@ -203,11 +205,11 @@ def fit(
     num_samples : int
         Length that comes out.
     offset : float in [0, 1]
-        Where in the slack of ``|T - num_samples|`` samples: of a long clip the place of the crop (0 its start, 0.5 its
-        centre, 1 its end), of a short one among zeros the place of the clip.
+        Position within the slack of ``|T - num_samples|`` samples: for a long clip that of the crop (0 start, 0.5
+        centre, 1 end), for a short clip with "zeros" that of the clip.
     short : {"repeat", "repeatpad", "pad", "zeros"}
-        A shorter clip is tiled from its start and then cut; tiled as often as it fits whole, then zeros; set at the
-        start, then zeros; or set among zeros where `offset` says.
+        How to extend a shorter clip: tile it and cut the last copy; tile only whole copies, then add zeros; put it at
+        the start, then add zeros; or put it among zeros at `offset`.
 
     Returns
     -------
@@ -217,7 +219,8 @@ def fit(
     Raises
     ------
     ValueError
-        An empty or two-dimensional waveform, an offset outside [0, 1], an unknown `short`.
+        The waveform is empty or not one-dimensional, `num_samples` is below 1, `offset` is outside [0, 1], or `short`
+        is unknown.
     """
     if waveform.ndim != 1 or not len(waveform):
         raise ValueError(f"expected a mono waveform of shape (T,) with T > 0, got shape {waveform.shape}")
@@ -231,7 +234,7 @@ def fit(
     if len(waveform) >= num_samples:
         return waveform[start : start + num_samples].copy()
     if short == "repeat":
-        return np.resize(waveform, num_samples)  # fills by repetition
+        return np.resize(waveform, num_samples)  # repeats the waveform
     padded = np.zeros(num_samples, waveform.dtype)
     if short != "zeros":
         copies = np.tile(waveform, num_samples // len(waveform) if short == "repeatpad" else 1)
@@ -244,13 +247,13 @@ def fit(
 class WaveformCache:
     """Keeps decoded waveforms while they fit, so that a training loop decodes each clip once.
 
-    Threads may share one. The bytes of a clip are hashed when it is read for the first time, and again when size or
-    time of its file (of its container) have changed since; those of an object always, for they are here then.
+    Threads may share a cache. The bytes of a clip are hashed when it is first read, and again if the size or time of
+    its file (or container) has changed; the bytes of an object are hashed at every read.
 
     Parameters
     ----------
     max_bytes : int
-        Memory for waveforms; the longest unused go first. 0 keeps nothing.
+        Memory for waveforms; the least recently used are dropped first. 0 keeps nothing.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -264,7 +267,7 @@ class WaveformCache:
         self, path: Path | str, sample_rate: int, num_samples: int, offset: float, short: Short = "repeat",
         clip_id: str | None = None,
     ) -> NDArray[np.float32]:  # fmt: skip
-        """Return one crop, as `load_crops` does; decoding happens outside the lock.
+        """Return one crop, as `load_crops` does; the lock is not held while decoding.
 
         Parameters
         ----------
@@ -307,7 +310,7 @@ class WaveformCache:
         return crops[0]
 
     def keep(self, path: Path | str, sample_rate: int, waveform: NDArray[np.float32]) -> None:
-        """Keep a waveform, if there is room.
+        """Keep a waveform unless it is larger than the cache.
 
         Parameters
         ----------

@@ -1,11 +1,10 @@
-"""Opening: what is at an address as a descriptor, so that it is read like any file.
+"""Opening: an address to a file descriptor, so that any clip is read like a file.
 
-What is no file of its own comes as a file in memory (Linux's memfd): a descriptor like any other, so that libsndfile
-reads it without Python's lock, and the checks of `clapcur.audio.containers` hold for it. A member of a tar costs one
-read of its bytes, in whatever order. A cell of a Parquet file costs its row group, of which the last are kept: rows in
-their order are read once, rows at random a group each.
+A clip that is not a separate file is copied to a file in memory (Linux's memfd), so that libsndfile reads it without
+the GIL and the checks of `clapcur.audio.containers` apply. A member of a tar takes one read of its bytes, in any order.
+A cell of a Parquet file takes a read of its row group; see `clapcur.audio.cells`.
 
-A store is asked for nothing but the bytes of a clip. Of what is no file of its own, not more than
+Only the bytes of the clip are requested from a store. For a clip that is not a separate file, no more than
 `clapcur.audio.limits` allows is read.
 """
 
@@ -22,11 +21,11 @@ from clapcur.audio.cells import read_cell
 from clapcur.audio.limits import check_size
 from clapcur.audio.stores import open_object
 
-BLOCK_BYTES = 2**22  # of an object, in one request
+BLOCK_BYTES = 2**22  # of an object per request
 
 
 def open_address(address: str) -> FileIO:
-    """Open what is at an address: a descriptor at its start, unbuffered.
+    """Open the clip at an address, unbuffered and positioned at its start.
 
     Raises
     ------
@@ -35,10 +34,10 @@ def open_address(address: str) -> FileIO:
     EOFError
         The container ends before the clip does.
     ValueError
-        The container is not what the address says, or the address cannot be one; TooLarge, a child of it: the clip
-        is larger than the memory that it may take.
+        The container does not match the address, or the address is invalid; TooLarge, a subclass: the clip exceeds the
+        memory limit.
     DataError
-        The store cannot be read at all, see `filesystem`.
+        The store cannot be read at all, see `clapcur.audio.stores.filesystem`.
     """
     if match := MEMBER.fullmatch(address):
         return _member(match["container"], int(match["first"]), int(match["last"]) + 1)
@@ -51,7 +50,7 @@ def open_address(address: str) -> FileIO:
 
 
 def _blocks(source: BinaryIO) -> Iterator[bytes]:
-    """Yield a file in blocks, up to what one clip may take."""
+    """Yield a file in blocks, up to the size limit of a clip."""
     size = 0
     while block := source.read(BLOCK_BYTES):
         size += len(block)

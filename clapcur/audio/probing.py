@@ -1,4 +1,4 @@
-"""Probing: a file to its hashes and facts, or the problem with it."""
+"""Probing: a file to its hashes and facts, or to the problem with it."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ import numpy as np
 from clapcur.audio.decoding import MAX_SAMPLE, Decoder, UnusableAudio, open_audio
 from clapcur.config import frozen, machine
 
-LONGEST_S = 24 * 3600.0  # ours; a model hears ten seconds of it, and a small file can state years of silence
+LONGEST_S = 24 * 3600.0  # ours; a model uses ten seconds of it, and a small file can state years of silence
 
 
 @frozen
@@ -31,7 +31,7 @@ class ProbeRules:
     their reason."""
 
     def __post_init__(self) -> None:
-        """Refuse limits that no clip could meet."""
+        """Reject limits that no clip could meet."""
         if not 0 <= self.min_duration_s < self.longest_s:
             raise ValueError(
                 f"durations must be 0 <= min < max in s, got {self.min_duration_s} and {self.max_duration_s}"
@@ -43,13 +43,13 @@ class ProbeRules:
 
     @property
     def longest_s(self) -> float:
-        """Seconds that a clip may have."""
+        """The maximum duration of a clip, in seconds."""
         return LONGEST_S if self.max_duration_s is None else self.max_duration_s
 
 
 @dataclass(frozen=True)
 class ClipInfo:
-    """What a usable file holds."""
+    """Hashes and facts of a usable file."""
 
     clip_id: str  # SHA-256 of the file's bytes
     pcm_sha256: str  # of the samples: mono, int16, at the file's own rate
@@ -61,7 +61,7 @@ class ClipInfo:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a file is of no use."""
+    """Why a file cannot be used."""
 
     reason: str
     # missing, unreadable, empty, truncated, too_large, silent, non_finite, out_of_range, implausible_rate, too_short or
@@ -70,10 +70,10 @@ class Problem:
 
 
 def probe(path: Path | str, rules: ProbeRules | None = None) -> ClipInfo | Problem:
-    """Hash and check one file; a bad file is an answer, not an exception.
+    """Hash and check one file; a bad file returns a `Problem` instead of raising an exception.
 
-    The hash of the samples is the same for the same sound in WAV and in FLAC. It is not across a lossy format, nor for
-    two sounds that differ below 16 bits; a lossy file's may also change with the version of its decoder.
+    The hash of the samples, which are rounded to 16 bits, is the same for the same sound in WAV and in FLAC. It changes
+    with lossy compression, and that of a lossy file may depend on the version of its decoder.
     """
     rules = rules or ProbeRules()
     try:

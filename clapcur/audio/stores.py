@@ -1,7 +1,7 @@
-"""Object stores, read through fsspec: which store a URL means, and whether an object is still the same.
+"""Object stores, read through fsspec: the store of a URL, and whether an object is unchanged.
 
-A server that does not answer costs seconds each time. After `MAX_TRIES` in a row it is left alone for `REST_S` seconds,
-and all that it holds is answered at once with the reason.
+A request to a server that does not respond takes seconds. After `MAX_TRIES` such requests in a row, the server is not
+contacted for `REST_S` seconds, and every read from it fails at once.
 """
 
 import functools
@@ -21,17 +21,17 @@ from clapcur.audio.access import confined_to, open_regular, what_is_wrong_with
 from clapcur.audio.addresses import container_of, is_url
 from clapcur.errors import ClapcurError, DataError
 
-BLOCK_BYTES = 2**22  # of an object that is listed
+BLOCK_BYTES = 2**22  # of an object whose members are listed
 TIMEOUT_S = 10.0  # ours; to connect, and between two packets
 CLIP_TIMEOUT_S = 300.0  # ours; for one request over HTTP as a whole
 MAX_TRIES, REST_S = 3, 60.0  # ours
-WHEN_CHANGED = ("ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created")  # as stores call it
+WHEN_CHANGED = ("ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created")  # names used by stores
 
-Stamp = tuple[int, int]  # size in bytes, what changes with the content
+Stamp = tuple[int, int]  # size in bytes, and a number that changes with the content
 
 
 def stamp(address: str) -> Stamp | None:
-    """Return what tells that a file, object or container is still the same; None where nothing does."""
+    """Return a stamp that stays the same while a file, object or container is unchanged; None if there is none."""
     container = container_of(address)
     if is_url(container):
         try:
@@ -47,7 +47,7 @@ def stamp(address: str) -> Stamp | None:
 
 
 def stamp_of(info: Mapping[str, Any]) -> Stamp | None:
-    """Return the stamp of an object by what its store says of it, in a listing or alone."""
+    """Return the stamp of an object from its metadata in the store."""
     changed = next((info[name] for name in WHEN_CHANGED if info.get(name)), None)
     if changed is None or info.get("size") is None:
         return None
@@ -58,16 +58,16 @@ def stamp_of(info: Mapping[str, Any]) -> Stamp | None:
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the store of a URL, and the path in it.
 
-    S3 is read by the client that is part of pyarrow: it takes keys, region and endpoint from the usual places (AWS_*
-    variables, ``~/.aws``, the machine's role). Everything else is fsspec's.
+    S3 is read by pyarrow's client, which takes keys, region and endpoint from the usual places (AWS_* variables,
+    ``~/.aws``, the machine's role). All other stores are read by fsspec.
 
-    Over HTTP no redirect is followed: where it leads to is the server's choice, and may be a host that only this
-    machine reaches. Nor is a body unpacked, which may be small on the wire and fill the memory.
+    Over HTTP, redirects are not followed: the server chooses the target, which may be a host that only this machine
+    reaches. Bodies are not decompressed: a small response could fill the memory.
 
     Raises
     ------
     DataError
-        The protocol is unknown or none of a store, or its package is not installed.
+        The protocol is unknown or not that of an object store, or its package is not installed.
     """
     if said := what_is_wrong_with(url):
         raise DataError(f"{url} cannot be read: {said}")
@@ -97,7 +97,7 @@ def _s3(endpoint: str | None) -> fsspec.AbstractFileSystem:
 
 
 def is_http(url: str) -> bool:
-    """Return whether a URL is one of the web."""
+    """Return whether a URL is http or https."""
     return url.lower().startswith(("http://", "https://"))
 
 
@@ -109,21 +109,21 @@ def _http_options() -> dict[str, Any]:
 
 
 class _Silent:
-    """The servers that did not answer lately: how often in a row, and until when they are left alone."""
+    """The servers that recently did not respond: how often in a row, and until when they are not contacted."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._failures: dict[str, tuple[int, float]] = {}
 
     def check(self, server: str) -> None:
-        """Raise ConnectionError for a server that is left alone."""
+        """Raise ConnectionError for a server that is currently not contacted."""
         with self._lock:
             count, until = self._failures.get(server, (0, 0.0))
         if count >= MAX_TRIES and time.monotonic() < until:
             raise ConnectionError(f"{server} did not respond {count} times in a row; not retrying for a while")
 
     def note(self, server: str, answered: bool) -> None:
-        """Take down whether a server answered."""
+        """Record whether a server responded."""
         with self._lock:
             if answered:
                 self._failures.pop(server, None)
@@ -137,13 +137,13 @@ SILENT = _Silent()
 
 @contextmanager
 def asking(url: str) -> Iterator[tuple[fsspec.AbstractFileSystem, str]]:
-    """Give the store of a URL and the path in it, and make every failure of the store an OSError.
+    """Yield the store of a URL and the path in it, and convert every failure of the store to an OSError.
 
     Raises
     ------
     OSError
-        The store fails, or its server is left alone; FileNotFoundError: it has no such object, or this process reads
-        files alone (`CLAPCUR_AUDIO_FOLDERS`).
+        The store fails, or its server is currently not contacted; FileNotFoundError: there is no such object, or this
+        process may only read files (`CLAPCUR_AUDIO_FOLDERS`).
     DataError
         See `filesystem`.
     """
@@ -155,7 +155,7 @@ def asking(url: str) -> Iterator[tuple[fsspec.AbstractFileSystem, str]]:
     try:
         yield store, path
     except Exception as error:
-        # fsspec says "not found" of whatever went wrong when an object's size was asked for
+        # fsspec reports "not found" for any failure to get an object's size
         cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
         SILENT.note(server, answered=not _is_silence(cause))
         if _is_silence(cause):
@@ -171,7 +171,7 @@ def asking(url: str) -> Iterator[tuple[fsspec.AbstractFileSystem, str]]:
 
 
 def _is_silence(error: BaseException) -> bool:
-    """Return whether a server did not answer at all; the libraries of stores have no common error for it."""
+    """Return whether a server did not respond at all; the stores' libraries have no common error for it."""
     return (
         isinstance(error, (TimeoutError, ConnectionError, socket.gaierror))
         or "ClientConnectionError" in _kinds(error)
@@ -180,26 +180,26 @@ def _is_silence(error: BaseException) -> bool:
 
 
 def _kinds(error: BaseException) -> set[str]:
-    """Return the names of an error's classes: those of aiohttp, which need not be installed, are known by them."""
+    """Return the names of an error's classes; aiohttp's are recognised by name, since it need not be installed."""
     return {kind.__name__ for kind in type(error).__mro__}
 
 
 @contextmanager
 def open_object(url: str, whole: bool = False) -> Iterator[Any]:
-    """Open an object of a store; what is read is asked for when it is read, and nothing else is.
+    """Open an object of a store; only the bytes that are read are requested.
 
-    Read as a `whole`, from its start to its end, it comes from web servers too that send no parts of files.
+    With `whole`, for reading from start to end, web servers that do not support range requests work too.
     """
     options: dict[str, Any] = {"cache_type": "none"}
     if whole and is_http(url):
-        options["block_size"] = 0  # fsspec's word for one answer that is read as it comes
+        options["block_size"] = 0  # makes fsspec stream one response
     with asking(url) as (store, path), store.open(path, "rb", **options) as file:
         yield file
 
 
 @contextmanager
 def open_container(container: str) -> Iterator[BinaryIO]:
-    """Open a tar to be listed: an object in blocks, each asked for when it is reached, so that none is read twice."""
+    """Open a tar for listing; an object is read in blocks as they are needed, none of them twice."""
     if not is_url(container):
         with io.BufferedReader(open_regular(container)) as file:
             yield file
@@ -209,7 +209,7 @@ def open_container(container: str) -> Iterator[BinaryIO]:
 
 
 class _Object(io.RawIOBase):
-    """An object of a store as a file of the standard library: stores differ in how much of one theirs are."""
+    """An object of a store as a standard file: the file objects of stores differ in what they support."""
 
     def __init__(self, store: fsspec.AbstractFileSystem, path: str) -> None:
         self._file = store.open(path, "rb")
@@ -227,7 +227,7 @@ class _Object(io.RawIOBase):
         return int(self._position)
 
     def readinto(self, buffer: Any) -> int:
-        if self._position >= self._size:  # some refuse to go there
+        if self._position >= self._size:  # some stores cannot seek there
             return 0
         self._file.seek(self._position)
         content = self._file.read(len(buffer))

@@ -1,20 +1,20 @@
 """The command line: ``clapcur <command>``.
 
-The result goes to stdout, as a table for people or with ``--json`` as one line; progress and log lines go to stderr.
-Help answers at once: what is heavy is imported inside the commands.
+The result goes to stdout, as a table for people or, with ``--json``, as one line; progress and log lines go to stderr.
+Help appears at once, because heavy libraries are imported inside the commands.
 
 ==== =====================================================================================
 exit meaning
 ==== =====================================================================================
 0    done
-1    something outside the program is not as expected: a file, a manifest, a checkpoint
-2    wrong usage: an option, a value of a config
+1    something outside the program is wrong: a file, a manifest, a checkpoint
+2    wrong usage: an option, or a value in a config
 130  stopped by Ctrl-C
 143  stopped by SIGTERM; a training has saved its state, and the same command continues from it
 ==== =====================================================================================
 
-Every error is one line that says what to do. A traceback is a bug of ours (or of a library); `CLAPCUR_TRACEBACK=1`
-shows one for every error.
+Every expected error is one line that says what to do. A traceback means a bug, ours or a library's;
+`CLAPCUR_TRACEBACK=1` shows a traceback for every error.
 """
 
 import gc
@@ -39,6 +39,7 @@ from clapcur.cli import (
     looking,
     ordering,
     planning,
+    searching,
     servers,
     stages,
     tracing,
@@ -48,7 +49,7 @@ from clapcur.servers.supervisor import ProcessError
 from clapcur.store.artifacts import why_not_written
 
 DONE, FAILED, USAGE, CTRL_C, TERMINATED = 0, 1, 2, 130, 143
-PROBE_BYTES = 2**20  # less room than this and SQLite cannot work
+PROBE_BYTES = 2**20  # with less free space SQLite cannot work
 ROOT = Path(__file__).resolve().parents[2]
 OURS = tuple(str(ROOT / package) + os.sep for package in ("clapcur", "flows", "tasks"))
 
@@ -59,7 +60,7 @@ SECTIONS = {
         "pseudo-label",
         "curate", "audition", "train-student", "evaluate", "post-train", "zste", "report",
     ),
-    "Use a model": ("classify", "export"),
+    "Use a model": ("classify", "search", "export"),
     "Lineage": ("ls", "show", "trace", "impact", "pairs", "why"),
     "New audio": ("up", "land", "watch", "recurate", "forget"),
     "Maintenance": ("gc", "verify", "sync", "catalog"),
@@ -85,7 +86,7 @@ app = typer.Typer(
     epilog="\b\nExample:\n  clapcur demo\n  clapcur improve my-sounds.yaml\n  clapcur trace STUDENT",
     add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help: it answers before rich would be imported
+    rich_markup_mode=None,  # plain help appears sooner, without importing rich
 )
 catalog_app = typer.Typer(
     help="Repair the catalog, the index of the store.",
@@ -157,6 +158,12 @@ COMMANDS = (
         "clapcur classify dog.wav recordings/ --model 5be7d1 --classes esc50\n  "
         'clapcur classify dog.wav --model clapcur-esc50@champion --classes "dog bark,rain,siren" --json',
     ),
+    (
+        "search",
+        searching.search,
+        'clapcur search "glass breaking" recordings/ --model 5be7d1\n  '
+        "clapcur search dog.wav 9d02e7 --model clapcur-esc50@champion --json",
+    ),
     ("ls", looking.ls, "clapcur ls\n  clapcur ls checkpoint --limit 100"),
     ("show", looking.show_one, "clapcur show 5be7d1"),
     (
@@ -213,10 +220,10 @@ def _clapcur(
 
 
 def main() -> None:
-    """Run the command that the arguments of this process name.
+    """Run the command that this process's arguments name.
 
-    Importing torch and Prefect makes a million objects that stay. Looking for garbage among them less often, and not
-    once more at the end, takes a fifth off a comparison that finds everything done.
+    Importing torch and Prefect creates a million permanent objects. Running the garbage collector less often, and not
+    at exit, saves a fifth of the time of a comparison whose results all exist.
     """
     gc.set_threshold(5_000)
     code = run_by_torchrun(sys.argv[1:]) if "TORCHELASTIC_RUN_ID" in os.environ else run(sys.argv[1:])
@@ -225,7 +232,7 @@ def main() -> None:
 
 
 def run_by_torchrun(arguments: Sequence[str]) -> int:
-    """Run one command in the first of torchrun's processes, and help with its trainings in the others."""
+    """Run one command in the first of torchrun's processes; the other processes join its trainings."""
     from clapcur.stages.train import torchrun
 
     if not torchrun.is_launcher():
@@ -240,7 +247,7 @@ def run_by_torchrun(arguments: Sequence[str]) -> int:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code; errors that a user can mend become one line on stderr."""
+    """Run one command and return its exit code; errors that a user can fix become one line on stderr."""
     arguments = arguments or ["--help"]
     if os.environ.get("CLAPCUR_TRACEBACK"):
         return _exit_code(app(list(arguments), prog_name="clapcur", standalone_mode=False))
@@ -248,12 +255,12 @@ def run(arguments: Sequence[str]) -> int:
         code = _exit_code(app(list(arguments), prog_name="clapcur", standalone_mode=False))
     except typer.TyperException as error:
         return _say(_usage(error, arguments), USAGE)
-    except Exception as error:  # what a user can mend becomes one line, the rest is raised again
+    except Exception as error:  # errors that users can fix become one line, others are raised again
         if stop := next(
             (cause for cause in _causes(error) if isinstance(cause, (Interrupted, KeyboardInterrupt))), None
         ):
             return _stopped(stop)
-        if isinstance(error, ProcessError) and (refused := _refused_by_home()):  # what died could not say it so shortly
+        if isinstance(error, ProcessError) and (refused := _refused_by_home()):  # the cause
             return _say(f"error: {refused}; {error}", FAILED)
         if isinstance(error, ClapcurError):
             return _say(f"error: {error}", FAILED)
@@ -266,7 +273,7 @@ def run(arguments: Sequence[str]) -> int:
             return _say(f"error: {said}", FAILED)
         if isinstance(error, (ValueError, TypeError)) and _is_raised_by_us(error):
             return _say(f"error: {error}", USAGE)
-        if refused := _refused_by_home():  # servers and databases in it fail with errors of their own
+        if refused := _refused_by_home():  # servers and databases in the home fail with errors of their own
             return _say(f"error: {refused}; finished work is kept: fix this and run again", FAILED)
         if (database := _database_error(error)) is not None:
             said = f"the catalog database does not respond ({database}); finished work is kept"
@@ -282,10 +289,10 @@ def _stopped(stop: BaseException) -> int:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and what it came of.
+    """Yield an error and its causes.
 
-    Ctrl-C and schedulers signal the whole process group: Prefect's own server goes down with us, and what arrives here
-    is that it does not answer.
+    Ctrl-C and schedulers signal the whole process group. Prefect's temporary server then stops too, so the error here
+    may be that it does not respond, with the interrupt as its cause.
     """
     waiting, seen = [error], set()
     while waiting:
@@ -296,7 +303,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _database_error(error: BaseException) -> BaseException | None:
-    """Return what a database said that could not be reached, or went away; None for every other error."""
+    """Return the driver's error if a database could not be reached or disconnected; None for any other error."""
     if "sqlalchemy" not in sys.modules:  # help must not import it
         return None
     from sqlalchemy.exc import InterfaceError, OperationalError
@@ -314,14 +321,14 @@ def _say(line: str, code: int) -> int:
 
 
 def _usage(error: typer.TyperException, arguments: Sequence[str]) -> str:
-    """Return a usage error in one line, with where to find help."""
+    """Return a usage error as one line that names the command for help."""
     command = [argument for argument in arguments[:1] if argument in {name for name, *_ in COMMANDS}]
     said = error.format_message().removeprefix("Invalid value: ").rstrip(".")
     return f"error: {said}; see `{' '.join(['clapcur', *command, '--help'])}`"
 
 
 def _refused_by_home() -> str | None:
-    """Return why the home of this process takes no more bytes; None where it does, or where there is no home."""
+    """Return why nothing can be written to the home of this process; None if writing works or there is no home."""
     home = Path(os.environ.get("CLAPCUR_HOME") or ".clapcur")
     if not home.is_dir():
         return None
@@ -337,7 +344,7 @@ def _refused_by_home() -> str | None:
 
 
 def _is_raised_by_us(error: BaseException) -> bool:
-    """Return whether the error was raised in our own code, as a judgement of a value, and not in a library below it."""
+    """Return whether our own code raised the error, to reject a value, and not a library that we call."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

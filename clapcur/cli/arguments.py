@@ -1,4 +1,4 @@
-"""What the arguments of the stage commands mean: ids, thresholds, training files."""
+"""Parse the arguments of the stage commands: ids, thresholds, training files."""
 
 import math
 from pathlib import Path
@@ -25,14 +25,28 @@ ClassFile = Annotated[str | None, typer.Option("--classes", help=CLASSES_HELP)]
 
 
 def find(home: Home, name: str, kind: str) -> Artifact:
-    """Return the artifact that an id, its first digits or an MLflow run means; ArtifactError for another kind."""
+    """Return the artifact with this id, first digits of an id or MLflow run id.
+
+    Parameters
+    ----------
+    home : Home
+    name : str
+        See `clapcur.lineage.queries.find`.
+    kind : str
+        Kind that the artifact must have.
+
+    Raises
+    ------
+    ArtifactError
+        The name refers to no artifact, to several, or to one of another kind.
+    """
     from clapcur.lineage.queries import find as find_any
 
     return find_any(home, name, kind)
 
 
 def threshold(text: str) -> "Threshold":
-    """Read a threshold: a cosine, ``count:N`` or ``precision:P``."""
+    """Parse a threshold: a cosine, ``count:N`` or ``precision:P``; raise ValueError for anything else."""
     from clapcur.methods.thresholds import Threshold
 
     way, colon, value = text.rpartition(":")
@@ -50,7 +64,7 @@ def threshold(text: str) -> "Threshold":
 
 
 def near_duplicate(text: str) -> "NearDuplicate":
-    """Read from which similarity on two clips count as the same sound: a cosine, ``calibrated`` or ``never``."""
+    """Parse the similarity at or above which two clips are duplicates: a cosine, ``calibrated`` or ``never``."""
     if text in ("calibrated", "never"):
         return "calibrated" if text == "calibrated" else None
     try:
@@ -62,9 +76,9 @@ def near_duplicate(text: str) -> "NearDuplicate":
 
 
 def curation_from_file(path: Path | None, **given: Any) -> "Curation":
-    """Return the curation of an experiment file, or of a file with the fields of one curation, or the defaults.
+    """Return the curation of an experiment file or of a file with the fields of one curation, or the defaults.
 
-    What is given beside the file, and is not None, takes the place of what it says.
+    Fields in `given` that are not None override those of the file.
     """
     from dataclasses import replace
 
@@ -85,7 +99,26 @@ def training_from_file(
     path: Path, which: Literal["teacher", "student"], seed: int | None, soft_labels: bool = False,
     processes: int | None = None,
 ) -> "TrainConfig":  # fmt: skip
-    """Return a training from an experiment file, or from a file with the fields of one training."""
+    """Return a training from an experiment file, or from a file with the fields of one training.
+
+    Parameters
+    ----------
+    path : Path
+        YAML file.
+    which : {"teacher", "student"}
+        Training to take from an experiment file.
+    seed : int or None
+        Seed of the training; None: that of the file.
+    soft_labels : bool
+        Whether to train with soft labels even if the file does not.
+    processes : int, optional
+        Number of processes that train together; None: that of the file.
+
+    Raises
+    ------
+    ValueError
+        The experiment trains no teacher, or a value makes no sense.
+    """
     from dataclasses import replace
 
     values = read_mapping(path)

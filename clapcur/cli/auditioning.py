@@ -1,4 +1,4 @@
-"""The command that makes the pairs of a set audible."""
+"""The command that writes a page for listening to the pairs of a set."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""The commands about text: tag and caption write it for sounds that have none, captions finds it in any text."""
+"""The commands about text: tag, caption and pseudo-label describe audio; captions finds captions in any text."""
 
 import math
 from pathlib import Path
@@ -21,7 +21,7 @@ from clapcur.data.class_names import PROMPT, find_class_names, prompts
 from clapcur.errors import ArtifactError
 from clapcur.store.artifacts import Artifact
 
-SHOWN = 12  # classes, and captions, of a table
+SHOWN = 12  # rows of a table of classes or captions
 
 
 def tag(
@@ -209,7 +209,7 @@ def caption(
 
 
 def show_tags(made: Artifact) -> None:
-    """Print the classes that most clips were given, with their thresholds."""
+    """Print the classes that were assigned to the most clips, with their thresholds."""
     from clapcur.data.tags import Tags
 
     found = Tags.open(made).classes.sort_values(["clips", "name"], ascending=[False, True]).head(SHOWN)
@@ -236,7 +236,7 @@ def show_captioner(made: Artifact) -> None:
 
 
 def show_captions(made: Artifact) -> None:
-    """Print some of the captions that stayed, with the tags behind them, and why others did not stay."""
+    """Print some of the captions that were kept, with the tags of their clips, and why others were not kept."""
     from clapcur.data.generated import KEPT, read_generated
 
     table = read_generated(made)
@@ -347,7 +347,7 @@ def pseudo_label(
 
 
 def show_pseudo_labels(made: Artifact) -> None:
-    """Print the most probable classes of some clips of each class."""
+    """Print the most probable classes of one clip per class."""
     from clapcur.data.generated import read_generated
     from clapcur.data.manifest import Manifest
 

@@ -1,4 +1,4 @@
-"""The commands that take in somebody else's checkpoint and give one of ours out in their form."""
+"""The commands that import checkpoints of other projects, and export ours in their formats."""
 
 from pathlib import Path
 from typing import Annotated, Literal

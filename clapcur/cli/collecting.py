@@ -1,4 +1,4 @@
-"""The commands that look after the store: gc makes room, verify finds what is damaged."""
+"""The commands that maintain the store: gc frees space, verify finds damage."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +9,7 @@ from clapcur.cli.console import HomeOption, JsonOption, columns_table, open_home
 if TYPE_CHECKING:
     from clapcur.lineage.collection import Item, Plan
 
-SHOWN = 10  # of the largest ones
+SHOWN = 10  # number of the largest artifacts in the table
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -31,7 +31,8 @@ def gc(
         bool,
         typer.Option(
             "--forgotten",
-            help="Also delete embeddings and sets that hold a forgotten clip, unless a kept model needs them.",
+            help="Also delete embeddings, tags, sets and compositions that hold a forgotten clip, unless a kept model"
+            " needs them.",
         ),
     ] = False,
     home: HomeOption = None,

@@ -1,4 +1,4 @@
-"""What the commands share: options, the home, and how a result is printed."""
+"""Shared by all commands: options, opening the home, and printing results."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ from clapcur.store.home import Home
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-PIPED_WIDTH = 200  # columns where stdout is no terminal: nothing is cut
+PIPED_WIDTH = 200  # columns if stdout is not a terminal, so that nothing is cut
 
 RootsOption = Annotated[
     list[str] | None,
@@ -40,22 +40,23 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One line of JSON inste
 
 
 class StderrHandler(logging.Handler):
-    """Writes to the stderr of the moment, which a progress bar may have taken over."""
+    """Writes to the current stderr, which a progress bar may have replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the message alone: these lines are read by people."""
+        """Print only the message, because these lines are for people."""
         print(self.format(record), file=sys.stderr, flush=True)
 
 
 def open_home(root: Path | None, must_exist: bool = False) -> Home:
-    """Return the home, and make this process log to stderr and run inside it, quietly.
+    """Return the home, and set up this process to use it and to log to stderr.
 
     Parameters
     ----------
     root : Path, optional
-        What ``--home`` says.
+        Value of ``--home``.
     must_exist : bool
-        For commands that only read: an empty home, made in the wrong folder, would answer "nothing found".
+        Whether to fail if the home does not exist. For commands that only read: with an empty home in the wrong folder
+        they would report that nothing was found.
     """
     chosen = Path(root or os.environ.get("CLAPCUR_HOME") or ".clapcur").expanduser()
     if must_exist and not chosen.is_dir():
@@ -74,7 +75,7 @@ def open_home(root: Path | None, must_exist: bool = False) -> Home:
 
 @contextmanager
 def working() -> Iterator[None]:
-    """Keep stdout for the result: whatever a library prints meanwhile goes to stderr."""
+    """Redirect anything that libraries print to stderr, so that stdout has only the result."""
     with redirect_stdout(sys.stderr):
         yield
 
@@ -95,7 +96,7 @@ def show(*parts: "RenderableType", **options: Any) -> None:
 
 
 def facts_table(rows: Mapping[str, Any]) -> "RenderableType":
-    """Return names and values side by side."""
+    """Return a table of names and values."""
     from rich.table import Table
     from rich.text import Text
 
@@ -106,7 +107,17 @@ def facts_table(rows: Mapping[str, Any]) -> "RenderableType":
 
 
 def columns_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> "RenderableType":
-    """Return a plain table; the columns in `right` are aligned to the right."""
+    """Return a plain table.
+
+    Parameters
+    ----------
+    columns : sequence of str
+        Titles of the columns.
+    rows : sequence of sequences
+        Cells of each row, printed as plain text.
+    right : sequence of str
+        Titles of the columns that are aligned to the right.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -120,12 +131,12 @@ def columns_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: 
 
 
 def interval_text(interval: Sequence[float]) -> str:
-    """Return an interval as people read it."""
+    """Return an interval as readable text."""
     return " to ".join(f"{limit:.4g}" for limit in interval)
 
 
 def show_artifact(artifact: Artifact, as_json: bool, **more: Any) -> None:
-    """Print what a stage made: its name first, so that it can be given to the next command."""
+    """Print the result of a stage: its id first, to pass to the next command."""
     record = artifact.record
     known = {"id": artifact.id, "kind": artifact.kind, "uri": artifact.uri}
     if as_json:
@@ -137,7 +148,7 @@ def show_artifact(artifact: Artifact, as_json: bool, **more: Any) -> None:
 
 
 def show_quarantine(manifest: Artifact, num_named: int = 5) -> None:
-    """Print what an ingest could not use: how many rows for each reason, and the first of them by name."""
+    """Print the rows that an ingest could not use: their number by reason, and the first ones by name."""
     reasons = manifest.record.facts.get("quarantine", {})
     if not reasons:
         return
@@ -152,7 +163,7 @@ def show_quarantine(manifest: Artifact, num_named: int = 5) -> None:
 
 
 def command_line(program: str, home: Home) -> str:
-    """Return how to call a program of this environment from here, so that it finds this home."""
+    """Return a shell command that runs a program of this environment on this home from the current folder."""
     if shutil.which(program) is None:
         there = str(Path(sys.executable).parent / program)
         program = min(there, os.path.relpath(there), key=len)

@@ -1,4 +1,4 @@
-"""The command that fetches a corpus."""
+"""The command that downloads a corpus."""
 
 from pathlib import Path
 from typing import Annotated

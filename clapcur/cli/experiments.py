@@ -1,6 +1,6 @@
-"""The commands that do the whole job: demo, init, improve and compare. They start the flows."""
+"""The commands for the full pipeline: demo, init, improve and compare. They run the flows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -18,7 +18,7 @@ from clapcur.cli.console import (
     working,
 )
 from clapcur.cli.planning import DryRunOption, show_dry_run
-from clapcur.data.rows import ImprovementSetName, Row
+from clapcur.data.rows import ImprovementSetName, Row, chosen_rows
 from clapcur.errors import DataError
 from clapcur.store.artifacts import Artifact
 from clapcur.store.home import Home
@@ -212,7 +212,7 @@ def compare(
         experiment = paper_experiment(recipe, dataset, data, selection)
     experiment = with_seeds(experiment, seeds)
     if strategies:
-        experiment = replace(experiment, rows=chosen_rows(experiment.rows, strategies))
+        experiment = replace(experiment, rows=rows_named(experiment, strategies))
     where = open_home(home)
     if dry_run:
         return show_dry_run("compare", experiment, as_json)
@@ -230,16 +230,41 @@ def compare(
 
 
 def paper_experiment(recipe: str, dataset: str | None, data: Path | None, selection: str) -> "Experiment":
-    """Return a table of the paper on these data."""
+    """Return the experiment for one dataset in a table of the paper.
+
+    Parameters
+    ----------
+    recipe : str
+        Table of the paper, such as ``wang2023/table2``.
+    dataset : str or None
+        Evaluation set: ``esc50``, ``us8k`` or ``tut17``.
+    data : Path or None
+        Folder of the corpora.
+    selection : {"held_out", "reference"}
+        How weights are selected; see `clapcur.experiments.wang2023.experiment`.
+
+    Raises
+    ------
+    BadParameter
+        `dataset` or `data` is missing.
+    """
     from clapcur.experiments import wang2023
 
     if dataset is None or data is None:
         raise typer.BadParameter("--recipe needs --dataset and --data, the folder of the corpora")
-    return wang2023.experiment(recipe, dataset, data, selection)  # type: ignore[arg-type]  # it refuses others
+    return wang2023.experiment(recipe, dataset, data, selection)  # type: ignore[arg-type]  # it rejects other values
+
+
+def rows_named(experiment: "Experiment", text: str) -> tuple["Row", ...]:
+    """Return the rows that a text with commas names, and teacher and control."""
+    try:
+        return chosen_rows(experiment.rows, text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def with_seeds(experiment: "Experiment", text: str) -> "Experiment":
-    """Return the experiment with these seeds, or as it is where none are given."""
+    """Return the experiment with these seeds; unchanged if none are given."""
     from dataclasses import replace
 
     if not text:
@@ -253,30 +278,8 @@ def with_seeds(experiment: "Experiment", text: str) -> "Experiment":
     return replace(experiment, seeds=seeds)
 
 
-def chosen_rows(rows: Sequence["Row"], text: str) -> tuple["Row", ...]:
-    """Return the rows of these strategies, and teacher and control; a row that the config lacks is added."""
-    wanted = {"teacher", "continued"} | {name.strip().lower() for name in text.split(",")}
-    there = {row.strategy for row in rows}
-    added = (row for name in sorted(wanted) if (row := _row(name)) is not None and row not in rows)
-    rows = (*rows, *(row for row in added if row.teminal or row.soft_labels or row.strategy not in there))
-    known = {row.strategy for row in rows} | {row.name for row in rows} | {"teacher", "continued"}
-    if unknown := sorted(wanted - known):
-        raise typer.BadParameter(
-            f"unknown row {', '.join(unknown)}; the rows are {', '.join(row.name for row in rows)}"
-        )
-    return tuple(row for row in rows if row.name in wanted or (row.strategy in wanted and not row.teminal))
-
-
-def _row(name: str) -> "Row | None":
-    """Return the row that a name means, whether or not the config has it; None where there is no such row."""
-    try:
-        return Row.parse(name)
-    except ValueError:
-        return None
-
-
 def run_flow(flow: Callable[..., T], *arguments: Any, **options: Any) -> T:
-    """Run a flow in this process, with a server that ends with it where no other is there."""
+    """Run a flow in this process, with a temporary server if no other one runs."""
     from clapcur.servers.flow_server import flows_allowed
 
     with flows_allowed(Home.open()):
@@ -284,7 +287,7 @@ def run_flow(flow: Callable[..., T], *arguments: Any, **options: Any) -> T:
 
 
 def scored_rows(report: Artifact, home: Home) -> list[dict[str, Any]]:
-    """Return what programs rely on: one entry per row and seed of a report."""
+    """Return one entry per row and seed of a report, in the form that programs rely on."""
     from clapcur.data.report_table import ReportTable
     from clapcur.store.catalog import Catalog
 
@@ -306,7 +309,20 @@ def scored_rows(report: Artifact, home: Home) -> list[dict[str, Any]]:
 
 
 def show_report(report: Artifact, home: Home, as_json: bool) -> bool:
-    """Print the table and the verdict, or one line of JSON; return whether people are reading."""
+    """Print the table and the verdict of a report, or one line of JSON.
+
+    Parameters
+    ----------
+    report : Artifact
+    home : Home
+    as_json : bool
+        Whether to print JSON for programs.
+
+    Returns
+    -------
+    bool
+        Whether the table was printed, so that more text for people may follow.
+    """
     from clapcur.data.report_table import ReportTable
     from clapcur.stages.report import render
 
@@ -322,7 +338,7 @@ def show_report(report: Artifact, home: Home, as_json: bool) -> bool:
 
 
 def show_where_to_look(report: Artifact, home: Home) -> None:
-    """Print the next commands, with ids that exist."""
+    """Print commands to run next, with real ids."""
     from clapcur.data.improvement_set import ImprovementSet
     from clapcur.data.report_table import ReportTable
 

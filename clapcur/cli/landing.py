@@ -1,4 +1,4 @@
-"""The commands around new audio and audio that must go: land, watch, recurate and forget."""
+"""The commands that add new audio and take audio down: land, watch, recurate and forget."""
 
 import csv
 import os
@@ -62,9 +62,9 @@ def land(
 
 
 def _land(source: "IngestConfig", pool: str) -> tuple[Artifact, Artifact]:
-    """Return the manifest of what landed and the pool's newest version.
+    """Ingest new audio; return its manifest and the pool's newest version.
 
-    No flow is around it: a look at a folder must not cost the start of a server.
+    This is not run as a flow, because scanning a folder must not require starting a server.
     """
     from clapcur.tasks.ingest import ingest
     from clapcur.tasks.pool import grow
@@ -74,7 +74,17 @@ def _land(source: "IngestConfig", pool: str) -> tuple[Artifact, Artifact]:
 
 
 def show_landing(landed: Artifact, version: Artifact, as_json: bool) -> None:
-    """Print the newest version of a pool, and what of the landing could not be used."""
+    """Print the newest version of a pool, and the rows of the landing that could not be used.
+
+    Parameters
+    ----------
+    landed : Artifact
+        Manifest of the new audio.
+    version : Artifact
+        Newest version of the pool.
+    as_json : bool
+        Whether to print one line of JSON.
+    """
     config = version.record.config
     facts: dict[str, Any] = {"version": config["version"], "pool": config["name"]}
     if as_json:
@@ -113,7 +123,7 @@ def watch(
     while True:
         complete = watched.look(time.monotonic())
         if complete - landed:
-            # a name that is not UTF-8 comes out escaped, and the quarantine says that there is no such file
+            # names that are not UTF-8 are escaped, and then reported in the quarantine as missing files
             with open(table, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
                 csv.writer(file).writerows([["path"], *([str(path.absolute())] for path in sorted(complete))])
             with working():
@@ -158,7 +168,7 @@ def recurate(
 
 
 def show_recuration(made: Artifact, as_json: bool) -> None:
-    """Print how far a re-curation went, and why not further."""
+    """Print the last step of a re-curation, and why it stopped there."""
     if made.kind == "decision":
         from dataclasses import asdict
 

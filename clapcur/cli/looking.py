@@ -1,4 +1,4 @@
-"""The commands that show what there is, and use a model: ls, show, classify."""
+"""The commands that show artifacts and use a model: ls, show, classify."""
 
 import csv
 import sys
@@ -26,7 +26,7 @@ from clapcur.store.readable import label, shown_inputs
 from clapcur.store.record import Record
 
 UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
-SHOWN_CLASSES = 3  # of a file, in the table
+SHOWN_CLASSES = 3  # per file, in the table
 
 
 def ls(
@@ -83,7 +83,7 @@ def _size(row: dict[str, Any]) -> str:
 
 
 def age(finished: float) -> str:
-    """Return how long ago something was finished, in its largest unit."""
+    """Return the time since an artifact was finished (Unix seconds), in its largest unit."""
     seconds = max(0.0, time.time() - finished)
     length, unit = next(((length, unit) for length, unit in UNITS if seconds >= length), UNITS[-1])
     return f"{int(seconds // length)} {unit}"
@@ -168,7 +168,7 @@ def _likeliest(row: Mapping[Any, Any], names: tuple[str, ...], columns: list[str
 
 
 def _audio_files(given: Path) -> list[Path]:
-    """Return a file, or the audio files below a folder, sorted."""
+    """Return the file itself, or the audio files below a folder, sorted."""
     from clapcur.errors import DataError
     from clapcur.stages.ingest.rows import AUDIO_SUFFIXES
 

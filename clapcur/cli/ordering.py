@@ -1,4 +1,4 @@
-"""The commands about the order of sounds: how much of it a checkpoint hears, and training that teaches it."""
+"""The commands for the order of sounds: score how well a checkpoint recognises it, and post-train on it."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -56,11 +56,11 @@ def zste(
     with working():
         from clapcur.data.order_scores import OrderScores
         from clapcur.experiments.order import OrderEvaluation
-        from clapcur.flows.order import checkpoint_of, labelled_clips
+        from clapcur.flows.given import checkpoint_of, clips_of
         from clapcur.flows.steps import order_scores
 
         test = OrderEvaluation(num_groups=num_groups, duration_s=duration, prompt=prompt, seed=seed)
-        scored, sounds = checkpoint_of(where, checkpoint), labelled_clips(where, clips)
+        scored, sounds = checkpoint_of(where, checkpoint), clips_of(where, clips)
         made = order_scores(test, scored, sounds, Row.of(scored.record), seed)
     scores = OrderScores.open(made)
     if as_json:
@@ -105,8 +105,9 @@ def post_train(
     where = open_home(home)
     with working():
         from clapcur.cli.experiments import run_flow
-        from clapcur.flows.order import checkpoint_of, replay_of, sources_of
+        from clapcur.flows.given import checkpoint_of
         from clapcur.flows.order import post_train as flow
+        from clapcur.flows.order import replay_of, sources_of
 
         given = sources_of(where, clips), settings, replay_of(where, replay)
         made = run_flow(flow, checkpoint_of(where, checkpoint), *given)
@@ -114,7 +115,7 @@ def post_train(
 
 
 def show_order(made: Artifact, scores: "OrderScores") -> None:
-    """Print the table of all tasks, in per cent, and under which protocol they were scored."""
+    """Print the table of all tasks in per cent, and their protocol."""
     rows = [
         (name, f"{100 * found.score:.1f}", f"{100 * found.chance:.1f}", _percent(found.interval))
         for name, found in scores.tasks.items()

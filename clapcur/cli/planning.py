@@ -1,4 +1,4 @@
-"""What a long command would do: `plan`, and the option --dry-run of those that train."""
+"""Show what a long command would do: `plan`, and the option --dry-run of commands that train."""
 
 from dataclasses import asdict
 from functools import partial
@@ -42,7 +42,18 @@ def plan(
 
 
 def show_dry_run(name: str, experiment: "Experiment", as_json: bool, **options: Any) -> None:
-    """Print what the flow of this name would do of an experiment, with the flow's own options."""
+    """Print what a flow would compute for an experiment.
+
+    Parameters
+    ----------
+    name : str
+        Name of the flow and of its module in `clapcur.flows`, such as ``compare``.
+    experiment : Experiment
+    as_json : bool
+        Whether to print one line of JSON.
+    **options
+        Further arguments of the flow.
+    """
     with working():
         from clapcur.flows import plan as plans
 
@@ -55,7 +66,7 @@ def show_dry_run(name: str, experiment: "Experiment", as_json: bool, **options: 
 
 
 def show_plan(made: "Plan", as_json: bool) -> None:
-    """Print what would be done, and how long it takes; or one line of JSON."""
+    """Print the steps of a plan and their estimated time, or one line of JSON."""
     if as_json:
         facts = {"results": made.num_results, "reused": made.num_reused, "seconds": made.seconds, "due": made.due}
         print_json({**facts, "unknown": made.unknown, "steps": [asdict(step) for step in made.steps]})
@@ -73,7 +84,7 @@ def show_plan(made: "Plan", as_json: bool) -> None:
 
 
 def _time_left(made: "Plan") -> str:
-    """Return how long the rest takes, and of how much of it nobody knows."""
+    """Return a sentence with the estimated time left, and the number of steps without an estimate."""
     if made.num_reused == made.num_results:
         return ""
     if len(made.unknown) == sum(step.new > 0 for step in made.steps):

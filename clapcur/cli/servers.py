@@ -1,4 +1,4 @@
-"""The command that runs Prefect, MLflow and a worker on this machine."""
+"""The command that runs Prefect, MLflow and workers on this machine."""
 
 import signal
 import sys
@@ -70,10 +70,10 @@ def up(
 
 
 def listen_for_the_end() -> None:
-    """Let the signals that end a program stop the servers first.
+    """Stop the servers when this process receives a signal that would end it.
 
-    SIGINT even where it is ignored, as in the background of a script: the servers would outlive its Ctrl-C. SIGHUP not
-    where it is ignored: `nohup` means that.
+    SIGINT is handled even if it is ignored, as in the background of a script; otherwise the servers would outlive the
+    script's Ctrl-C. SIGHUP stays ignored if it is ignored, as under `nohup`.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:

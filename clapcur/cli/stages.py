@@ -1,4 +1,4 @@
-"""The commands that run one stage each; they take and give artifact ids."""
+"""The commands that each run one stage; they take and print artifact ids."""
 
 import os
 from dataclasses import asdict, replace
@@ -364,7 +364,7 @@ def evaluate(
             config = EvaluateConfig(task="retrieval")
         else:
             config = EvaluateConfig(class_names=names, prompt=prompt)
-            label_index(Manifest.open(manifest).clips, names)  # before anything is embedded
+            label_index(Manifest.open(manifest).clips, names)  # fails early, before anything is embedded
         record = scored.record
         seed = int(record.tags.get("seed", 0))
         made = evaluated(config, scored, manifest, num_crops, Row.of(record), seed)

@@ -1,4 +1,4 @@
-"""The commands that look: trace, impact, pairs, why; and those that mend what is looked at: sync, catalog rebuild."""
+"""The commands for lineage (trace, impact, pairs, why), and for repairing its views (sync, catalog rebuild)."""
 
 import csv
 import math
@@ -16,10 +16,10 @@ from clapcur.errors import ArtifactError, DataError
 from clapcur.store.artifacts import Artifact, explain_difference
 from clapcur.store.home import Home
 
-SUMMARY_WIDTH = 90  # characters behind a node of the tree
-SHOWN = 20  # pairs in a table, unless --limit says otherwise
+SUMMARY_WIDTH = 90  # characters of text after a node of the tree
+SHOWN = 20  # pairs in a table, unless --limit is given
 PAIR_FIELDS = ("clip_id", "caption_id", "caption", "path", "similarity", "class", "class_similarity", "source", "role")
-WRITTEN_FIELDS = ("way", "tags", "verdict", "tags_from")  # that pairs with a generated caption have too
+WRITTEN_FIELDS = ("way", "tags", "verdict", "tags_from")  # additional fields of pairs with a generated caption
 
 Form = Literal["table", "csv", "json"]
 ArtifactId = Annotated[
@@ -76,7 +76,7 @@ def _tree_for_people(node: Mapping[str, Any], tree: Any = None) -> Any:
     from rich.text import Text
     from rich.tree import Tree
 
-    is_repeated = node.get("repeated") and node["kind"] != "manifest"  # a manifest has nothing below it
+    is_repeated = node.get("repeated") and node["kind"] != "manifest"  # a manifest has no nodes below it
     said = "(as above)" if is_repeated else shorten(node["summary"], SUMMARY_WIDTH, placeholder=" ...")
     line = Text.assemble(
         (f"{node['role']}  " if node["role"] else "", "dim"), (node["id"], "bold"),
@@ -176,19 +176,19 @@ def _of_class(rows: Iterable[dict[str, Any]], name: str) -> Iterator[dict[str, A
 
 
 def _best_first(rows: Iterable[dict[str, Any]], field: str) -> Iterator[dict[str, Any]]:
-    """Yield the pairs by falling score, equal ones as they are stored; pairs that nobody scored come last."""
+    """Yield the pairs by decreasing score, ties in stored order, and pairs without a score last."""
     yield from sorted(rows, key=lambda row: math.inf if row[field] is None else -row[field])
 
 
 def _show_pairs(rows: Iterable[dict[str, Any]], form: Form, limit: int | None = None) -> None:
-    """Print all pairs, or the first; a table for people is short unless they ask for more."""
+    """Print all pairs or the first `limit`; without a limit, a table for people has `SHOWN` rows."""
     rows = iter(rows)
     if form == "json":
         for row in islice(rows, limit):
             print_json({field: row[field] for field in (*PAIR_FIELDS, *WRITTEN_FIELDS) if field in row})
         return
     if form == "csv":
-        first = next(rows, {})  # scored pairs come first: those of a set, and with them the generated ones
+        first = next(rows, {})  # scored pairs come first, and generated captions are among them
         fields = (*PAIR_FIELDS, *(field for field in WRITTEN_FIELDS if field in first))
         writer = csv.DictWriter(sys.stdout, fields, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -246,7 +246,7 @@ def why(
 
 
 def _nearest(home: Home, ours: Artifact) -> Artifact:
-    """Return the earlier artifact of the same stage with the fewest differences, the latest of several."""
+    """Return the earlier artifact of the same stage with the fewest differences; of several, the latest."""
     record = ours.record
     earlier = [
         artifact
@@ -267,7 +267,7 @@ def _key(artifact: Artifact) -> dict[str, Any]:
 
 
 def _differences(home: Home, theirs: Artifact, ours: Artifact, path: str, seen: set[tuple[str, str]]) -> Iterator[str]:
-    """Yield every leaf in which two keys differ, and for inputs what differs inside them."""
+    """Yield every leaf in which two keys differ; for inputs that differ, yield their own differences."""
     one, two = _key(theirs), _key(ours)
     inputs = one.pop("inputs"), two.pop("inputs")
     if one["stage"] != two["stage"]:

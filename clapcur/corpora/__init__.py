@@ -1,8 +1,8 @@
-"""One file per corpus: files on disk become entries of path, captions, label, fold and recording id.
+"""One module per corpus: files on disk become entries with path, captions, label, fold and recording id.
 
-A corpus module knows where its files lie, which classes and folds it has, its licence, how many clips to expect, and
-what differs from the reference's preparation. An ingest names it: ``{source: data/ESC-50, corpus: esc50}``.
-`procedural` makes its own files: synthetic sounds, for the demonstration and for tests.
+A corpus module defines the layout of the files, the classes and folds, the licence, the expected number of clips, and
+the differences from the reference's preparation. An ingest selects it: ``{source: data/ESC-50, corpus: esc50}``.
+`procedural` generates synthetic sounds for the demo and for tests.
 """
 
 from clapcur.corpora.audiocaps import AUDIOCAPS
@@ -22,7 +22,7 @@ CORPORA = {corpus.name: corpus for corpus in (AUDIOCAPS, CLOTHO, MACS, FSD50K, A
 
 
 def find_corpus(name: str) -> Corpus:
-    """Return the corpus of this name; ManifestError names those that there are."""
+    """Return the corpus with this name; raise ManifestError with the known names if there is none."""
     if name not in CORPORA:
         raise ManifestError(f"unknown corpus {name!r}; the corpora are {', '.join(CORPORA)}")
     return CORPORA[name]

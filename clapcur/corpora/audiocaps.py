@@ -1,9 +1,9 @@
-"""AudioCaps: YouTube clips of 10 s out of AudioSet with human captions. Kim et al. 2019, doi 10.18653/v1/N19-1011.
+"""AudioCaps: YouTube clips of 10 s from AudioSet with human captions. Kim et al. 2019, doi 10.18653/v1/N19-1011.
 
-The authors publish captions only. The layout is that of aac-datasets, which fetches the audio:
+The authors publish only captions. The layout is that of aac-datasets, which downloads the audio:
 ``csv_files_v1/train.csv`` (audiocap_id, youtube_id, start_time, caption; older copies have it at the top) and
-``audio_32000Hz/train/{youtube_id}_{start_time}.flac``, at whatever rate it was made, flac or wav. Videos vanish, so
-that every copy is short of some: raise ``max_bad_fraction`` to what you have, the record keeps count.
+``audio_32000Hz/train/{youtube_id}_{start_time}.flac``, at any sample rate, FLAC or WAV. Videos disappear, so every copy
+lacks some: raise ``max_bad_fraction`` accordingly; the record contains the numbers.
 """
 
 import os

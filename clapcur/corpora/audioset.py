@@ -1,13 +1,13 @@
 """AudioSet: two million YouTube clips of 10 s, the paper's unpaired pool. Gemmeke et al. 2017.
 
-The official lists at the top: ``unbalanced_train_segments.csv``, ``balanced_train_segments.csv``,
-``eval_segments.csv`` (YTID, start_seconds, end_seconds, positive_labels, behind three lines of notes). Google
-publishes no audio; copies name their files in many ways, so files are found anywhere below the folder by the YouTube id
+The official lists are at the top: ``unbalanced_train_segments.csv``, ``balanced_train_segments.csv``,
+``eval_segments.csv`` (YTID, start_seconds, end_seconds, positive_labels, after three lines of comments). Google does
+not publish audio; copies name their files in many ways, so files are found anywhere below the folder by the YouTube id
 in their name (``Y{id}.wav``, ``{id}.flac``, ``{id}_{start}.flac``, ``{id}_{start_ms}_{end_ms}.wav``). The labels are
 not read: a pool has none.
 
-The paper's pool is unbalanced_train without corrupt files and without AudioCaps. Corrupt files end in the quarantine
-by themselves; AudioCaps is kept out by its own tables, and so is any other list of YouTube ids::
+The paper's pool is unbalanced_train without corrupt files and without AudioCaps. Corrupt files are quarantined
+automatically; AudioCaps is excluded by its own tables, as is any other list of YouTube ids::
 
     pool:
       source: data/audioset
@@ -29,7 +29,7 @@ NAME = "AudioSet"
 
 
 def read(folder: Path, folds: Sequence[str]) -> Iterator[Entry]:
-    """Yield the clips of some splits of a copy; one whose file is not found under the name it has in most copies."""
+    """Yield the clips of some splits of a copy; a clip whose file is missing gets the most common file name."""
     tables = {split: file_of(NAME, folder, f"{split}_segments.csv") for split in folds}
     files = _files(folder)
     for split, table in tables.items():
@@ -50,7 +50,7 @@ def _videos(table: Path) -> Iterator[str]:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    """Return where the file of each video lies; of several the first in alphabetical order."""
+    """Return the path of each video's file; of several, the first in alphabetical order."""
     found: dict[str, str] = {}
     for root, folders, names in os.walk(folder, followlinks=True):
         folders.sort()

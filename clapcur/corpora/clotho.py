@@ -1,10 +1,10 @@
 """Clotho v2.1: 5,929 Freesound clips of 15 to 30 s, five captions each. Drossos et al. 2020, arXiv:1910.09387.
 
-Two layouts are read: what aac-datasets makes (``clotho_csv_files/``, ``clotho_audio_files/development/``) and the
+Two layouts are read: that of aac-datasets (``clotho_csv_files/``, ``clotho_audio_files/development/``) and that of the
 archives unpacked side by side (``clotho_captions_development.csv``, ``development/``). Captions come from
 ``clotho_captions_*.csv`` (file_name, caption_1 to caption_5), the Freesound id from ``clotho_metadata_*.csv``
-(``sound_id``; the file is Latin-1). A few sounds have none ("Not found"): their clips are counted as
-``without_recording`` and only their bytes and their embedding can show that they are elsewhere too.
+(``sound_id``; the file is Latin-1). A few sounds have no id ("Not found"): their clips are counted as
+``without_recording``, and only their bytes and embeddings can reveal copies in other corpora.
 """
 
 import csv
@@ -33,7 +33,7 @@ def read(folder: Path, folds: Sequence[str]) -> Iterator[Entry]:
 
 
 def _sounds(path: Path) -> dict[str, str]:
-    """Return the Freesound id of every file; uploaders' words in other columns are not held to the rules of CSV."""
+    """Return the Freesound id of every file; the CSV is read leniently, since uploaders' texts may break its rules."""
     with open(path, newline="", encoding="latin-1") as file:
         rows = csv.DictReader(file)
         if missing := {"file_name", "sound_id"} - set(rows.fieldnames or ()):

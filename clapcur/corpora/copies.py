@@ -1,7 +1,7 @@
-"""A corpus as it is published, and a local copy of it: what should be there, what is, and what is missing.
+"""A corpus as published, and a local copy of it: what should be there, what is, and what is missing.
 
-A reader (one module a corpus) turns the corpus' own files into entries. It names every clip that the corpus lists,
-whether its file is there or not: `read_copy` compares both with what was published, and nothing is left out silently.
+A reader (one module per corpus) converts the corpus' own files to entries. It yields every clip that the corpus lists,
+whether or not its file exists: `read_copy` compares both with what was published, and nothing is silently left out.
 """
 
 import os
@@ -14,7 +14,7 @@ from clapcur.data.class_names import class_list
 from clapcur.data.tables import read_table, whole_number
 from clapcur.errors import ManifestError
 
-NUM_EXAMPLES = 3  # files that a message names
+NUM_EXAMPLES = 3  # number of files listed in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Entry:
     """One clip as its corpus describes it."""
 
     path: str
-    # relative to the folder of the copy
+    # relative to the copy's folder
     captions: tuple[str, ...] = ()
     label: str = ""
     fold: str = ""
@@ -33,39 +33,39 @@ class Entry:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What is known of a corpus before one has it."""
+    """What is known about a corpus without having a copy."""
 
     name: str
-    # in a config
+    # used in configs
     title: str
     licence: str
     clips: Mapping[str, tuple[int, ...]]
-    # published number of clips of each fold or official split; several numbers where there are several versions
+    # published number of clips in each fold or official split; several numbers if there are several versions
     folds: tuple[str, ...]
-    # which of them are taken where a config names none
+    # folds or splits that are read by default
     layout: tuple[str, ...]
     # the files and folders that a copy must have; the folder that holds these is the source of an ingest
     recordings: str
-    # what a recording id is
+    # what a recording id refers to
     departures: tuple[str, ...]
-    # what differs from the reference's preparation, and what is like it where one would not think so
+    # what differs from the reference's preparation, and what is unexpectedly the same
     read: Callable[[Path, Sequence[str]], Iterable[Entry]] = field(repr=False)
     # folder, folds -> entries
     classes: str = ""
-    # the name of its list of class names, where it has classes
+    # name of the built-in list of its class names, if it has classes
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The names of its classes, in the paper's order; none where it has no classes."""
+        """The names of its classes, in the paper's order; empty if it has no classes."""
         return class_list(self.classes) if self.classes else ()
 
     def expected(self, fold: str, listed: int) -> int:
-        """Return the published number of clips of the version that a copy seems to be of.
+        """Return the published number of clips of the version that a copy appears to have.
 
         Raises
         ------
         ManifestError
-            The copy lists more than any version has.
+            The copy lists more clips than any version has.
         """
         versions = sorted(self.clips[fold])
         if listed > versions[-1]:
@@ -78,24 +78,24 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Copy:
-    """What a folder holds of a corpus."""
+    """The part of a corpus that a folder contains."""
 
     corpus: Corpus
     folder: Path
     entries: tuple[Entry, ...]
-    # all that its lists name
+    # all clips in its lists
     missing: tuple[str, ...]
-    # paths of entries that are no file
+    # paths of entries whose file does not exist
     unlisted: Mapping[str, int]
-    # clips that were published and are in no list of this copy, by fold
+    # number of published clips that are in no list of this copy, by fold
 
     @property
     def num_expected(self) -> int:
-        """Clips that were published in the folds that were read."""
+        """The published number of clips in the folds that were read."""
         return len(self.entries) + sum(self.unlisted.values())
 
     def __str__(self) -> str:
-        """Say what is there and what is not, the first files by name."""
+        """Summarise what is there and what is missing, with the names of the first missing files."""
         said = [f"{self.corpus.title} in {self.folder}: {self.num_expected:,} clips were published"]
         short = [f"{count:,} of {fold}" for fold, count in self.unlisted.items() if count]
         said.append(f"{', '.join(short)} are not listed" if short else "all are listed")
@@ -108,20 +108,20 @@ class Copy:
 
 
 def read_copy(corpus: Corpus, folder: Path, folds: Sequence[str] = ()) -> Copy:
-    """Read what a local copy holds of a corpus.
+    """Read a local copy of a corpus.
 
     Parameters
     ----------
     corpus : Corpus
     folder : Path
-        That holds the files of `Corpus.layout`.
+        Folder with the files of `Corpus.layout`.
     folds : sequence of str
-        Which folds or splits; those of the corpus where none is named.
+        Folds or splits to read; by default `Corpus.folds`.
 
     Raises
     ------
     ManifestError
-        An unknown fold, a list of the corpus is absent or broken, or not one file of the audio is there.
+        A fold is unknown, a list of the corpus is missing or invalid, or none of the audio files exists.
     """
     folds = tuple(whole_number(str(name).strip()) for name in folds)
     if unknown := [name for name in folds if name not in corpus.clips]:
@@ -146,15 +146,15 @@ def read_copy(corpus: Corpus, folder: Path, folds: Sequence[str] = ()) -> Copy:
 def listing(
     corpus: str, path: Path, columns: Sequence[str], encoding: str = "utf-8-sig"
 ) -> Iterator[Mapping[str, str]]:
-    """Yield the rows of one of a corpus' own tables.
+    """Return an iterator over the rows of one of the corpus' own tables.
 
     Parameters
     ----------
     corpus : str
-        Its name, for the message.
+        Name of the corpus, for error messages.
     path : Path
     columns : sequence of str
-        Those that the table must have.
+        Columns that the table must have.
     encoding : str
         As for `read_table`.
 
@@ -177,7 +177,7 @@ def listing(
 
 
 def file_of(corpus: str, folder: Path, *candidates: str) -> Path:
-    """Return the first of some places, relative to `folder`, that exists; ManifestError names all where none does."""
+    """Return the first candidate, relative to `folder`, that exists; raise ManifestError if none does."""
     for name in candidates:
         if (folder / name).exists():
             return folder / name
@@ -187,7 +187,7 @@ def file_of(corpus: str, folder: Path, *candidates: str) -> Path:
 
 
 def _known(corpus: Corpus, folder: Path, folds: Sequence[str]) -> Iterator[Entry]:
-    """Yield the entries; ManifestError for one of a fold that the corpus does not have."""
+    """Yield the entries; raise ManifestError if one is in a fold that the corpus does not have."""
     for entry in corpus.read(folder, folds):
         if entry.fold not in corpus.clips:
             raise ManifestError(
@@ -197,7 +197,7 @@ def _known(corpus: Corpus, folder: Path, folds: Sequence[str]) -> Iterator[Entry
 
 
 def _missing(folder: Path, paths: Iterable[str]) -> Iterator[str]:
-    """Yield the paths that are no file; each folder is listed once, for two million look-ups take minutes."""
+    """Yield the paths that do not exist; each folder is listed once, since two million look-ups take minutes."""
     listings: dict[str, frozenset[str]] = {}
     for path in paths:
         parent, _, name = path.rpartition("/")

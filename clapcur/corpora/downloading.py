@@ -1,7 +1,7 @@
-"""Fetch a corpus by the package that keeps its addresses and checksums: aac-datasets or soundata.
+"""Download a corpus with the package that has its URLs and checksums: aac-datasets or soundata.
 
-Both are extras (``pip install 'clapcur[corpora]'``). What neither has is read from a copy that you made: AudioSet, for
-which nobody publishes audio, and TUT Acoustic Scenes 2017. AudioCaps needs yt-dlp and ffmpeg on the machine.
+Both are extras (``pip install 'clapcur[corpora]'``). Corpora that neither package has are read from your own copy:
+AudioSet, whose audio is not published, and TUT Acoustic Scenes 2017. AudioCaps needs yt-dlp and ffmpeg.
 """
 
 import importlib
@@ -23,26 +23,26 @@ SOUNDATA = ("esc50", "fsd50k", "urbansound8k")
 
 
 def download(name: str, folder: Path, folds: tuple[str, ...] = ()) -> Path:
-    """Fetch a corpus, check what came against the publisher's checksums, and return the source for an ingest.
+    """Download a corpus, check it against the publisher's checksums, and return the source for an ingest.
 
     Parameters
     ----------
     name : str
-        Of the corpus.
+        Name of the corpus.
     folder : Path
-        Where corpora lie; made where it is missing. What is there already is not fetched again.
+        Folder of all corpora, created if missing. Existing files are not downloaded again.
     folds : tuple of str
-        Splits, where they come apart (AudioCaps, Clotho); those of the corpus where none is named.
+        Splits, for corpora that are downloaded by split (AudioCaps, Clotho); by default `Corpus.folds`.
 
     Returns
     -------
     Path
-        The folder of the copy, to be named as ``source`` beside ``corpus``.
+        The folder of the copy, for ``source`` in the config, next to ``corpus``.
 
     Raises
     ------
     DataError
-        The extra is not installed, no package fetches this corpus, or what came is not what was published.
+        The extra is not installed, no package downloads this corpus, or the files differ from the published ones.
     """
     corpus = find_corpus(name)
     if name not in (*AAC_SUBSETS, *SOUNDATA):
@@ -85,7 +85,7 @@ def _package(module: str) -> Any:
 
 @contextmanager
 def _names_that_torchaudio_lost() -> Iterator[None]:
-    """Let aac-datasets 0.7 be imported: it annotates with a class that newer versions of torchaudio do not have."""
+    """Make aac-datasets 0.7 importable: its annotations use a class that newer versions of torchaudio do not have."""
     import torchaudio
 
     is_lost = not hasattr(torchaudio, "AudioMetaData")

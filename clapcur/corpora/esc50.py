@@ -1,8 +1,8 @@
 """ESC-50: 2,000 environmental sounds of 5 s in 50 classes, five folds. Piczak 2015, doi 10.1145/2733373.2806390.
 
-The archive's own layout: ``meta/esc50.csv`` (filename, fold, target, category, esc10, src_file, take) and ``audio/``.
-``src_file`` is the Freesound id of the recording; a recording is in one fold. Labels are as written (``sea_waves``);
-`clapcur.data.class_names` makes them readable, in the order of ``target``.
+The layout is that of the archive: ``meta/esc50.csv`` (filename, fold, target, category, esc10, src_file, take) and
+``audio/``. ``src_file`` is the Freesound id of the recording; a recording is in one fold. Labels are kept as written
+(``sea_waves``); `clapcur.data.class_names` makes them readable, in the order of ``target``.
 """
 
 from collections.abc import Iterator, Sequence

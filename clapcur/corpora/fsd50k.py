@@ -1,9 +1,9 @@
-"""FSD50K: 51,197 Freesound clips, captioned by what their uploaders wrote. Fonseca et al. 2020, arXiv:2010.00475.
+"""FSD50K: 51,197 Freesound clips, captioned with their uploaders' texts. Fonseca et al. 2020, arXiv:2010.00475.
 
-The archives' own layout: ``FSD50K.ground_truth/dev.csv`` (fname, labels, mids, split) and ``eval.csv``,
+The layout is that of the archives: ``FSD50K.ground_truth/dev.csv`` (fname, labels, mids, split) and ``eval.csv``,
 ``FSD50K.metadata/dev_clips_info_FSD50K.json`` (title, description, ...) and ``eval_...``, ``FSD50K.dev_audio/`` and
-``FSD50K.eval_audio/``. File names are Freesound ids. The caption is title and description, cleaned as in the
-reference (`caption`). Its 200 classes are for tagging, several to a clip, and are not read.
+``FSD50K.eval_audio/``. File names are Freesound ids. The caption is the title and the description, cleaned as in the
+reference (`caption`). The 200 classes are for tagging, several per clip, and are not read.
 """
 
 import json
@@ -17,12 +17,12 @@ from clapcur.errors import ManifestError
 from clapcur.textfiles import read_text
 
 NAME = "FSD50K"
-LINKS = re.compile(r"<a.*</a>")  # from the first to the last link of a line, with what is between them
+LINKS = re.compile(r"<a.*</a>")  # from the first to the last link of a line, with everything in between
 DROPPED = str.maketrans({",": None, "$": None, "*": None, "\r": None, "\n": " ", "_": " "})
 
 
 def caption(title: str, description: str) -> str:
-    """Return the caption of a clip: its title and description, cleaned as the reference cleans them."""
+    """Return the caption of a clip: its title and description, cleaned as in the reference."""
     parts = (part.strip().translate(DROPPED) for part in re.split(LINKS, f"{title} {description}"))
     return " ".join(parts).strip()
 

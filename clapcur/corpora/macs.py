@@ -1,9 +1,9 @@
 """MACS: 3,930 soundscapes of 10 s with 17,275 captions by several people. Martin and Mesaros 2021, Zenodo 5114771.
 
 The layout is that of aac-datasets: ``MACS.yaml`` (files: filename, annotations: annotator_id, sentence, tags) and
-``audio/``. The audio is a part of TAU Urban Acoustic Scenes 2019; its file names say where they were recorded
-(``airport-barcelona-0-0-a.wav``: scene, city, location, segment, device), and all segments of a location belong
-together: TAU's own splits go by location.
+``audio/``. The audio is part of TAU Urban Acoustic Scenes 2019. Its file names give the place of recording
+(``airport-barcelona-0-0-a.wav``: scene, city, location, segment, device), and all segments of a location are one
+recording: TAU's own splits are by location.
 """
 
 import re
@@ -32,7 +32,7 @@ def read(folder: Path, folds: Sequence[str]) -> Iterator[Entry]:
 def _files(path: Path) -> list[dict[str, Any]]:
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the plain one takes most of a minute
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the pure Python loader takes most of a minute
     try:
         files: list[dict[str, Any]] = yaml.load(read_text(path), loader)["files"]
     except (yaml.YAMLError, KeyError, TypeError) as error:

@@ -1,11 +1,11 @@
 """TUT Acoustic Scenes 2017: 6,300 segments of 10 s in 15 scenes. Mesaros et al., Zenodo 400515 and 1040168.
 
-The archives' own layout, side by side: ``TUT-acoustic-scenes-2017-development/`` (``meta.txt``: file, scene,
+The layout is that of the archives, side by side: ``TUT-acoustic-scenes-2017-development/`` (``meta.txt``: file, scene,
 recording; tabs, no header) and ``TUT-acoustic-scenes-2017-evaluation/`` (``meta.txt``, or
-``evaluation_setup/evaluate.txt`` where dcase_util has not made one: file, scene). Files of development are named after
-the recording that they were cut from (``audio/b020_90_100.wav``); those of evaluation are numbered, and
-``evaluation_setup/map.txt`` says what they were, in copies that have it. Without it their recordings are not known:
-they are counted as ``without_recording``.
+``evaluation_setup/evaluate.txt`` if dcase_util has not created it: file, scene). Development files are named after the
+recording that they were cut from (``audio/b020_90_100.wav``). Evaluation files are numbered; in some copies,
+``evaluation_setup/map.txt`` gives their original names. Without it their recordings are unknown: they are counted as
+``without_recording``.
 """
 
 import csv
@@ -39,7 +39,7 @@ def read(folder: Path, folds: Sequence[str]) -> Iterator[Entry]:
 
 
 def _originals(path: Path, files: set[str]) -> dict[str, str]:
-    """Return what each file was cut as; which of the two columns is which is seen from the files."""
+    """Return the original name of each file; the file names determine which of the two columns is which."""
     found: dict[str, str] = {}
     for first, second in (row[:2] for row in _rows(path, 2)):
         if (first in files) == (second in files):

@@ -1,8 +1,8 @@
 """UrbanSound8K: 8,732 slices of up to 4 s in 10 classes, ten folds. Salamon et al. 2014, doi 10.1145/2647868.2655045.
 
-The archive's own layout: ``metadata/UrbanSound8K.csv`` (slice_file_name, fsID, start, end, salience, fold, classID,
-class) and ``audio/fold1/`` to ``audio/fold10/``. ``fsID`` is the Freesound id of the recording; 1,297 recordings gave
-8,732 slices, so that slices must never be taken for independent clips.
+The layout is that of the archive: ``metadata/UrbanSound8K.csv`` (slice_file_name, fsID, start, end, salience, fold,
+classID, class) and ``audio/fold1/`` to ``audio/fold10/``. ``fsID`` is the Freesound id of the recording. The 8,732
+slices come from 1,297 recordings, so slices must never be treated as independent clips.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,1 +1,1 @@
-"""The kinds of artifact, one module each: what it holds, how it is written and read."""
+"""The kinds of artifact, one module each: what they contain, how they are written and read."""

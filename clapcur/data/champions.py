@@ -1,7 +1,7 @@
-"""Who is champion of a dataset: read out of the decisions in the store, so that no pointer can be lost.
+"""The champion of a dataset, derived from the decisions in the store, so that no pointer can be lost.
 
-A checkpoint whose lineage holds a clip that was taken down (`clapcur.data.takedowns`) has no alias, whatever was
-decided before or after the take-down. MLflow shows the same as aliases of a registered model (`clapcur.tracking`).
+A checkpoint whose lineage contains a clip that was taken down (`clapcur.data.takedowns`) gets no alias, whatever was
+decided before or after the take-down. MLflow shows the same aliases on a registered model (`clapcur.tracking`).
 """
 
 import logging
@@ -24,17 +24,17 @@ log = logging.getLogger("clapcur")
 
 
 def turn(home: Home, dataset: str) -> AbstractContextManager[Lease]:
-    """Hold the right to decide about a dataset: two decisions at once would both be about the same champion."""
+    """Hold the lease for decisions about a dataset: two at once would both compare with the same champion."""
     return Catalog.open(home).lease(f"champion:{signature(dataset)[:40]}", f"the decision about {dataset}")
 
 
 def datasets(store: Store) -> list[str]:
-    """Return the datasets about which anything was decided."""
+    """Return the datasets for which there is a decision, sorted."""
     return sorted({artifact.record.config["dataset"] for artifact in store.of_kind("decision")})
 
 
 def decisions(store: Store, dataset: str) -> list[tuple[Artifact, Decision]]:
-    """Return the decisions about a dataset, the first one first."""
+    """Return the decisions about a dataset, oldest first."""
     return [
         (artifact, Decision.open(artifact))
         for artifact in store.of_kind("decision")
@@ -43,7 +43,7 @@ def decisions(store: Store, dataset: str) -> list[tuple[Artifact, Decision]]:
 
 
 def decision_that_holds(store: Store, dataset: str, champion: Artifact, challenger: Artifact) -> Artifact | None:
-    """Return the decision that leaves nothing to decide: this challenger is champion, or did not beat this champion.
+    """Return the decision that settles the question: this challenger is champion, or did not beat this champion.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def decision_that_holds(store: Store, dataset: str, champion: Artifact, challeng
     Returns
     -------
     Artifact or None
-        The newest such decision; None where there is none.
+        The newest such decision; None if there is none.
     """
     for artifact, decision in reversed(decisions(store, dataset)):
         if decision.challenger == challenger.id and (
@@ -66,11 +66,11 @@ def decision_that_holds(store: Store, dataset: str, champion: Artifact, challeng
 
 
 def standing(store: Store, dataset: str) -> dict[str, Artifact]:
-    """Return the checkpoints by alias: ``teacher``, ``champion`` and ``challenger``, the last that tried.
+    """Return the checkpoints by alias: ``teacher``, ``champion`` and ``challenger`` (the newest one).
 
-    The champion is the last that was promoted, and the teacher until a student was. What holds a forgotten clip, or is
-    lost, is passed over: the promoted one before it takes its place, then the teacher, then nobody. An alias that
-    nothing clean can have is missing; all are where nothing was decided yet.
+    The champion is the last promoted student, or the teacher until one was promoted. A checkpoint that is lost, or
+    whose lineage contains a forgotten clip, is skipped: the previously promoted one takes its place, then the teacher.
+    An alias without a clean checkpoint is left out; before the first decision, all are.
     """
     made = list(reversed(decisions(store, dataset)))
     promoted = [decision.challenger for _, decision in made if decision.promoted]
@@ -88,7 +88,7 @@ def standing(store: Store, dataset: str) -> dict[str, Artifact]:
 
 
 def why_outdated(store: Store, dataset: str) -> str:
-    """Return why the newest decision does not hold: it was about what holds a forgotten clip. Empty where it does."""
+    """Return why the newest decision is void: a forgotten clip is in a checkpoint's lineage. Empty if it holds."""
     if not (made := decisions(store, dataset)) or not (names := forgotten_names(store)):
         return ""
     newest = made[-1][1]

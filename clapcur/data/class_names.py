@@ -1,7 +1,7 @@
-"""Class names and the prompts made of them: one place for the rules that move zero-shot scores by points.
+"""Class names and class prompts: one place for the rules that change zero-shot scores by points.
 
-A prompt template alone has moved UrbanSound8K by 20 points in public experiments, so names, template and the hash of
-both are part of every score's protocol.
+The prompt template alone changed the accuracy on UrbanSound8K by 20 points in public experiments, so the names, the
+template and the hash of both are part of every score's protocol.
 """
 
 import re
@@ -18,8 +18,8 @@ PROMPT = "this is a sound of {}"  # Wang et al. 2023, section 3.2
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx")
 NUMBERED = re.compile(r'"?\d+"?\s*[,;]')  # an index before the name
 LISTS = Path(__file__).with_name("class_lists")
-# The signature of each list that is shipped: the ``class_names_sha256`` of a score's protocol. Order and spelling are
-# those of the reference code (dataset/label_encoder_*.txt of zhepeiw/clap_curation @70f5d30).
+# The signature of each built-in list: the ``class_names_sha256`` of a score's protocol. Order and spelling follow the
+# reference code (dataset/label_encoder_*.txt of zhepeiw/clap_curation @70f5d30).
 CLASS_LISTS = {
     "esc50": "70c42b8d58c1622acb04c068bc7055663a6b136aa67f2863d3f2f4ab654758a1",
     "tau2019": "5fd8a62ed0c970a0413cea6a060ef6a8d512f91bc7dd7d174c63b6231ed7e97d",
@@ -30,17 +30,17 @@ CLASS_LISTS = {
 
 
 def readable(name: str) -> str:
-    """Return a class name as people write it: `_` and `/` become spaces, as in the reference code; in Unicode NFC."""
+    """Return a class name in plain words: Unicode NFC, with `_` and `/` replaced by spaces as in the reference code."""
     return " ".join(unicodedata.normalize("NFC", name).replace("_", " ").replace("/", " ").split())
 
 
 def read_class_names(path: Path | str) -> tuple[str, ...]:
-    """Read a class-name file: one name a line, blank lines and lines that start with # ignored.
+    """Read a class-name file: one name per line; blank lines and lines that start with # are ignored.
 
     Raises
     ------
     DataError
-        No such file, no text, a table, fewer than two names, or a name that occurs twice.
+        The file does not exist, is not text or is a table; there are fewer than two names, or a name is repeated.
     """
     path = Path(path)
     if not path.is_file():
@@ -56,7 +56,7 @@ def read_class_names(path: Path | str) -> tuple[str, ...]:
 
 
 def _looks_like_a_table(lines: Sequence[str]) -> bool:
-    """Return whether lines have cells: tabs, numbers before a comma, or the brackets of JSON."""
+    """Return whether the lines look like a table or JSON: tabs, numbers before a comma, or brackets."""
     numbered = [NUMBERED.match(line) is not None for line in lines]
     return any("\t" in line for line in lines) or all(numbered[1:] or [False]) or _is_json(lines)
 
@@ -66,12 +66,12 @@ def _is_json(lines: Sequence[str]) -> bool:
 
 
 def class_list(name: str) -> tuple[str, ...]:
-    """Return the class names that the paper uses for a dataset, one of `CLASS_LISTS`.
+    """Return the built-in class names of a dataset, a key of `CLASS_LISTS`, as in the paper's code.
 
     Raises
     ------
     DataError
-        There is no such list, or its file is not what it was.
+        There is no such list, or its file was modified.
     """
     if name not in CLASS_LISTS:
         raise DataError(f"unknown class list {name!r}; the built-in lists are {', '.join(CLASS_LISTS)}")
@@ -84,7 +84,7 @@ def class_list(name: str) -> tuple[str, ...]:
 
 
 def find_class_names(given: str, folder: Path) -> tuple[str, ...]:
-    """Return the class names of a list in `CLASS_LISTS`, or of a file, relative to `folder`."""
+    """Return the class names of a list in `CLASS_LISTS`, or of a file whose path is relative to `folder`."""
     if given in CLASS_LISTS:
         return class_list(given)
     path = folder / given
@@ -101,9 +101,9 @@ def check_class_names(names: Iterable[str], where: str = "class names") -> tuple
     Raises
     ------
     TypeError
-        One text in place of a list of them, or a name that is no text.
+        `names` is a single string instead of a list, or a name is not a string.
     DataError
-        Fewer than two names, or two that differ by nothing but case.
+        There are fewer than two names, or two names are equal or differ only in case.
     """
     clean = tuple(readable(name) for name in list_of_texts(where, names))
     if len(clean) < 2:
@@ -114,7 +114,7 @@ def check_class_names(names: Iterable[str], where: str = "class names") -> tuple
 
 
 def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Return the groups of names that a model reads alike: equal ones, and those that differ by case only."""
+    """Return groups of names that a model cannot distinguish: equal ones, and those that differ only in case."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(readable(name).casefold(), []).append(name)
@@ -122,12 +122,12 @@ def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def prompts(names: Iterable[str], template: str = PROMPT) -> tuple[str, ...]:
-    """Return one prompt per class; `template` holds the place of the name as ``{}``, other braces are text."""
+    """Return one prompt per class; ``{}`` in `template` is replaced by the name, other braces are kept as text."""
     check_prompt(template)
     return tuple(template.replace("{}", readable(name)) for name in list_of_texts("class names", names))
 
 
 def check_prompt(template: str) -> None:
-    """ValueError where a prompt does not hold the place of the class name once."""
+    """Raise ValueError unless the prompt template contains ``{}`` exactly once."""
     if template.count("{}") != 1:
         raise ValueError(f"the prompt must contain {{}} once, which is replaced by the class name, got {template!r}")

@@ -1,8 +1,8 @@
-"""Captions of composed clips, from a table of connectors by what they mean.
+"""Captions of composed clips, built from a table of connectors for each relation.
 
-"A before B" and "B after A" mean the same, and both are right for A and then B. A meaning is (relation, one, other):
-``("single", a, "")``, ``("sequence", first, second)`` or ``("overlap", one, other)`` with the names of an overlap in
-their order, for it has none.
+"A before B" and "B after A" mean the same, and both are correct for A and then B. A meaning is (relation, one, other):
+``("single", a, "")``, ``("sequence", first, second)`` or ``("overlap", one, other)``. The names of an overlap are
+sorted, because an overlap has no order.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,8 +32,8 @@ CONNECTORS: dict[Relation, dict[str, str]] = {
         "at the same time": "{one} and {other} at the same time",
     },
 }
-FORWARD = ("before", "then", "followed by")  # name the events of a sequence in the order in which they are heard
-OPPOSITE = {  # the connector that says the reverse of the same two names in the same places
+FORWARD = ("before", "then", "followed by")  # these name the sounds of a sequence in the order in which they are heard
+OPPOSITE = {  # the connector that reverses the meaning when both names keep their places
     "before": "after", "after": "before", "then": "preceded by", "followed by": "preceded by",
     "preceded by": "followed by",
 }  # fmt: skip
@@ -47,16 +47,16 @@ def phrase(meaning: Meaning, connector: str, template: str = PROMPT) -> str:
     meaning : Meaning
         (relation, one, other).
     connector : str
-        One that `CONNECTORS` has for the relation.
+        A key of ``CONNECTORS[relation]``.
     template : str
-        Prompt, with ``{}`` in the place of what is heard.
+        Prompt template, in which ``{}`` is replaced by what is heard.
     """
     relation, one, other = meaning
     return normalise_caption(template.replace("{}", CONNECTORS[relation][connector].format(one=one, other=other)))
 
 
 def phrasings(meaning: Meaning, template: str = PROMPT) -> dict[str, str]:
-    """Return every caption of a meaning, by connector; an overlap is told from both sides."""
+    """Return every caption of a meaning, by connector; an overlap also has the captions with its names swapped."""
     relation, one, other = meaning
     said = {connector: phrase(meaning, connector, template) for connector in CONNECTORS[relation]}
     if relation == "overlap":
@@ -66,22 +66,22 @@ def phrasings(meaning: Meaning, template: str = PROMPT) -> dict[str, str]:
 
 
 def reversed_meaning(meaning: Meaning) -> Meaning:
-    """Return the meaning of a sequence with its events swapped."""
+    """Return the meaning of a sequence with its sounds swapped."""
     relation, one, other = meaning
     return relation, other, one
 
 
 def replaced_phrase(meaning: Meaning, connector: str, template: str = PROMPT) -> str:
-    """Return the caption of a sequence with its connector replaced by the opposite one: the same names, another truth.
+    """Return the caption of a sequence with its connector replaced by the opposite one: same names, another meaning.
 
     "a before b" becomes "a after b".
 
     Parameters
     ----------
     meaning : Meaning
-        Of a sequence.
+        The meaning of a sequence.
     connector : str
-        The one that is replaced.
+        The connector that is replaced.
     template : str
         As for `phrase`.
     """
@@ -89,7 +89,7 @@ def replaced_phrase(meaning: Meaning, connector: str, template: str = PROMPT) ->
 
 
 def meanings(class_names: Sequence[str]) -> Iterable[Meaning]:
-    """Yield everything that can be said of one or two of these classes."""
+    """Yield every meaning with one or two of these classes."""
     names = sorted(class_names)
     for name in names:
         yield "single", name, ""
@@ -100,16 +100,16 @@ def meanings(class_names: Sequence[str]) -> Iterable[Meaning]:
 
 
 def captions_of(wanted: Iterable[Meaning], template: str = PROMPT, connectors: Sequence[str] = ()) -> pd.DataFrame:
-    """Return the phrasings of some meanings.
+    """Return the captions of some meanings.
 
     Parameters
     ----------
     wanted : iterable of Meaning
-        A meaning that is given twice counts once.
+        Repeated meanings are ignored.
     template : str
         As for `phrase`.
     connectors : sequence of str
-        The only connectors of sequences; where it is empty, all are used.
+        The connectors to use for sequences; all if empty.
 
     Returns
     -------
@@ -119,7 +119,7 @@ def captions_of(wanted: Iterable[Meaning], template: str = PROMPT, connectors: S
     Raises
     ------
     ValueError
-        The template does not hold ``{}`` once.
+        The template does not contain ``{}`` exactly once.
     """
     check_prompt(template)
     rows = [

@@ -1,6 +1,6 @@
-"""Compositions: groups of clips that are put together from single sounds, as recipes; no audio is on disk.
+"""Compositions: recipes that combine single sounds into groups of items; no audio is written to disk.
 
-A group has two sounds A and B, of two classes, and five items made of them:
+A group has two sounds A and B, of two classes, and five items that combine them:
 
 ========= =================== ======================
 kind      what is heard       meaning
@@ -12,11 +12,12 @@ reversed  B, then A           ("sequence", b, a)
 overlap   A and B at once     ("overlap", a, b)
 ========= =================== ======================
 
-A is the class whose name comes first, so that within a kind equal classes are equal meanings. An item is rendered when
-it is read, the same bytes every time, at whatever rate a model wants; all are of one length and level.
+A is the sound whose class name sorts first, so that within a kind equal classes give equal meanings. An item is
+rendered when it is read, with the same bytes every time, at the sample rate of the model; all items have the same
+length and level.
 
-Payload: ``sources.parquet`` (the clips, and what of each is heard; sorted by clip_id), ``groups.parquet``,
-``captions.parquet`` (every phrasing of every meaning) and ``card.json`` (length, and the counts that people look at).
+Payload: ``sources.parquet`` (the clips, and which part of each is used; sorted by clip_id), ``groups.parquet``,
+``captions.parquet`` (every phrasing of every meaning) and ``card.json`` (length and counts, for people).
 """
 
 from collections import Counter, defaultdict
@@ -39,7 +40,7 @@ from clapcur.errors import ManifestError
 from clapcur.store.artifacts import Artifact
 from clapcur.store.payloads import Payload
 
-READ_S = 30.0  # seconds from the start of a clip that are looked at and used; ours
+READ_S = 30.0  # seconds read from the start of a clip; ours
 Kind = Literal["first", "second", "forward", "reversed", "overlap"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SPLITS = ("train", "held_out")
@@ -61,7 +62,7 @@ TABLES = {"sources": SOURCES, "groups": GROUPS, "captions": CAPTIONS}
 
 
 class Group(NamedTuple):
-    """Two sounds that are put together; a row of ``groups.parquet``."""
+    """Two sounds that are combined; a row of ``groups.parquet``."""
 
     group_id: str
     split: str
@@ -75,18 +76,18 @@ class Group(NamedTuple):
 
     @staticmethod
     def of(groups: pd.DataFrame) -> "list[Group]":
-        """Return the rows of a table of groups."""
+        """Return the rows of a groups table."""
         columns = (groups[name].tolist() for name in Group._fields)
         return [Group(*values) for values in zip(*columns, strict=True)]
 
     def meaning(self, kind: Kind) -> Meaning:
-        """Return what is heard in an item of this group."""
+        """Return the meaning of an item of this group."""
         return meaning_of(self.class_a, self.class_b, kind)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompositionsCard(Payload):
-    """What people want to know of compositions before they train on them."""
+    """What people want to know about compositions before they train on them."""
 
     KIND = "compositions"
     FILE = "card.json"
@@ -94,13 +95,13 @@ class CompositionsCard(Payload):
     duration_s: float
     # of every item
     clips: dict[str, int] = field(default_factory=dict)
-    # by side and class, such as "train dog"
+    # by split and class, such as "train dog"
     recordings: dict[str, int] = field(default_factory=dict)
-    # by side; no recording is on both
+    # by split; no recording is in both
     couples: list[dict[str, Any]] = field(default_factory=list)
-    # split, the two classes, and in how many groups they are
+    # split, the two classes, and the number of groups with them
     unseen_couples: list[tuple[str, str]] = field(default_factory=list)
-    # of classes; no training group has them
+    # pairs of classes that no training group has
     left_out: list[dict[str, str]] = field(default_factory=list)
     # clip_id and reason
 
@@ -112,9 +113,9 @@ class Compositions:
     duration_s: float
     # of every item
     sources: pd.DataFrame
-    # clip_id, recording, class, start_s, end_s (what is heard of it), split, similarity (NaN where nobody chose it)
+    # clip_id, recording, class, start_s, end_s (the part that is used), split, similarity (NaN for a labelled clip)
     groups: pd.DataFrame
-    # group_id, split, the two clips and classes, where each is cut, is_unseen (no training group has these classes)
+    # group_id, split, the two clips and classes, their offsets, is_unseen (no training group has these classes)
     captions: pd.DataFrame
     # caption_id, caption, relation, one, other, connector
 
@@ -136,7 +137,7 @@ class Compositions:
         return cls(card.duration_s, **tables)
 
     def __post_init__(self) -> None:
-        """Refuse tables that contradict each other, and a recording on both sides."""
+        """Reject tables that contradict each other, and recordings that are in both splits."""
         for name, schema in TABLES.items():
             if list(getattr(self, name).columns) != schema.names:
                 raise ManifestError(
@@ -164,7 +165,7 @@ class Compositions:
         ----------
         folder : Path
         unseen : iterable of couples of classes
-            Those that no training group has.
+            The couples that no training group has.
         left_out : iterable of (clip_id, reason)
             Clips that could not be used.
         """
@@ -188,12 +189,12 @@ class Compositions:
 
     @cached_property
     def caption_ids(self) -> dict[Meaning, list[str]]:
-        """The captions of each meaning, the phrasings in the order of the table of connectors."""
+        """The caption ids of each meaning, in the order of the table of connectors."""
         return {meaning: list(said.values()) for meaning, said in self.phrasings.items()}
 
     @cached_property
     def phrasings(self) -> dict[Meaning, dict[str, str]]:
-        """The captions of each meaning by connector, in the order of the table of connectors."""
+        """The caption ids of each meaning by connector, in the order of the table of connectors."""
         found: dict[Meaning, dict[str, str]] = defaultdict(dict)
         for caption_id, _, relation, one, other, connector in self.captions.to_numpy(str):
             found[cast(Meaning, (relation, one, other))][connector] = caption_id
@@ -203,22 +204,22 @@ class Compositions:
         }
 
     def of_split(self, split: str) -> pd.DataFrame:
-        """Return the groups of one side, numbered from 0."""
+        """Return the groups of one split, with row labels from 0."""
         return self.groups[self.groups.split == split].reset_index(drop=True)
 
 
 def item_id(group_id: str, kind: Kind) -> str:
-    """Return the name of an item, by which it can be rendered."""
+    """Return the name of an item, from which it can be rendered."""
     return f"{group_id}:{kind}"
 
 
 def meaning_of(class_a: str, class_b: str, kind: Kind) -> Meaning:
-    """Return what is heard in an item of these classes.
+    """Return the meaning of an item of these classes.
 
     Parameters
     ----------
     class_a, class_b : str
-        Of the sounds A and B.
+        Classes of the sounds A and B.
     kind : {"first", "second", "forward", "reversed", "overlap"}
     """
     if kind == "overlap":
@@ -229,20 +230,20 @@ def meaning_of(class_a: str, class_b: str, kind: Kind) -> Meaning:
 
 
 class Renderer:
-    """Makes the waveforms of items; threads may share one.
+    """Renders the waveforms of items; can be shared by threads.
 
     Parameters
     ----------
     compositions : Compositions
     paths : mapping
-        clip_id -> address, of every source.
+        clip_id -> address of every source.
     cache : WaveformCache
-        Of decoded clips.
+        Cache of decoded clips.
 
     Raises
     ------
     ManifestError
-        It is not known where a source is.
+        The address of a source is missing.
     """
 
     def __init__(self, compositions: Compositions, paths: Mapping[str, str], cache: WaveformCache):
@@ -262,12 +263,12 @@ class Renderer:
         return name.partition(":")[0] in self._groups
 
     def render(self, name: str, sample_rate: int) -> NDArray[np.float32]:
-        """Return the waveform of an item, of `duration_s`.
+        """Return the waveform of an item, `duration_s` long.
 
         Raises
         ------
         clapcur.audio.UnusableAudio
-            The file of a source is missing, or another clip now.
+            The file of a source is missing, or now contains another clip.
         """
         group_id, _, kind = name.partition(":")
         group = self._groups[group_id]
@@ -284,12 +285,12 @@ class Renderer:
         return join(one, other, num_samples, (offsets[0], offsets[1]), sample_rate)
 
     def window(self, name: str, sample_rate: int, num_samples: int) -> NDArray[np.float32]:
-        """Return an item as a model's window, with silence behind a shorter one: repeated it would have no order.
+        """Return an item as a model's window, padded with silence: repeating it would destroy the order of its sounds.
 
         Parameters
         ----------
         name : str
-            Of the item, see `item_id`.
+            Name of the item, see `item_id`.
         sample_rate : int
             Hz.
         num_samples : int

@@ -1,4 +1,4 @@
-"""The decision whether a new student takes the champion's place: ``decision.json``."""
+"""The decision on whether a new student replaces the champion: ``decision.json``."""
 
 from dataclasses import dataclass
 
@@ -22,6 +22,6 @@ class Decision(Payload):
     # of champion and challenger, 0 to 1
     change: float
     interval: tuple[float, float]
-    # of the change, paired by clip
+    # of `change`, paired by clip
     num_clips: int
     num_recordings: int

@@ -1,8 +1,8 @@
-"""Embedding tables: ids and unit rows in shards, and the checkpoint that made them.
+"""Embedding tables: ids, and rows of unit norm in shards.
 
 Payload of an ``embeddings`` artifact: ``ids.parquet`` (column ``id``: clip ids, caption ids or, for class prompts,
 the prompt itself; column ``text`` for captions and prompts) and ``rows-00000.npy``, ... (float32, unit norm), in the
-order of the ids. ``left_out.parquet`` is there where the table is not complete: clips of the manifest that have no row
+order of the ids. If the table is incomplete, ``left_out.parquet`` lists the clips of the manifest that have no row
 (columns ``id``, ``path``, ``reason``, ``detail``).
 """
 
@@ -24,7 +24,7 @@ LEFT_OUT = "left_out.parquet"
 
 @dataclass(frozen=True)
 class EmbeddingTable:
-    """Ids and their unit rows.
+    """Ids and their embeddings.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class EmbeddingTable:
         return cls(read_ids(artifact.path), read_shards(artifact.path), read_left_out(artifact.path))
 
     def __post_init__(self) -> None:
-        """Refuse rows that are not one unit vector per id."""
+        """Reject rows that are not one unit vector per id."""
         if len(self.ids) != len(self.rows_ND):
             raise ArtifactError(f"{len(self.ids)} ids for {len(self.rows_ND)} rows: the table is incomplete")
         if len(unsound := np.flatnonzero(~are_sound(self.rows_ND))):
@@ -58,7 +58,7 @@ class EmbeddingTable:
             )
 
     def select(self, ids: list[str]) -> NDArray[np.float32]:
-        """Return the rows of these ids, in their order, not to be written to; ArtifactError where one is missing."""
+        """Return the rows of these ids in their order, read-only; raise ArtifactError if an id is missing."""
         if ids == self.ids:
             return self.rows_ND
         where = {name: index for index, name in enumerate(self.ids)}
@@ -69,25 +69,25 @@ class EmbeddingTable:
         return self.rows_ND[[where[name] for name in ids]]
 
     def _named(self, name: str) -> str:
-        """Return how people find a clip that was left out."""
+        """Return an id, or the path of a clip that was left out with the reason."""
         why = self.left_out[self.left_out.id == name]
         return f"{why.path.iloc[0]}, which was left out ({why.detail.iloc[0]})" if len(why) else name
 
 
 def are_sound(rows_ND: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return for each row whether it is finite and of norm 1."""
-    norms_N = np.sqrt(np.einsum("ij,ij->i", rows_ND, rows_ND))  # a norm of numpy's squares a copy of all
-    return np.asarray(np.abs(norms_N - 1) < UNIT_TOLERANCE)  # NaN is not
+    norms_N = np.sqrt(np.einsum("ij,ij->i", rows_ND, rows_ND))  # np.linalg.norm would copy the whole table to square it
+    return np.asarray(np.abs(norms_N - 1) < UNIT_TOLERANCE)  # False for NaN
 
 
 def left_out_table(rows: Iterable[Sequence[str]]) -> pd.DataFrame:
-    """Return clips without a row as a table, in the order of their ids."""
+    """Return a table of the clips without a row, sorted by id."""
     table = pd.DataFrame(list(rows), columns=["id", "path", "reason", "detail"], dtype="str")
     return table.sort_values("id", ignore_index=True)
 
 
 def read_left_out(folder: Path) -> pd.DataFrame:
-    """Return the clips that have no row in a table: id, path, reason, detail."""
+    """Return the clips without a row in the embedding table of `folder`: id, path, reason, detail."""
     path = folder / LEFT_OUT
     return pd.read_parquet(path) if path.exists() else left_out_table([])
 
@@ -98,13 +98,13 @@ def read_ids(folder: Path) -> list[str]:
 
 
 def read_shards(folder: Path) -> NDArray[np.float32]:
-    """Return the rows of all shards in a folder, shape (N, D); (0, 0) where there are none."""
+    """Return the rows of all shards in a folder, shape (N, D); (0, 0) if there are none."""
     shards = [np.load(path, mmap_mode="r") for path in sorted(folder.glob(shard_name("*")))]
     if not shards:
         return np.zeros((0, 0), np.float32)
     rows_ND = np.empty((sum(map(len, shards)), shards[0].shape[1]), np.float32)
     start = 0
-    while shards:  # one after another, so that no more than one is in memory beside the whole
+    while shards:  # one at a time, so that memory holds at most one shard besides the result
         shard_RD = shards.pop(0)
         rows_ND[start : start + len(shard_RD)] = shard_RD
         start += len(shard_RD)
@@ -112,7 +112,7 @@ def read_shards(folder: Path) -> NDArray[np.float32]:
 
 
 def write_shard(folder: Path, index: int, rows_ND: NDArray[np.float32]) -> None:
-    """Write one shard, whole or not at all; the caller marks it done.
+    """Write one shard atomically; the caller marks it as done.
 
     Parameters
     ----------
@@ -128,5 +128,5 @@ def write_shard(folder: Path, index: int, rows_ND: NDArray[np.float32]) -> None:
 
 
 def shard_name(index: int | str) -> str:
-    """Return how the file of a shard is called; of "*", the pattern of all."""
+    """Return the file name of a shard, or for "*" the glob pattern that matches all shards."""
     return f"rows-{index:0>5}.npy" if isinstance(index, int) else f"rows-{index}.npy"

@@ -1,8 +1,8 @@
-"""What was taken down, as tombstones say it: clips, their sounds, and whole recordings.
+"""What was taken down, as recorded in tombstones: clips, their sounds, and whole recordings.
 
-A tombstone says it twice: in its record, and in the names of empty files beside it. Names of files outlive what damages
-the content of a file, so that a clip stays forgotten though the record cannot be read, or is gone. What is forgotten
-is one set of texts, its *names*: clip ids, hashes of samples, and the keys that ask for a recording
+A tombstone states this twice: in its record, and in the names of empty files beside it. File names survive damage to
+the content of files, so that a clip stays forgotten even if the record is unreadable or lost. Everything that is
+forgotten is one set of strings, the *names*: clip ids, hashes of samples, and the keys that ask for a recording
 (`clapcur.data.recordings.asked_as`).
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 KIND = "tombstone"
 FIELDS = ("clip_id", "pcm_sha256", "recording_id")
-LONGEST_MARK = 240  # bytes; a file's name has up to 255
+LONGEST_MARK = 240  # bytes; a file name has at most 255
 
 
 def marks_of(clip_id: str, pcm_sha256: str, recording_id: str) -> list[str]:
@@ -32,7 +32,7 @@ def marks_of(clip_id: str, pcm_sha256: str, recording_id: str) -> list[str]:
     Parameters
     ----------
     clip_id, pcm_sha256, recording_id : str
-        What is forgotten; an empty one gets no file.
+        What is forgotten; an empty value gets no file.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def marks_of(clip_id: str, pcm_sha256: str, recording_id: str) -> list[str]:
 
 
 def write_marks(folder: Path, marks: list[str]) -> None:
-    """Write the files of a tombstone; from then on its clip is forgotten, whether or not the record follows."""
+    """Write the files of a tombstone; they are enough to make the clip forgotten, even if no record follows."""
     for mark in marks:
         write_atomic(folder / mark, b"")
 
@@ -55,8 +55,8 @@ def forgotten_names(store: Store) -> frozenset[str]:
     Raises
     ------
     DamagedArtifact
-        A tombstone cannot be read and nothing else says what it forgot: nothing may be taken in, trained or promoted
-        until somebody does.
+        A tombstone cannot be read and nothing else states which clip it is for; nothing may be ingested, trained or
+        promoted until this is repaired.
     """
     return frozenset(
         name for folder in _folders(store) for field, value in _said(folder) for name in _names(field, value)
@@ -64,9 +64,9 @@ def forgotten_names(store: Store) -> frozenset[str]:
 
 
 def _folders(store: Store) -> list[Path]:
-    """Return the folders of all tombstones, those that were set aside too.
+    """Return the folders of all tombstones, including those that were set aside.
 
-    Not to be able to look is no proof that there are none, and neither is a file in the place of a folder.
+    An unreadable root, or a file in its place, is an error: it does not prove that there are no tombstones.
     """
     root = store.root / KIND
     try:
@@ -82,7 +82,7 @@ def _folders(store: Store) -> list[Path]:
 
 
 def _said(folder: Path) -> list[tuple[str, str]]:
-    """Return fields and values of a tombstone, from its files and from its record."""
+    """Return the fields and values of a tombstone, from its files and its record."""
     said: list[tuple[str, str]] = []
     try:
         marks = [path.name.partition("=") for path in folder.iterdir()]
@@ -99,7 +99,7 @@ def _said(folder: Path) -> list[tuple[str, str]]:
                 f"{why}. It is unknown which clip this tombstone is for: run `clapcur forget` on that clip again, then "
                 f"delete {folder}"
             ) from None
-    except ArtifactError:  # no record: somebody is writing it, or was killed, or it was deleted
+    except ArtifactError:  # no record: it is being written, its writer was killed, or it was deleted
         pass
     return said
 

@@ -1,11 +1,11 @@
-"""Generated captions: what was written for the clips of a pool, and why it was kept or not.
+"""Generated captions: what was written for the clips of a pool, and why each caption was kept or rejected.
 
 The payload of a generated manifest is that of any manifest (`clapcur.data.manifest`), with the clips that have a kept
-caption; beside it is ``generated.parquet`` with every caption that was tried: clip_id, caption_id, caption, way
+caption. In addition, ``generated.parquet`` contains every caption that was tried: clip_id, caption_id, caption, way
 (template, retrieve, captioner or pseudo-label), tags (of the clip, strongest first, separated by semicolons), strength
-(of the strongest, see `clapcur.data.tags.Tag`; of a pseudo-label its probability), similarity (of clip and caption),
-tag_similarity (of clip and the name of its strongest tag) and verdict. Similarities are cosines, and missing where no
-model was asked. Rows are sorted by clip.
+(of the strongest tag, see `clapcur.data.tags.Tag`; for a pseudo-label, its probability), similarity (of clip and
+caption), tag_similarity (of clip and the name of its strongest tag) and verdict. Similarities are cosines; they are
+missing if no model was used. Rows are sorted by clip.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from clapcur.data.manifest import Manifest, captions_table, write_locations, wri
 from clapcur.store.artifacts import Artifact
 
 FILE = "generated.parquet"
-KEPT = ("kept", "best")  # verdicts of captions that are in the manifest; "best": the best of those not near enough
+KEPT = ("kept", "best")  # verdicts of captions in the manifest; "best": the nearest one, if none is near enough
 GENERATED = pa.schema(
     {
         "clip_id": pa.string(), "caption_id": pa.string(), "caption": pa.string(), "way": pa.string(),
@@ -28,12 +28,12 @@ GENERATED = pa.schema(
 
 
 def write_generated(table: pd.DataFrame, folder: Path) -> None:
-    """Write all captions that were tried into the folder of the manifest."""
+    """Write all captions that were tried to the folder of the manifest."""
     write_table(table, GENERATED, folder / FILE)
 
 
 def manifest_of(pool: Manifest, kept: pd.DataFrame) -> Manifest:
-    """Return the clips of a pool that have captions, with these: rows with clip_id, caption_id and caption."""
+    """Return a manifest of the pool's clips in `kept` (clip_id, caption_id, caption), with these captions."""
     pairs = kept[["clip_id", "caption_id"]].drop_duplicates().sort_values(["clip_id", "caption_id"], ignore_index=True)
     clips = pool.clips[pool.clips.clip_id.isin(pairs.clip_id)].reset_index(drop=True)
     places = pool.locations[pool.locations.clip_id.isin(pairs.clip_id)].reset_index(drop=True)
@@ -41,7 +41,7 @@ def manifest_of(pool: Manifest, kept: pd.DataFrame) -> Manifest:
 
 
 def refresh_locations(artifact: Artifact, pool: Artifact) -> None:
-    """Write where the clips are now into a manifest that was made before its pool moved."""
+    """Update the locations of a generated manifest whose pool has moved."""
     places = Manifest.open(pool).locations
     clips = pd.read_parquet(artifact.path / "clips.parquet", columns=["clip_id"]).clip_id
     write_locations(places[places.clip_id.isin(clips)].reset_index(drop=True), artifact.path)

@@ -1,9 +1,9 @@
-"""The Improvement-Set on disk, written as a stream, and the card that describes it.
+"""The Improvement-Set on disk, written as a stream, and its card.
 
-``pairs.parquet`` holds one row per pair: clip_id, caption_id, similarity (audio against caption), class (of the
-nearest class prompt of the caption), class_similarity (caption against that prompt) and rank (of the caption among
-those kept or passed over for its clip, 0 is the nearest). Rows are sorted by clip_id, so that the row groups answer
-"which pairs hold this clip" without reading the rest.
+``pairs.parquet`` has one row per pair: clip_id, caption_id, similarity (audio and caption), class (of the class prompt
+nearest to the caption), class_similarity (caption and that prompt) and rank (of the caption among those kept or
+skipped for its clip; 0 is the nearest). Rows are sorted by clip_id, so that the pairs of a clip can be found by row
+group without reading the whole file.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ from clapcur.store.payloads import Payload
 
 PAIRS = "pairs.parquet"
 ROW_GROUP = 65_536
-ROUNDING = 1e-3  # by which a cosine of two unit rows of float32 or bfloat16 may pass 1
+ROUNDING = 1e-3  # how far the cosine of two unit rows in float32 or bfloat16 may exceed 1
 SCHEMA = pa.schema(
     [
         ("clip_id", pa.string()),
@@ -40,9 +40,9 @@ SCHEMA = pa.schema(
 
 
 class ImprovementSetWriter:
-    """Streams pairs into ``pairs.parquet`` and counts what the card tells.
+    """Streams pairs to ``pairs.parquet`` and counts what the card reports.
 
-    Pairs must come in the order of clip_id; memory holds one row group and counters.
+    Pairs must arrive in the order of clip_id; memory holds one row group and the counters.
     """
 
     def __init__(self, folder: Path):
@@ -66,7 +66,7 @@ class ImprovementSetWriter:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Write what waits; the file takes its name only when all went well."""
+        """Write the buffered pairs; the file gets its final name only if there was no error."""
         if error is None:
             self._flush()
         self._writer.close()
@@ -76,12 +76,12 @@ class ImprovementSetWriter:
             self._temporary.unlink(missing_ok=True)
 
     def add(self, pairs: pa.Table) -> None:
-        """Add a table of `SCHEMA`; a clip may continue in the next one.
+        """Add a table with the columns of `SCHEMA`; a clip may continue in the next table.
 
         Raises
         ------
         DataError
-            A similarity is no cosine: an embedding that it was made from is not a unit row.
+            A similarity is not in [-1, 1]: one of its embeddings does not have unit norm.
         """
         if not len(pairs):
             return
@@ -101,7 +101,7 @@ class ImprovementSetWriter:
             self._flush()
 
     def _count_clips(self, pairs: pa.Table) -> None:
-        """Count clips, and in how many clips each class occurs, by the runs of equal clips."""
+        """Count clips, and in how many clips each class occurs, from the runs of equal clip ids."""
         clips, classes = pairs["clip_id"].combine_chunks(), pairs["class"].combine_chunks().dictionary_encode()
         is_new_P = pc.not_equal(clips[1:], clips[:-1]).to_numpy(zero_copy_only=False)
         run_P = np.concatenate([[0], np.cumsum(is_new_P)])
@@ -127,12 +127,12 @@ class ImprovementSetWriter:
         return {"pairs": self.num_pairs, "clips": self.num_clips, "captions": len(self.per_caption)}
 
     def similarity_summary(self) -> dict[str, float]:
-        """Return mean, least and greatest similarity of the pairs."""
+        """Return the mean, minimum and maximum similarity of the pairs."""
         low, high = self._similarity_range
         return {"mean": self._similarity_sum / self.num_pairs, "min": low, "max": high}
 
     def class_coverage(self, class_names: tuple[str, ...]) -> dict[str, dict[str, int]]:
-        """Return the numbers of pairs and clips of every class, those without any included."""
+        """Return the numbers of pairs and clips of every class, including classes without any."""
         return {
             name: {"pairs": int(self.pairs_per_class[name]), "clips": int(self.clips_per_class[name])}
             for name in class_names
@@ -154,7 +154,7 @@ def _check_cosines(pairs: pa.Table) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionCount:
-    """A caption, and in how many pairs it is."""
+    """A caption, and the number of pairs with it."""
 
     caption: str
     pairs: int
@@ -168,13 +168,13 @@ class Histogram:
     # in the sample
     of_clips: int
     edges: list[float]
-    # of the bins, one more than counts
+    # of the bins; one more than `counts`
     counts: list[int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """What changed against the set of an earlier version of the pool."""
+    """What changed since the set of an earlier version of the pool."""
 
     parent: str
     # id of that set
@@ -182,26 +182,26 @@ class Changes:
     removed: int
     kept: int
     clips_added: int
-    # that had no pair before
+    # clips that had no pair before
     clips_removed: int
-    # that have none any more
+    # clips that no longer have a pair
     pairs_per_class: dict[str, dict[str, int]]
     # before and after
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card(Payload):
-    """What an Improvement-Set is made of, in numbers: ``card.json``. Similarities are cosines."""
+    """The composition of an Improvement-Set in numbers: ``card.json``. Similarities are cosines."""
 
     KIND = "improvement_set"
     FILE = "card.json"
 
     strategy: str
     thresholds: dict[str, float]
-    # audio and caption, as far as the strategy has them
+    # audio and caption, if the strategy uses them
     counts: dict[str, int]
     exclusions: dict[str, int]
-    # candidate clips that were kept out, by reason
+    # candidate clips that were excluded, by reason
     contamination: Mapping[str, Any]
     # candidates and teacher_pairs against the evaluation clips
     marked_wrong: int
@@ -211,14 +211,14 @@ class Card(Payload):
     # pairs and clips of each class
     top_captions: list[CaptionCount]
     histogram: Histogram | None = None
-    # DU and ADS only, as all that follows
+    # this and all fields below: DU and ADS only
     scored: dict[str, int] | None = None
     # new_clips, and clips_taken_over from the set of an earlier version
     class_thresholds: dict[str, float] | None = None
-    # where each class has its own audio threshold
+    # if each class has its own audio threshold
     hubness: Mapping[str, Any] | None = None
     calibration: Mapping[str, Any] | None = None
-    # how a precision became a similarity
+    # how a precision was converted to a similarity
     approximate: Mapping[str, Any] | None = None
     # what the approximate search missed
     changes: Changes | None = None
@@ -232,22 +232,22 @@ class ImprovementSet:
 
     @classmethod
     def open(cls, artifact: Artifact) -> "ImprovementSet":
-        """Return the set of a finished artifact; ArtifactError for another kind."""
+        """Return the set of a finished artifact; raise ArtifactError if it is of another kind."""
         if artifact.kind != Card.KIND:
             raise ArtifactError(f"expected an artifact of kind {Card.KIND}, got the {artifact.kind} {artifact.id}")
         return cls(artifact.path)
 
     @cached_property
     def card(self) -> Card:
-        """What the set is made of, in numbers."""
+        """The composition of the set in numbers."""
         return Card.read(self.folder)
 
     def pairs(self, columns: list[str] | None = None) -> pd.DataFrame:
-        """Return all pairs, with these columns of `SCHEMA` or all, sorted by clip."""
+        """Return all pairs, sorted by clip, with the given columns of `SCHEMA` or all."""
         return pd.read_parquet(self.folder / PAIRS, columns=columns)
 
     def blocks(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """Yield the pairs in their order, at most a row group at a time."""
+        """Yield the pairs in order, at most one row group at a time."""
         with pq.ParquetFile(self.folder / PAIRS) as file:
             for batch in file.iter_batches(ROW_GROUP, columns=columns):
                 yield pa.Table.from_batches([batch])

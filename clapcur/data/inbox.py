@@ -1,4 +1,4 @@
-"""Which files in a folder are complete: those that have not grown or changed for a while."""
+"""Find the complete files in a folder: those that have not changed for a while."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +10,10 @@ Seen = tuple[int, int]  # bytes, time of the last change in ns
 
 @dataclass
 class Watch:
-    """Looks at a folder again and again; a file counts when two looks `settle_s` apart or more saw it the same.
+    """Polls a folder; a file is complete if its size and time of change have been the same for `settle_s` or more.
 
-    A copy that is still being written grows, so that it is left alone until it is whole. Files whose name begins with
-    a dot, as those of a copy that is renamed when it is done, never count.
+    A file that is still being copied grows and is left alone until it is complete. Files whose name begins with a dot,
+    such as those that are renamed when a copy is done, are ignored.
     """
 
     folder: Path
@@ -21,12 +21,12 @@ class Watch:
     _seen: dict[Path, tuple[Seen, float]] = field(default_factory=dict)
 
     def look(self, now_s: float) -> set[Path]:
-        """Return the files that are complete at this time (seconds, of any clock that does not run back).
+        """Return the files that are complete at `now_s` (seconds on any monotonic clock).
 
         Raises
         ------
         DataError
-            The folder is gone.
+            The folder does not exist.
         """
         if not self.folder.is_dir():
             raise DataError(f"cannot watch {self.folder}: it is not a folder")
@@ -36,7 +36,7 @@ class Watch:
                 continue
             try:
                 stat = path.stat()
-            except FileNotFoundError:  # it went away while we looked
+            except FileNotFoundError:  # deleted while the folder was being listed
                 continue
             state = (stat.st_size, stat.st_mtime_ns)
             known = self._seen.get(path)

@@ -1,14 +1,14 @@
-"""Manifests: which clips, captions and pairs there are, as Parquet tables.
+"""Manifests: clips, captions and pairs as Parquet tables.
 
-- ``clips``: clip_id (SHA-256 of the file's bytes), pcm_sha256 (of the decoded samples: finds the same sound in another
-  container), duration_s, sample_rate (Hz), num_channels, bytes; optional recording_id (the source recording a clip was
-  cut from), label and fold.
+- ``clips``: clip_id (SHA-256 of the file's bytes), pcm_sha256 (of the decoded samples: identifies the same sound in
+  another container), duration_s, sample_rate (Hz), num_channels, bytes; optional recording_id (the source recording
+  that the clip was cut from), label and fold.
 - ``captions``: caption_id (SHA-256 of the normalised text), caption.
 - ``pairs``: clip_id, caption_id.
 
-Any table may be empty. Rows are sorted by id, so that the same content is the same bytes whatever order it came in.
-Where a clip lies, seen from this machine (``locations``: a path, a URL, a part of a container), is no part of what it
-is: a file that moves keeps its id.
+Any table may be empty. Rows are sorted by id, so that the same content gives the same bytes, whatever the order of the
+input. The location of a clip on this machine (``locations``: a path, a URL, a part of a container) is not part of its
+identity: a file that moves keeps its id.
 """
 
 import hashlib
@@ -36,13 +36,13 @@ CAPTIONS = pa.schema({"caption_id": pa.string(), "caption": pa.string()})
 PAIRS = pa.schema({"clip_id": pa.string(), "caption_id": pa.string()})
 QUARANTINE = pa.schema({"path": pa.string(), "reason": pa.string(), "detail": pa.string()})
 PLACES = pa.schema({"clip_id": pa.string(), "path": pa.string()})
-ROW_GROUP = 2**16  # rows; small enough that a look-up of one clip among millions of pairs reads little
+ROW_GROUP = 2**16  # rows; small enough that looking up one clip among millions of pairs reads little
 
 
 def normalise_caption(text: str) -> str:
-    """Return `text` in Unicode NFC with runs of white space made one space, so that equal captions are equal bytes.
+    """Return `text` in Unicode NFC with each run of white space as one space, so that equal captions are equal bytes.
 
-    NUL, which no database and no command line takes, is left out.
+    NUL, which databases and command lines do not accept, is removed.
     """
     return " ".join(unicodedata.normalize("NFC", text).replace("\0", "").split())
 
@@ -61,7 +61,7 @@ def captions_table(texts: Iterable[str]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The tables of one manifest, checked: ids unique and sorted, pairs that point to rows that exist."""
+    """The tables of one manifest, checked: ids are unique, and pairs refer to existing clips and captions."""
 
     clips: pd.DataFrame
     captions: pd.DataFrame
@@ -83,7 +83,7 @@ class Manifest:
         return cls(**read, locations=read_locations(artifact.path))
 
     def __post_init__(self) -> None:
-        """Refuse tables that contradict each other."""
+        """Reject tables that contradict each other."""
         for name, table, columns in (
             ("clips", self.clips, CLIPS.names),
             ("captions", self.captions, CAPTIONS.names),
@@ -101,7 +101,7 @@ class Manifest:
                 raise ManifestError(f"{len(unknown)} pairs name a {column} that is not in the manifest: {min(unknown)}")
 
     def write(self, folder: Path) -> None:
-        """Write the tables as the payload of an artifact, and beside it where the clips lie."""
+        """Write the tables as the payload of an artifact, and the locations of the clips beside it."""
         for name, table, schema in (
             ("clips.parquet", self.clips, CLIPS),
             ("captions.parquet", self.captions, CAPTIONS),
@@ -112,20 +112,20 @@ class Manifest:
 
     @property
     def paths(self) -> dict[str, str]:
-        """Where each clip lies, seen from this machine: clip_id -> address (`clapcur.audio.addresses`)."""
+        """The location of each clip on this machine: clip_id -> address (`clapcur.audio.addresses`)."""
         return dict(zip(self.locations.clip_id, self.locations.path, strict=True))
 
     @property
     def groups(self) -> dict[str, str]:
-        """The unit in which clips may not be split: clip_id -> recording_id, or the clip itself where it has none."""
+        """The group of each clip, which must not be split: clip_id -> recording_id, or the clip_id if it has none."""
         recording = self.clips.recording_id.where(self.clips.recording_id != "", self.clips.clip_id)
         return dict(zip(self.clips.clip_id, recording, strict=True))
 
     def held_out(self, fraction: float) -> set[str]:
-        """Return the clips that are kept from every training and used to select and to calibrate.
+        """Return the clips that are excluded from all training and used for selection and calibration.
 
-        The choice is a hash of the source recording: all clips of a recording fall on one side, and the same ones do
-        for teacher and students, whatever else is in the manifest.
+        The choice depends only on a hash of the source recording: all clips of a recording are on the same side, for
+        the teacher and for every student, whatever else is in the manifest.
 
         Parameters
         ----------
@@ -139,8 +139,8 @@ class Manifest:
     def sample(self, share: float) -> "Manifest":
         """Return a share of the source recordings, with their captions and all captions that have no clip.
 
-        The choice is a hash of the recording, and has nothing to do with that of `held_out`. A smaller share is a
-        subset of a larger one.
+        The choice depends on a hash of the recording, independent of that of `held_out`. A smaller share is a subset of
+        a larger one.
         """
         kept = {clip for clip, group in self.groups.items() if _uniform("share", group) < share}
         pairs = self.pairs[self.pairs.clip_id.isin(kept)].reset_index(drop=True)
@@ -154,7 +154,7 @@ class Manifest:
 
 
 def union(manifests: Sequence[Manifest]) -> Manifest:
-    """Return all clips, captions and pairs; of a clip that is in several, the first description counts."""
+    """Return all clips, captions and pairs; if a clip is in several manifests, its first description is used."""
 
     def joined(name: str, *columns: str) -> pd.DataFrame:
         tables = pd.concat([getattr(manifest, name) for manifest in manifests])
@@ -169,14 +169,14 @@ def union(manifests: Sequence[Manifest]) -> Manifest:
 
 
 def read_locations(folder: Path) -> pd.DataFrame:
-    """Return where the clips of the manifest in `folder` lie.
+    """Return the locations of the clips of the manifest in `folder`.
 
-    No record has the digest of this table, for it may change; damage is found by the checksums that are in it.
+    The record has no digest of this table, because locations may change; the table's own checksums reveal damage.
 
     Raises
     ------
     ManifestError
-        It is missing or damaged.
+        The table is missing or damaged.
     """
     path = folder / LOCATIONS
     try:
@@ -194,18 +194,18 @@ def read_locations(folder: Path) -> pd.DataFrame:
 
 
 def write_locations(places: pd.DataFrame, folder: Path) -> bool:
-    """Write where the clips of the manifest in `folder` are; return whether that was not known already."""
+    """Write the locations of the clips of the manifest in `folder`; return whether they changed."""
     try:
         if read_locations(folder).equals(places):
             return False
-    except ManifestError:  # it is not there yet, or damaged
+    except ManifestError:  # missing or damaged
         pass
     write_table(places, PLACES, folder / LOCATIONS, checksums=True)
     return True
 
 
 def write_table(table: pd.DataFrame, schema: pa.Schema, path: Path, checksums: bool = False) -> None:
-    """Write a table so that the same content is the same bytes, without pandas' own notes on it.
+    """Write a table without pandas' metadata, so that the same content gives the same bytes.
 
     Parameters
     ----------
@@ -213,7 +213,7 @@ def write_table(table: pd.DataFrame, schema: pa.Schema, path: Path, checksums: b
     schema : pyarrow.Schema
     path : Path
     checksums : bool
-        Whether damage is found when the table is read, whatever its record says.
+        Whether to write page checksums, by which damage is detected when the table is read.
     """
     content = BytesIO()
     plain = pa.Table.from_pandas(table, schema=schema, preserve_index=False).replace_schema_metadata(None)
@@ -222,5 +222,5 @@ def write_table(table: pd.DataFrame, schema: pa.Schema, path: Path, checksums: b
 
 
 def _uniform(purpose: str, text: str) -> float:
-    """Map a text to a number in [0, 1) that looks uniform, never changes and is another one for each purpose."""
+    """Map a text to a pseudo-random number, uniform in [0, 1), that depends only on the text and the purpose."""
     return int.from_bytes(hashlib.sha256(f"{purpose}:{text}".encode()).digest()[:8]) / 2**64

@@ -1,14 +1,14 @@
-"""Marks: what people heard. A table with one line per pair that was judged on an audition page, or by hand.
+"""Marks: judgements of listeners. A table with one line per pair that was judged on an audition page, or by hand.
 
 ==========  ======================================================================================
 clip_id     the clip
 caption_id  the caption
 mark        ``wrong``: the caption does not describe the clip. ``right``: it does
-similarity  clip against caption, as the set had it; may be empty
-class       of the caption, as the set had it; may be empty
+similarity  of clip and caption in the set; may be empty
+class       of the caption in the set; may be empty
 ==========  ======================================================================================
 
-A pair without a line was not judged, which is not the same as right.
+A pair without a line was not judged, which does not mean that it is right.
 """
 
 from pathlib import Path
@@ -30,14 +30,14 @@ def read_marks(path: Path | str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `COLUMNS` in this order, all text but ``similarity`` (float, NaN where the cell is empty), one row per pair,
-        sorted by clip_id and caption_id. Other columns are left out; a line that is there twice counts once.
+        `COLUMNS` in this order, all text except ``similarity`` (float, NaN if the cell is empty), one row per pair,
+        sorted by clip_id and caption_id. Other columns and repeated lines are dropped.
 
     Raises
     ------
     DataError
-        No such file or no table, missing columns, an unknown mark, an empty id, a similarity that is no cosine, or a
-        pair that is marked both wrong and right.
+        The file does not exist or is not a table, a column is missing, a mark is unknown, an id is empty, a similarity
+        is not in [-1, 1], or a pair is marked both wrong and right.
     """
     table = _read_text(Path(path))
     for name in ("clip_id", "caption_id"):
@@ -66,13 +66,13 @@ def read_marks(path: Path | str) -> pd.DataFrame:
 
 
 def marks_from_file(path: Path | str) -> tuple[Mark, ...]:
-    """Return the marks of a file as they are in a config: what was judged is part of a set's identity."""
+    """Return the marks of a file in the form used in configs: they are part of a set's identity."""
     table = read_marks(path)
     return tuple(zip(table.clip_id, table.caption_id, table["mark"], strict=True))
 
 
 def _read_text(path: Path) -> pd.DataFrame:
-    """Read the known columns as stripped text; a row is known by its line."""
+    """Read the known columns as stripped text, indexed by line number."""
     if not path.is_file():
         raise DataError(f"the table of marks {path} does not exist; export it from the audition page")
     header, rows = read_table(path)

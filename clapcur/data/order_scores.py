@@ -1,6 +1,6 @@
-"""Scores of what a checkpoint hears of the order of sounds, as ZSTE leaves them: ``scores.json``.
+"""Scores of how well a checkpoint recognises the order of sounds, from ZSTE: ``scores.json``.
 
-Beside it lies ``items.parquet``, the score of each item in each task.
+``items.parquet``, beside it, contains the score of each item in each task.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class TaskScore:
 
 @dataclass(frozen=True, kw_only=True)
 class OrderProtocol:
-    """Under which conditions order was scored; scores of different protocols cannot be compared."""
+    """The conditions under which order was scored; scores of different protocols cannot be compared."""
 
     task: str
     num_groups: int
@@ -37,7 +37,7 @@ class OrderProtocol:
     duration_s: float
     # of an item
     window_s: float
-    # that the model hears at a time
+    # of the model's input
     prompt: str
     interval: str
     # in words
@@ -45,7 +45,7 @@ class OrderProtocol:
     # of the distractors and of the bootstrap
 
     def facts(self) -> dict[str, Any]:
-        """Return what holds, by name."""
+        """Return all fields by name."""
         return dict(vars(self))
 
 
@@ -58,14 +58,14 @@ class OrderScores(Payload):
 
     tasks: dict[str, TaskScore]
     average: float
-    # of the published tasks
+    # mean of the published tasks
     relations: float
-    # of those among them that ask for the relation of two sounds
+    # mean of those published tasks that ask for the relation of two sounds
     contamination: Contamination
     protocol: OrderProtocol
 
 
 def items_of(artifact: Artifact, task: str) -> pd.DataFrame:
-    """Return what each item of one task scored: item_id, score, recording_a and recording_b, sorted by item."""
+    """Return the score of each item in one task: item_id, score, recording_a and recording_b, sorted by item."""
     items = pd.read_parquet(artifact.path / ITEMS, columns=["item_id", "task", "score", "recording_a", "recording_b"])
     return items[items.task == task].drop(columns="task").sort_values("item_id", ignore_index=True)

@@ -1,19 +1,19 @@
-"""Ids of source recordings, written alike in every corpus: ``freesound:100032``, ``youtube:7fmOlUlwoNg``.
+"""Ids of source recordings, written the same way in every corpus: ``freesound:100032``, ``youtube:7fmOlUlwoNg``.
 
-Corpora cut their clips from the same places: ESC-50, UrbanSound8K, FSD50K and Clotho from Freesound, AudioSet,
-AudioCaps and VGGSound from YouTube. Two clips of one recording must be recognised as such, so an id starts with the
-place that the recording is from, and is otherwise what that place calls it.
+Corpora take their clips from the same places: ESC-50, UrbanSound8K, FSD50K and Clotho from Freesound; AudioSet,
+AudioCaps and VGGSound from YouTube. Two clips of one recording must be recognised as such, so an id consists of the
+place that the recording is from and the recording's name at that place.
 
-`recording_id` is the one function that reads an id, wherever it comes from:
+`recording_id` is the only function that parses an id, whatever its source:
 
 - White space around it, the case of the place and the Unicode form do not matter.
 - A whole number is the same in every notation: ``100032.0`` and ``1.00032e5``, as pandas, R and spreadsheets write
-  numbers, are ``100032``. What may be a YouTube id (eleven letters, digits, ``_`` or ``-``) is never read as a number.
-- Leading zeros belong to an id: ``000123`` is another name than ``123``. Freesound's ids are numbers and have none.
-- What tools write for a missing value (``nan``, ``None``, ``NA``, ``null``, ``unknown``, ``-1``) is no id.
+  numbers, are ``100032``. A possible YouTube id (eleven letters, digits, ``_`` or ``-``) is never read as a number.
+- Leading zeros are part of an id: ``000123`` differs from ``123``. Freesound's ids are numbers and have none.
+- What tools write for a missing value (``nan``, ``None``, ``NA``, ``null``, ``unknown``, ``-1``) is not an id.
 
-An id without a place is the same recording as that id with any place (`known_as`, `asked_as`): a table that says
-``100032`` and one that says ``freesound:100032`` share it, while ``tut:100032`` and ``freesound:100032`` differ.
+An id without a place matches that id with any place (`known_as`, `asked_as`): ``100032`` in one table and
+``freesound:100032`` in another are the same recording, while ``tut:100032`` and ``freesound:100032`` differ.
 """
 
 import re
@@ -26,7 +26,7 @@ NOT_AN_ID = frozenset(
     {
         "", "-", "--", "?", "-1", "#n/a", "<na>", "missing", "n/a", "n.a.", "na", "nan", "nat", "nil", "none", "null",
         "undefined", "unknown",
-        "not found",  # what Clotho writes where the uploader took a sound down
+        "not found",  # what Clotho writes if the uploader took a sound down
     }
 )  # fmt: skip
 PLACE = re.compile(r"(?P<place>[A-Za-z][A-Za-z0-9_.-]*)\s*:(?!//)\s*(?P<name>.*)", re.DOTALL)
@@ -46,18 +46,18 @@ PLACE_OF_COLUMN = {
     "youtube_id": "youtube",  # AudioCaps
     "YTID": "youtube",  # AudioSet
 }
-# ``Y`` before the id is a habit of AudioSet copies: a name that begins with - is taken for an option by many programs
+# Copies of AudioSet put ``Y`` before the id, because many programs take a name that begins with - for an option.
 YOUTUBE_STEM = re.compile(r"(?P<prefix>Y?)(?P<id>[A-Za-z0-9_-]{11})(?P<times>(_\d+(\.\d+)?){0,2})")
 AUDIO_FILE = re.compile(r"(?P<stem>[^/]+)\.(wav|flac|mp3|m4a|ogg|opus|webm|mp4)", re.IGNORECASE)
 
 
 def recording_id(value: object) -> str:
-    """Return the id that a cell, an option or a line of a list means; "" where it means none.
+    """Return the recording id in a table cell, an option or a line of a list; "" if there is none.
 
     Parameters
     ----------
     value : object
-        A text or a number of any library; None, NaN and pandas' NA are no id.
+        A string or a number of any library; None, NaN and pandas' NA are not ids.
     """
     text = " ".join(unicodedata.normalize("NFC", str(value)).split())
     for place, address in ADDRESSES.items():
@@ -75,44 +75,44 @@ def recording_id(value: object) -> str:
 
 
 def recording(place: str, name: object) -> str:
-    """Return the id of a recording; "" where the corpus does not know it.
+    """Return the id of a recording; "" if `name` is missing or unknown.
 
     Parameters
     ----------
     place : str
-        Where it is from: freesound, youtube, tut, tau.
+        Where the recording is from: freesound, youtube, tut, tau.
     name : object
-        What it is called there.
+        Its name at that place.
     """
     return recording_id(f"{place}:{name}")
 
 
 def without_place(recording: str) -> str:
-    """Return what an id is called at its place."""
+    """Return an id without its place."""
     match = PLACE.fullmatch(recording)
     return match["name"] if match else recording
 
 
 def known_as(recording: str) -> tuple[str, ...]:
-    """Return the keys under which a recording is found by what `asked_as` gives for another."""
+    """Return the keys under which a recording is stored; a key from `asked_as` of the same recording is among them."""
     bare = without_place(recording)
     return (recording,) if bare == recording else (recording, ANY_PLACE + bare)
 
 
 def asked_as(recording: str) -> tuple[str, ...]:
-    """Return the keys that ask for a recording: one key is among those of `known_as` where both mean the same."""
+    """Return the keys that ask for a recording: one is among those from `known_as` if both are the same recording."""
     bare = without_place(recording)
     return (recording, ANY_PLACE + recording) if bare == recording else (recording, bare)
 
 
 def place_differs(ids: Iterable[str], others: Iterable[str]) -> bool:
-    """Return whether one side names the place in all its ids and the other in none."""
+    """Return whether all ids of one side have a place and none of the other side."""
     own, foreign = ({without_place(name) != name for name in side if name} for side in (ids, others))
     return {frozenset(own), frozenset(foreign)} == {frozenset({True}), frozenset({False})}
 
 
 def youtube_ids(stem: str) -> tuple[str, ...]:
-    """Return the YouTube ids that a file's name without its suffix may mean, the likeliest first.
+    """Return the YouTube ids that a file name without its suffix may contain, the likeliest first.
 
     ``--PJHxphWEs``, ``Y--PJHxphWEs``, ``--PJHxphWEs_30`` and ``--PJHxphWEs_30000_40000`` all mean ``--PJHxphWEs``.
     """
@@ -123,7 +123,7 @@ def youtube_ids(stem: str) -> tuple[str, ...]:
 
 
 def recording_of_file_name(name: str) -> str:
-    """Return the id that a bare file name of AudioSet means, such as ``Y--PJHxphWEs.wav``; "" where it means none."""
+    """Return the recording id in a bare AudioSet file name, such as ``Y--PJHxphWEs.wav``; "" if there is none."""
     match = re.fullmatch(AUDIO_FILE, name)
     ids = youtube_ids(match["stem"]) if match and match["stem"].startswith("Y") else ()
     return recording("youtube", ids[0]) if ids else ""

@@ -17,14 +17,14 @@ class Change:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         low, high = self.interval
         return low > 0 or high < 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeedScores:
-    """What one seed of a row reached, and the ids of what was made."""
+    """The scores of one seed of a row, and the ids of its artifacts."""
 
     seed: int
     accuracy: float
@@ -39,7 +39,7 @@ class SeedScores:
 
 @dataclass(frozen=True, kw_only=True)
 class OrderLine:
-    """What a row hears of the order of two sounds, over its seeds: the task ``order`` of ZSTE, 0 to 1."""
+    """How well a row recognises the order of two sounds, over its seeds: the task ``order`` of ZSTE, 0 to 1."""
 
     score: float
     interval: tuple[float, float]
@@ -60,7 +60,7 @@ class ReportLine:
     accuracy: float
     # mean over seeds
     sd: float | None
-    # over seeds; None for one
+    # over seeds; None for a single seed
     interval: tuple[float, float]
     vs_teacher: Change | None
     vs_continued: Change | None
@@ -72,7 +72,7 @@ class ReportLine:
     by_seed: list[SeedScores]
     teminal: bool = False
     order: OrderLine | None = None
-    # where it was scored
+    # if it was scored
 
     @property
     def row(self) -> Row:
@@ -82,19 +82,19 @@ class ReportLine:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportProtocol(Protocol):
-    """What holds for every row: the protocol, and what the trainings had in common."""
+    """What all rows share: the protocol, and the common settings of the trainings."""
 
     budget: list[int]
-    # numbers of examples of the students: one, where the comparison is fair
+    # numbers of training examples of the students; one number if the comparison is fair
     selection: list[str]
-    # what chose the weights
+    # how the weights were selected
     order: str | None = None
     # how order was scored, in words
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportTable(Payload):
-    """A title, what holds for every row, and the rows in the paper's order."""
+    """A title, what all rows share, and the rows in the paper's order."""
 
     KIND = "report"
     FILE = "table.json"
@@ -106,13 +106,13 @@ class ReportTable(Payload):
 
     @property
     def best(self) -> ReportLine | None:
-        """The most accurate row that is neither teacher nor control, where there is a teacher to compare it with."""
+        """The most accurate row that is neither teacher nor control; None without a teacher to compare with."""
         students = [line for line in self.rows if line.row.is_student and line.vs_teacher]
         return max(students, key=lambda line: line.accuracy, default=None)
 
     @property
     def verdict(self) -> "Verdict | None":
-        """Whether the best student beats the teacher, and what to use; None where there is nothing to compare."""
+        """Whether the best student beats the teacher, and which model to use; None if there is nothing to compare."""
         teacher = next((line for line in self.rows if line.row.is_teacher), None)
         if teacher is None or (best := self.best) is None or best.vs_teacher is None:
             return None
@@ -127,7 +127,7 @@ class ReportTable(Payload):
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a comparison means for somebody who wants a model: is the best student better, and which one to use."""
+    """The conclusion of a comparison: whether the best student is better than the teacher, and which model to use."""
 
     teacher: ReportLine
     best: ReportLine
@@ -135,17 +135,17 @@ class Verdict:
 
     @property
     def is_better(self) -> bool:
-        """Whether the best student's interval of the change against the teacher is above zero."""
+        """Whether the interval of the best student's change from the teacher is above zero."""
         return self.best.vs_teacher is not None and self.best.vs_teacher.interval[0] > 0
 
     @property
     def line(self) -> ReportLine:
-        """The row to use: the best student where it is better, else the teacher."""
+        """The row to use: the best student if it is better, otherwise the teacher."""
         return self.best if self.is_better else self.teacher
 
     @property
     def checkpoint(self) -> str:
-        """The id of the checkpoint to use, of the row's first seed: the most accurate of several would flatter it."""
+        """The id of the checkpoint to use: the row's first seed, since choosing the best seed would bias its score."""
         return self.line.by_seed[0].checkpoint
 
     @property
@@ -180,7 +180,7 @@ class Verdict:
         return " ".join(sentences)
 
 
-WIDE = 0.1  # accuracy, 0 to 1: an interval that spans more hides a gain that people would want; ours
+WIDE = 0.1  # accuracy, 0 to 1: a wider interval can hide a gain that people would want; ours
 
 
 def change_in_points(change: Change) -> str:

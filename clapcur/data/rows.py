@@ -1,9 +1,10 @@
 """The rows of a comparison: what a student learns from, and whether its targets are softened.
 
-This module alone knows how a row is spelled: ``ads+sl`` in commands, tags and names of runs, ``ADS+SL`` in tables.
-``ads+sl+teminal`` is the student ``ads+sl``, post-trained on the order of sounds; ``teminal`` the teacher post-trained.
+Only this module knows how a row is spelled: ``ads+sl`` in commands, tags and run names, ``ADS+SL`` in tables.
+``ads+sl+teminal`` is the student ``ads+sl``, post-trained on the order of sounds; ``teminal`` the post-trained teacher.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -11,14 +12,15 @@ from clapcur.config import added, frozen
 from clapcur.store.record import Record
 
 ImprovementSetName = Literal["du", "ds", "ads", "tagcap", "tagcap-classes", "pl"]
-Strategy = Literal["teacher", "continued", "sl", "du", "ds", "ads", "tagcap", "tagcap-classes", "pl"]
+StudentStrategy = Literal["continued", "sl", ImprovementSetName]
+Strategy = Literal["teacher", StudentStrategy]
 IMPROVEMENT_SETS: tuple[ImprovementSetName, ...] = get_args(ImprovementSetName)
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)  # in the order of the paper's tables, our control second
 PAPER_SETS: tuple[ImprovementSetName, ...] = ("du", "ds", "ads")
-SEARCHED: tuple[ImprovementSetName, ...] = ("du", "ads")  # sets that are found by comparing a pool with captions
+SEARCHED: tuple[ImprovementSetName, ...] = ("du", "ads")  # sets whose pairs are found by comparing a pool with captions
 TAGGED: tuple[ImprovementSetName, ...] = ("tagcap", "tagcap-classes")  # sets of captions written from tags
 GENERATED: tuple[ImprovementSetName, ...] = (*TAGGED, "pl")  # sets of captions written for a pool's clips
-LABELS = {"tagcap": "TagCap", "tagcap-classes": "TagCap ∩ classes"}  # that are more than the name in capitals
+LABELS = {"tagcap": "TagCap", "tagcap-classes": "TagCap ∩ classes"}  # labels other than the name in capitals
 
 
 @frozen
@@ -33,7 +35,7 @@ class Row:
     """Whether it is then post-trained on the order of sounds."""
 
     def __post_init__(self) -> None:
-        """Refuse rows that contradict their name."""
+        """Reject rows that contradict their name."""
         if self.strategy in ("teacher", "continued") and self.soft_labels:
             raise ValueError(f"the row {self.strategy!r} has no soft labels; 'sl' is the teacher continued with them")
         if self.strategy == "sl" and not self.soft_labels:
@@ -58,7 +60,7 @@ class Row:
 
     @staticmethod
     def of(record: Record) -> "Row":
-        """Return the row that a record's tags name; a checkpoint without one, such as an imported one, is a teacher."""
+        """Return the row in a record's tags; a checkpoint without this tag, such as an imported one, is a teacher."""
         return Row.parse(str(record.tags.get("row", "teacher")))
 
     @property
@@ -80,22 +82,22 @@ class Row:
 
     @property
     def post_trained(self) -> "Row":
-        """The row that is post-trained from this one."""
+        """The same row, post-trained on the order of sounds."""
         return replace(self, teminal=True)
 
     @property
     def before(self) -> "Row":
-        """The row that a post-trained one started from; any other is its own."""
+        """The row that a post-trained row started from; any other row itself."""
         return replace(self, teminal=False)
 
     @property
     def improvement_set(self) -> ImprovementSetName | None:
-        """Which set the student learns from; None for the teacher's own pairs."""
+        """The set that the student learns from; None for the teacher's own pairs."""
         return self.strategy if self.strategy in IMPROVEMENT_SETS else None
 
     @property
     def is_teacher(self) -> bool:
-        """Whether the row is the teacher as it is."""
+        """Whether the row is the unchanged teacher."""
         return self.strategy == "teacher" and not self.teminal
 
     @property
@@ -105,7 +107,7 @@ class Row:
 
     @property
     def tags(self) -> dict[str, str | bool]:
-        """What the record of an artifact says of its row."""
+        """The tags that describe this row in the record of an artifact."""
         return {"row": self.name, "strategy": self.strategy, "soft_labels": self.soft_labels}
 
 
@@ -116,3 +118,36 @@ PAPER_ROWS = (
     *(Row(strategy=strategy, soft_labels=soft) for strategy in PAPER_SETS for soft in (False, True)),
 )
 GENERATED_ROWS = tuple(Row(strategy=strategy, soft_labels=soft) for strategy in GENERATED for soft in (False, True))
+
+
+def chosen_rows(rows: Sequence[Row], names: Iterable[str]) -> tuple[Row, ...]:
+    """Return the rows of these names, and teacher and control.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        Those of an experiment; one that is named and not among them is added.
+    names : iterable of str
+        Rows such as ``ads+sl``, or strategies such as ``ads``, which are all rows of that strategy.
+
+    Raises
+    ------
+    ValueError
+        There is no such row.
+    """
+    wanted = {"teacher", "continued"} | {name.strip().lower() for name in names}
+    there = {row.strategy for row in rows}
+    added = [row for name in sorted(wanted) if (row := _row(name)) is not None and row not in rows]
+    rows = (*rows, *(row for row in added if row.teminal or row.soft_labels or row.strategy not in there))
+    known = {row.strategy for row in rows} | {row.name for row in rows} | {"teacher", "continued"}
+    if unknown := sorted(wanted - known):
+        raise ValueError(f"unknown row {', '.join(unknown)}; the rows are {', '.join(row.name for row in rows)}")
+    return tuple(row for row in rows if row.name in wanted or (row.strategy in wanted and not row.teminal))
+
+
+def _row(name: str) -> Row | None:
+    """Return the row of a name; None where there is no such row."""
+    try:
+        return Row.parse(name)
+    except ValueError:
+        return None

@@ -1,7 +1,7 @@
-"""Scores of a checkpoint, as an evaluation leaves them: ``scores.json``.
+"""Scores of a checkpoint, as an evaluation writes them: ``scores.json``.
 
-Beside it lie ``predictions.parquet`` (zero-shot; one row per clip) or ``ranks.parquet`` (retrieval; one row per
-caption), which `ZeroShotScores.predictions` reads.
+Beside it is ``predictions.parquet`` (zero-shot; one row per clip; read by `predictions`) or ``ranks.parquet``
+(retrieval; one row per caption).
 """
 
 from dataclasses import dataclass, field
@@ -30,19 +30,19 @@ class Contamination:
     # clip, recording, near_duplicate
     examples: dict[str, Any] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
-    # checkpoints and manifests that nothing is on record of
+    # checkpoints and manifests without a record
     accuracy_of_others: float | None = None
-    # of the clips that are new to the checkpoint
+    # on the clips that are new to the checkpoint
     recordings_compared_without_place: int | None = None
     near_duplicate_threshold: float | None = None
 
 
-NOT_ON_RECORD = Contamination(status="unknown", num_clips=0, by_reason={})  # what scores of old versions say
+NOT_ON_RECORD = Contamination(status="unknown", num_clips=0, by_reason={})  # the value for scores of old versions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Under which conditions scores were measured; scores of different protocols cannot be compared."""
+    """The conditions under which scores were measured; scores of different protocols cannot be compared."""
 
     task: str
     crops: int
@@ -58,13 +58,13 @@ class Protocol:
     num_captions: int | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Return what holds for this task, by name."""
+        """Return the fields that apply to this task, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores(Payload):
-    """What every evaluation says."""
+    """What every evaluation reports."""
 
     KIND = "scores"
     FILE = "scores.json"
@@ -75,7 +75,7 @@ class Scores(Payload):
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShotScores(Scores):
-    """Scores of a zero-shot classification; shares from 0 to 1."""
+    """Scores of a zero-shot classification, from 0 to 1."""
 
     accuracy: float
     interval: tuple[float, float]
@@ -87,11 +87,11 @@ class ZeroShotScores(Scores):
     confusion: list[list[int]] = field(default_factory=list)
     # rows: labels, columns: predictions
     confusion_classes: list[str] | None = None
-    # where there are too many classes for a whole matrix: those that it has
+    # the classes of the matrix, if there are too many for a complete one
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read the scores; ArtifactError for those of another task."""
+        """Read the scores; raise ArtifactError if they are of another task."""
         scores = Scores.read(folder)
         if scores.protocol.task != ZERO_SHOT:
             raise ArtifactError(f"expected zero-shot scores, got scores of {scores.protocol.task} in {folder.name}")

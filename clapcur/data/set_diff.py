@@ -1,6 +1,6 @@
-"""An Improvement-Set and the version before it: rows of two sorted files side by side, and what changed.
+"""Compare an Improvement-Set with its previous version, or merge two sets, as sorted streams.
 
-Both ``pairs.parquet`` are sorted by clip, so that they are read together as streams: memory holds a few row groups,
+Both ``pairs.parquet`` files are sorted by clip and are read side by side as streams: memory holds a few row groups,
 however many pairs there are.
 """
 
@@ -19,7 +19,7 @@ CHANGES = pa.schema([("change", pa.string()), *SCHEMA])
 
 
 def aligned(one: Iterator[pa.Table], other: Iterator[pa.Table]) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Yield rows of two streams that cover the same clips: every clip whole, in the order of ``clip_id``.
+    """Yield pairs of tables that cover the same range of clips, each clip complete, in the order of ``clip_id``.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def aligned(one: Iterator[pa.Table], other: Iterator[pa.Table]) -> Iterator[tupl
                 ended[side] = block is None
                 held[side] = held[side] if block is None else _joined(held[side], block)
         first, second = held
-        if first is None or second is None:  # nothing came from this side, ever
+        if first is None or second is None:  # this stream is empty
             present = first if first is not None else second
             if present is None:
                 return
@@ -52,14 +52,14 @@ def aligned(one: Iterator[pa.Table], other: Iterator[pa.Table]) -> Iterator[tupl
 
 
 def merged(one: Iterator[pa.Table], other: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Yield the rows of two streams without a common clip as one sorted stream."""
+    """Yield the rows of two streams that have no clip in common as one sorted stream."""
     for first, second in aligned(one, other):
         both = _joined(first, second)
         yield both.take(pc.sort_indices(both["clip_id"])) if len(first) and len(second) else both  # the sort is stable
 
 
 def write_changes(before: ImprovementSet, parent: str, after: ImprovementSet, path: Path) -> Changes:
-    """Write the pairs that one set has and the other has not, and count them.
+    """Write the pairs that are in only one of two sets, and count them.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def write_changes(before: ImprovementSet, parent: str, after: ImprovementSet, pa
         Id of `before`.
     after : ImprovementSet
     path : Path
-        Of a Parquet table with the columns of a set and ``change``, which is added or removed.
+        Parquet file to write, with the columns of a set and ``change``, which is ``added`` or ``removed``.
     """
     counts: Counter[str] = Counter()
     classes = {"before": Counter[str](), "after": Counter[str]()}

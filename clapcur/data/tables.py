@@ -1,9 +1,9 @@
-"""Tables from files: CSV, TSV, JSONL and Parquet, as a header and rows with the line each is on.
+"""Read tables from CSV, TSV, JSONL and Parquet files: a header, and rows with their line numbers.
 
-Strict where a lenient reader would shift captions into the wrong column: a row must have as many cells as the header,
-or it is none; a quote must be closed. Texts are UTF-8, or UTF-16 with a byte order mark, with any line ends. Cells are
-separated by what the header is separated by: a comma, a semicolon or a tab, or what Excel's first line ``sep=;`` says.
-CSV cells stay texts: ``007`` is no number and ``NA`` no missing value.
+The reader is strict where a lenient one would shift captions into the wrong column: a row with more or fewer cells than
+the header is an error, and so is an unclosed quote. Files are UTF-8, or UTF-16 with a byte order mark, with any line
+ends. The separator is that of the header (a comma, a semicolon or a tab) or of a first line ``sep=;`` from Excel. CSV
+cells stay strings: ``007`` is not a number and ``NA`` is not a missing value.
 """
 
 import csv
@@ -20,12 +20,12 @@ from clapcur.downloads import HEAD_BYTES, not_downloaded
 from clapcur.errors import DataError, ManifestError
 from clapcur.textfiles import encoding_of, not_decodable, numbered_lines
 
-# 1000.0, and 1.00032e+05 with one digit before the point: as programs write a whole number that they made a float
+# 1000.0, and 1.00032e+05 with one digit before the point: how programs write a whole number stored as a float
 FLOAT_NOTATION = re.compile(r"-?(\d+\.0*|\d(\.\d+)?[eE]\+?\d{1,2})")
 SEP_LINE = re.compile(r'"?sep=(?P<separator>[,;\t|])"?', re.IGNORECASE)  # how Excel names the separator
 SEPARATORS = ",;\t"
 HEADER_LENGTH = 2**20  # characters
-LONGEST_CELL = 2**24  # characters; longer ones are a quote that was never closed
+LONGEST_CELL = 2**24  # characters; a longer cell is due to an unclosed quote
 Rows = Iterator[tuple[int, Mapping[str, Any]]]
 RowsOrErrors = Iterator[tuple[int, Mapping[str, Any] | ManifestError]]
 
@@ -33,7 +33,7 @@ csv.field_size_limit(LONGEST_CELL)
 
 
 def read_table(path: Path, encoding: str = "utf-8-sig") -> tuple[list[str], Rows]:
-    """Return the column names of a table and an iterator over (line, row), which raises at the first broken row.
+    """Return the column names of a table and an iterator over (line, row), which raises at the first invalid row.
 
     Parameters and errors are those of `read_tolerantly`.
     """
@@ -49,18 +49,18 @@ def read_table(path: Path, encoding: str = "utf-8-sig") -> tuple[list[str], Rows
 
 
 def read_tolerantly(path: Path, encoding: str = "utf-8-sig") -> tuple[list[str], RowsOrErrors]:
-    """Return the column names of a table and an iterator over (line, row, or the error that says why it is none).
+    """Return the column names of a table and an iterator over (line, row), with an error in place of an invalid row.
 
     Parameters
     ----------
     path : Path
     encoding : str
-        Of a CSV or TSV; corpora that are older than UTF-8 name their own.
+        Encoding of a CSV or TSV file; some old corpora are not UTF-8.
 
     Raises
     ------
     ManifestError
-        The file is missing, of an unknown kind, or broken as a whole; the last may come while the rows are iterated.
+        The file is missing, of an unknown format, or damaged as a whole; the last may be raised during iteration.
     """
     if not path.is_file():
         raise ManifestError(f"the table {path} does not exist")
@@ -78,15 +78,15 @@ def read_tolerantly(path: Path, encoding: str = "utf-8-sig") -> tuple[list[str],
 
 
 def cell_text(value: Any, where: str, strip: bool = True) -> str:
-    """Return a cell as text: "" for a missing value, 119028.0 (an id that pandas made a float) as 119028.
+    """Return a cell as text: "" for a missing value, 119028.0 (an id that pandas converted to a float) as 119028.
 
-    Lone surrogates, which no file can hold, come out escaped.
+    Lone surrogates, which cannot be encoded as UTF-8, are escaped.
 
     Parameters
     ----------
     value : object
     where : str
-        File and line, for the message.
+        File and line, for the error message.
     strip : bool
         Remove white space at both ends.
 
@@ -106,7 +106,7 @@ def cell_text(value: Any, where: str, strip: bool = True) -> str:
 
 
 def whole_number(text: str) -> str:
-    """Return a whole number in float notation, such as ``1000.0`` or ``1e+05``, as digits; any other text as it is."""
+    """Return a whole number in float notation, such as ``1000.0`` or ``1e+05``, as digits; any other text unchanged."""
     if FLOAT_NOTATION.fullmatch(text):
         number = Decimal(text)
         if number == number.to_integral_value():
@@ -115,7 +115,7 @@ def whole_number(text: str) -> str:
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number, line without its end) of a text file; ManifestError where it is not UTF-8."""
+    """Yield (line number, line without its end) of a text file; raise ManifestError if it cannot be decoded."""
     try:
         yield from numbered_lines(path)
     except DataError as error:
@@ -147,7 +147,7 @@ def _delimited(path: Path, delimiter: str, encoding: str) -> tuple[list[str], Ro
 
 
 def _separator(path: Path, usual: str, encoding: str) -> tuple[str, int]:
-    """Return what separates the cells, by the header, and how many lines precede it."""
+    """Return the separator of the cells, judged by the header, and the number of lines before the header."""
     with open(path, encoding=encoding, errors="replace") as file:
         first = file.readline(HEADER_LENGTH).rstrip("\n")
     if match := SEP_LINE.fullmatch(first):
@@ -156,7 +156,7 @@ def _separator(path: Path, usual: str, encoding: str) -> tuple[str, int]:
 
 
 def _cells(path: Path, delimiter: str, skipped: int, encoding: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line on which it ends, cells) of each row that is not blank."""
+    """Yield (number of its last line, cells) of each row that is not blank."""
     with open(path, encoding=encoding, newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         try:
@@ -172,7 +172,7 @@ def _cells(path: Path, delimiter: str, skipped: int, encoding: str) -> Iterator[
 
 
 def _jsonl(path: Path) -> tuple[list[str], RowsOrErrors]:
-    """Read twice: the columns are the keys of all lines."""
+    """Read the file twice: the columns are the keys of all lines."""
     names: dict[str, None] = {}
     first: ManifestError | None = None
     for _, row in _objects(path):
@@ -196,7 +196,7 @@ def _object(line: str, where: str) -> Mapping[str, Any] | ManifestError:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         return ManifestError(f"{where}: not JSON ({error.msg} at character {error.colno})")
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
+    except (ValueError, RecursionError) as error:  # a number with thousands of digits, deeply nested brackets
         return ManifestError(f"{where}: not JSON that can be read ({error})")
     return row if isinstance(row, dict) else ManifestError(f"{where}: expected a JSON object, got {line[:80]}")
 
@@ -219,7 +219,7 @@ def _parquet(path: Path) -> tuple[list[str], RowsOrErrors]:
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-        except (ValueError, ArithmeticError, pa.ArrowException) as error:  # not UTF-8, a date after the year 9999
+        except (ValueError, ArithmeticError, pa.ArrowException) as error:  # not UTF-8, or a date after the year 9999
             raise ManifestError(f"{path} cannot be read after row {number}: {error}") from None
 
     return file.schema_arrow.names, rows()

@@ -1,13 +1,13 @@
-"""Tags: which classes a tagger heard in each clip of a manifest.
+"""Tags: the classes that a tagger detected in each clip of a manifest.
 
 Payload of a ``tags`` artifact:
 
-- ``classes.parquet``: name, mid (in AudioSet's ontology, or empty), mean (probability over all clips), threshold (at or
-  above which a clip is given the tag), clips (that are); in the order of the tagger's outputs.
-- ``tags.parquet``: clip_id, class (row of ``classes``), probability; every one that reaches the floor, sorted by clip
-  and class.
-- ``ids.parquet``: id, the clips that were heard, those without a tag too.
-- ``left_out.parquet``: where it is there, clips that could not be (`clapcur.data.embeddings`).
+- ``classes.parquet``: name, mid (in AudioSet's ontology, or empty), mean (probability over all clips), threshold (the
+  minimum probability for the tag), clips (the number that have the tag); in the order of the tagger's outputs.
+- ``tags.parquet``: clip_id, class (row of ``classes``), probability, for every probability that reaches the tagging
+  floor; sorted by clip and class.
+- ``ids.parquet``: id of every clip that was tagged, including clips without a tag.
+- ``left_out.parquet`` (optional): clips that could not be tagged (`clapcur.data.embeddings`).
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -39,18 +39,18 @@ Thresholds = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Tag:
-    """A class that a clip was given."""
+    """A class that was assigned to a clip."""
 
     name: str
     probability: float
-    # from 0 to 1, as the tagger says it: of different classes not comparable
+    # the tagger's output, 0 to 1; not comparable between classes
     strength: float
-    # the probability, divided by the threshold of the class: at least 1
+    # the probability divided by the threshold of the class; at least 1
 
 
 @dataclass(frozen=True)
 class Tags:
-    """The tags of some clips: tables as in the payload."""
+    """The tags of some clips, as the tables of the payload."""
 
     classes: pd.DataFrame
     tags: pd.DataFrame
@@ -62,7 +62,7 @@ class Tags:
         cls, names: pd.DataFrame, tags: pd.DataFrame, clip_ids: list[str], thresholds: Thresholds,
         left_out: pd.DataFrame | None = None,
     ) -> "Tags":  # fmt: skip
-        """Return tags with what is counted over all clips.
+        """Return tags with the mean, the threshold and the number of clips of each class.
 
         Parameters
         ----------
@@ -72,7 +72,7 @@ class Tags:
             clip_id, class, probability.
         clip_ids : list of str
         thresholds : callable
-            From the mean probability of each class over all clips, shape (K,), to its threshold.
+            Maps the mean probability of each class over all clips, shape (K,), to its threshold.
         left_out : DataFrame, optional
         """
         tags = tags.sort_values(["clip_id", "class"], ignore_index=True)
@@ -88,7 +88,7 @@ class Tags:
 
     @classmethod
     def open(cls, artifact: Artifact) -> "Tags":
-        """Read the tags of a finished artifact; ArtifactError for another kind."""
+        """Read the tags of a finished artifact; raise ArtifactError if it is of another kind."""
         if artifact.kind != KIND:
             raise ArtifactError(f"expected tags, got the {artifact.kind} {artifact.id}")
         read = {name: pd.read_parquet(artifact.path / f"{name}.parquet") for name in ("classes", "tags")}
@@ -103,14 +103,14 @@ class Tags:
             self.left_out.to_parquet(folder / LEFT_OUT, index=False)
 
     def given(self, most: int, unsaid: Collection[str] = ()) -> Mapping[str, list[Tag]]:
-        """Return the tags of each clip that has some: those that reach the threshold of their class, strongest first.
+        """Return the tags that reach the threshold of their class, strongest first, for each clip that has any.
 
         Parameters
         ----------
         most : int
-            Tags of a clip.
+            Maximum number of tags per clip.
         unsaid : collection of str
-            Names of classes that are passed over.
+            Names of classes to skip.
         """
         threshold = self.classes.threshold.to_numpy()[self.tags["class"].to_numpy()]
         strength = self.tags.probability.to_numpy(np.float64) / np.maximum(threshold, 1e-12)

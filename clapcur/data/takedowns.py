@@ -1,18 +1,18 @@
-"""The one question about a take-down: whether the lineage of an artifact holds a forgotten clip.
+"""Check whether the lineage of an artifact contains a forgotten clip.
 
-It does not matter *when* the clip was forgotten: a take-down may fall between any two steps of a run. The answer is
-read out of records and tables in the store, each time anew. It follows every way in which a clip shapes a model:
+It does not matter *when* the clip was forgotten: a take-down may happen between any two steps of a run. The answer is
+read from records and tables in the store at every call. It covers every way in which a clip can influence a model:
 
-- the pairs of an Improvement-Set and of a replay, and the given pairs of a teacher, held-out ones too;
-- the single sounds that compositions are made of;
-- the model that embedded what a set was chosen from, and the one that a training started from or was taught by;
-- the pairs, and the tags, that a captioner learned from, and through it the captions that it generated;
-- what people heard of a clip, where a threshold was calibrated on it, a correction for hubs, measured on the pool, and
-  the tags behind generated captions, which are given relative to the mean over all clips of the pool;
-- the evaluation clips that chose the weights.
+- the pairs of an Improvement-Set and of replay, and the teacher's own pairs, including held-out ones;
+- the single sounds that compositions combine;
+- the model whose embeddings a set was chosen from, and the models that a training started from or learned from;
+- the pairs and the tags that a captioner learned from, and so the captions that it generated;
+- listeners' marks on a clip, on which a threshold was calibrated; a hubness correction, measured on the pool; and the
+  tags behind generated captions, which are relative to the mean over all clips of the pool;
+- the evaluation clips that were used to select the weights.
 
-Earlier versions of a pool, of its embeddings and of its sets are not followed: they saved work, and the result is the
-same without them. A part of the lineage that is lost or damaged may hold the clip, and counts as if it did.
+Earlier versions of a pool, of its embeddings and of its sets are not followed: they only saved work, and the result is
+the same without them. A part of the lineage that is lost or damaged counts as containing the clip.
 """
 
 from collections.abc import Iterator, Mapping, Set
@@ -25,20 +25,20 @@ from clapcur.store.artifacts import Artifact, Key, Store, check_payload
 from clapcur.store.record import checked_record
 
 SHORTCUTS = {"embeddings": ("previous",), "tags": ("previous",), "improvement_set": ("parent", "parent_pool")}
-# roles of inputs that saved work and changed nothing: the result would be the same without them
-EXCLUDING = ("evaluation", "evaluation_embeddings")  # roles in a curation that only ever keep clips out
+# Roles of inputs that only saved work: the result would be the same without them.
+EXCLUDING = ("evaluation", "evaluation_embeddings")  # roles in a curation that only exclude clips
 
 
 def why_tainted(store: Store, artifact: Artifact | Key, names: Set[str] | None = None) -> str:
-    """Return how the lineage of an artifact holds a forgotten clip, in words; empty where it holds none.
+    """Explain how the lineage of an artifact contains a forgotten clip; empty if it contains none.
 
     Parameters
     ----------
     store : Store
     artifact : Artifact or Key
-        Of a key, what it is made from counts.
+        For a key, its inputs are checked.
     names : set of str, optional
-        What is forgotten (`clapcur.data.forgotten`); by default all that has a tombstone now.
+        What is forgotten (`clapcur.data.forgotten`); by default everything that has a tombstone now.
     """
     names = forgotten_names(store) if names is None else names
     if not names:
@@ -48,14 +48,14 @@ def why_tainted(store: Store, artifact: Artifact | Key, names: Set[str] | None =
 
 
 def check_clean(store: Store, key: Key, is_written: bool) -> None:
-    """Raise OutdatedError where something that is being made holds a forgotten clip, as of now.
+    """Raise OutdatedError if an artifact that is being computed contains a clip that is forgotten by now.
 
     Parameters
     ----------
     store : Store
     key : Key
     is_written : bool
-        Whether its payload is complete, so that the pairs of a set can be read.
+        Whether the payload is complete, so that the pairs of a set can be read.
     """
     if not (names := forgotten_names(store)):
         return
@@ -64,7 +64,7 @@ def check_clean(store: Store, key: Key, is_written: bool) -> None:
 
 
 class _Lineage:
-    """A walk from an artifact down to everything that shaped it; every part is looked at once."""
+    """A walk from an artifact to everything that influenced it; each part is checked once."""
 
     def __init__(self, store: Store, names: Set[str]) -> None:
         self._store, self._names = store, names
@@ -72,9 +72,9 @@ class _Lineage:
         self._listed: dict[str, Set[str]] = {}
 
     def why(self, kind: str, name: str, key: Key | None = None, is_written: bool = True) -> str:
-        """Return how an artifact holds a forgotten clip; a key takes the place of a record that is not written yet."""
+        """Explain how an artifact contains a forgotten clip; a key replaces a record that is not written yet."""
         if name not in self._answers:
-            self._answers[name] = ""  # of a cycle, which no honest store has
+            self._answers[name] = ""  # ends a cycle, which no valid store has
             try:
                 self._answers[name] = next(self._reasons(kind, name, key, is_written), "")
             except (ArtifactError, OSError, ValueError, KeyError) as error:
@@ -105,7 +105,7 @@ class _Lineage:
                 yield why
 
     def _in_manifest(self, kind: str, role: str, config: Mapping[str, Any], manifest: Artifact) -> str:
-        """Return how a manifest in this role brings a forgotten clip in; what a pool only lists does not count."""
+        """Explain how a manifest in this role brings in a forgotten clip; clips that a pool only lists do not count."""
         hears_only = kind == "tags" or (kind == "embeddings" and config.get("what") == "audio")
         if not hears_only and role not in ("pool", "clips", "evaluation"):
             for captioner in self._captioners_of(manifest):
@@ -129,7 +129,7 @@ class _Lineage:
         return {name for role, name in record.inputs.items() if role == "captioner"}
 
     def _averaged_over(self, manifest: Artifact) -> Set[str]:
-        """Return the forgotten clips of the pools that a manifest's captions were made from: tags average over all."""
+        """Return the forgotten clips of the pools behind a manifest's generated captions: tags depend on all clips."""
         record = manifest.record
         if record.stage == "merge":
             parts = (self._store.find(name) for name in record.inputs.values())
@@ -159,7 +159,7 @@ class _Lineage:
             yield why
 
     def _listed_in(self, manifest: Artifact) -> Set[str]:
-        """Return the forgotten clips that a manifest lists, also under another id of the same sound or recording."""
+        """Return the forgotten clips that a manifest lists, including other ids of the same sound or recording."""
         if manifest.id not in self._listed:
             import pandas as pd
 
@@ -170,7 +170,7 @@ class _Lineage:
         return self._listed[manifest.id]
 
     def _paired(self, folder: Path, listed: Set[str], table: str = "pairs.parquet") -> Set[str]:
-        """Return the forgotten clips that are in pairs; `listed` are those known by their sound or recording."""
+        """Return the forgotten clips in a table of pairs; `listed` are those identified by their sound or recording."""
         import pyarrow as pa
         import pyarrow.compute as pc
         import pyarrow.parquet as pq

@@ -1,7 +1,7 @@
-"""Text of any kind, sentence by sentence: lines, JSON lines, Parquet, Hugging Face datasets, folders of these.
+"""Read text sentence by sentence: lines, JSON lines, Parquet, Hugging Face datasets, or folders of these.
 
-Nothing is held whole: a corpus of ten million sentences passes line by line. Compressed files (.gz, .zst) are unpacked
-while they are read.
+Files are read as streams: a corpus of ten million sentences never has to fit in memory. Compressed files (.gz, .zst)
+are decompressed while they are read.
 """
 
 import gzip
@@ -21,7 +21,7 @@ from clapcur.textfiles import numbered_lines
 
 PACKED = (".gz", ".zst")
 SUFFIXES = (".txt", ".jsonl", ".parquet", ".arrow")
-COLUMNS = ("text", "caption", "sentence", "content")  # of a table, the first that is there
+COLUMNS = ("text", "caption", "sentence", "content")  # the first of these that a table has is its text column
 LONGEST_LINE = 2**24  # bytes
 BATCH_ROWS = 4096
 TAG = re.compile(r"<[^<>]{1,200}>")
@@ -34,12 +34,12 @@ ABBREVIATED = re.compile(
 
 
 def files_of(source: Path) -> list[Path]:
-    """Return the files of a corpus, in the order of their names.
+    """Return the files of a corpus, sorted by path.
 
     Raises
     ------
     DataError
-        There is no such source, or it holds no text.
+        The source does not exist, or contains no text file.
     """
     if source.is_file():
         if _suffix(source) not in SUFFIXES:
@@ -57,19 +57,19 @@ def files_of(source: Path) -> list[Path]:
 
 
 def sentences(source: Path, column: str | None = None) -> Iterator[tuple[str, str]]:
-    """Yield (where, sentence) of a corpus: cleaned, white space and Unicode form made one.
+    """Yield (where, sentence) of a corpus: cleaned, with white space and Unicode form normalised.
 
     Parameters
     ----------
     source : Path
         A file, a folder, or a folder that `datasets` saved.
     column : str, optional
-        Of a table; otherwise the first of `COLUMNS` that is there.
+        Text column of a table; by default the first of `COLUMNS` that it has.
 
     Raises
     ------
     DataError
-        As `files_of`; or a file is not UTF-8 (the message has the line), is damaged, or has no such column.
+        As for `files_of`; or a file is not UTF-8 (the message gives the line), is damaged, or has no such column.
     """
     for path in files_of(source):
         for where, text in _texts(path, column):
@@ -144,7 +144,7 @@ def _column(names: list[str], column: str | None, where: str) -> str:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number, line) of a text file, unpacked."""
+    """Yield (number, line) of a text file, decompressed."""
     if path.suffix.lower() not in PACKED:
         yield from numbered_lines(path)
         return
@@ -165,7 +165,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _raw_lines(file: IO[bytes], path: Path) -> Iterator[bytes]:
-    """Yield lines of bytes; pyarrow's streams have no lines of their own."""
+    """Yield lines of bytes; pyarrow's streams cannot be iterated by line."""
     rest = b""
     while block := file.read(2**20):
         *lines, rest = (rest + block).split(b"\n")
@@ -191,7 +191,7 @@ def _cells(path: Path, column: str | None) -> Iterator[tuple[int, Any]]:
         with pa.memory_map(str(path)) as source:
             try:
                 batches: Any = pa.ipc.open_stream(source)
-            except pa.ArrowInvalid:  # the format of files, which `datasets` does not write
+            except pa.ArrowInvalid:  # the Arrow file format, which `datasets` does not write
                 opened = pa.ipc.open_file(source)
                 batches = (opened.get_batch(index) for index in range(opened.num_record_batches))
             for batch in batches:

@@ -1,1 +1,1 @@
-"""What a whole experiment is: its config, defaults, and the recipes of the papers."""
+"""Configs of whole experiments: fields, defaults, and the recipes of papers."""

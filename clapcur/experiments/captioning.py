@@ -1,4 +1,4 @@
-"""Generated captions: who tags the pool, when a tag is given, and how captions are made of tags."""
+"""Generated captions: which tagger tags the pool, when a tag is assigned, and how captions are made from tags."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -30,11 +30,11 @@ class Captioning:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether nobody but a teacher can tag."""
+        """Whether only the teacher can tag: there is neither a tagger nor a table of tags."""
         return self.tagger is None and self.tags.table is None
 
     def tagging(self, class_names: tuple[str, ...], prompt: str) -> TagConfig:
-        """Return the tagging; of a teacher over these class names."""
+        """Return the config of the tagging; if the teacher tags, over these class names."""
         if not self.needs_teacher:
             return self.tags
         return dataclasses.replace(self.tags, class_names=class_names, prompt=prompt)
@@ -50,12 +50,12 @@ class Captioning:
         return dataclasses.replace(self.captioner, held_out=max(held_out, self.captioner.held_out))
 
     def without_model(self) -> CaptionConfig:
-        """Return how the first captions are made, before there is a model that says how near they are."""
+        """Return how the first captions are generated, before any model can score them against clips."""
         return dataclasses.replace(self.captions, way="template", least_similarity=None)
 
 
 def captioning_values(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the values of a config file with their paths, which are relative to it, made absolute."""
+    """Return the captioning values of a config file with paths made absolute; `folder` is the folder of the file."""
 
     def placed(values: Any, *names: str) -> Any:
         if not isinstance(values, Mapping):
@@ -75,12 +75,12 @@ def captioning_values(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def tower_of(tagger: TaggerConfig, model: ClapConfig) -> ClapConfig:
-    """Return a model that hears with the tower of a tagger.
+    """Return the config of a model whose audio tower is that of a tagger.
 
     Raises
     ------
     CheckpointError
-        The file is no tagger that is known.
+        The file is no known tagger.
     """
     from clapcur.models.taggers import Cnn14Tagger, read_tagger
 

@@ -1,8 +1,8 @@
 """Experiments as full configs: what is ingested, how teacher and students are trained, what is curated and compared.
 
-An `Experiment` is all that a flow needs. It is read from a YAML file (`experiment_from_file`), made from a few paths
-(`starter`), or named for what it reproduces. Every row of a comparison sees the same number of examples, and
-``continued`` (the teacher trained on for the same budget) is always there to compare with.
+An `Experiment` is all that a flow needs. It is read from a YAML file (`experiment_from_file`), built from a few paths
+(`starter`), or returned by a recipe that reproduces a paper. By default, every row of a comparison sees the same number
+of examples, and ``continued`` (the teacher, trained further with the same budget) is one of the rows.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ from clapcur.stages.pseudo_label import PseudoLabelConfig
 from clapcur.stages.tagger import TaggerConfig
 from clapcur.stages.train import SoftLabels, TrainConfig
 
-if TYPE_CHECKING:  # it imports scipy's filters, which the demo alone needs
+if TYPE_CHECKING:  # it imports scipy's filters, which only the demo needs
     from clapcur.corpora.synthetic.procedural import Corpus
 
 CURATION_FIELDS = frozenset(field.name for field in dataclasses.fields(Curation))
@@ -61,7 +61,7 @@ class LandingRules:
     """The student becomes champion if the lower end of the interval of its change in accuracy exceeds this value."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers without a meaning."""
+        """Reject numbers that make no sense."""
         if self.min_new_clips < 1:
             raise ValueError(f"min_new_clips must be at least 1, got {self.min_new_clips}")
         if not self.max_wait_hours >= 0:
@@ -71,7 +71,7 @@ class LandingRules:
 
     @property
     def row(self) -> Row:
-        """The student as a row of a comparison."""
+        """The new student as a row of a comparison."""
         return Row(strategy=self.strategy, soft_labels=self.soft_labels)
 
 
@@ -138,7 +138,7 @@ class Experiment:
     """When new clips in a pool (`pool: pool:NAME`) trigger a new student."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be compared."""
+        """Reject an experiment that cannot run."""
         check_class_names(self.class_names)
         check_prompt(self.prompt)
         for seed in self.seeds:
@@ -172,7 +172,7 @@ class Experiment:
 
     @property
     def improvement_sets(self) -> list[ImprovementSetName]:
-        """Which sets the rows need, in alphabetical order."""
+        """The Improvement-Sets that the rows need, in alphabetical order."""
         wanted = {row.improvement_set for row in self.rows if row.improvement_set}
         if "ads" in wanted and self.ads_replay == "ds":
             wanted.add("ds")
@@ -180,7 +180,7 @@ class Experiment:
         return sorted(wanted)
 
     def composed_from(self, row: Row) -> ImprovementSetName:
-        """Return the set whose clips a row's post-training puts together: its own, where that knows their classes."""
+        """Return the set whose clips a row's post-training composes: its own if its clips have classes, else DS."""
         return row.strategy if row.strategy in ("ds", "ads", "tagcap-classes", "pl") else "ds"
 
     def curate(self, strategy: ImprovementSetName) -> CurateConfig:
@@ -191,25 +191,25 @@ class Experiment:
         return curation.of(strategy, self.class_names, self.prompt, self.student.held_out)
 
     def softens(self, strategy: ImprovementSetName) -> bool:
-        """Return whether the targets of a strategy's student are softened by default.
+        """Return whether a strategy's student is trained with soft labels by default.
 
-        Not those of pseudo-labels that a tagger has a say in: the teacher would teach its own opinion against it, which
-        cost half of the gain (docs/results/rotation.md).
+        The exception is pseudo-labels that a tagger contributes to: the teacher's similarities would work against the
+        tagger, which cost half of the gain (docs/results/us8k.md).
         """
         return strategy != "pl" or self.captioning is None or self.captioning.needs_teacher
 
     def pseudo_labelling(self) -> PseudoLabelConfig:
-        """Return how pseudo-labels are found."""
+        """Return the config of the pseudo-labels."""
         return dataclasses.replace(self.pseudo_labels, class_names=self.class_names, prompt=self.prompt)
 
     def adopt(self, seed: int) -> AdoptConfig | None:
-        """Return the checkpoint that the teacher is, or starts from."""
+        """Return the checkpoint that is the teacher or that its training starts from; None if there is none."""
         if self.checkpoint is None:
             return None
         return dataclasses.replace(self.checkpoint, partial=self.teacher is not None, seed=seed)
 
     def train_teacher(self, seed: int) -> TrainConfig | None:
-        """Return the training of the teacher, None where the checkpoint is the teacher."""
+        """Return the training of the teacher; None if the checkpoint is the teacher."""
         return dataclasses.replace(self._selected(self.teacher), seed=seed) if self.teacher else None
 
     def train_student(self, row: Row, seed: int) -> TrainConfig:
@@ -221,7 +221,7 @@ class Experiment:
         return training
 
     def _selected(self, training: TrainConfig) -> TrainConfig:
-        """Return a training with what it needs where the test set chooses its weights."""
+        """Return a training, with the classes and prompts of the test set if that set selects its weights."""
         if training.selection != "reference":
             return training
         texts = prompts(self.class_names, self.prompt)
@@ -235,16 +235,16 @@ class Experiment:
 def experiment_from_file(path: Path | str) -> Experiment:
     """Read an experiment from a YAML file.
 
-    Relative paths in it are relative to the file. ``class_names`` is a list, the path of a class-name file or the name
-    of a list that is shipped (``esc50``); an ingest is a path or a mapping of `IngestConfig`; what is left out of
-    ``teacher``, ``student`` and so on is taken from `starter`.
+    Relative paths are relative to the file. ``class_names`` is a list, the path of a class-name file or the name of a
+    built-in list (``esc50``); an ingest is a path or a mapping with fields of `IngestConfig`. Fields left out of
+    ``teacher``, ``student`` and so on are taken from `defaults`.
 
     Raises
     ------
     DataError
-        The file is missing or no YAML mapping.
+        The file is missing or is no YAML mapping.
     ValueError
-        An unknown key, or a value that makes no sense.
+        A required key is missing, a key is unknown, or a value makes no sense.
     """
     path = Path(path)
     values = read_mapping(path)
@@ -288,10 +288,39 @@ def starter(
     rows: Sequence[Row] = PAPER_ROWS,
     seeds: Sequence[int] = (0,),
 ) -> Experiment:
-    """Return the experiment of the common case: four paths and our defaults, with a teacher trained or given.
+    """Return the experiment of the common case: a few paths, and our defaults for everything else.
 
-    With a tagger and no checkpoint, the teacher hears with the tower of the tagger. Without pairs it learns from
-    captions that are generated for the pool; without a tagger the checkpoint tags, over the class names.
+    The teacher is trained unless a checkpoint is given. With a tagger and no checkpoint, its audio tower is that of the
+    tagger. Without pairs, captions are generated for the pool; if there is no tagger, the checkpoint tags the pool
+    zero-shot over the class names.
+
+    Parameters
+    ----------
+    name : str
+        Name of the dataset, and of the MLflow experiment.
+    pairs : Path, optional
+        Table or folder of captioned clips; None: generate captions for the pool.
+    evaluation : Path
+        Table of labelled clips, used for evaluation only.
+    class_names : Path or str
+        File with one class name per line, or the name of a built-in list such as ``esc50``.
+    pool : Path or str, optional
+        Unpaired audio: a folder, a table, a URL, or ``pool:NAME``.
+    captions : Path, optional
+        Table of unpaired captions; None: the captions of the pairs.
+    checkpoint : str, optional
+        Teacher: a file, a folder or a name on the Hub; None: train a teacher.
+    tagger : str, optional
+        File with the weights of YAMNet or PANNs. If given, captions are generated for the pool.
+    rows : sequence of Row
+        Rows to compare.
+    seeds : sequence of int
+        Seeds; each gives one teacher and one set of students.
+
+    Raises
+    ------
+    ValueError
+        The values contradict each other or make no sense.
     """
     experiment = defaults()
     captioning = Captioning() if pairs is None else None
@@ -317,10 +346,10 @@ def starter(
 
 
 def demo_experiment(corpus: "Corpus", seed: int = 0) -> Experiment:
-    """Return the comparison of the demo: a corpus of synthetic sounds, towers that a laptop trains in minutes.
+    """Return the comparison of the demo: a corpus of synthetic sounds, and towers that a laptop trains in minutes.
 
-    The teacher hears few clean pairs; the pool and the evaluation clips are harder and noisier. All keep their last
-    weights: the held-out pairs are as clean as the teacher's and would always vote for it.
+    The teacher is trained on few, clean pairs; the pool and the evaluation clips are harder and noisier. All models
+    keep their last weights: the held-out pairs are as clean as the teacher's, so selection would always favour it.
     """
     front_end = FrontEndConfig(sample_rate=16_000, n_fft=512, hop_samples=320, num_mels=40, f_max=7800.0)
     model = ClapConfig(
@@ -348,13 +377,13 @@ def demo_experiment(corpus: "Corpus", seed: int = 0) -> Experiment:
 
 
 def defaults() -> Experiment:
-    """Return what a config starts from: towers that train on a CPU, thresholds that fit any teacher.
+    """Return the default experiment: towers that train on a CPU, and thresholds that fit any teacher.
 
-    Little dropout, for the published one (0.2 after every block, 0.5 behind) keeps a tower that is trained on a few
-    hundred pairs near chance. Thresholds by count, an even share for each class: a cosine of 0.7 means another thing to
-    every teacher, and one threshold for all leaves classes without a pair (docs/demo.md). The last weights: the loss on
-    a few held-out pairs can rise while accuracy does too, and picks weights from the middle of the schedule
-    (docs/results/us8k.md).
+    Dropout is low, because the published dropout (0.2 after every block, 0.5 at the end) keeps a tower trained on a few
+    hundred pairs near chance. Thresholds are counts with an even share for each class, because a cosine of 0.7 means
+    something different for every teacher, and one threshold for all leaves classes without a pair (docs/demo.md).
+    Trainings keep their last weights, because the loss on a few held-out pairs can rise while accuracy rises too, which
+    selects weights from the middle of the schedule (docs/results/us8k-weak-teacher.md).
     """
     front_end = FrontEndConfig(hop_samples=640)
     model = ClapConfig(
@@ -377,9 +406,9 @@ def defaults() -> Experiment:
 
 
 def _beside_a_checkpoint(experiment: Experiment) -> Experiment:
-    """Return defaults for a model that has learned much already: a tenth of the steps' size, and its own towers.
+    """Return the defaults for a pretrained model: its own towers, and a lower learning rate.
 
-    1e-4 is the rate of the reference's students (clap_curation's README), at a batch of 128.
+    1e-4 is the learning rate of the reference's students (clap_curation's README), at a batch size of 128.
     """
     assert experiment.teacher is not None
     return dataclasses.replace(
@@ -390,7 +419,7 @@ def _beside_a_checkpoint(experiment: Experiment) -> Experiment:
 
 
 def _with_tower_of(experiment: Experiment, captioning: Captioning) -> Experiment:
-    """Return the experiment with a teacher that hears with the tower of a tagger, which stays as it is."""
+    """Return the experiment with models whose audio tower is that of a tagger, and frozen."""
     assert experiment.teacher is not None and experiment.teacher.model is not None and captioning.tagger is not None
     model = tower_of(captioning.tagger, experiment.teacher.model)
     return dataclasses.replace(
@@ -409,18 +438,18 @@ def _checkpoint_values(value: Any, folder: Path) -> dict[str, Any]:
 
 
 def _place(source: str, folder: Path) -> str:
-    """Return a path that exists beside the file that names it, or else the name as it is: one on the Hub."""
+    """Return the absolute path of a source in `folder` if it exists, else the source unchanged: a name on the Hub."""
     path = folder / Path(source).expanduser()
     return str(path.absolute()) if path.exists() else source
 
 
 def _listed(value: Any) -> list[Any]:
-    """Return what may be one thing or a list of them as a list."""
+    """Return a list: a list or tuple as it is, None as an empty list, any other value as its only item."""
     return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
 
 
 def _mapping(value: Any, what: str) -> dict[str, Any]:
-    """Return a copy of a mapping, or of one with the key `source` where it is a text."""
+    """Return a copy of a mapping; a string becomes a mapping with the key `source`."""
     if isinstance(value, str):
         return {"source": value}
     if not isinstance(value, Mapping):
@@ -433,7 +462,7 @@ def _ingest_values(value: Any, folder: Path) -> dict[str, Any]:
     for field in ("source", "audio_folder", "metadata"):
         if given.get(field) and not str(given[field]).startswith(POOL) and not is_url(str(given[field])):
             given[field] = str(folder / given[field])
-    if given.get("folds") is not None:  # 1 is as good a name of a fold as "1"
+    if given.get("folds") is not None:  # the folds 1 and "1" are the same
         given["folds"] = [whole_number(str(fold)) for fold in _listed(given["folds"])]
     if given.get("exclude"):
         given["exclude"] = [str(folder / str(item)) for item in _listed(given["exclude"])]
@@ -441,7 +470,22 @@ def _ingest_values(value: Any, folder: Path) -> dict[str, Any]:
 
 
 def curation_values(given: Any, folder: Path, where: Path) -> dict[str, Any]:
-    """Return the fields of a `Curation` as a file has them; marks are read from the table that they name."""
+    """Return the fields of a `Curation` from a file's values; marks are read from the table that the values name.
+
+    Parameters
+    ----------
+    given : mapping
+        Fields of a `Curation` as read from YAML.
+    folder : Path
+        Folder that relative paths start from.
+    where : Path
+        The file, for error messages.
+
+    Raises
+    ------
+    ValueError
+        `given` is no mapping.
+    """
     if not isinstance(given, Mapping):
         raise ValueError(
             f"{where}: curation must be a mapping such as {{audio_threshold: {{count: 2000}}}}, got {given!r}"
@@ -453,7 +497,7 @@ def curation_values(given: Any, folder: Path, where: Path) -> dict[str, Any]:
 
 
 def _with_curation(values: dict[str, Any], folder: Path, where: Path) -> dict[str, Any]:
-    """Return the values with all fields of the curation in one mapping; older files have them at the top level."""
+    """Return the values with all curation fields under ``curation``; older files have them at the top level."""
     top = {name: value for name, value in values.items() if name in CURATION_FIELDS}
     given = values.get("curation")
     if twice := sorted(top.keys() & (given.keys() if isinstance(given, Mapping) else ())):
@@ -466,12 +510,12 @@ def _with_curation(values: dict[str, Any], folder: Path, where: Path) -> dict[st
     return {**others, "curation": both} if both else others
 
 
-SOURCES = ("pairs", "pool", "captions", "evaluation", "single_sounds")  # what is ingested: a path, or a mapping
+SOURCES = ("pairs", "pool", "captions", "evaluation", "single_sounds")  # fields that are ingested: a path, or a mapping
 WHOLE = {*SOURCES, "audio_threshold", "caption_threshold", "du_threshold"}
 
 
 def _merge(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Put `values` over `defaults` key by key; ingests and thresholds are replaced whole."""
+    """Merge `values` into `defaults` key by key; ingests and thresholds are replaced as a whole."""
     merged = dict(defaults)
     for name, value in values.items():
         both = isinstance(value, dict) and isinstance(defaults.get(name), dict) and name not in WHOLE

@@ -1,4 +1,4 @@
-"""Post-training on the order of sounds, and its test: how sounds are put together, and what learns from them."""
+"""Post-training on the order of sounds, and its test: how sounds are composed, and which parts are trained."""
 
 import dataclasses
 import logging
@@ -15,7 +15,7 @@ from clapcur.stages.train import SoftLabels, TrainConfig
 from clapcur.stages.train.config import OrderTraining
 
 log = logging.getLogger("clapcur")
-# the paper's, of the parts that lead to an embedding
+# the parts that the paper trains, among those that lead to an embedding
 LEARNS: tuple[Part, ...] = ("audio_last", "audio_projection", "text_last", "text_projection")
 STAGES: dict[str, tuple[Literal["a", "b"], ...]] = {"a": ("a",), "b": ("b",), "a+b": ("a", "b")}
 
@@ -38,30 +38,45 @@ class PostTraining:
     """Order-aware pooling to add to a tower without one; None: add none."""
 
     def __post_init__(self) -> None:
-        """Refuse stages that there are none of, and a training without order."""
+        """Reject unknown stages, and a training without composed groups."""
         if not self.stages or not set(self.stages) <= STAGES.keys():
             raise ValueError(f"stages must be among {', '.join(STAGES)}, got {', '.join(self.stages) or 'none'}")
         if self.train.order is None:
             raise ValueError("a post-training needs composed groups: set train.order")
 
     def changed(self, stages: str, order_head: bool, seed: int | None) -> "PostTraining":
-        """Return the same with what a command line says."""
+        """Return this post-training with the options of a command line.
+
+        Parameters
+        ----------
+        stages : str
+            Trainings in order, separated by commas, such as ``a,b``.
+        order_head : bool
+            Whether to keep the order head of this config; False removes it.
+        seed : int or None
+            Seed of groups and training; None: keep the seeds of this config.
+
+        Raises
+        ------
+        ValueError
+            A stage is unknown, or the seed makes no sense.
+        """
         chosen = dataclasses.replace(
             self, stages=tuple(stages.split(",")), order_head=self.order_head if order_head else None
         )
         return chosen if seed is None else chosen.seeded(seed)
 
     def seeded(self, seed: int) -> "PostTraining":
-        """Return the same with another seed of groups and training."""
+        """Return this post-training with another seed for groups and training."""
         composing, training = dataclasses.replace(self.compose, seed=seed), dataclasses.replace(self.train, seed=seed)
         return dataclasses.replace(self, compose=composing, train=training)
 
     def composing(self, model: ClapConfig) -> ComposeConfig:
-        """Return how sounds are put together for a model: not longer than it hears at a time."""
+        """Return how sounds are composed for a model, limited to the length of its window."""
         return dataclasses.replace(self.compose, duration_s=min(self.compose.duration_s, model.window_s))
 
     def trainings(self, model: ClapConfig) -> Iterator[TrainConfig]:
-        """Yield the trainings of a model, in their order."""
+        """Yield the trainings of a model, in order."""
         assert self.train.order is not None
         has_head = model.audio.order_head is not None or self.order_head is not None
         parts: tuple[Part, ...] = ("order_head",) if has_head else ()
@@ -91,13 +106,13 @@ class OrderEvaluation:
     """Seed of the groups, the distractors and the bootstrap; all seeds of an experiment share one test."""
 
     def __post_init__(self) -> None:
-        """Refuse values without a meaning."""
+        """Reject values that make no sense."""
         check_seed(self.seed)
         check_prompt(self.prompt)
         self.composing(5.0)
 
     def composing(self, window_s: float) -> ComposeConfig:
-        """Return how the sounds are put together for a model, all of them held out."""
+        """Return how sounds are composed for a model with a window of `window_s` seconds; all groups are held out."""
         return ComposeConfig(
             duration_s=self.duration_s or window_s, num_held_out_groups=self.num_groups, held_out=1.0,
             prompt=self.prompt, seed=self.seed,
@@ -105,7 +120,7 @@ class OrderEvaluation:
 
 
 def post_training_from_file(path: Path) -> PostTraining:
-    """Return the post-training that a YAML file describes; what it leaves out, at any depth, is as built in."""
+    """Read a post-training from a YAML file; fields left out, at any depth, have their built-in defaults."""
     return from_dict(PostTraining, _over(to_dict(PostTraining()), read_mapping(path)), where=str(path))
 
 
@@ -118,7 +133,7 @@ def _over(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
 
 
 def warn_of_deaf_tower(settings: PostTraining, model: ClapConfig) -> None:
-    """Warn where neither the pooling nor the receptive field of the audio tower can carry order over an item."""
+    """Warn if neither the pooling nor the receptive field of the audio tower can represent order over a whole item."""
     heard_s, duration_s = model.hears_order_s, settings.composing(model).duration_s
     if settings.order_head is None and heard_s < duration_s:
         log.warning(

@@ -1,8 +1,8 @@
-"""What can be known at once is said at once: the checks of an experiment before anything is trained.
+"""Check an experiment before anything is trained.
 
-A teacher takes hours, and much that stops a curation, a student or a score can be seen in the config and in the
-manifests: a label that is no class, pairs without captions, a hold-out without a pair, a threshold that nothing can
-reach. `check_config` needs the config alone, `check_manifests` what was ingested. The stages check the same again.
+Training a teacher takes hours, and many errors of a later stage can be found in the config and the manifests: a label
+that is no class, pairs without captions, a hold-out without a pair, an unreachable threshold. `check_config` needs only
+the config, `check_manifests` needs the ingested manifests. The stages repeat the same checks.
 """
 
 import logging
@@ -30,14 +30,14 @@ log = logging.getLogger("clapcur")
 
 
 def check_config(experiment: Experiment) -> None:
-    """Refuse an experiment of which a later stage is sure to fail; nothing is read but what it names.
+    """Reject an experiment in which a later stage is sure to fail, before anything is ingested.
 
     Raises
     ------
     ValueError
-        A setting that a stage refuses.
+        A stage would reject a setting.
     CheckpointError
-        The checkpoint or a text model is not there.
+        The checkpoint or a text model is missing.
     """
     from clapcur.methods.devices import pick_device
 
@@ -64,7 +64,7 @@ def check_config(experiment: Experiment) -> None:
 
 
 def _check_captioning(captioning: Captioning) -> None:
-    """Refuse files that are not there: they are read after the first training only."""
+    """Reject missing files, which otherwise are first read after the first training."""
     tag_stage.stage_for(captioning.tags)
     caption_stage.stage_for(captioning.captions)
     if captioning.tagger is not None:
@@ -72,20 +72,20 @@ def _check_captioning(captioning: Captioning) -> None:
 
 
 def check_manifests(experiment: Experiment, manifests: Mapping[str, Artifact]) -> None:
-    """Refuse manifests with which a later stage is sure to fail.
+    """Reject manifests with which a later stage is sure to fail.
 
     Parameters
     ----------
     experiment : Experiment
     manifests : mapping
-        By role: ``pairs``, ``evaluation`` and, where there are some, ``pool`` and ``captions``.
+        By role: ``pairs``, ``evaluation`` and, if any, ``pool`` and ``captions``.
 
     Raises
     ------
     ManifestError
-        A label is no class, or a manifest lacks what it is for.
+        A label is no class, or a manifest lacks the rows that its role needs.
     EmptySetError
-        Nothing would be held out, chosen or trained on, or a threshold asks for more than there is.
+        Nothing would be held out, selected or trained on, or a threshold asks for more than there is.
     """
     opened = {role: Manifest.open(artifact) for role, artifact in manifests.items()}
     _check_contents(experiment, opened)
@@ -138,7 +138,7 @@ def _check_held_out(experiment: Experiment, pairs: Manifest) -> None:
 
 
 def _check_candidates(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[ImprovementSetName]) -> None:
-    """Refuse where no clip may enter: all are held out, or known from the evaluation."""
+    """Reject an experiment in which no clip may enter a set: all are held out or overlap with the evaluation."""
     held_out = opened["pairs"].held_out(experiment.student.held_out)
     for role, strategies in (("pool", wanted & {*SEARCHED, *GENERATED}), ("pairs", wanted & {"ds"})):
         if not strategies:
@@ -153,7 +153,7 @@ def _check_candidates(experiment: Experiment, opened: Mapping[str, Manifest], wa
 
 
 def _check_thresholds(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[ImprovementSetName]) -> None:
-    """Refuse a count that is larger than what there is; the defaults take what there is."""
+    """Reject a count that is larger than the number of candidates; for the default counts, only warn."""
     texts = set(opened["pairs"].captions.caption_id)
     if "captions" in opened and wanted & {*SEARCHED}:
         texts |= set(opened["captions"].captions.caption_id)
@@ -188,7 +188,7 @@ def _check_count(name: str, threshold: Threshold, default: Threshold, most: int,
 
 
 def _check_evidence(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[ImprovementSetName]) -> None:
-    """Refuse where a threshold could not be found: too few pairs for a precision, too few clips for near duplicates."""
+    """Reject too few judged pairs for a threshold by precision, and too few clips to calibrate near duplicates."""
     pairs = opened["pairs"]
     searched = wanted & {*SEARCHED}
     if any(experiment.curate(strategy).audio_threshold.precision is not None for strategy in searched):

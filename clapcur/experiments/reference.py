@@ -1,4 +1,4 @@
-"""Writes docs/config.md, made from the config classes: ``python -m clapcur.experiments.reference > docs/config.md``."""
+"""Generate docs/config.md from the config classes: ``python -m clapcur.experiments.reference > docs/config.md``."""
 
 import dataclasses
 import types
@@ -12,7 +12,7 @@ from clapcur.experiments.order import PostTraining
 from clapcur.stages.ingest import IngestConfig
 from clapcur.stages.train import TrainConfig
 
-GIVEN = ("pairs", "evaluation", "class_names")  # what no default can replace
+GIVEN = ("pairs", "evaluation", "class_names")  # fields without a meaningful default
 
 HEAD = """# Every field of an experiment's config
 
@@ -25,7 +25,7 @@ a new artifact.
 
 
 def page() -> str:
-    """Return the page as Markdown: a table for each class, in the order in which the fields lead to them."""
+    """Return the page as Markdown: one table per class, in the order in which fields refer to the classes."""
     start = defaults()
     teacher = start.teacher
     assert teacher is not None and teacher.model is not None
@@ -44,7 +44,7 @@ def page() -> str:
 
 
 def classes_of(root: type) -> list[type]:
-    """Return the config classes that the fields of `root` lead to, `root` first."""
+    """Return `root` and the config classes that its fields refer to, directly or indirectly."""
     found, waiting = [root], [root]
     while waiting:
         for kind in typing.get_type_hints(waiting.pop(0)).values():
@@ -62,7 +62,7 @@ def _classes_in(kind: Any) -> list[type]:
 
 
 def _table(cls: type, examples: Mapping[str, Any]) -> str:
-    """Return the table of a class, with a column of defaults for each example: an instance, or the class itself."""
+    """Return the table of a class, with a column of defaults for each example (an instance or the class itself)."""
     texts, hints = describe(cls), typing.get_type_hints(cls)
     head = ["field", "type", *examples, ""]
     lines = [f"## {cls.__name__}", "", (cls.__doc__ or "").split("\n")[0], "", _row(head), "|" + "---|" * len(head)]
@@ -100,7 +100,7 @@ def _default_text(field: "dataclasses.Field[Any]", example: Any) -> str:
 
 
 def _value_text(value: Any) -> str:
-    if value is None or isinstance(value, IngestConfig):  # the pool, which a file may leave out
+    if value is None or isinstance(value, IngestConfig):  # the pool, which is optional
         return "null"
     if isinstance(value, bool):
         return str(value).lower()

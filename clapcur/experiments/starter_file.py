@@ -1,4 +1,4 @@
-"""The file that ``clapcur init`` writes: a short experiment, whose comments are the texts of the config's fields."""
+"""The file that ``clapcur init`` writes: a short experiment, with the descriptions of its fields as comments."""
 
 import textwrap
 
@@ -8,11 +8,11 @@ from clapcur.experiments.config import Experiment
 from clapcur.stages.curate import Curation
 from clapcur.stages.train import TrainConfig
 
-WIDTH = 110  # columns of a comment
+WIDTH = 110  # of a comment, in columns
 HEAD = """\
 # An experiment for `clapcur improve` and `clapcur compare`. Paths are relative to this file. docs/config.md lists every
 # field and its default."""
-FORMS = {  # what may be given for a place, beside what the field says
+FORMS = {  # forms that a source may have, added to the description of its field
     "pairs": "A table (CSV, TSV, JSONL, Parquet) with the columns path and caption.",
     "pool": "A folder, or a table with the column path.",
     "evaluation": "A table with the columns path and label.",
@@ -20,7 +20,7 @@ FORMS = {  # what may be given for a place, beside what the field says
     "captions": "A table with the column caption.",
     "checkpoint": "A file, a folder or a name on the Hub.",
 }
-SHOWN = (  # (class, field, example, whether it is commented out)
+SHOWN = (  # (class, field, example, whether the line is commented out)
     (Experiment, "name", "my-sounds", False),
     (Experiment, "pairs", "pairs.csv", False),
     (Experiment, "pool", "recordings/", False),
@@ -41,11 +41,11 @@ SHOWN = (  # (class, field, example, whether it is commented out)
     (Experiment, "soft_labels", "{form: cross_modal, beta: 0.7}", True),
 )
 BLOCKS: dict[type, str] = {Curation: "curation", Captioning: "captioning", TrainConfig: "teacher"}
-# classes whose fields are in a block of their own: its name, which is a field of the experiment
+# class whose fields are in a nested block -> name of the block, which is a field of the experiment
 
 
 def text() -> str:
-    """Return the file."""
+    """Return the text of the file."""
     lines, block, is_block_optional = [HEAD], "", False
     for cls, field, example, is_optional in SHOWN:
         name = BLOCKS.get(cls, "")
@@ -61,7 +61,7 @@ def text() -> str:
 
 
 def _comment(said: str, before: str) -> list[str]:
-    """Return a text as lines of comment, in YAML's words."""
+    """Return a text as comment lines, with ``null`` for None as in YAML."""
     said = said.replace("`", "").replace("None:", "null:")
     return textwrap.wrap(
         said, WIDTH, initial_indent=f"{before}# ", subsequent_indent=f"{before}# ", break_on_hyphens=False

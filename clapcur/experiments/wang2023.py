@@ -1,7 +1,7 @@
 """The paper's experiments as configs: Tables 2 and 3 of Wang et al. 2023, with the settings of its code.
 
-docs/reproduction.md lists what differs, why, and in which direction it should move the figures. What the paper does not
-state is taken from its code (zhepeiw/clap_curation at 70f5d30) and its README.
+docs/reproduction.md lists the differences, their reasons, and the direction in which they should move the numbers.
+Settings that the paper does not state are taken from its code (zhepeiw/clap_curation at 70f5d30) and its README.
 """
 
 from collections.abc import Mapping
@@ -29,12 +29,12 @@ PAIRS = {"audiocaps": "AUDIOCAPS", "clotho": "CLOTHO_v2.1", "macs": "MACS", "fsd
 POOL = "audioset"
 BATCH = 128
 NUM_STEPS = 20_000
-"""20 epochs of about 1,000 steps: what the reference's rows of teacher, SL and DU see. Every row gets as many here."""
+"""20 epochs of about 1,000 steps: the budget of the reference's rows teacher, SL and DU; here, of every row."""
 
 
 @frozen
 class Domain:
-    """What the reference sets for one evaluation set."""
+    """The reference's settings for one evaluation set."""
 
     corpus: str
     """Corpus in `clapcur.corpora`, and its class list."""
@@ -51,7 +51,7 @@ DOMAINS: Mapping[Dataset, Domain] = {
     "us8k": Domain(corpus="urbansound8k", folder="UrbanSound8K", ds_threshold=0.60, ads_threshold=0.70),
     "tut17": Domain(corpus="tut2017", folder="TUT-2017", ds_threshold=0.675, ads_threshold=0.65),
 }
-DU_THRESHOLD = 0.70  # section 3.3; the reference's file says 0.75 and its README passes another as a flag
+DU_THRESHOLD = 0.70  # section 3.3; the reference's config file has 0.75, and its README passes another value as a flag
 
 PUBLISHED: Mapping[str, Mapping[Dataset, Mapping[str, tuple[float, float | None]]]] = {
     "wang2023/table2": {
@@ -80,25 +80,25 @@ RECIPES = tuple(PUBLISHED)
 
 
 def experiment(recipe: str, dataset: Dataset, data: Path, selection: Selection = "held_out") -> Experiment:
-    """Return one column of a table of the paper.
+    """Return the experiment for one column of a table in the paper.
 
     Parameters
     ----------
     recipe : {"wang2023/table2", "wang2023/table3"}
-        The comparison of strategies; or that with a teacher of a tenth of the pairs.
+        Table 2 compares all strategies; table 3 uses a teacher trained on a tenth of the pairs.
     dataset : {"esc50", "us8k", "tut17"}
     data : Path
-        The folder of your copies: AUDIOCAPS, CLOTHO_v2.1, MACS, FSD50K, audioset, the evaluation set (ESC-50,
+        Folder with your copies of AUDIOCAPS, CLOTHO_v2.1, MACS, FSD50K, audioset, the evaluation set (ESC-50,
         UrbanSound8K or TUT-2017) and PANNs' weights, Cnn14_mAP=0.431.pth.
     selection : {"held_out", "reference"}
-        What chooses the weights: held-out pairs, or, as in the reference, the very clips that are scored.
+        How weights are selected: on held-out pairs or, as in the reference, on the evaluation clips themselves.
 
     Raises
     ------
     ValueError
-        An unknown recipe or dataset.
+        The recipe or the dataset is unknown.
     DataError
-        Something is not in the folder; all that is missing is named.
+        Something is missing from the folder; the message lists everything that is missing.
     """
     if recipe not in PUBLISHED or dataset not in DOMAINS:
         raise ValueError(
@@ -158,25 +158,25 @@ def experiment(recipe: str, dataset: Dataset, data: Path, selection: Selection =
 
 
 def _place(data: Path, folder: str, corpus: str) -> Path:
-    """Return where a corpus lies: under its own name, or under ours, where `clapcur download` puts some."""
+    """Return the folder of a corpus: under our name if it exists, where `clapcur download` puts it, else its own."""
     return data / corpus if (data / corpus).is_dir() else data / folder
 
 
 def beside(name: str, accuracies: Mapping[str, tuple[float, float | None]]) -> list[tuple[str, str, str]]:
-    """Lay our figures beside the paper's, row by row as the paper does.
+    """Compare our results with the paper's, row by row in the order of the paper.
 
     Parameters
     ----------
     name : str
-        Of the experiment, as `experiment` gave it.
+        Name of the experiment, as set by `experiment`.
     accuracies : mapping
         Row -> mean accuracy in [0, 1] and its standard deviation over seeds, or None.
 
     Returns
     -------
     list of (row, ours, theirs)
-        In percent; a row that the paper does not have, such as ``continued``, has an empty cell there. Empty for an
-        experiment that is none of the paper's.
+        Accuracies in percent. The cell is empty if the paper does not have the row (such as ``continued``) or we do
+        not. The list is empty for an experiment that is not from the paper.
     """
     known = {
         f"{recipe}-{dataset}".replace("/", "-"): rows

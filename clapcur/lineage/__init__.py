@@ -1,1 +1,1 @@
-"""Questions about what made what: trace, impact, pools, collection."""
+"""Lineage: which artifacts were made from which others (trace, impact, pools, collection, verification)."""

@@ -1,16 +1,16 @@
-"""Collecting: what of a store no kept model needs, and how it is removed.
+"""Garbage collection: find the artifacts that no kept model needs, and remove them.
 
-Kept is what can be reached, from input to input, from: the checkpoints that an alias names (of every dataset); the
-newest version of each pool, and what the next embedding or curation of it begins with; the newest decision about each
-dataset; reports; what is younger than the grace; what the user names. Decisions, tombstones and reports stay
-themselves, whatever becomes of what they tell of. The rest goes: whoever wants it again computes it again.
+The collection keeps everything reachable, from input to input, from these roots: the checkpoints that have an alias (of
+every dataset); the newest version of each pool, and the artifacts that its next embedding, tagging or curation
+continues from; the newest decision about each dataset; reports; artifacts younger than the grace period; and artifacts
+that the user names. Decisions, tombstones and reports are always kept, even if their inputs are not. Everything else is
+removed, and can be recomputed.
 
-An artifact is removed record first, so that one which is half gone is no artifact. Its folder is then renamed, which
-takes no time, leaves the catalog, and only then is emptied: after a crash the next collection continues.
+The record of an artifact is removed first, so a half-removed artifact does not count as one. Its folder is then renamed
+(which is instant), removed from the catalog, and only then deleted; after a crash the next collection continues.
 
-An artifact whose record is damaged cannot say what it was made from; the catalog still knows. All of that is kept, and
-so is the folder itself where something was made from it, or where it would be kept in any case: somebody may have a
-copy of the record.
+The inputs of an artifact with a damaged record are taken from the catalog, and all of them are kept. Its folder is kept
+too if anything was made from it or if its kind is always kept: the user may have a copy of the record.
 """
 
 import os
@@ -34,15 +34,15 @@ from clapcur.store.home import Home
 from clapcur.store.readable import label, model_name
 from clapcur.store.record import RECORD, Record, read_record
 
-ALWAYS_KEPT = ("decision", "tombstone", "report")  # small, and what they say is said nowhere else
-REMOVED = ".removed"  # end of the name of a folder that is on its way out
+ALWAYS_KEPT = ("decision", "tombstone", "report")  # small, and their content is stored nowhere else
+REMOVED = ".removed"  # suffix of the name of a folder that is being removed
 
 Records = Mapping[str, Record]  # by id
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What stays and what goes: id -> why."""
+    """Which artifacts to keep and to remove: id -> reason."""
 
     keep: dict[str, str]
     remove: dict[str, str]
@@ -50,7 +50,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Item:
-    """An artifact, or the folder of one that was never finished."""
+    """An artifact, or the folder of an unfinished one."""
 
     kind: str
     id: str
@@ -64,18 +64,18 @@ class Item:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a collection keeps and removes, the largest first."""
+    """What a collection keeps and removes, largest first."""
 
     kept: list[Item]
     removed: list[Item]
     tainted: list[Item]
-    # of what is kept: embeddings and Improvement-Sets that hold a clip which was taken down
+    # kept embeddings, tags, compositions and Improvement-Sets that have a clip which was taken down
     making: int
-    # number of folders without a record that are too young to be removed: what they read is not known
+    # number of folders without a record that are too young to be removed; their inputs are unknown
     damaged: list[str]
-    # ids whose record is damaged; what they were made from is kept
+    # ids whose record is damaged; their inputs are kept
     since: float
-    # Unix seconds at or above which everything is young
+    # Unix seconds; anything finished or changed later is young
 
 
 def choose(
@@ -88,7 +88,7 @@ def choose(
     holding: Collection[str] = (),
     needed: Mapping[str, str] | None = None,
 ) -> Choice:
-    """Choose among finished artifacts.
+    """Choose which finished artifacts to keep.
 
     Parameters
     ----------
@@ -99,11 +99,11 @@ def choose(
     named : collection of str
         Ids that the user wants to keep.
     reports : int, optional
-        How many of the newest reports keep what they tell of; None for all.
+        Number of newest reports whose inputs are kept; None: all.
     since : float
-        Unix time in seconds; what was finished later stays, with its inputs.
+        Unix time in seconds; artifacts finished later are kept, with their inputs.
     holding : collection of str
-        Ids of embeddings and Improvement-Sets that must go unless a kept model was made from them.
+        Ids of artifacts to remove unless a kept model was made from them.
     needed : mapping of str to str
         Ids that are kept for another reason, and that reason.
     """
@@ -133,7 +133,7 @@ def choose(
 def _reach(
     records: Records, roots: Mapping[str, str], *, closed: Collection[str] = (), without_shortcuts: bool = False
 ) -> dict[str, str]:
-    """Return what can be reached from input to input, with the reason of each; inputs that are lost are passed over."""
+    """Return everything reachable from input to input, with the reason for each; missing inputs are skipped."""
     found: dict[str, str] = {}
     waiting = list(roots.items())
     while waiting:
@@ -152,9 +152,9 @@ def _reach(
 
 
 def _pool_roots(records: Records) -> dict[str, str]:
-    """Return the newest version of each pool, and the newest of each kind of work on one of its versions.
+    """Return the newest version of each pool, and its newest result by stage and config.
 
-    The next version is worked on as a change of that; without it a landing of ten clips would cost the whole pool.
+    Work on the next version continues from these; without them a landing of ten clips would recompute the whole pool.
     """
     name_of = {name: record.config["name"] for name, record in records.items() if record.stage == "pool"}
     newest: dict[tuple[str, ...], str] = {}
@@ -192,7 +192,7 @@ def plan(
     grace_hours: float = 24.0,
     with_forgotten: bool = False,
 ) -> Plan:
-    """Look at a home and choose what would be removed; nothing is.
+    """Choose what would be removed from a home, without removing it.
 
     Parameters
     ----------
@@ -200,10 +200,10 @@ def plan(
     named, reports
         See `choose`.
     grace_hours : float
-        Whatever is younger is left alone, finished or not: somebody may be working with it.
+        Grace period in hours. Anything younger is left alone, finished or not, because it may be in use.
     with_forgotten : bool
-        Remove embeddings and Improvement-Sets that hold a clip with a tombstone, unless a kept model was made from
-        them.
+        Whether to remove embeddings, tags, compositions and Improvement-Sets that have a clip with a tombstone, unless
+        a kept model was made from them.
     """
     store, since = home.store, time.time() - 3600 * grace_hours
     records = {artifact.id: artifact.record for artifact in store}
@@ -236,7 +236,7 @@ def plan(
 
 
 def _below_damaged(home: Home, damaged: Collection[str]) -> dict[str, str]:
-    """Return all that artifacts with a damaged record were made from, as the catalog knows it."""
+    """Return everything that artifacts with a damaged record were made from, according to the catalog."""
     if not damaged:
         return {}
     catalog = Catalog.open(home)
@@ -256,7 +256,7 @@ def _standing(home: Home) -> dict[str, str]:
 
 
 def _holding_forgotten(home: Home, records: Records) -> set[str]:
-    """Return the ids of embeddings and Improvement-Sets that hold a clip which was taken down."""
+    """Return the ids of embeddings, tags, compositions and Improvement-Sets that have a clip which was taken down."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -264,7 +264,7 @@ def _holding_forgotten(home: Home, records: Records) -> set[str]:
         return set()
     clips = set(refused)
     for name, record in records.items():
-        if record.kind == "manifest":  # the same sound in another container has another id
+        if record.kind == "manifest":  # the same sound in another container has a different id
             columns = ("clip_id", "pcm_sha256", "recording_id")
             for batch in _batches(home.store.folder("manifest", name) / "clips.parquet", *columns):
                 table = batch.to_pandas()
@@ -284,7 +284,7 @@ def _holding_forgotten(home: Home, records: Records) -> set[str]:
 
 
 def _batches(path: Path, *columns: str) -> Iterator[Any]:
-    """Yield some columns of a Parquet table piece by piece; nothing where the table is lost."""
+    """Yield some columns of a Parquet table in batches; nothing if the table is missing."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -300,9 +300,9 @@ def _batches(path: Path, *columns: str) -> Iterator[Any]:
 
 
 def _unfinished(store: Store) -> Iterator[Item]:
-    """Yield folders without a record that can be read, and those whose removal was cut off."""
+    """Yield folders without a readable record, and those whose removal was interrupted."""
     for folder in sorted(store.root.glob("*/*")):
-        if not folder.is_dir() or folder.parent.name == TOMBSTONE:  # half of one forgets its clip all the same
+        if not folder.is_dir() or folder.parent.name == TOMBSTONE:  # even an incomplete tombstone forgets its clip
             continue
         name, why = folder.name, "its deletion was interrupted"
         if name.endswith(REMOVED):
@@ -325,7 +325,7 @@ def _has_record(folder: Path) -> bool:
 
 
 def _is_young(item: Item, since: float) -> bool:
-    """Return whether somebody may still be writing into an unfinished folder."""
+    """Return whether a process may still be writing to an unfinished folder."""
     return not item.folder.name.endswith(REMOVED) and _last_change(item.folder) >= since
 
 
@@ -339,7 +339,7 @@ def _size(item: Item) -> tuple[int, str]:
 
 
 def size_of(folder: Path) -> int:
-    """Return the bytes of all files below a folder; what vanishes meanwhile counts nothing."""
+    """Return the total size in bytes of all files below a folder; files that vanish meanwhile are skipped."""
     return sum(stat.st_size for stat in _stats(folder))
 
 
@@ -352,15 +352,15 @@ def _stats(folder: Path) -> Iterator[os.stat_result]:
         for file in files:
             try:
                 yield os.lstat(os.path.join(parent, file))
-            except FileNotFoundError:  # its maker moved it to its place
+            except FileNotFoundError:  # the stage moved it to its final place
                 continue
 
 
 def collect(home: Home, chosen: Plan) -> list[Item]:
-    """Remove what was chosen and return what has gone.
+    """Remove the chosen items and return those that were removed.
 
-    What changed since it was chosen stays: a folder that is worked on again, an artifact that was made again, or from
-    which something new was made.
+    Items that changed since they were chosen are kept: folders that are in use again, and artifacts that were rebuilt
+    or from which something new was made.
     """
     catalog, store = Catalog.open(home), home.store
     catalog.catch_up(store)
@@ -370,9 +370,9 @@ def collect(home: Home, chosen: Plan) -> list[Item]:
 
 
 def _remove(catalog: Catalog, store: Store, item: Item, known: Collection[str], since: float) -> bool:
-    """Remove one artifact, nobody else making it meanwhile; tell whether it has gone."""
+    """Remove one artifact while holding its lease; return whether it was removed."""
     if item.folder.name.endswith(REMOVED):
-        if not (store.folder(item.kind, item.id) / RECORD).exists():  # it was not made again
+        if not (store.folder(item.kind, item.id) / RECORD).exists():  # it was not rebuilt
             catalog.remove(item.id)
         shutil.rmtree(item.folder)
         return True
@@ -383,7 +383,7 @@ def _remove(catalog: Catalog, store: Store, item: Item, known: Collection[str], 
         (item.folder / RECORD).unlink(missing_ok=True)
         sync_folder(item.folder)
         leaving = item.folder.with_name(f".{item.id}{REMOVED}")
-        if leaving.exists():  # of an earlier removal that was cut off
+        if leaving.exists():  # left by an interrupted removal
             shutil.rmtree(leaving)
         item.folder.rename(leaving)
         sync_folder(item.folder.parent)
@@ -402,12 +402,12 @@ def _is_as_chosen(item: Item, since: float) -> bool:
 
 
 def _is_used(catalog: Catalog, name: str, known: Collection[str]) -> bool:
-    """Return whether something was made from an artifact that was not there when the choice was made."""
+    """Return whether an artifact is the input of another one that did not exist when the choice was made."""
     return any(edge.artifact_id not in known for edge in catalog.downstream(name))
 
 
 def by_kind(items: Iterable[Item]) -> dict[str, tuple[int, int]]:
-    """Return how many there are of each kind, and their bytes."""
+    """Return the number of items of each kind, and their total size in bytes."""
     found: dict[str, tuple[int, int]] = {}
     for item in items:
         count, size = found.get(item.kind, (0, 0))

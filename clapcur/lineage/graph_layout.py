@@ -1,32 +1,32 @@
-"""Layout of a graph without circles: columns from left to right, few crossings, short straight edges.
+"""Layout of an acyclic graph: columns from left to right, few crossings, short straight edges.
 
-The method of Sugiyama: columns by the longest way, stand-ins where an edge passes a column (one for all edges that
-leave the same node, which run together as far as they can), an order inside the columns by the mean of the neighbours,
-places as near to the neighbours as the order and the gaps allow.
+Sugiyama's method: columns by the longest path; dummy nodes where an edge passes a column (one for all edges that leave
+the same node, which share their route as far as possible); an order within columns by the mean position of the
+neighbours; and positions as close to the neighbours as order and gaps allow.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-SWEEPS = 24  # there and back again; the order with the fewest crossings is kept
+SWEEPS = 24  # alternately to the right and to the left; the order with the fewest crossings is kept
 
-Edge = tuple[str, str]  # from, to; the first is further left
+Edge = tuple[str, str]  # (from, to); the first node is further left
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything lies.
+    """Positions of the nodes and edges.
 
     Attributes
     ----------
     column : dict of str to int
-        Of each node, 0 is leftmost.
+        Column of each node; 0 is leftmost.
     y : dict of str to float
-        Middle of each node, in the unit of the heights; the uppermost edge of all is 0.
+        Vertical centre of each node, in the unit of the heights; 0 is the top of the graph.
     height : float
-        Of the whole.
+        Height of the whole graph.
     bends : dict of Edge to list of float
-        Heights at which an edge passes the columns between its ends, from left to right.
+        Vertical positions at which an edge passes the columns between its ends, from left to right.
     """
 
     column: dict[str, int]
@@ -42,9 +42,9 @@ def layout(nodes: Sequence[str], edges: Iterable[Edge], *, node_height: float, e
     ----------
     nodes : sequence of str
     edges : iterable of (str, str)
-        Without circles and doubles.
+        Edges without cycles and duplicates.
     node_height, edge_height : float
-        Room of a node, and of an edge that passes a column, gap included.
+        Height of a node, and of an edge that passes a column, including the gap.
     """
     edges = list(edges)
     column = columns(nodes, edges)
@@ -73,7 +73,7 @@ def layout(nodes: Sequence[str], edges: Iterable[Edge], *, node_height: float, e
 
 
 def columns(nodes: Sequence[str], edges: Sequence[Edge]) -> dict[str, int]:
-    """Return the column of each node: right of all that lead to it, and as near as can be to what it leads to."""
+    """Return the column of each node: right of its predecessors, and as close as possible to its successors."""
     before: dict[str, list[str]] = {name: [] for name in nodes}
     after: dict[str, list[str]] = {name: [] for name in nodes}
     for start, end in edges:
@@ -150,15 +150,15 @@ def _places(
 
 
 def spread(wished: Sequence[float], heights: Sequence[float]) -> list[float]:
-    """Return places in the given order that do not overlap and lie as near to the wished ones as can be (squares).
+    """Return positions in the given order that do not overlap and are closest to the wished ones (least squares).
 
-    That is isotonic regression of the wishes less the room that those above need.
+    This is isotonic regression of the wished positions minus the space that the items above need.
     """
     offsets, bottom = [], 0.0
     for height in heights:
         offsets.append(bottom + height / 2)
         bottom += height
-    blocks: list[tuple[float, int]] = []  # sum and number of those that are side by side
+    blocks: list[tuple[float, int]] = []  # sum and number of adjacent items that touch
     for wish, offset in zip(wished, offsets, strict=True):
         total, count = wish - offset, 1
         while blocks and blocks[-1][0] / blocks[-1][1] > total / count:

@@ -1,7 +1,7 @@
-"""The page of a trace: what made an artifact, as a graph in one HTML file that needs nothing else.
+"""The page of a trace: what an artifact was made from, as a graph in one self-contained HTML file.
 
-Sources are on the left, the artifact on the right. Every node opens to its figures; the page works from the disk and
-without its script, which only lights up the way that led to a node.
+Sources are on the left, the artifact is on the right. Every node opens to show its numbers. The page works from disk
+and without its script, which only highlights the path that led to a node.
 """
 
 from collections import Counter
@@ -19,9 +19,9 @@ from clapcur.store.home import Home
 
 NODE = (214, 70)  # px, width and height of a closed node
 GAP = (92, 18)  # px, between columns and between nodes
-EDGE_HEIGHT = 16  # px, room of an edge that passes a column
+EDGE_HEIGHT = 16  # px, height of an edge that passes a column
 MARGIN = 12  # px, around the graph
-COLOURS = {  # on light and on dark ground
+COLOURS = {  # on a light and on a dark background
     "manifest": ("#2f7d4f", "#6fc492"),
     "checkpoint": ("#1f6a96", "#6bb6e0"),
     "embeddings": ("#6c757d", "#9aa8b1"),
@@ -40,14 +40,14 @@ OTHER = ("#5a6872", "#9aa8b1")
 
 @dataclass(frozen=True)
 class Graph:
-    """The tree of a trace with every artifact once.
+    """The tree of a trace as a graph, with every artifact once.
 
     Attributes
     ----------
     nodes : dict of str to mapping
-        By id; the first one is what was asked for.
+        Nodes of the tree by id; the first is the traced artifact.
     roles : dict of Edge to list of str
-        From an input to what was made from it: the roles that it played.
+        Roles of an input in an artifact that was made from it.
     """
 
     nodes: dict[str, Mapping[str, Any]]
@@ -55,7 +55,7 @@ class Graph:
 
     @classmethod
     def of(cls, tree: Mapping[str, Any]) -> "Graph":
-        """Return the graph of what `clapcur.lineage.queries.trace` returned."""
+        """Return the graph of a tree as returned by `clapcur.lineage.queries.trace`."""
         nodes: dict[str, Mapping[str, Any]] = {}
         roles: dict[Edge, list[str]] = {}
         waiting = [tree]
@@ -76,7 +76,7 @@ def write_page(home: Home, tree: Mapping[str, Any], path: Path) -> None:
     ----------
     home : Home
     tree : mapping
-        What `clapcur.lineage.queries.trace` returned.
+        Tree as returned by `clapcur.lineage.queries.trace`.
     path : Path
     """
     catalog = Catalog.open(home)
@@ -86,13 +86,13 @@ def write_page(home: Home, tree: Mapping[str, Any], path: Path) -> None:
 
 
 def as_html(graph: Graph, runs: Mapping[str, str]) -> str:
-    """Return the page.
+    """Return the page as HTML.
 
     Parameters
     ----------
     graph : Graph
     runs : mapping of str to str
-        MLflow runs by artifact, where there are any.
+        Ids of MLflow runs by artifact, for artifacts that have one.
     """
     width, height = NODE
     placed = layout(
@@ -143,12 +143,12 @@ def _node(graph: Graph, name: str, placed: Layout, run: str | None, is_root: boo
 
 
 def _name(node: Mapping[str, Any]) -> str:
-    """Return what made a node, no word twice."""
+    """Return the label of a node without repeated words."""
     return " ".join(dict.fromkeys(str(node.get("label") or _spoken(node["kind"])).split()))
 
 
 def _figures(node: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Return the numbers of a node by heading, as texts; a threshold is not shown again as a metric."""
+    """Return the numbers of a node by heading, as texts; thresholds are not repeated as metrics."""
     thresholds = node.get("thresholds", {})
     metrics = readable.flat(node.get("metrics", {}))
     figures = {
@@ -162,7 +162,7 @@ def _figures(node: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def _edges(graph: Graph, placed: Layout) -> Iterator[dict[str, str]]:
-    """Yield the edges: from the right of an input to the left of what was made from it, spread over its height."""
+    """Yield the edges, from the right side of an input to the left side of its result, spread over its height."""
     into: dict[str, list[Edge]] = {}
     for edge in graph.roles:
         into.setdefault(edge[1], []).append(edge)
@@ -190,7 +190,7 @@ def _curve(column: int, heights: list[float]) -> str:
 
 
 def _labels(graph: Graph, placed: Layout) -> Iterator[dict[str, str]]:
-    """Yield the roles; each is beside the input, and is seen when what was made from it is pointed at."""
+    """Yield the roles as labels next to the inputs; a label is visible while the pointer is on the result."""
     for (start, end), roles in graph.roles.items():
         left, _ = _corner(start, placed)
         text = ", ".join(role.replace("_", " ") for role in roles)

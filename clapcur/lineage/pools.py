@@ -1,6 +1,6 @@
-"""Which versions a pool has, what has been taken down, and what was made of an earlier version.
+"""Versions of a pool, clips that were taken down, and results of earlier versions.
 
-All of it is read out of records: a pool is the chain of the manifests that `clapcur.stages.pool` made under its name.
+Everything is read from records: a pool is the chain of manifests that `clapcur.stages.pool` made under its name.
 """
 
 import json
@@ -24,7 +24,7 @@ from clapcur.store.leases import Lease
 
 FOLLOWED = "followed.json"  # in the home: the experiments that are kept up to date
 
-# roles that differ between what is made of one version and of the next, by stage
+# roles of inputs that differ between the results of one version and of the next, by stage
 OF_A_VERSION = {
     "embed": ("manifest", "previous"),
     "tag": ("manifest", "previous"),
@@ -33,12 +33,12 @@ OF_A_VERSION = {
 
 
 def turn(home: Home, name: str) -> AbstractContextManager[Lease]:
-    """Hold the right to make the next version of a pool: versions are a chain, never a tree."""
+    """Hold the lease to make the next version of a pool, so that versions are a chain, never a tree."""
     return Catalog.open(home).lease(f"pool:{check_pool_name(name)}", f"the pool {name}")
 
 
 def versions(home: Home, name: str) -> list[Artifact]:
-    """Return the versions of a pool, the first one first; none where nothing has landed."""
+    """Return the versions of a pool, oldest first; empty if nothing has landed."""
     check_pool_name(name)
     return [artifact for artifact in _versions(home) if artifact.record.config["name"] == name]
 
@@ -65,7 +65,7 @@ def head(home: Home, name: str) -> Artifact:
 
 
 def ancestors(home: Home, version: Artifact) -> list[Artifact]:
-    """Return the versions that one was made from, the nearest first; none for a manifest that is no pool's."""
+    """Return the versions that a version was made from, newest first; empty for a manifest that is not of a pool."""
     found = []
     while parent := version.record.inputs.get("parent"):
         version = home.store.find(parent)
@@ -79,15 +79,15 @@ def forgotten(home: Home) -> frozenset[str]:
 
 
 def next_version(home: Home, name: str, landing: Artifact | None) -> tuple[PoolConfig, dict[str, Artifact]] | None:
-    """Return config and inputs of the version that comes next, or None where nothing changes. Call it in your `turn`.
+    """Return config and inputs of a pool's next version; None if nothing changes. Call this while holding `turn`.
 
     Parameters
     ----------
     home : Home
     name : str
-        Of the pool.
+        Name of the pool.
     landing : Artifact or None
-        Manifest of what is new; None where only forgotten clips leave.
+        Manifest of new clips; None: only remove forgotten clips.
     """
     before = versions(home, name)
     inputs = ({"parent": before[-1]} if before else {}) | ({"landing": landing} if landing else {})
@@ -110,25 +110,25 @@ def next_version(home: Home, name: str, landing: Artifact | None) -> tuple[PoolC
 
 
 def with_earlier(home: Home, stage: Stage, config: Any, inputs: Mapping[str, Artifact]) -> dict[str, Artifact]:
-    """Add what the same stage made of an earlier version of the pool, so that only what is new is worked on.
+    """Add the stage's result for an earlier version of the pool, so that the stage only processes new clips.
 
-    The nearest version counts. What was made of this very version before is found again with the inputs that it had
-    then, so that versions which are worked on later do not rename it.
+    The result of the most recent version is added. If the stage has already processed this version, the inputs of that
+    result are added instead, so that work on other versions does not change its id.
 
     Parameters
     ----------
     home : Home
     stage : Stage
-        One of `OF_A_VERSION`.
+        One of the stages in `OF_A_VERSION`.
     config : object
-        Of the stage.
+        Config of the stage.
     inputs : mapping of str to Artifact
         By role.
 
     Returns
     -------
     dict of str to Artifact
-        The inputs, with what was added.
+        `inputs`, with the added ones.
     """
     role, *added = OF_A_VERSION[stage.name]
     if role not in inputs:
@@ -148,7 +148,7 @@ def with_earlier(home: Home, stage: Stage, config: Any, inputs: Mapping[str, Art
 
 
 def _of_then(home: Home, made: Artifact, name: str) -> Artifact:
-    """Return an input that an artifact had; of one that only saved work, and may be gone since, its name is enough."""
+    """Return an input of an artifact; an input that only saved work may be missing, so its id is enough."""
     known = made.record.inputs[name]
     if name in ("previous", "parent"):
         return Artifact(made.kind, known, str(home.store.folder(made.kind, known)))
@@ -158,7 +158,7 @@ def _of_then(home: Home, made: Artifact, name: str) -> Artifact:
 def _made_of(
     home: Home, stage: Stage, config: Any, inputs: Mapping[str, Artifact], role: str, version: Artifact
 ) -> list[Artifact]:
-    """Return what the stage made of this version with the same config and the same other inputs, the newest first."""
+    """Return the stage's results for this version with the same config and other inputs, newest first."""
     changing = OF_A_VERSION[stage.name]
     wanted = {name: artifact.id for name, artifact in inputs.items() if name not in changing}
     found = []
@@ -173,26 +173,26 @@ def _made_of(
 
 
 def _versions(home: Home) -> list[Artifact]:
-    """Return the versions of all pools, in the order of their numbers."""
+    """Return the versions of all pools, in the order of their version numbers."""
     found = [artifact for artifact in home.store.of_kind("manifest") if artifact.record.stage == STAGE.name]
     return sorted(found, key=lambda artifact: artifact.record.config["version"])
 
 
 @dataclass(frozen=True)
 class News:
-    """What happened to a pool since its last curation."""
+    """Changes to a pool since its last curation."""
 
     version: Artifact
-    # the newest
+    # the newest version
     curated: Artifact | None
-    # the version that was curated last, the newest itself if nothing happened
+    # the version that was curated last; equals `version` if nothing has changed since
     new_clips: int
     gone_clips: int
     hours: float
-    # since the first landing that was not curated yet
+    # hours since the first landing that was not curated yet
 
     def due(self, min_new_clips: int, max_wait_hours: float) -> str:
-        """Return why it is time to curate again, or an empty text where it is not."""
+        """Return why a curation is due; an empty string if it is not."""
         if self.curated is None:
             return "it was never curated"
         if self.gone_clips:
@@ -205,15 +205,15 @@ class News:
 
 
 def news(home: Home, version: Artifact, curation: Any) -> News:
-    """Return what happened to a pool since it was last curated in this way.
+    """Return the changes to a pool since it was last curated with this config.
 
     Parameters
     ----------
     home : Home
     version : Artifact
-        The newest version.
+        The newest version of the pool.
     curation : CurateConfig
-        Of the Improvement-Sets that count.
+        Config of the Improvement-Sets that count as a curation.
     """
     since: list[Artifact] = []
     curated = None
@@ -235,23 +235,22 @@ def _sets_of(home: Home, version: Artifact, curation: Any) -> list[Artifact]:
 
 
 def follow(home: Home, config: Path) -> None:
-    """Remember the file of an experiment whose student is kept up to date with its pool."""
+    """Add an experiment file to the list of followed experiments, whose students are updated with their pools."""
     paths = sorted({*followed(home), config.absolute()})
     entries = [{"path": str(path), "from_home": os.path.relpath(path, home.root)} for path in paths]
     write_atomic(home.root / FOLLOWED, json.dumps(entries, indent=1))
 
 
 def followed(home: Home) -> list[Path]:
-    """Return the files of the experiments that are kept up to date; those that are gone are left out.
+    """Return the files of the followed experiments, except missing ones.
 
-    A file that is no longer where it was is looked for at the same place seen from the home: they may have been moved
-    together.
+    A file that is missing at its absolute path is looked up relative to the home, because both may have moved together.
     """
     path = home.root / FOLLOWED
     entries = json.loads(path.read_text()) if path.exists() else []
     found = set()
     for entry in entries:
-        named = [entry] if isinstance(entry, str) else [entry["path"], entry["from_home"]]  # once, only the path
+        named = [entry] if isinstance(entry, str) else [entry["path"], entry["from_home"]]  # older: a path
         places = (Path(os.path.normpath(home.root / name)) for name in named)
         found.update([place for place in places if place.is_file()][:1])
     return sorted(found)

@@ -1,7 +1,7 @@
-"""The two questions of lineage: what made this model, and what did this clip touch.
+"""The two questions of lineage: what was this model made from, and what did this clip influence.
 
-Answers come from records and Parquet files alone; neither torch nor MLflow is imported. Pairs are
-sorted by clip id, so that row groups without the clip are never read.
+Answers come from records and Parquet files only; neither torch nor MLflow is imported. Pairs are sorted by clip id, so
+row groups without the clip are never read.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ from clapcur.store.record import Record, read_record
 from clapcur.tracking import registered_version
 
 MIN_CLIP_DIGITS = 6
-TRAINED_ON = ("improvement_set", "compositions", "replay", "teacher_pairs")  # roles whose pairs a training reads
-TABLES = {"improvement_set": "pairs.parquet", "compositions": "sources.parquet"}  # that list the clips of a choice
-INHERITED = (  # roles through which one model shapes the next: as its start, or by what it embedded or wrote
+TRAINED_ON = ("improvement_set", "compositions", "replay", "teacher_pairs")  # roles whose pairs are trained on
+TABLES = {"improvement_set": "pairs.parquet", "compositions": "sources.parquet"}  # tables that list the selected clips
+INHERITED = (  # roles through which one model influences the next: as its start, its embeddings or its captions
     "init", "teacher", "checkpoint", "prompt_embeddings", "pool_embeddings", "caption_embeddings",
     "teacher_clip_embeddings", "teacher_caption_embeddings", "improvement_set", "replay", "compositions", "captioner",
     "generated", "teacher_pairs",
@@ -33,21 +33,21 @@ INHERITED = (  # roles through which one model shapes the next: as its start, or
 
 
 def find(home: Home, name: str, kind: str | None = None) -> Artifact:
-    """Return the artifact that an id, the start of one, an MLflow run id or a registered model means.
+    """Return the artifact with this id, first digits of an id, MLflow run id or name of a registered model.
 
     Parameters
     ----------
     home : Home
     name : str
-        A model is named with an alias, such as ``clapcur-esc50@champion``, or with a version, such as
+        A registered model is named with an alias, such as ``clapcur-esc50@champion``, or with a version, such as
         ``clapcur-esc50/3``.
     kind : str, optional
-        That it must be of.
+        Kind that the artifact must have.
 
     Raises
     ------
     ArtifactError
-        None, more than one, or one of another kind than `kind`.
+        The name refers to no artifact, to several, or to one that is not of `kind`.
     """
     found = _find(home, name)
     if kind is not None and found.kind != kind:
@@ -65,7 +65,7 @@ def _find(home: Home, name: str) -> Artifact:
         if isinstance(unknown, DamagedArtifact):
             raise
         try:
-            return home.store.find(name)  # finished, but a crash came before the catalog
+            return home.store.find(name)  # finished, but a crash prevented its entry in the catalog
         except DamagedArtifact:
             raise
         except ArtifactError:
@@ -73,7 +73,7 @@ def _find(home: Home, name: str) -> Artifact:
 
 
 def _registered(home: Home, name: str, alias: str | None, version: str | None) -> Artifact:
-    """Return the checkpoint of a registered model; aliases are known here, version numbers only to MLflow."""
+    """Return the checkpoint of a registered model; aliases are in our records, version numbers only in MLflow."""
     if version:
         return home.store.find(registered_version(home, name, version))
     standing = _models(home)
@@ -85,7 +85,7 @@ def _registered(home: Home, name: str, alias: str | None, version: str | None) -
 
 
 def _models(home: Home) -> dict[str, dict[str, Artifact]]:
-    """Return the checkpoints of every registered model by alias."""
+    """Return the checkpoints of every registered model, by model name and alias."""
     return {
         readable.model_name(dataset): champions.standing(home.store, dataset)
         for dataset in champions.datasets(home.store)
@@ -98,10 +98,9 @@ def trace(home: Home, name: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``id``, ``kind``, ``role`` (in the node above), ``label``, ``uri``, ``summary`` (one line),
-        ``counts``, ``metrics``, ``thresholds`` and ``inputs``, a list of such nodes. A node that
-        is elsewhere in the tree with its inputs has ``repeated`` true and none here; one
-        whose record is gone has ``lost`` true.
+        ``id``, ``kind``, ``role`` (in the parent node), ``label``, ``uri``, ``summary`` (one line), ``counts``,
+        ``metrics``, ``thresholds`` and ``inputs``, a list of such nodes. A node whose inputs are listed elsewhere in
+        the tree has ``repeated`` true and no inputs here; a node without a record has ``lost`` true.
     """
     artifact = find(home, name)
     return _node(home, artifact.id, "", set())
@@ -149,19 +148,18 @@ def _summary(record: Record) -> str:
 
 
 def trace_pairs(home: Home, name: str) -> Iterator[dict[str, Any]]:
-    """Yield every pair that a checkpoint was trained on, or that an Improvement-Set holds.
+    """Yield every pair that a checkpoint was trained on, or that is in an Improvement-Set.
 
     Yields
     ------
     dict
-        ``clip_id``, ``caption_id``, ``caption``, ``path`` (None where not known on this machine),
-        ``similarity``, ``class`` and ``class_similarity`` (None for given pairs, which nobody
-        scored), ``source`` (artifact id) and ``role``.
+        ``clip_id``, ``caption_id``, ``caption``, ``path`` (None if unknown on this machine), ``similarity``, ``class``
+        and ``class_similarity`` (None for given pairs, which have no scores), ``source`` (artifact id) and ``role``.
 
     Raises
     ------
     ArtifactError
-        Unknown, or of a kind that has no pairs.
+        The artifact is unknown, or its kind has no pairs.
     """
     artifact = find(home, name)
     if artifact.kind in ("improvement_set", "manifest", "compositions"):
@@ -182,7 +180,7 @@ def _pairs_behind(home: Home, checkpoint: Artifact) -> Iterator[dict[str, Any]]:
 
 
 def _roles_read(record: Record) -> list[str]:
-    """Return the roles whose pairs came up in the training, by the count of examples seen."""
+    """Return the roles whose pairs the training used, according to its counts of examples."""
     given = [role for role in TRAINED_ON if role in record.inputs]
     counts = record.counts
     if any(f"seen.{role}" in counts for role in given):
@@ -191,7 +189,7 @@ def _roles_read(record: Record) -> list[str]:
 
 
 def _held_out(inputs: Mapping[str, Artifact], config: Mapping[str, Any]) -> frozenset[str]:
-    """Return the clips that the training kept away from its losses."""
+    """Return the ids of the clips that the training held out."""
     fraction = config.get("held_out", 0)
     if not fraction or "teacher_pairs" not in inputs:
         return frozenset()
@@ -241,7 +239,7 @@ def _pairs_of(home: Home, source: Artifact, role: str, held_out: frozenset[str])
 
 
 def _written(manifests: Iterable[Artifact]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return how each generated caption came about: way, tags of its clip, and verdict."""
+    """Return how each generated caption was made: way, tags of its clip, and verdict."""
     from clapcur.data.generated import KEPT, is_generated, read_generated
 
     found: dict[tuple[str, str], dict[str, Any]] = {}
@@ -255,7 +253,7 @@ def _written(manifests: Iterable[Artifact]) -> dict[tuple[str, str], dict[str, A
 
 
 def _sounds_of(home: Home, source: Artifact, role: str) -> Iterator[dict[str, Any]]:
-    """Yield both clips of every training group, with the caption of the one before the other."""
+    """Yield both clips of every training group, with the caption of the forward order."""
     from clapcur.data.compositions import Compositions, Group
 
     composed = Compositions.open(source)
@@ -293,33 +291,38 @@ def _lookup(manifests: Iterable[Artifact], name: str, key: str, value: str) -> d
 
 
 def impact(home: Home, clip: str) -> dict[str, Any]:
-    """Return everything that one clip touched.
+    """Return everything that one clip influenced.
 
     Parameters
     ----------
     home : Home
     clip : str
-        A clip id, the start of one (6 digits), or the path or address of an audio file; `clips_of_recording` finds
-        those that were cut from one recording.
+        A clip id, its first digits (at least 6), or the path or URL of an audio file. `clips_of_recording` finds the
+        clips that were cut from one recording.
 
     Returns
     -------
     dict
-        ``clip_id``, then lists of ``{"id", "label", "uri", "because"}``: ``manifests`` that list it, or whose captions
-        a captioner generated that learned from it, ``embeddings`` and ``tags`` of those, ``improvement_sets`` that
-        hold it or were measured on it, ``compositions`` that are made of it or came of such a set, ``captioners`` that
-        learned from it, ``checkpoints`` trained on such a set or on given pairs with it, or selected on it; what was
-        started from, taught by or curated with one of those; ``scores`` of these checkpoints and
-        scores measured on it, and the registered
-        ``models`` whose alias is on such a checkpoint, by names such as ``clapcur-esc50@champion``;
-        ``unread`` lists what could not be looked into because its table is lost.
+        ``clip_id``, then lists of ``{"id", "label", "uri", "because"}``:
+
+        - ``manifests`` that list the clip, or whose captions a captioner generated that learned from it, and
+          ``embeddings`` and ``tags`` of these;
+        - ``improvement_sets`` that have it or were measured on it, or that an influenced checkpoint curated;
+        - ``compositions`` made from it or from such a set;
+        - ``captioners`` that learned from it;
+        - ``checkpoints`` trained on such a set or on given pairs with the clip, selected on it, or started from or
+          taught by such a checkpoint;
+        - ``scores`` of these checkpoints, and scores measured on the clip;
+        - ``models``: registered models with an alias on such a checkpoint, as in ``clapcur-esc50@champion``.
+
+        ``unread`` lists artifacts that could not be searched because their table is missing.
 
     Raises
     ------
     ArtifactError
-        The start of several clip ids.
+        Several clip ids start with these digits.
     DataError
-        Neither a file nor the id of a known clip.
+        The name is neither a file nor the start of a known clip id.
     """
     catalog = Catalog.open(home)
     catalog.catch_up(home.store)
@@ -412,7 +415,7 @@ def _learned_from(edges: Iterable[Edge], kinds: Mapping[str, str], manifests: It
 def _measured_on(
     home: Home, edges: Iterable[Edge], kinds: Mapping[str, str], manifests: Iterable[str], clip_id: str
 ) -> dict[str, str]:
-    """Return the Improvement-Sets for which it mattered what a clip of the pool was like, though it is in no pair."""
+    """Return the Improvement-Sets that a pool clip influenced without being in a pair: by hubness or by marks."""
     found = {}
     for edge in edges:
         if kinds.get(edge.artifact_id) == "improvement_set" and edge.role == "pool" and edge.input_id in manifests:
@@ -428,7 +431,7 @@ def _measured_on(
 
 
 def clips_named(home: Home, names: Set[str]) -> list[str]:
-    """Return the ids of all clips that a manifest lists and that these names mean (see `clapcur.data.forgotten`)."""
+    """Return the ids of all clips in manifests that match one of these names (see `clapcur.data.forgotten`)."""
     import pandas as pd
 
     found: set[str] = set()
@@ -441,9 +444,9 @@ def clips_named(home: Home, names: Set[str]) -> list[str]:
 
 
 def clips_of_recording(home: Home, name: str) -> list[str]:
-    """Return the ids of all clips that a manifest says were cut from this recording; none for an unknown one.
+    """Return the ids of all clips that were cut from this recording, according to manifests; empty if it is unknown.
 
-    An id without a place (``100032``) means that recording of every place.
+    An id without an origin (``100032``) matches the recordings of every origin.
     """
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
@@ -452,7 +455,7 @@ def clips_of_recording(home: Home, name: str) -> list[str]:
     if not wanted:
         return []
     keys, bare, column = set(asked_as(wanted)), without_place(wanted), ds.field("recording_id")
-    nearly = pc.ends_with(column, bare) | pc.match_substring(column, f"{bare}.0")  # as a manifest of before has it
+    nearly = pc.ends_with(column, bare) | pc.match_substring(column, f"{bare}.0")  # the latter in older manifests
     found: set[str] = set()
     for manifest in home.store.of_kind("manifest"):
         clips = ds.dataset(manifest.path / "clips.parquet").to_table(columns=["clip_id", "recording_id"], filter=nearly)
@@ -479,10 +482,10 @@ def _tables(home: Home, catalog: Catalog, kind: str, file: str) -> list[Path]:
 
 
 def _start_of_id(clip: str) -> str:
-    """Return the id of an audio file, or the start of an id as it was given."""
+    """Return the id of an audio file, or the first digits of an id in lower case."""
     if Path(clip).is_file():
         return sha256_file(Path(clip))
-    if "://" in clip or "#" in clip:  # no id has these; what reads sound is imported where it is needed
+    if "://" in clip or "#" in clip:  # a URL or a part of a container, not an id; the decoder is imported only here
         from clapcur.audio.decoding import open_audio
 
         with open_audio(clip) as file:
@@ -498,7 +501,7 @@ def _start_of_id(clip: str) -> str:
 
 
 def _clip_id(clip: str, start: str, found: set[str]) -> str:
-    """Return the one id that was found; the file of a clip that nothing holds is known by its bytes all the same."""
+    """Return the only id found; a file that is in no table is identified by the hash of its bytes."""
     if len(found) > 1:
         names = ", ".join(name[:16] for name in sorted(found)[:5])
         raise ArtifactError(f"{clip!r} matches {len(found)} clip ids, give more digits: {names}")
@@ -508,7 +511,7 @@ def _clip_id(clip: str, start: str, found: set[str]) -> str:
 
 
 def _clips_from(file: Path, start: str) -> set[str]:
-    """Return the ids of a sorted file that start so, out of the row groups that can have some."""
+    """Return the ids in a sorted file that start with `start`, reading only row groups that can have any."""
     import pyarrow.parquet as pq
 
     found: set[str] = set()
@@ -519,7 +522,7 @@ def _clips_from(file: Path, start: str) -> set[str]:
         for index in range(table.num_row_groups):
             bounds = table.metadata.row_group(index).column(place).statistics
             if bounds is not None and bounds.has_min_max and (bounds.max < start or bounds.min > f"{start}g"):
-                continue  # g comes behind every digit of an id
+                continue  # g sorts after every digit of an id
             names = table.read_row_group(index, columns=["clip_id"])["clip_id"].to_pylist()
             found.update(name for name in names if name.startswith(start))
     return found

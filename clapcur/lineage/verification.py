@@ -1,8 +1,7 @@
-"""Verifying: reading everything that is in the store, and telling what is not what was written.
+"""Verification: read everything in the store, and report files that are not as they were written.
 
-An artifact that is damaged can be made again by the stage that made it, from its inputs. Where a stage took in what is
-not in the store (recordings, somebody's checkpoint, a request to forget a clip), only the one who has it can give it
-again.
+A damaged artifact can be recomputed by its stage from its inputs. If the stage read something outside the store
+(recordings, another project's checkpoint, a request to forget a clip), only a user who has that can provide it again.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +17,7 @@ from clapcur.store.home import Home
 from clapcur.store.readable import label
 from clapcur.store.record import RECORD, Record, checked_record
 
-SOURCES = {  # what a stage took in from outside the store, by stage, and by kind where the stage is not known
+SOURCES = {  # by stage: who can provide again what the stage read from outside the store
     "ingest": "a user with the original files: run `clapcur ingest`, or the experiment, on them again",
     "adopt": "a user with the adopted checkpoint file: run `clapcur adopt`, or the experiment, on it again",
     "forget": "a user who knows which clip was taken down: run `clapcur forget` on it again",
@@ -28,34 +27,34 @@ STAGES = {"tombstone": "forget", "manifest": "ingest"}
 
 @dataclass(frozen=True)
 class Damage:
-    """What is wrong with one artifact."""
+    """The damage of one artifact, and how to repair it."""
 
     kind: str
     id: str
     label: str
     folder: Path
     files: tuple[str, ...]
-    # payload files that are missing or changed; only the record's name where that is damaged
+    # payload files that are missing or changed; if the record is damaged, only its name
     why: str
     again: str
-    # how it can be made again
+    # how the artifact can be recomputed
     by_whom: str
-    # who alone can: "" where the store has all that is needed
+    # who must provide something for that; "" if the store has everything
 
 
 def verify(home: Home, ids: Iterable[str] = ()) -> tuple[int, list[Damage]]:
-    """Read artifacts to the last byte, and compare them with their records.
+    """Read every byte of artifacts, and compare them with their records.
 
     Parameters
     ----------
     home : Home
     ids : iterable of str
-        Ids or their first digits; none for the whole store.
+        Ids or their first digits; empty: the whole store.
 
     Returns
     -------
     int
-        How many artifacts were read.
+        Number of artifacts that were read.
     list of Damage
     """
     folders = [_folder(home.store, name) for name in ids] or _finished(home.store)
@@ -82,7 +81,7 @@ def _finished(store: Store) -> list[Path]:
 
 
 def _folder(store: Store, name: str) -> Path:
-    """Return the folder of an artifact, whatever state it is in."""
+    """Return the folder of an artifact, even if it is damaged."""
     if len(name) < 4:
         raise ArtifactError(f"expected at least 4 digits of an id, got {name!r}")
     found = [folder for folder in _finished(store) if folder.name.startswith(name)]
@@ -107,13 +106,13 @@ def _damage_of(folder: Path) -> tuple[Path, tuple[str, ...], str, Record | None]
 
 
 class _Mending:
-    """How artifacts can be made again, given which are damaged.
+    """How artifacts can be recomputed, given which ones are damaged.
 
     Parameters
     ----------
     home : Home
     broken : mapping of str to (record or None)
-        By id; None where the record itself is damaged.
+        Records of the damaged artifacts by id; None if the record itself is damaged.
     """
 
     def __init__(self, home: Home, broken: Mapping[str, Record | None]):
@@ -124,7 +123,7 @@ class _Mending:
         return Catalog.open(self._home)
 
     def told(self, kind: str, name: str) -> tuple[str, str]:
-        """Return how an artifact can be made again, and who alone can."""
+        """Return how an artifact can be recomputed, and who must provide something for that (empty: nobody)."""
         stage, inputs = self._made(kind, name)
         if stage in SOURCES:
             return f"only by {SOURCES[stage]}", SOURCES[stage].split(":")[0]
@@ -139,7 +138,7 @@ class _Mending:
         return "by the next run that needs it", ""
 
     def _made(self, kind: str, name: str) -> tuple[str, list[str]]:
-        """Return the stage that made an artifact and the ids that it was made from."""
+        """Return the stage that made an artifact, and the ids of its inputs."""
         record = self._broken.get(name)
         if record is not None:
             return record.stage, sorted(record.inputs.values())
@@ -148,7 +147,7 @@ class _Mending:
         return known or STAGES.get(kind, "" if inputs else "adopt" if kind == "checkpoint" else ""), inputs
 
     def _needed_first(self, name: str, inputs: Iterable[str], seen: set[str]) -> Iterator[tuple[str, str]]:
-        """Yield the inputs, and theirs, that are damaged or gone; with who alone can give them, if so."""
+        """Yield the damaged or missing inputs, directly or indirectly, each with the user who must provide it."""
         for below in inputs:
             if below in seen or below == name:
                 continue

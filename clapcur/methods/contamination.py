@@ -1,14 +1,14 @@
-"""Contamination: evaluation clips that a model may have learned from, or is about to.
+"""Contamination: evaluation clips that a model has learned from, or is about to learn from.
 
-A clip counts as known when it
+A clip is known from another clip if it
 
-- is the same: its bytes (clip id) or its samples (in another container) are those of the other clip;
-- was cut from the same recording (`clapcur.data.recordings`): ESC-50 and UrbanSound8K share 94 of Freesound;
-- sounds the same: its embedding is as near to the other's as no two clips are that are known to differ.
+- is the same: its bytes (clip id) or its samples (in another container) are equal;
+- was cut from the same recording (`clapcur.data.recordings`): ESC-50 and UrbanSound8K share 94 Freesound recordings;
+- sounds the same: its embedding is nearer to the other's than those of clips that are known to differ ever are.
 
-Only the first two are certain. The third depends on the model; `calibrated_threshold` finds from which similarity on.
-Ingest keeps out what a list names, curation keeps evaluation clips out of every Improvement-Set, and evaluation says
-of each score whether its clips were in what the checkpoint learned from.
+Only the first two are certain. The third depends on the model; `calibrated_threshold` finds the minimum similarity.
+Ingest excludes the recordings in a list, curation excludes evaluation clips from every Improvement-Set, and evaluation
+states for each score whether the checkpoint learned from its clips.
 """
 
 import logging
@@ -30,14 +30,14 @@ from clapcur.store.artifacts import ANCESTOR, Artifact, Store
 
 log = logging.getLogger("clapcur")
 
-REASONS = ("clip", "recording", "near_duplicate")  # in this order; a clip counts for the first that applies
+REASONS = ("clip", "recording", "near_duplicate")  # in this order; a clip is counted under the first that applies
 NUM_EXAMPLES = 5
 IDENTITY = ["clip_id", "pcm_sha256", "recording_id"]
-LEAST_DIFFERENT = 100  # clips below which the tail of their similarities says nothing; ours
-MOST_DIFFERENT = 5000  # clips that are compared with each other to find the threshold; ours
-PASSED_ON = ("init", "teacher")  # roles through which one checkpoint hands on what it learned
+LEAST_DIFFERENT = 100  # minimum number of clips for a meaningful tail of their similarities; ours
+MOST_DIFFERENT = 5000  # maximum number of clips that are compared with each other to find the threshold; ours
+PASSED_ON = ("init", "teacher")  # roles through which a checkpoint inherits what another one learned
 LEARNED_FROM = ("teacher_pairs", "improvement_set", "replay", "compositions")
-READ_OF = {  # roles of the inputs that are read of an artifact of each kind
+READ_OF = {  # roles of the inputs that are read for each kind of artifact
     "checkpoint": (*PASSED_ON, *LEARNED_FROM),
     "improvement_set": ("pool", "teacher_pairs", "teacher_clip_embeddings", "evaluation_embeddings"),
     "compositions": ("clips", "pool", "teacher_pairs"),
@@ -45,13 +45,13 @@ READ_OF = {  # roles of the inputs that are read of an artifact of each kind
 
 
 def recording_ids(clips: pd.DataFrame) -> NDArray[np.object_]:
-    """Return the recording of each clip, as `recording_id` writes it; "" where it is not known."""
+    """Return the recording of each clip, as `recording_id` writes it; "" if unknown."""
     row_N, values = pd.factorize(clips.recording_id, use_na_sentinel=False)
     return np.array([recording_id(value) for value in values], object)[row_N]
 
 
 def names_of(clips: pd.DataFrame, keys_of: Callable[[str], tuple[str, ...]] = known_as) -> pd.DataFrame:
-    """Return what the clips of a manifest are known by: columns clip_id, reason, name and key, a row a key.
+    """Return the names and keys of the clips of a manifest: columns clip_id, reason, name and key, one row per key.
 
     Parameters
     ----------
@@ -73,12 +73,12 @@ def names_of(clips: pd.DataFrame, keys_of: Callable[[str], tuple[str, ...]] = kn
 
 
 def known_by(names: pd.DataFrame, others: Set[str]) -> pd.DataFrame:
-    """Return the rows of `names` that bear one of the other names; what is no name never does."""
+    """Return the rows of `names` whose name is among `others`; an empty name never matches."""
     return names[names.name.isin(set(others) - {""})]
 
 
 def with_twins(clip_ids: Set[str], clips: pd.DataFrame) -> set[str]:
-    """Return the clips and all that have the same samples as one of them: the same sound in another container."""
+    """Return the clips and all clips with the same samples as one of them: the same sound in another container."""
     samples = set(clips.pcm_sha256[clips.clip_id.isin(clip_ids)].dropna())
     return set(clip_ids) | set(clips.clip_id[clips.pcm_sha256.isin(samples)])
 
@@ -88,14 +88,14 @@ class Overlap:
     """Which clips of one table are known from another."""
 
     matches: pd.DataFrame
-    # clip_id, other_clip_id, reason, name (hash, recording id or similarity), other_place (whether the recordings agree
-    # in all but the place, which one of the two does not name); a row a clip and reason, the first match
+    # clip_id, other_clip_id, reason, name (hash, recording id or similarity), other_place (whether the recordings match
+    # without the place, which one of the two lacks); one row per clip and reason, with the first match
     checked: tuple[str, ...] = REASONS[:2]
-    # reasons that were looked for
+    # reasons that were checked
     threshold: float | None = None
     # similarity at or above which a clip counts as a near duplicate
     nearest_N: NDArray[np.float32] | None = None
-    # similarity of each clip to the nearest other, where it was looked for
+    # similarity of each clip to the nearest other clip, if near duplicates were checked
 
     def reason_of(self) -> dict[str, str]:
         """Return the first reason that applies to each clip."""
@@ -106,11 +106,11 @@ class Overlap:
         return found
 
     def clips(self, reason: str) -> set[str]:
-        """Return the clips to which a reason applies, whether another does too or not."""
+        """Return the clips to which a reason applies, even if another one does, too."""
         return set(self.matches.clip_id[self.matches.reason == reason])
 
     def counts(self) -> dict[str, int]:
-        """Return the number of clips by the first reason that applies."""
+        """Return the number of clips by their first reason."""
         reasons = list(self.reason_of().values())
         return {reason: reasons.count(reason) for reason in self.checked}
 
@@ -123,13 +123,13 @@ class Overlap:
         }
 
     def with_near_duplicates(self, of: "Overlap") -> "Overlap":
-        """Return this overlap with the near duplicates that were found among other clips."""
+        """Return this overlap with the near duplicates of another overlap added."""
         near = of.matches[of.matches.reason == "near_duplicate"]
         both = pd.concat([self.matches, near]).drop_duplicates(["clip_id", "reason"], ignore_index=True)
         return Overlap(both, of.checked, of.threshold, of.nearest_N)
 
     def as_json(self) -> dict[str, Any]:
-        """Return what a card or a score keeps of it."""
+        """Return the facts that are stored in a card or a score."""
         said = {"num_clips": sum(self.counts().values()), "by_reason": self.counts(), "examples": self.examples()}
         if without := int(self.matches.other_place.sum()):
             said["recordings_compared_without_place"] = without
@@ -143,21 +143,21 @@ def overlap(
     other_rows_MD: NDArray[np.float32] | None = None,
     near_duplicate: float | None = None,
 ) -> Overlap:
-    """Find the clips that are known from other clips.
+    """Find the clips in one table that are known from another table.
 
     Parameters
     ----------
     clips, others : DataFrame
         Clips tables of manifests.
     rows_ND, other_rows_MD : array, shapes (N, D) and (M, D), optional
-        Their unit rows by one checkpoint, in the order of the tables.
+        Their unit embeddings from one checkpoint, in the order of the tables.
     near_duplicate : float in [-1, 1], optional
         Similarity at or above which two clips count as the same sound. Without it, or without rows, the check is
         skipped.
 
     Notes
     -----
-    A clip whose samples are those of a clip that shares a recording goes with it, whatever its own table says of it.
+    A clip with the same samples as a clip that shares a recording is matched, too, whatever its own recording id is.
     """
     own, foreign = names_of(clips), names_of(others, asked_as).drop_duplicates(["reason", "key"])
     matches = own.merge(
@@ -177,7 +177,7 @@ def overlap(
     if near_duplicate is not None and rows_ND is not None and other_rows_MD is not None:
         threshold = near_duplicate
         if len(rows_ND) and len(other_rows_MD):
-            from clapcur.methods.similarity import top_k  # an ingest needs the names alone, and not torch
+            from clapcur.methods.similarity import top_k  # an ingest needs only names, not torch
 
             similarity_N1, index_N1 = top_k(rows_ND, other_rows_MD, 1)
             nearest_N, near = similarity_N1[:, 0], similarity_N1[:, 0] >= near_duplicate
@@ -197,7 +197,7 @@ def overlap(
 
 
 def _as_their_twins(twins: Set[str], clips: pd.DataFrame, matches: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """Yield the matches of clips as those of their twins, where there are any."""
+    """Yield the matches of `twins`, copied from the clips with the same samples."""
     if twins:
         sound = dict(zip(clips.clip_id, clips.pcm_sha256, strict=True))
         matched = matches.assign(sound=matches.clip_id.map(sound)).drop_duplicates("sound")
@@ -209,12 +209,12 @@ def _as_their_twins(twins: Set[str], clips: pd.DataFrame, matches: pd.DataFrame)
 # --- near duplicates -------------------------------------------------------------------------------------------------
 
 NearDuplicate = float | Literal["calibrated"] | None
-# audio similarity at or above which two clips count as the same sound; "calibrated": found on clips that are known to
-# differ; None: the check is skipped
+# audio similarity at or above which two clips count as the same sound; "calibrated": found from clips that are known
+# to differ; None: the check is skipped
 
 
 def check_near_duplicate(value: NearDuplicate) -> None:
-    """Refuse what is no similarity; 2, which none reaches, means never on the command line."""
+    """Reject values that are not similarities; values up to 2, which no similarity reaches, mean never."""
     if isinstance(value, (int, float)) and not -1 <= value <= 2:
         raise ValueError(f"near_duplicate must be a cosine in [-1, 1], 'calibrated' or null, got {value:g}")
 
@@ -222,15 +222,15 @@ def check_near_duplicate(value: NearDuplicate) -> None:
 def near_duplicate_threshold(
     value: NearDuplicate, clips: pd.DataFrame, rows_ND: NDArray[np.float32]
 ) -> tuple[float | None, NDArray[np.float32] | None]:
-    """Return the threshold that a setting means, and the similarities that it was found on.
+    """Return the threshold for a setting, and the similarities from which it was calibrated, if it was.
 
     Parameters
     ----------
     value : NearDuplicate
     clips : DataFrame
-        Clips of which those with a recording id are known to differ where it does.
+        Clips; those with different recording ids are known to differ.
     rows_ND : array, shape (N, D)
-        Their unit rows, in the order of the table.
+        Their unit embeddings, in the order of the table.
     """
     if value != "calibrated":
         return value, None
@@ -240,10 +240,10 @@ def near_duplicate_threshold(
 
 
 def known_to_differ(clips: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
-    """Return the rows of up to `MOST_DIFFERENT` clips of known recordings, one a sound, and these recordings."""
+    """Return the row numbers of up to `MOST_DIFFERENT` distinct sounds of known recordings, and these recordings."""
     recordings = np.array([without_place(name) for name in recording_ids(clips)], str)
     is_known = (recordings != "") & ~clips.pcm_sha256.duplicated().to_numpy()
-    chosen = np.flatnonzero(is_known)[:MOST_DIFFERENT]  # clip ids are hashes: in their order, these are a random sample
+    chosen = np.flatnonzero(is_known)[:MOST_DIFFERENT]  # clip ids are hashes: the first ones are a random sample
     return chosen, recordings[chosen]
 
 
@@ -257,7 +257,7 @@ def nearest_different(
     rows_ND : array, shape (N, D)
         Unit rows.
     groups_N : array, shape (N,)
-        The recording that a clip was cut from, or its sound where that is not known: within a group clips may be alike.
+        The recording of each clip, or its sound if that is unknown: clips in a group may sound the same.
     """
     _, group_N = np.unique(groups_N, return_inverse=True)
     if len(np.unique(group_N)) < 2:
@@ -271,19 +271,19 @@ def nearest_different(
 
 
 def calibrated_threshold(similarity_N: NDArray[np.float32], false_alarms: float = 0.001) -> float:
-    """Return the similarity at or above which hardly any two clips that are known to differ would pass for the same.
+    """Return the threshold that similarities of clips that are known to differ hardly ever reach.
 
     Parameters
     ----------
     similarity_N : array, shape (N,)
-        Of each clip to the nearest that is known to differ (`nearest_different`).
+        Similarity of each clip to the nearest clip that is known to differ (`nearest_different`).
     false_alarms : float in [0, 1)
-        Share of the clips that may be at the threshold or above.
+        Share of the clips that may reach the threshold.
 
     Raises
     ------
     EmptySetError
-        Too few clips to say.
+        There are fewer than `LEAST_DIFFERENT` clips.
     """
     if not 0 <= false_alarms < 1:
         raise ValueError(f"false_alarms must be a fraction in [0, 1), got {false_alarms:g}; a percentage?")
@@ -302,18 +302,18 @@ def calibrated_threshold(similarity_N: NDArray[np.float32], false_alarms: float 
 
 @dataclass
 class LearnedFrom:
-    """Every clip that shaped a checkpoint, its teacher's and its ancestors' among them."""
+    """Every clip that a checkpoint learned from, including those of its teacher and its ancestors."""
 
     clips: pd.DataFrame
     # clip_id, pcm_sha256, recording_id
     unknown: list[str] = field(default_factory=list)
-    # checkpoints of which it is not on record, and manifests that are lost
+    # checkpoints without a record of their training, and lost artifacts
     sets: list[Artifact] = field(default_factory=list)
-    # the Improvement-Sets among what it learned from
+    # the Improvement-Sets that it learned from
 
 
 def ancestors(store: Store, checkpoint: Artifact) -> dict[str, Artifact]:
-    """Return what `learned_from` and `near_duplicates_by` read, by roles ``ancestor.ID``; what is lost is left out."""
+    """Return the artifacts that `learned_from` and `near_duplicates_by` read, by role ``ancestor.ID``, if not lost."""
     found: dict[str, Artifact] = {}
     waiting = [checkpoint]
     while waiting:
@@ -330,16 +330,16 @@ def ancestors(store: Store, checkpoint: Artifact) -> dict[str, Artifact]:
 
 
 def learned_from(checkpoint: Artifact, known: Mapping[str, Artifact]) -> LearnedFrom:
-    """Return the clips that a checkpoint learned from, by its record and those of its ancestors.
+    """Return the clips that a checkpoint learned from, according to its record and those of its ancestors.
 
-    Clips of pairs that were held out count too: they chose its weights. Of a pool only the clips that are in the
+    Clips of held-out pairs count, too: they were used to select the weights. Of a pool, only the clips in the
     Improvement-Set count.
 
     Parameters
     ----------
     checkpoint : Artifact
     known : mapping of str to Artifact
-        Its ancestors by id, as `ancestors` finds them; whatever is missing here is not on record.
+        Its ancestors by id, as `ancestors` finds them; missing ones are reported as unknown.
     """
     seen, waiting = set(), [checkpoint.id]
     known = {**known, checkpoint.id: checkpoint}
@@ -355,7 +355,7 @@ def learned_from(checkpoint: Artifact, known: Mapping[str, Artifact]) -> Learned
             continue
         inputs: Mapping[str, str] = known[name].record.inputs
         if not any(role in inputs for role in (*LEARNED_FROM, *PASSED_ON)):
-            learned.unknown.append(f"checkpoint {name}")  # from elsewhere: nobody wrote down what it heard
+            learned.unknown.append(f"checkpoint {name}")  # imported: what it was trained on is not recorded
         waiting += [inputs[role] for role in PASSED_ON if role in inputs]
         for role in LEARNED_FROM:
             if role in inputs and inputs[role] not in tables:
@@ -374,7 +374,7 @@ def learned_from(checkpoint: Artifact, known: Mapping[str, Artifact]) -> Learned
 def known_to(
     checkpoint: Artifact, known: Mapping[str, Artifact], evaluation_id: str, clips: pd.DataFrame
 ) -> tuple[Contamination, dict[str, str]]:
-    """Return which of some evaluation clips a checkpoint has learned from.
+    """Return which evaluation clips a checkpoint has learned from.
 
     Parameters
     ----------
@@ -382,7 +382,7 @@ def known_to(
     known : mapping of str to Artifact
         Its ancestors by id, as `ancestors` finds them.
     evaluation_id : str
-        Of the artifact that the clips are scored by: sets that were curated against it know their near duplicates.
+        Id of the evaluation manifest: sets that were curated against it know their near duplicates.
     clips : DataFrame
         Clips table of a manifest.
 
@@ -390,7 +390,7 @@ def known_to(
     -------
     Contamination
     dict of str to str
-        The first reason of each clip that is known.
+        The first reason for each known clip.
     """
     learned = learned_from(checkpoint, known)
     found = overlap(clips, learned.clips)
@@ -402,9 +402,9 @@ def known_to(
 
 
 def couples_trained_on(checkpoint: Artifact, known: Mapping[str, Artifact]) -> set[tuple[str, str]] | None:
-    """Return the couples of classes whose order a checkpoint, or one that it came from, was trained on.
+    """Return the couples of classes whose order a checkpoint, or one that it started from, was trained on.
 
-    None where nothing was composed for any of them. `known` are its ancestors by id, as `ancestors` finds them.
+    None if none of them was trained on compositions. `known` are its ancestors by id, as `ancestors` finds them.
     """
     found: set[tuple[str, str]] | None = None
     name: str | None = checkpoint.id
@@ -421,16 +421,16 @@ def couples_trained_on(checkpoint: Artifact, known: Mapping[str, Artifact]) -> s
 def near_duplicates_by(
     sets: Iterable[Artifact], known: Mapping[str, Artifact], evaluation_id: str, clips: pd.DataFrame
 ) -> Iterator[Overlap]:
-    """Yield the near duplicates of teacher clips among evaluation clips, by sets that were curated against these.
+    """Yield the near duplicates of teacher clips among evaluation clips, for sets that were curated against these.
 
-    Such a set was made from the teacher's embeddings of both, and its config says what counts as the same sound.
+    The inputs of such a set include the teacher's embeddings of both, and its config has the threshold.
 
     Parameters
     ----------
     sets : iterable of Artifact
         Improvement-Sets.
     known : mapping of str to Artifact
-        Ancestors by id, as `ancestors` finds them; a set whose inputs are not among them is passed over.
+        Ancestors by id, as `ancestors` finds them; a set whose inputs are not among them is skipped.
     evaluation_id : str
         Id of the evaluation manifest.
     clips : DataFrame
@@ -446,14 +446,14 @@ def near_duplicates_by(
             heard = pd.read_parquet(pairs.path / "clips.parquet", columns=IDENTITY)
             rows_ND = EmbeddingTable.open(own).select(heard.clip_id.tolist())
             rows_MD = EmbeddingTable.open(foreign).select(clips.clip_id.tolist())
-        except (KeyError, FileNotFoundError):  # collected since: what was looked for is in what was checked
+        except (KeyError, FileNotFoundError):  # deleted since: `Overlap.checked` shows what was checked
             continue
         threshold, _ = near_duplicate_threshold(value, heard, rows_ND)
         yield overlap(clips, heard, rows_MD, rows_ND, threshold)
 
 
 def _clips_of(made: Artifact, known: Mapping[str, Artifact]) -> pd.DataFrame:
-    """Return the clips of a manifest's pairs, or those that are in an Improvement-Set or in compositions."""
+    """Return the clips of a manifest, or those that are in an Improvement-Set or in compositions."""
     if made.kind == "manifest":
         return pd.read_parquet(made.path / "clips.parquet", columns=IDENTITY)
     is_composed = made.kind == "compositions"

@@ -1,4 +1,4 @@
-"""Where the work is done, and in which precision."""
+"""Choice of device and precision."""
 
 import logging
 
@@ -8,12 +8,12 @@ log = logging.getLogger("clapcur")
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device of a name; "auto" is the first GPU if there is one, else the CPU.
+    """Return the device with a name; "auto" is the first GPU if there is one, otherwise the CPU.
 
     Raises
     ------
     ValueError
-        There is no such device: falling back to the CPU would take days silently.
+        There is no such device: silently falling back to the CPU could take days.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -27,17 +27,17 @@ def pick_device(name: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """Return what people call a device: the model of a GPU, or cpu."""
+    """Return a device's name for people: the model of a GPU, or cpu."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """Return the precision of a name; "auto" is bfloat16 where the device computes in it, else float32.
+    """Return the precision with a name; "auto" is bfloat16 if the device supports it, otherwise float32.
 
     Warns
     -----
-    One line in the log where bfloat16 was asked for and this CPU has no instructions for it: torch then emulates it,
-    and a backward pass takes ten to forty times as long as in float32.
+    One line in the log if bfloat16 is requested but the device has no instructions for it: torch then emulates it, and
+    on a CPU a backward pass takes ten to forty times as long as in float32.
     """
     if name == "float32":
         return torch.float32

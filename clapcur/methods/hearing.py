@@ -1,15 +1,15 @@
-"""Whether a sentence describes something that can be heard: a linear classifier over the words of the sentence.
+"""Whether a sentence describes something audible: a linear classifier over the words of the sentence.
 
 The features are the distinct content words of a sentence, reduced to stems (``barked`` and ``barks`` are ``bark``), and
-each two of them that follow one another. Function words are no features: they would tell the style of a caption from
-that of a book, not a sound from a thought. A sentence with stems and pairs ``f``, of which ``n`` are stems, has
+the pairs of consecutive stems. Function words are not features: they would distinguish the style of captions from that
+of books, not sounds from thoughts. A sentence with stems and pairs ``f``, of which ``n`` are stems, has
 
     score = 1 / (1 + exp(-(bias + sum of weights of f / sqrt(n))))
 
-where unknown words weigh nothing and count in ``n``. A score of 0.5 says that as many captions as other sentences look
-like this, were there equally many of both. Nothing is looked up anywhere: the weights are a table that can be read,
-``heard_words.csv``, fitted by ``benchmarks/general_text.py`` (docs/corpora.md has what it was fitted to, and how good
-it is). English only: of a text in another language nothing is known.
+where unknown words have no weight but count in ``n``. A score of 0.5 means that, with equally many captions and other
+sentences, both are equally likely to look like this. The weights are a readable table, ``heard_words.csv``, fitted by
+``benchmarks/general_text.py`` (docs/corpora.md describes the data and the accuracy). English only: the score of a text
+in another language is meaningless.
 """
 
 import csv
@@ -32,15 +32,15 @@ FUNCTION_WORDS = frozenset(
     " other into over out up down off about after before again also very more most such only own same too just s t"
     " each both between through during".split()
 )
-MIN_SENTENCES_WORD, MIN_SENTENCES_PAIR = 5, 20  # in which a feature must occur to have a weight (ours)
-RIDGE = 1e-5  # of the squared weights, beside the mean loss of a sentence (ours)
-SMALLEST_WEIGHT = 0.25  # smaller ones are left out of the table (ours)
+MIN_SENTENCES_WORD, MIN_SENTENCES_PAIR = 5, 20  # minimum occurrences of a feature with a weight (ours)
+RIDGE = 1e-5  # factor of the squared weights, added to the mean loss per sentence (ours)
+SMALLEST_WEIGHT = 0.25  # smaller weights are left out of the table (ours)
 
 
 def stem(word: str) -> str:
-    """Return a lower-case word without the endings of plural, past and participle; other words as they are.
+    """Return a lower-case word without the endings of plural, past tense and participle.
 
-    Far less than Porter's: only endings that captions of sounds vary in.
+    This does far less than Porter's stemmer: it removes only endings that vary between captions of sounds.
     """
     word = re.split("['’]", word)[0]
     for ending in ("ing", "ed", "es", "s"):
@@ -56,14 +56,14 @@ def stem(word: str) -> str:
 
 
 def stems(text: str) -> list[str]:
-    """Return the stems of the content words of a text, in their order."""
+    """Return the stems of the content words of a text, in order."""
     return [stem(word) for word in WORD.findall(text.casefold()) if word not in FUNCTION_WORDS]
 
 
 def features(text: str) -> tuple[frozenset[str], float]:
-    """Return the stems of a text with the pairs of them that follow one another, and the square root of their number.
+    """Return the stems of a text and the pairs of consecutive stems, and the square root of the number of stems.
 
-    Pairs have a space between them and do not count in the number.
+    The stems of a pair are separated by a space; pairs do not count in the number.
     """
     found = stems(text)
     alone = frozenset(found)
@@ -77,17 +77,17 @@ class Hearing:
 
     bias: float
     weights: Mapping[str, float]
-    # of stems, and of two of them with a space between
+    # by stem, or by two stems separated by a space
 
     def score(self, text: str) -> float:
-        """Return how much a text looks like one that describes a sound, in (0, 1)."""
+        """Return a score in (0, 1) for how much a text looks like the description of a sound."""
         found, root = features(text)
         weights = self.weights
         total = self.bias + math.fsum(weights[name] for name in found if name in weights) / root
         return 1 / (1 + math.exp(-total))
 
     def reasons(self, text: str, most: int = 3) -> list[tuple[str, float]]:
-        """Return the features that decided most, with what each adds to the sum; the one that counts most is first."""
+        """Return the most important features with their contributions to the sum, the most important first."""
         found, root = features(text)
         known = [(name, self.weights[name] / root) for name in found if name in self.weights]
         return sorted(known, key=lambda item: (-abs(item[1]), item[0]))[:most]
@@ -100,14 +100,14 @@ def shipped() -> Hearing:
 
 
 def read_weights(path: Path) -> Hearing:
-    """Read a classifier from its table: a column of words and one of weights."""
+    """Read a classifier from its table, with a column of words and one of weights."""
     with open(path, newline="", encoding="utf-8") as file:
         weights = {row["words"]: float(row["weight"]) for row in csv.DictReader(file)}
     return Hearing(weights.pop(BIAS), weights)
 
 
 def write_weights(hearing: Hearing, path: Path) -> None:
-    """Write a classifier as a table, with two digits behind the point and without what weighs next to nothing."""
+    """Write a classifier as a table, with two decimals and without weights below `SMALLEST_WEIGHT`."""
     kept = {name: round(weight, 2) for name, weight in hearing.weights.items() if abs(weight) >= SMALLEST_WEIGHT}
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -117,19 +117,19 @@ def write_weights(hearing: Hearing, path: Path) -> None:
 
 
 def fit(heard: Sequence[str], others: Sequence[str]) -> Hearing:
-    """Fit the classifier: logistic regression with a ridge, the two sides weighted as if they had equally many texts.
+    """Fit the classifier: logistic regression with a ridge penalty, with both sides given equal total weight.
 
     Parameters
     ----------
     heard : sequence of str
         Captions of sounds.
     others : sequence of str
-        Sentences that describe no sound.
+        Sentences that do not describe a sound.
 
     Raises
     ------
     ValueError
-        One side is empty, or the two have no frequent word between them.
+        One side is empty, or no word is frequent enough.
     """
     import numpy as np
     from scipy import sparse

@@ -1,13 +1,13 @@
-"""Hubs: captions (and clips) that are near to everything, and two corrections.
+"""Hubs: captions (and clips) that are near almost everything, and two corrections.
 
-In a space of many dimensions some rows are among the nearest of very many others [1]_. A hub fills an Improvement-Set
-with pairs that say nothing: every clip fits "a sound is heard". Both corrections take an offset from the cosine of clip
-x and caption y, measured over a reference sample of the pool:
+In a high-dimensional space some rows are among the nearest neighbours of very many others [1]_. A hub fills an
+Improvement-Set with uninformative pairs: every clip fits "a sound is heard". Both corrections subtract an offset,
+measured on a reference sample of the pool, from the cosine of clip x and caption y:
 
 - ``csls`` [2]_: half the mean cosine of x to its k nearest captions, and half that of y to its k nearest clips.
 - ``inverted_softmax`` [3]_: tau log mean exp(cosine / tau) of y to the clips of the sample.
 
-Offsets are centred, so that a corrected similarity is a cosine on average and thresholds keep their size.
+Offsets are centred, so that corrected similarities keep the average of the cosines and thresholds keep their scale.
 
 References
 ----------
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from clapcur.config import frozen
 from clapcur.methods.similarity import similar_pairs, top_k
 
-Device = torch.device | str | None  # of the products; the CPU where not given
+Device = torch.device | str | None  # for the matrix products; None: the CPU
 
 
 @frozen
@@ -44,7 +44,7 @@ class Hubness:
     """Number of random pool clips on which hubs are measured."""
 
     def __post_init__(self) -> None:
-        """Refuse values without a meaning."""
+        """Reject values without a meaning."""
         if self.neighbours < 1 or self.reference_clips < 1:
             raise ValueError(
                 f"neighbours and reference_clips must be at least 1, got {self.neighbours} and {self.reference_clips}"
@@ -55,7 +55,7 @@ class Hubness:
 
 @dataclass(frozen=True)
 class Correction:
-    """What is taken from the cosines of these captions with any clip.
+    """The offsets that are subtracted from the cosines of these captions with any clip.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class Correction:
         The captions.
     text_offset_M : array, shape (M,), float32
     centre : float
-        Of the offsets of clips.
+        Mean offset of the clips of the sample.
     """
 
     config: Hubness
@@ -99,7 +99,7 @@ class Correction:
         )
 
     def offsets(self, audio_ND: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return what is taken for these clips and for the captions, shapes (N,) and (M,): see `similar_pairs`."""
+        """Return the offsets of these clips and of the captions, shapes (N,) and (M,), for `similar_pairs`."""
         if self.config.method != "csls":
             return np.zeros(len(audio_ND), np.float32), self.text_offset_M
         audio_offset_N = _mean_of_nearest(audio_ND, self.text_MD, self.config.neighbours, self.device) / np.float32(2)
@@ -109,7 +109,7 @@ class Correction:
 def hub_statistics(
     audio_SD: NDArray[np.float32], text_MD: NDArray[np.float32], correction: Correction, k: int = 10
 ) -> dict[str, dict[str, float]]:
-    """Tell how unevenly captions occur among the k nearest of each clip, before and after a correction.
+    """Measure how unevenly captions occur among the k nearest of each clip, before and after a correction.
 
     Parameters
     ----------
@@ -119,14 +119,14 @@ def hub_statistics(
         Unit embeddings of the captions.
     correction : Correction
     k : int
-        Captions of a clip that count as near.
+        Number of captions per clip that count as near.
 
     Returns
     -------
     dict
         ``before`` and ``after``: ``skewness`` of the number of clips that a caption is near to (0 without hubs; the
-        measure of [1]_), ``never`` (the share of captions near to none) and ``largest`` (the share of the clips that
-        the most frequent caption is near to).
+        measure of [1]_), ``never`` (the share of captions that are near no clip) and ``largest`` (the share of clips
+        that the most frequent caption is near).
     """
     k = min(k, len(text_MD))
     found = {}

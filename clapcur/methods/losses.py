@@ -1,12 +1,11 @@
 """Contrastive losses and their targets: pure functions of tensors, each with its equation number.
 
-Shapes: N pairs in the batch (row i of the audio belongs to row i of the text), B of them where
-processes share it, D embedding. In every (N, N) matrix the rows are audio clips and the columns
-captions, except in a text-to-audio target, whose rows are captions.
+Shapes: N pairs in the batch (row i of the audio belongs to row i of the text), B of them per process if several share
+a batch, D embedding. In every (N, N) matrix the rows are audio clips and the columns captions, except in a
+text-to-audio target, whose rows are captions.
 
-Everything is computed in float32 at least, inside autocast too: a float16 logit of 50 is known to
-0.03 only, and a float16 target to 5e-4 (the trap in the reference code, which computes both under
-autocast).
+Everything is computed in at least float32, even under autocast: a float16 logit of 50 is only accurate to 0.03, and a
+float16 target to 5e-4 (a trap in the reference code, which computes both under autocast).
 
 References
 ----------
@@ -33,7 +32,7 @@ ALL = slice(None)
 
 
 def contrastive_loss(logits_NN: Tensor) -> Tensor:
-    """Symmetric cross-entropy with the diagonal as the right answer, in nats.
+    """Return the symmetric cross-entropy with the diagonal as the right answer, in nats.
 
     Parameters
     ----------
@@ -52,9 +51,8 @@ def contrastive_loss(logits_NN: Tensor) -> Tensor:
 
     Notes
     -----
-    Eq. (1) of [1]_ is printed without its minus sign and as a sum over the batch; this is the
-    mean that its code and CLIP [2]_ compute, so the learning rate does not depend on the batch
-    size.
+    Eq. (1) of [1]_ is printed without its minus sign and as a sum over the batch; this is the mean that its code and
+    CLIP [2]_ compute, so that the learning rate does not depend on the batch size.
     """
     logits_NN = _at_least_float32(_square(logits_NN, "logits"))
     diagonal_N = torch.arange(len(logits_NN), device=logits_NN.device)
@@ -64,7 +62,7 @@ def contrastive_loss(logits_NN: Tensor) -> Tensor:
 
 
 def soft_contrastive_loss(logits_NN: Tensor, audio_to_text_NN: Tensor, text_to_audio_NN: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of the student's rows and columns from their targets, in nats.
+    """Return the Kullback-Leibler divergence of the student's rows and columns from their targets, in nats.
 
     Parameters
     ----------
@@ -78,20 +76,19 @@ def soft_contrastive_loss(logits_NN: Tensor, audio_to_text_NN: Tensor, text_to_a
     Returns
     -------
     Tensor, shape ()
-        Mean of both directions, each summed over its row and averaged over N. A target of zero adds
-        nothing. The least value of a row whose target sums to s is s log s: 0 for a distribution.
+        Mean of both directions, each summed over a row and averaged over N. A target of zero adds nothing. The minimum
+        for a row whose target sums to s is s log s: 0 for a distribution.
 
     Raises
     ------
     ValueError
-        Shapes differ, or a target is negative or not a number: its logarithm would make the loss
-        NaN while the gradient stays finite, so that training continues towards something else.
+        Shapes differ, or a target is negative or NaN: the loss would be NaN, but the gradient would stay finite, so
+        that training would continue towards a wrong target.
 
     Notes
     -----
-    Eq. (5) of [1]_. With targets that are the identity this is `contrastive_loss`, in value
-    and in gradient. A target row that sums to s scales that row's gradient by s: see
-    `target_statistics`.
+    Eq. (5) of [1]_. With identity targets this equals `contrastive_loss`, in value and in gradient. A target row
+    that sums to s scales that row's gradient by s: see `target_statistics`.
     """
     _square(logits_NN, "logits")
     for target_NN, direction in ((audio_to_text_NN, "audio-to-text"), (text_to_audio_NN, "text-to-audio")):
@@ -111,10 +108,10 @@ def soft_contrastive_loss(logits_NN: Tensor, audio_to_text_NN: Tensor, text_to_a
 def contrastive_loss_of_rows(
     audio_logits_BN: Tensor, text_logits_BN: Tensor, audio_to_text_BN: Tensor, text_to_audio_BN: Tensor
 ) -> Tensor:
-    """Return what B of the N pairs add to `soft_contrastive_loss`, in nats: over all pairs it is that loss.
+    """Return the contribution of B of the N pairs to `soft_contrastive_loss`, in nats; all contributions sum to it.
 
-    Processes that share a batch compute B rows each, in both directions, and no (N, N) matrix. Nothing is checked:
-    a look at the values would make the host wait for the device.
+    Processes that share a batch compute B rows each, in both directions, and no (N, N) matrix. Values are not
+    checked, because that would make the host wait for the device.
 
     Parameters
     ----------
@@ -137,16 +134,16 @@ def hard_target(
     caption_ids: Iterable[Hashable], clip_ids: Iterable[Hashable], *, form: HardForm = "diagonal",
     device: torch.device | str = "cpu",
 ) -> Tensor:  # fmt: skip
-    """Target of a batch of pairs that nobody softened; the same in both directions.
+    """Return the hard target of a batch of pairs, the same in both directions.
 
     Parameters
     ----------
     caption_ids, clip_ids : sequence, length N
-        What pair i consists of.
+        Caption and clip of each pair.
     form : {"diagonal", "identical"}
         ``diagonal``: the identity, as in [1]_. ``identical``: see `identical_target`.
     device : torch.device or str
-        Where the target is made.
+        Device of the target.
 
     Returns
     -------
@@ -156,7 +153,7 @@ def hard_target(
     Raises
     ------
     ValueError
-        Lengths differ, or the form is unknown.
+        The lengths differ, or the form is unknown.
     """
     caption_ids, clip_ids = list_of("caption_ids", caption_ids), list_of("clip_ids", clip_ids)
     if len(caption_ids) != len(clip_ids):
@@ -169,11 +166,10 @@ def hard_target(
 
 
 def identical_target(caption_codes_N: Tensor, clip_codes_N: Tensor) -> Tensor:
-    """Target in which pairs with the same caption, or the same clip, share the mass.
+    """Return the target in which pairs with the same caption, or the same clip, share the mass.
 
-    A caption set with few classes puts the same caption twice into a batch. The diagonal then calls
-    a clip's own caption a negative because it is in another row, and the two copies repel each
-    other.
+    With few distinct captions, the same caption occurs several times in a batch. With the diagonal as the target, a
+    clip's own caption in another row would be a negative, and the two copies would repel each other.
 
     Parameters
     ----------
@@ -183,14 +179,13 @@ def identical_target(caption_codes_N: Tensor, clip_codes_N: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (N, N), float32
-        Row i is uniform over the pairs that share a caption or a clip with pair i. Without repeats:
-        the identity. The unnormalised matrix is symmetric, so the same target serves both
-        directions.
+        Row i is uniform over the pairs that share a caption or a clip with pair i. Without repeats: the identity. The
+        unnormalised matrix is symmetric, so the same target serves both directions.
 
     Notes
     -----
-    Ours; [1]_ uses the identity. Sharing is not passed on: that i and j have the same clip,
-    and j and k the same caption, says nothing of the clip of i and the caption of k.
+    Ours; [1]_ uses the identity. Sharing is not transitive: if i and j have the same clip, and j and k the same
+    caption, that implies nothing about the clip of i and the caption of k.
     """
     same_caption_NN = caption_codes_N[:, None] == caption_codes_N[None, :]
     same_clip_NN = clip_codes_N[:, None] == clip_codes_N[None, :]
@@ -209,7 +204,7 @@ def soft_targets(
     hard: Tensor | None = None,
     rows: slice = ALL,
 ) -> tuple[Tensor, Tensor]:
-    """Blend the hard target with what a teacher thinks is similar: (1 - beta) * hard + beta * soft.
+    """Mix the hard target with the teacher's similarities: (1 - beta) * hard + beta * soft.
 
     Parameters
     ----------
@@ -220,11 +215,11 @@ def soft_targets(
     beta : float in [0, 1]
         Weight of the soft target; 0 is the hard target.
     temperature : float > 0, in units of cosine
-        Of the forms ``softmax`` and ``cross_modal``; the other two do not use it.
+        For the forms ``softmax`` and ``cross_modal``; the other two do not use it.
     hard : Tensor, shape (N, N), optional
-        The identity where not given. Used in both directions.
+        Used in both directions; by default the identity.
     rows : slice
-        The B pairs whose rows are wanted; all where not given.
+        The B pairs whose rows are returned; all by default.
 
     Returns
     -------
@@ -254,10 +249,10 @@ def soft_targets(
     the torch 1.10 that its code pins, a negative target adds nothing to the loss, which the clamp
     reproduces; since torch 1.13 it makes the loss NaN. The rows of ``paper`` are not distributions:
     with a mean off-diagonal cosine of 0.3 and beta 0.3 they sum to 6.7 in a batch of 64 and to 47
-    in one of 512, and the diagonal keeps 15 % and 2 % of them. The softening that a beta represents
-    thus grows with the batch, and so does the gradient. ``row`` and ``softmax`` (both ours)
-    take the second away and temper the first. ``cross_modal`` follows [3]_: the only one of the
-    four in which the teacher may find a clip's own caption a poor one.
+    in one of 512, and the diagonal keeps 15 % and 2 % of them. For a given beta, the softening
+    therefore grows with the batch size, and so does the gradient. ``row`` and ``softmax`` (both ours)
+    remove the second effect and reduce the first. ``cross_modal`` follows [3]_: it is the only one of
+    the four in which the teacher can rate a clip's own caption as poor.
     """
     if form not in get_args(SoftForm):
         raise ValueError(f"soft target must be one of {get_args(SoftForm)}, got {form!r}")
@@ -268,7 +263,7 @@ def soft_targets(
     if not 0 <= beta <= 1:
         raise ValueError(f"beta must be in [0, 1], got {beta:g}: the targets would be negative")
     with torch.autocast(audio_ND.device.type, enabled=False):
-        # unit rows again: rows of half-precision towers have norms that are off by up to 1e-3
+        # normalise again: the norms of rows from half-precision towers are off by up to 1e-3
         audio_ND = F.normalize(_at_least_float32(audio_ND), dim=1)
         text_ND = F.normalize(_at_least_float32(text_ND), dim=1)
         if form == "cross_modal":
@@ -290,14 +285,14 @@ def soft_targets(
 
 
 def target_statistics(target_BN: Tensor, rows: slice = ALL) -> dict[str, Tensor]:
-    """How far a target is from a distribution over the right answer.
+    """Return how far a target is from a distribution on the right answer.
 
     Parameters
     ----------
     target_BN : Tensor, shape (B, N)
-        One direction of a target, non-negative, without an empty row.
+        One direction of a target, non-negative, without a row of zeros.
     rows : slice
-        Which B of the N pairs these are; all where not given.
+        Which B of the N pairs these are; all by default.
 
     Returns
     -------
@@ -319,7 +314,7 @@ def _soften(form: SoftForm, similarity_BN: Tensor, temperature: float | None) ->
         return similarity_BN.clamp(min=0)
     if form == "row":
         clamped_BN = similarity_BN.clamp(min=0)
-        return clamped_BN / clamped_BN.sum(dim=1, keepdim=True)  # at least the diagonal's 1
+        return clamped_BN / clamped_BN.sum(dim=1, keepdim=True)  # the sum is at least the diagonal's 1
     if temperature is None or not temperature > 0:
         raise ValueError(f"{form} targets need a temperature above 0, got {temperature}")
     return torch.softmax(similarity_BN / temperature, dim=1)
@@ -327,7 +322,7 @@ def _soften(form: SoftForm, similarity_BN: Tensor, temperature: float | None) ->
 
 def _divergence(logits_BN: Tensor, target_BN: Tensor) -> Tensor:
     log_probability_BN = F.log_softmax(_at_least_float32(logits_BN), dim=1)
-    # a logit of -inf takes its pair out: 0 * inf would be NaN
+    # a logit of -inf excludes its pair; 0 * inf would be NaN
     log_probability_BN = log_probability_BN.masked_fill(torch.isneginf(logits_BN) & (target_BN == 0), 0.0)
     return F.kl_div(log_probability_BN, target_BN.to(log_probability_BN), reduction="sum") / logits_BN.shape[1]
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 NORM_TOLERANCE = 1e-3
-LEAST_CLIPS_PER_CLASS = 2.5  # [3]: transduction gains nothing sure below
+LEAST_CLIPS_PER_CLASS = 2.5  # [3]: no certain gain from transduction below
 QUERIES_AT_ONCE = 1024  # bounds the memory of the retrieval metrics; ours
 
 Floats = NDArray[np.floating]
@@ -29,7 +29,7 @@ Integers = NDArray[np.integer]
 
 
 def predict(audio_ND: Floats, text_KD: Floats) -> NDArray[np.int64]:
-    """Choose for each clip the class whose prompt is nearest: zero-shot classification.
+    """Return the class with the nearest prompt for each clip: zero-shot classification.
 
     Parameters
     ----------
@@ -39,32 +39,32 @@ def predict(audio_ND: Floats, text_KD: Floats) -> NDArray[np.int64]:
     Returns
     -------
     array, shape (N,), int64
-        Of equally near prompts the first.
+        Among equally near prompts, the first.
 
     Raises
     ------
     ValueError
         Rows are not unit vectors, or dimensions differ.
     """
-    # rounded, so that equal prompts are equally near whatever the order of the sums
+    # rounded, so that equal prompts are equally near whatever the order of summation
     return _cosines(audio_ND, text_KD).astype(np.float32).argmax(axis=1)
 
 
 def accuracy(predicted_N: Integers, label_N: Integers) -> float:
-    """Share of the clips whose prediction is their label, in [0, 1]; every clip counts alike."""
+    """Return the share of clips whose prediction is their label, in [0, 1]; every clip has the same weight."""
     _check_aligned(predicted=predicted_N, label=label_N)
     return float(np.mean(np.asarray(predicted_N) == np.asarray(label_N)))
 
 
 def confusion_matrix(predicted_N: Integers, label_N: Integers, num_classes: int) -> NDArray[np.int64]:
-    """Count the clips of each class (rows) by the class that was predicted (columns).
+    """Count the clips of each class (rows) by predicted class (columns).
 
     Parameters
     ----------
     predicted_N, label_N : array, shape (N,), integer
         Indices in 0 to num_classes - 1.
     num_classes : int
-        K; classes without a clip keep their row of zeros.
+        K; a class without clips has a row of zeros.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def confusion_matrix(predicted_N: Integers, label_N: Integers, num_classes: int)
     Raises
     ------
     ValueError
-        Lengths differ, there is no clip, or an index is no class.
+        Lengths differ, there is no clip, or an index is out of range.
     """
     _check_classes(predicted_N, label_N, num_classes)
     cell_N = np.asarray(label_N) * num_classes + np.asarray(predicted_N)
@@ -81,7 +81,7 @@ def confusion_matrix(predicted_N: Integers, label_N: Integers, num_classes: int)
 
 
 def per_class_accuracy(predicted_N: Integers, label_N: Integers, num_classes: int) -> NDArray[np.float64]:
-    """Share of each class's clips that are recognised; NaN for a class without clips.
+    """Return the share of each class's clips that are recognised; NaN for a class without clips.
 
     Parameters and errors are those of `confusion_matrix`; the result has the shape (K,).
     """
@@ -101,7 +101,7 @@ def _check_classes(predicted_N: Integers, label_N: Integers, num_classes: int) -
 
 
 def macro_accuracy(predicted_N: Integers, label_N: Integers, num_classes: int) -> float:
-    """Mean of the accuracies of the classes that have clips: every class counts alike.
+    """Return the mean accuracy of the classes that have clips: every class has the same weight.
 
     Parameters and errors are those of `confusion_matrix`.
     """
@@ -116,21 +116,21 @@ def bootstrap_interval(
     num_resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Interval of a mean over clips, by resampling the recordings that the clips were cut from.
+    """Return the interval of a mean over clips, by resampling the recordings that the clips were cut from.
 
-    Clips of one recording are right or wrong together: ESC-50 and UrbanSound8K cut several from
-    most. An interval that resamples clips is too narrow.
+    Clips of one recording tend to be right or wrong together, and ESC-50 and UrbanSound8K have several clips from most
+    recordings. An interval from resampling clips would be too narrow.
 
     Parameters
     ----------
     correct_N : array, shape (N,)
-        1 where a clip is right and 0 where not, or any other score of a clip.
+        1 if a clip is right and 0 if not, or any other score of a clip.
     groups_N : array, shape (N,)
         The source recording of each clip, as numbers or strings.
     level : float in (0, 1)
-        Share of repetitions of the experiment whose interval holds the truth.
+        Share of repetitions of the experiment whose interval contains the true value.
     num_resamples : int
-        Drawn sets of as many recordings as there are.
+        Number of resamples, each with as many recordings as there are.
     seed : int
         Equal seeds give equal intervals, in any order of the clips.
 
@@ -142,13 +142,13 @@ def bootstrap_interval(
     Raises
     ------
     ValueError
-        Lengths differ, the level is out of range, or there is only one recording, which says
-        nothing of how recordings differ.
+        Lengths differ, the level is out of range, or there is only one recording, so that the variation between
+        recordings is unknown.
 
     Notes
     -----
-    The cluster bootstrap of [1]_ with percentile limits: somewhat too narrow below some 20
-    recordings, and of no width where all clips are right.
+    The cluster bootstrap of [1]_ with percentile limits: somewhat too narrow with fewer than about 20 recordings, and
+    of zero width if all clips are right.
     """
     _check_aligned(correct=correct_N, groups=groups_N)
     if not 0 < level < 1:
@@ -182,20 +182,20 @@ def paired_change(
     num_resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """Change of a mean from one model to another on the same clips, with its interval.
+    """Return the change of a mean from one model to another on the same clips, with its interval.
 
     Parameters
     ----------
     before_N, after_N : array, shape (N,)
-        Which clips the first model (the teacher) and the second (the student) have right.
+        Which clips the first model (the teacher) and the second (the student) classify correctly.
     groups_N, level, num_resamples, seed
         As in `bootstrap_interval`.
 
     Returns
     -------
     change, low, high : float
-        ``after - before``: positive where the second model is better. The interval is of the
-        difference clip by clip, and much narrower than that of two separate intervals.
+        ``after - before``: positive if the second model is better. The interval is that of the difference clip by clip,
+        and much narrower than one from two separate intervals.
     """
     _check_aligned(before=before_N, after=after_N)
     change_N = np.asarray(after_N, np.float64) - np.asarray(before_N, np.float64)
@@ -204,16 +204,16 @@ def paired_change(
 
 
 def recall_at_k(similarity_QG: Floats, relevant_QG: NDArray[np.bool_], k: int) -> float:
-    """Share of the queries that find a relevant item among their first k, in [0, 1].
+    """Return the share of queries with a relevant item among their first k, in [0, 1].
 
     Parameters
     ----------
     similarity_QG : array, shape (Q, G)
-        For text to audio the queries are captions and the gallery clips; for audio to text
-        transpose both matrices.
+        For text to audio, the queries are captions and the gallery items are clips; for audio to text, transpose both
+        matrices.
     relevant_QG : array, shape (Q, G), bool
-        Every item that is right: all captions of a clip, and every copy of a clip in the gallery.
-        Build it by comparing ids; the diagonal calls four of five captions wrong.
+        All relevant items: all captions of a clip, and every copy of a clip in the gallery. Build it by comparing ids;
+        the diagonal alone would treat four of five captions as wrong.
     k : int
         At least 1.
 
@@ -228,17 +228,15 @@ def recall_at_k(similarity_QG: Floats, relevant_QG: NDArray[np.bool_], k: int) -
 
     Notes
     -----
-    With several relevant items one is enough, as in the retrieval tables of the CLAP papers: the
-    best of a clip's five captions counts. (The *share* of the relevant items that are found would
-    be at most 1/5 at k = 1.)
+    One of several relevant items is enough, as in the retrieval tables of the CLAP papers: the best of a clip's five
+    captions counts. (The *share* of the relevant items that are found would be at most 1/5 at k = 1.)
 
-    Equal similarities have no order. The value is the mean over all orders of the tied items [2]_:
-    a model that finds everything equally similar scores exactly chance, and the order of the
-    gallery means nothing.
+    Equal similarities have no order. The value is the mean over all orders of the tied items [2]_: a model for which
+    everything is equally similar scores exactly chance, and the order of the gallery does not matter.
     """
 
     def found(ties: "_Ties") -> NDArray[np.float64]:
-        # the chance that place j misses, given that all places before it missed
+        # the probability that place j misses, given that all places before it missed
         still_wrong = np.maximum(ties.size - ties.relevant - ties.offset, 0)
         return 1 - np.prod(still_wrong / (ties.size - ties.offset), axis=1)
 
@@ -246,12 +244,12 @@ def recall_at_k(similarity_QG: Floats, relevant_QG: NDArray[np.bool_], k: int) -
 
 
 def mean_average_precision_at_k(similarity_QG: Floats, relevant_QG: NDArray[np.bool_], k: int) -> float:
-    """Mean over the queries of the average precision of their first k items (mAP@10), in [0, 1].
+    """Return the mean over queries of the average precision of their first k items (such as mAP@10), in [0, 1].
 
     Parameters
     ----------
     similarity_QG, relevant_QG, k
-        As in `recall_at_k`, and so are the errors and the rule for ties.
+        As in `recall_at_k`, as are the errors and the treatment of ties.
 
     Returns
     -------
@@ -259,8 +257,8 @@ def mean_average_precision_at_k(similarity_QG: Floats, relevant_QG: NDArray[np.b
 
     Notes
     -----
-    The average precision of a query with R relevant items is the sum over the relevant ones among
-    the first k of the precision at their place, divided by min(R, k): a perfect ranking scores 1.
+    The average precision of a query with R relevant items is the sum of the precisions at the places of the relevant
+    items among the first k, divided by min(R, k): a perfect ranking scores 1.
     """
 
     def average_precision(ties: "_Ties") -> NDArray[np.float64]:
@@ -274,7 +272,7 @@ def mean_average_precision_at_k(similarity_QG: Floats, relevant_QG: NDArray[np.b
 
 
 def similarity_from_ranking(ranking_QR: Integers, num_items: int) -> NDArray[np.float32]:
-    """Turn ranked lists, best first, into similarities that rank alike.
+    """Convert ranked lists, best first, to similarities with the same ranking.
 
     Parameters
     ----------
@@ -286,7 +284,7 @@ def similarity_from_ranking(ranking_QR: Integers, num_items: int) -> NDArray[np.
     Returns
     -------
     array, shape (Q, G), float32
-        Minus the place; minus infinity for what is not listed. Metrics at k up to R are exact.
+        Minus the place; minus infinity for items that are not listed. Metrics at k up to R are exact.
     """
     num_queries, num_ranked = np.shape(ranking_QR)
     similarity_QG = np.full((num_queries, num_items), -np.inf, np.float32)
@@ -306,29 +304,29 @@ def transductive_posteriors(
 ) -> NDArray[np.float64]:
     """Classify a whole batch of clips at once: text-anchored spherical EM, without labels.
 
-    Zero-shot classification looks at one clip at a time. Here the clips of a class also look like
-    each other: a mixture with one mean per class and one shared spherical variance is fitted to the
-    audio alone, with the zero-shot posteriors as its prior.
+    Zero-shot classification uses one clip at a time. This also uses the similarity of clips of the same class: a
+    mixture with one mean per class and one shared spherical variance is fitted to the audio alone, with the zero-shot
+    posteriors as its prior.
 
     Parameters
     ----------
     audio_ND, text_KD : array, shapes (N, D) and (K, D)
-        Unit rows of the clips and of the class prompts; K classes, whether they have clips or not.
+        Unit rows of the clips and of the class prompts; a class need not have clips.
     logit_scale : float > 0
-        Scale of the zero-shot logits: exp of the model's own parameter. A scale far above it makes
-        the prior so sure that the clips change nothing.
+        Scale of the zero-shot logits: exp of the model's own parameter. A much larger scale makes the prior so
+        confident that the clips change nothing.
     anchor : float >= 0
         Exponent of the prior (lambda in [4]_); 0 is plain clustering after the first round.
     num_confident : int
-        Clips that start the mean of a class, those of the highest zero-shot posterior; at most N/K.
+        Number of clips, those with the highest zero-shot posterior, that initialise the mean of a class; at most N/K.
     num_rounds : int
         Rounds of EM; 0 is the zero-shot posterior.
 
     Returns
     -------
     array, shape (N, K), float64
-        Rows sum to 1. The zero-shot posterior where there are fewer clips than classes, or all
-        clips are alike: nothing to learn from.
+        Rows sum to 1. With fewer clips than classes, or if all clips are equal, this is the zero-shot posterior, since
+        there is nothing to learn from.
 
     Raises
     ------
@@ -337,19 +335,18 @@ def transductive_posteriors(
 
     Notes
     -----
-    [3]_ reports +4.6 to +9.2 points on sound events, nothing below about 2.5 clips per class, and
-    none where the zero-shot posterior is near chance: see `transductive_diagnostics`. It uses the
-    test clips together, so its scores are shown beside inductive ones, not among them.
+    [3]_ reports gains of 4.6 to 9.2 points on sound events, but none with fewer than about 2.5 clips per class or if
+    the zero-shot posterior is near chance: see `transductive_diagnostics`. The test clips are used together, so the
+    scores are shown beside inductive ones, not among them.
 
-    The frame is that of [3]_ and [4]_: the prior enters as y^lambda, means start from confident
-    clips and are made unit again in every round. Two choices are ours, as the constants of [3]_
-    were not at hand:
+    The framework is that of [3]_ and [4]_: the prior enters as y^lambda, and the means start from confident clips and
+    are normalised in every round. Two choices are ours, because the constants of [3]_ were not available:
 
-    - Audio rows are centred first. Audio and text of a CLAP are in different cones, so that the
-      audio's common direction is most of every cosine; it separates no classes.
-    - The variance is per *effective* dimension, the participation ratio of the audio's spectrum,
-      tr(C)^2 / tr(C^2). With the nominal D the likelihood of a 1024-dimensional embedding, which
-      varies in some 30 directions, would drown any prior ([4]_ divides it by 50).
+    - Audio rows are centred first. The audio and text embeddings of a CLAP are in different cones, so the audio's
+      common direction dominates every cosine, but does not separate classes.
+    - The variance is per *effective* dimension, the participation ratio of the audio's spectrum, tr(C)^2 / tr(C^2).
+      With the nominal D, the likelihood of a 1024-dimensional embedding, which varies in about 30 directions, would
+      overwhelm any prior ([4]_ divides it by 50).
     """
     _check_at_least(0, anchor=anchor, num_rounds=num_rounds)
     _check_at_least(1, num_confident=num_confident)
@@ -357,7 +354,7 @@ def transductive_posteriors(
         raise ValueError(f"logit_scale must be above 0, got {logit_scale:g}; its logarithm?")
     audio_ND, text_KD = np.asarray(audio_ND), np.asarray(text_KD)
     cosine_NK = _cosines(audio_ND, text_KD)
-    from scipy.special import log_softmax  # a command that scores nothing does without scipy
+    from scipy.special import log_softmax  # imported late, for commands that score nothing
 
     log_prior_NK = log_softmax(logit_scale * cosine_NK, axis=1)
     num_clips, num_classes = cosine_NK.shape
@@ -369,14 +366,14 @@ def transductive_posteriors(
     spread_DD = centred_ND.T @ centred_ND / num_clips
     num_dims = np.trace(spread_DD) ** 2 / np.sum(spread_DD**2)
 
-    # equal posteriors, as of sure clips that round to 1, are ordered by their cosine
+    # equal posteriors, such as those that round to 1, are ordered by their cosine
     most_confident_NK = np.lexsort((-cosine_NK, -log_prior_NK), axis=0)
     start_MK = most_confident_NK[: min(num_confident, num_clips // num_classes)]
     mean_KD = _directions(centred_ND[start_MK].sum(axis=0))
     posterior_NK = np.exp(log_prior_NK)
     for _ in range(num_rounds):
         closeness_NK = centred_ND @ mean_KD.T
-        # squared distances are 2 - 2 closeness; a floor keeps equal clips per class finite
+        # squared distances are 2 - 2 closeness; the floor keeps the result finite if the clips of each class are equal
         variance = np.sum(posterior_NK * (2 - 2 * closeness_NK)) / num_clips / num_dims
         log_likelihood_NK = closeness_NK / max(variance, 1e-6)
         posterior_NK = np.exp(log_softmax(anchor * log_prior_NK + log_likelihood_NK, axis=1))
@@ -385,7 +382,7 @@ def transductive_posteriors(
 
 
 def transductive_diagnostics(posterior_NK: Floats) -> dict[str, float]:
-    """Return whether a batch could carry a transduction; needs no labels.
+    """Return measures of whether a batch is suitable for transduction, without labels.
 
     Parameters
     ----------
@@ -396,9 +393,9 @@ def transductive_diagnostics(posterior_NK: Floats) -> dict[str, float]:
     -------
     dict
         ``clips_per_class``: N / K, to be compared with `LEAST_CLIPS_PER_CLASS`;
-        ``smallest_class``: expected clips of the class with the fewest, near 0 where a class was
-        lost or has no clip; ``entropy``: mean over clips, in [0, 1] of log K, near 1 where the
-        model does not tell the classes apart.
+        ``smallest_class``: expected number of clips in the smallest class, near 0 if a class was
+        lost or has no clip; ``entropy``: mean over clips, divided by log K, near 1 if the
+        model does not distinguish the classes.
     """
     posterior_NK = np.asarray(posterior_NK, np.float64)
     num_clips, num_classes = posterior_NK.shape
@@ -412,10 +409,10 @@ def transductive_diagnostics(posterior_NK: Floats) -> dict[str, float]:
 
 
 class _Ties:
-    """The first k places of every ranking, and the ties that each of them is in.
+    """The first k places of every ranking, with the tie that each of them is in.
 
-    All arrays have the shape (Q, k): ``place`` from 0; ``size`` of the tie, ``relevant`` items in
-    it and ``relevant_before`` it; ``offset`` of the place in its tie. ``num_relevant`` is (Q,).
+    The arrays have the shape (Q, k): ``size`` of the tie, ``relevant`` items in it and ``relevant_before`` it, and
+    ``offset`` of the place in its tie. ``place``, from 0, has the shape (k,), and ``num_relevant`` (Q,).
     """
 
     def __init__(self, similarity_QG: Floats, relevant_QG: NDArray[np.bool_], k: int) -> None:
@@ -490,7 +487,7 @@ def _cosines(audio_ND: Floats, text_KD: Floats) -> NDArray[np.float64]:
 
 
 def _directions(rows_ND: Floats) -> NDArray[np.float64]:
-    """Make rows unit vectors; what has no direction, up to rounding, goes to the origin."""
+    """Normalise rows; rows that are zero up to rounding become zero."""
     norms = np.linalg.norm(rows_ND, axis=-1, keepdims=True)
     return np.divide(rows_ND, norms, out=np.zeros(rows_ND.shape), where=norms > 1e-6)
 

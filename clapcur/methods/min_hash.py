@@ -1,4 +1,4 @@
-"""Near duplicates among texts as they come: MinHash proposes, the Jaccard index of their words decides.
+"""Near duplicates in a stream of texts: MinHash proposes candidates, the Jaccard index of their words decides.
 
 Source: Broder 1997, On the resemblance and containment of documents; bands as in Leskovec et al., Mining of Massive
 Datasets, section 3.4.
@@ -9,17 +9,17 @@ from collections.abc import Iterable
 
 import numpy as np
 
-BANDS, ROWS = 16, 3  # a pair of Jaccard index 0.8 is proposed with probability 1 - (1 - 0.8^3)^16 > 0.9999; ours
+BANDS, ROWS = 16, 3  # a pair with Jaccard index 0.8 is proposed with probability 1 - (1 - 0.8^3)^16 > 0.9999; ours
 PRIME = 2**31 - 1
 
 
 class NearDuplicates:
-    """Sets that have been seen, and whether another one is nearly one of them.
+    """The sets seen so far; finds whether another set is a near duplicate of one of them.
 
     Parameters
     ----------
     least : float
-        Jaccard index at or above which two sets count as the same.
+        Minimum Jaccard index of near duplicates.
     """
 
     def __init__(self, least: float) -> None:
@@ -33,7 +33,7 @@ class NearDuplicates:
         self._buckets: dict[tuple[int, bytes], list[int]] = {}
 
     def add(self, features: Iterable[str]) -> bool:
-        """Return whether the set is nearly one that was added; add it where it is not."""
+        """Return whether the set is a near duplicate of an added one; add it if it is not."""
         found = frozenset(features)
         keys = self._keys(found)
         for index in dict.fromkeys(index for key in keys for index in self._buckets.get(key, ())):

@@ -1,9 +1,9 @@
-"""Rows that say the same: which of a table may stay.
+"""Near-duplicate rows: which rows of a table to keep.
 
-As SemDeDup (Abbas et al. 2023, arXiv:2303.09540) does it: k-means puts near rows into one cluster, and inside a
-cluster every pair above a threshold counts as a duplicate. Up to `CLUSTER_ROWS` rows are one cluster, so that nothing
-is missed; of larger tables a pair that k-means tears apart is. Of duplicates the first row stays, where SemDeDup keeps
-the one that is least like its centre: which one stays must not depend on what else is in the table.
+As in SemDeDup (Abbas et al. 2023, arXiv:2303.09540), k-means puts near rows into one cluster, and within a cluster
+every pair at or above a threshold counts as a duplicate. Up to `CLUSTER_ROWS` rows are one cluster, so that no pair is
+missed; in larger tables, a pair that k-means separates is missed. Of duplicates the first row is kept, while SemDeDup
+keeps the one farthest from its centre: the choice must not depend on the rest of the table.
 """
 
 import numpy as np
@@ -12,24 +12,24 @@ from numpy.typing import NDArray
 
 from clapcur.methods.similarity import similar_pairs, spherical_k_means
 
-CLUSTER_ROWS = 50_000  # about; ours: a second or two of products a cluster on a processor
+CLUSTER_ROWS = 50_000  # approximate; ours: one or two seconds of matrix products per cluster on a CPU
 
 
 def duplicate_of(
     rows_ND: NDArray[np.float32], threshold: float, seed: int = 0, device: torch.device | str | None = None
 ) -> NDArray[np.int64]:
-    """Return for each row the row that represents it: itself where it stays.
+    """Return for each row the row that represents it: itself if it is kept.
 
     Parameters
     ----------
     rows_ND : array, shape (N, D)
         Unit rows.
     threshold : float
-        Cosine, inclusive. A row that is that near to one that stays goes; near to one that goes, it may stay.
+        Cosine, inclusive. A row that reaches it with a kept row is removed; with a removed row, it may be kept.
     seed : int
-        Of k-means.
+        Seed of k-means.
     device : torch.device or str, optional
-        Of the products; the CPU where not given.
+        Device for the matrix products; by default the CPU.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def duplicate_of(
         for block in similar_pairs(rows_ND[members], rows_ND[members], threshold, device=device):
             is_later = block.text_index > block.audio_index
             pairs = members[block.audio_index[is_later]], members[block.text_index[is_later]]
-            for row, later in zip(*pairs, strict=True):  # rows rise: whether this one stays is settled
+            for row, later in zip(*pairs, strict=True):  # rows ascend: whether this one is kept is decided
                 if kept_N[row] == row and kept_N[later] == later:
                     kept_N[later] = row
     return kept_N

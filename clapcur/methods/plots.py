@@ -2,9 +2,8 @@
 
 matplotlib is imported when something is drawn: most commands and flow runs draw nothing.
 
-A figure is a side picture. Whatever is drawn it has bounded pixels, with the classes that tell most where there are
-too many; a name is a label as it stands, never TeX; and what cannot be drawn is a warning, not the loss of the result
-that it shows.
+Figures are supplementary. Their size is bounded: with too many classes, only the most informative are shown. Names are
+drawn literally, never as TeX. A figure that cannot be drawn causes a warning, not the loss of the result that it shows.
 """
 
 import functools
@@ -25,25 +24,25 @@ if TYPE_CHECKING:
     from clapcur.data.order_scores import TaskScore
 
 INK, ACCENT, MUTED = "#222222", "#2a6f97", "#c9d6df"
-NO_METADATA = {"Software": None}  # the same figure is the same bytes
-MAX_CONFUSED = 40  # classes in a confusion matrix: more labels could not be read
-MAX_BARS = 60  # classes in a figure with a line for each
+NO_METADATA = {"Software": None}  # so that the same figure has the same bytes
+MAX_CONFUSED = 40  # classes in a confusion matrix: more labels would be unreadable
+MAX_BARS = 60  # classes in a figure with one line per class
 MAX_LABEL = 40  # characters of a name
-UNDRAWABLE = "\N{REPLACEMENT CHARACTER}"  # for what the font does not have, such as emoji
+UNDRAWABLE = "\N{REPLACEMENT CHARACTER}"  # for characters that the font lacks, such as emoji
 
 P = ParamSpec("P")
 log = logging.getLogger("clapcur")
 
 
 def side_picture(draw: Callable[P, None]) -> Callable[P, None]:
-    """Make a function that draws into a file, its last argument, warn where it fails, and leave no file then."""
+    """Decorate a function that draws to a file, its last argument: a failure logs a warning and leaves no file."""
 
     @functools.wraps(draw)
     def tried(*args: P.args, **kwargs: P.kwargs) -> None:
         path = kwargs.get("path", args[-1] if args else None)
         try:
             draw(*args, **kwargs)
-        except Exception as error:  # of a font, of a library, of the memory: the result is worth more than its picture
+        except Exception as error:  # fonts, libraries, memory: the result matters more than its figure
             assert isinstance(path, Path)
             path.unlink(missing_ok=True)
             log.warning(
@@ -54,7 +53,7 @@ def side_picture(draw: Callable[P, None]) -> Callable[P, None]:
 
 
 def label_text(name: str) -> str:
-    """Return a name as a label: one line of drawable characters, cut where it is too long."""
+    """Return a name as a label: one line of drawable characters, truncated if it is too long."""
     plain = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in name)
     plain = " ".join("".join(c if _is_drawable(c) else UNDRAWABLE for c in plain).split())
     return plain if len(plain) <= MAX_LABEL else plain[: MAX_LABEL - 1] + "…"
@@ -73,7 +72,7 @@ def _is_drawable(character: str) -> bool:
 
 
 def new_figure(width_in: float, height_in: float) -> "Figure":
-    """Return an empty figure of a size in inches."""
+    """Return an empty figure with a size in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width_in, height_in))
@@ -85,12 +84,12 @@ def _save(figure: "Figure", path: Path) -> None:
 
 @side_picture
 def similarity_figure(card: Card, path: Path) -> None:
-    """Draw how the similarities of all candidate pairs lie, and where the threshold cuts.
+    """Draw the histogram of the similarities of all candidate pairs, with the threshold.
 
     Parameters
     ----------
     card : Card
-        Of an Improvement-Set that has a histogram.
+        Card of an Improvement-Set with a histogram.
     path : Path
         The PNG to write.
     """
@@ -119,14 +118,14 @@ def similarity_figure(card: Card, path: Path) -> None:
 def near_duplicate_figure(
     nearest_N: NDArray[np.float32], different_N: NDArray[np.float32] | None, threshold: float | None, path: Path
 ) -> None:
-    """Draw how near clips come to evaluation clips, and how near clips come that are known to differ.
+    """Draw the similarities of clips to evaluation clips, and those between clips that are known to differ.
 
     Parameters
     ----------
     nearest_N : array, shape (N,)
         Similarity of each candidate to its nearest evaluation clip.
     different_N : array or None
-        The same among clips of different recordings, where the threshold was found on them.
+        The same among clips of different recordings, if the threshold was calibrated on them.
     threshold : float or None
         Similarity at or above which a clip counts as the same sound.
     path : Path
@@ -146,7 +145,7 @@ def near_duplicate_figure(
             axes.axvline(1 - threshold, color=INK, linewidth=1)
         title = f"{int((nearest_N >= threshold).sum()):,} clips at or above {threshold:.4f}"
     axes.set_xscale("log")
-    axes.set_xlim(edges[-1], edges[0])  # what is nearer is further to the right, as in the other figures
+    axes.set_xlim(edges[-1], edges[0])  # more similar clips are further to the right, as in the other figures
     axes.set_ylim(bottom=0)
     axes.set_xlabel("1 - audio similarity")
     axes.set_ylabel("clips")
@@ -158,9 +157,9 @@ def near_duplicate_figure(
 
 @side_picture
 def class_coverage_figure(card: Card, path: Path) -> None:
-    """Draw the number of clips of every class in an Improvement-Set, empty classes included.
+    """Draw the number of clips of every class in an Improvement-Set, including empty classes.
 
-    Where there are too many classes, those with the most clips.
+    If there are too many classes, only those with the most clips are drawn.
     """
     coverage = card.class_coverage
     names = list(coverage)
@@ -189,9 +188,9 @@ def class_coverage_figure(card: Card, path: Path) -> None:
 def confusion_figure(
     confusion: Sequence[Sequence[int]] | NDArray[np.int64], class_names: Sequence[str], path: Path,
 ) -> None:  # fmt: skip
-    """Draw a confusion matrix: rows are labels, columns predictions, colour the share of the row.
+    """Draw a confusion matrix: rows are labels, columns are predictions, colour is the share of the row.
 
-    Where there are too many classes, those that are confused the most.
+    If there are too many classes, only those with the most confusions are drawn.
 
     Parameters
     ----------
@@ -225,7 +224,7 @@ def confusion_figure(
 
 
 def most_confused(confusion: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
-    """Return the indices of up to `limit` classes, in their order: the most wrong clips in row and column."""
+    """Return the indices, in order, of the up to `limit` classes with the most wrong clips in row and column."""
     right = np.diagonal(confusion)
     wrong = confusion.sum(axis=0) + confusion.sum(axis=1) - 2 * right
     return np.sort(np.argsort(-wrong, kind="stable")[:limit])
@@ -233,7 +232,7 @@ def most_confused(confusion: NDArray[np.int64], limit: int) -> NDArray[np.int64]
 
 @side_picture
 def order_figure(scores: Mapping[str, "TaskScore"], path: Path) -> None:
-    """Draw what a model hears of order: the score of each task with its interval, and a mark at chance.
+    """Draw how well a model recognises order: the score of each task with its interval, and a mark at chance.
 
     Parameters
     ----------

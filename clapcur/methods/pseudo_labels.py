@@ -1,8 +1,8 @@
-"""Pseudo-labels: which of the given classes an unlabelled clip most likely is, by several kinds of evidence.
+"""Pseudo-labels: the most likely class of an unlabelled clip, from several kinds of evidence.
 
-A student that learns the pairs of which its teacher is sure learns its teacher back. Evidence that the teacher did not
-use corrects it where it is unsure: the tags of a model that was trained on other data, and the other clips of the same
-recording. Independent evidence multiplies (a product of experts, Hinton 2002).
+A student that learns only the pairs of which its teacher is confident reproduces its teacher. Evidence that the teacher
+did not use corrects it where it is uncertain: the tags of a model that was trained on other data, and the other clips
+of the same recording. Independent evidence is multiplied (a product of experts, Hinton 2002).
 
 Shapes: N clips, K classes, T tags.
 """
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-TAG_TEMPERATURE = 0.05  # of the cosines of tag and class names; ours
-LEAST_EVIDENCE = 1e-3  # what a class has of which no tag was heard; ours
+TAG_TEMPERATURE = 0.05  # for the cosines of tag and class names; ours
+LEAST_EVIDENCE = 1e-3  # evidence for a class without any detected tag; ours
 
 
 def class_posterior(
@@ -29,9 +29,9 @@ def class_posterior(
     similarity_NK : NDArray, shape (N, K)
         Cosines of clips and class prompts, by the teacher.
     logit_scale : float
-        What the teacher multiplies cosines with.
+        The factor by which the teacher multiplies cosines.
     evidence_NK : NDArray, shape (N, K), optional
-        At least 0, up to a factor of each clip, such as `tag_evidence`.
+        Non-negative evidence, such as from `tag_evidence`; its scale per clip does not matter.
     """
     from scipy.special import log_softmax, softmax
 
@@ -45,10 +45,10 @@ def tag_evidence(
     probability_NT: "csr_array", mean_T: NDArray[np.floating], similarity_TK: NDArray[np.floating],
     temperature: float = TAG_TEMPERATURE,
 ) -> NDArray[np.float64]:  # fmt: skip
-    """Return how much a tagger hears of each class, shape (N, K), at least 0.
+    """Return the evidence of a tagger for each class, non-negative, shape (N, K).
 
-    The probabilities of a tagger are not comparable between tags, so each counts relative to its mean over the pool. A
-    class is heard in the tags whose names are near to its own.
+    A tagger's probabilities are not comparable between tags, so each is divided by its mean over the pool. The evidence
+    for a class comes from the tags whose names are near its own.
 
     Parameters
     ----------
@@ -57,9 +57,9 @@ def tag_evidence(
     mean_T : NDArray, shape (T,)
         Mean probability of each tag over the pool.
     similarity_TK : NDArray, shape (T, K)
-        Cosines of the names of tags and classes, as texts.
+        Cosines of the text embeddings of tag and class names.
     temperature : float
-        Of the softmax over tags; lower listens to the nearest tag alone.
+        Temperature of the softmax over tags; a lower value uses only the nearest tag.
     """
     from scipy.special import softmax
 
@@ -69,13 +69,13 @@ def tag_evidence(
 
 
 def mean_of_groups(rows_NK: NDArray[np.float64], groups_N: NDArray[np.object_]) -> NDArray[np.float64]:
-    """Return each row as the mean over the rows of its group, shape (N, K); rows of the group "" stay alone.
+    """Replace each row by the mean over the rows of its group, shape (N, K); rows of the group "" are kept.
 
     Parameters
     ----------
     rows_NK : NDArray, shape (N, K)
     groups_N : NDArray, shape (N,)
-        Such as the recording of each clip; "" where it is not known.
+        Such as the recording of each clip; "" if unknown.
     """
     names, code_N = np.unique(groups_N.astype(str), return_inverse=True)
     sums_GK = np.zeros((len(names), rows_NK.shape[1]))

@@ -1,11 +1,11 @@
-"""Losses that teach how many sounds a clip holds, and in which order: targets and weights of one contrastive loss.
+"""Losses that teach the number of sounds in a clip, and their order: targets and weights of one contrastive loss.
 
-Both are cross-entropies over the similarities of a stacked batch of composed pairs. What differs is
+Both are cross-entropies over the similarities of a stacked batch of composed pairs. They differ in
 
-- stage A ("how many"): the target, in which pairs that share an event need not be enemies (`shared_event_target`);
-- stage B ("in which order"): the weight of each negative, by whether it is of the same group (`temporal_log_weights`).
+- stage A ("how many"): the target, in which pairs that share an event need not be negatives (`shared_event_target`);
+- stage B ("in which order"): the weight of each negative, depending on its group and kind (`temporal_log_weights`).
 
-A training adds the weights to its logits and does the rest as ever: `temporal_contrastive_loss` is both in one call.
+A training adds the log weights to its logits and is otherwise unchanged; `temporal_contrastive_loss` does both.
 
 Shapes: N pairs in the batch (row i of the audio belongs to row i of the text), D embedding.
 
@@ -27,25 +27,25 @@ from clapcur.methods.losses import contrastive_loss_of_rows
 
 
 def shared_event_target(hard_NN: Tensor, events: Sequence[AbstractSet[Hashable]], softness: float = 0.0) -> Tensor:
-    """Target of stage A: each pair's own, and a share for pairs that hold some of the same events.
+    """Return the target of stage A: each pair's own, with a share for pairs that have events in common.
 
-    "A single dog" and "a dog and a cat" are in one batch by construction; with the diagonal as the only right answer
-    each is taught that the dog of the other is wrong.
+    "A single dog" and "a dog and a cat" are in one batch by construction; with the diagonal as the only right answer,
+    each would learn that the other's dog is wrong.
 
     Parameters
     ----------
     hard_NN : Tensor, shape (N, N)
-        The target that nobody softened, such as `clapcur.methods.losses.hard_target`.
+        The hard target, such as from `clapcur.methods.losses.hard_target`.
     events : sequence of set, length N
-        The classes that are heard in each pair; none is empty.
+        The classes that are heard in each pair; no set is empty.
     softness : float in [0, 1]
-        Share of a row that goes by the events; 0 is the hard target.
+        Share of a row that depends on the events; 0 is the hard target.
 
     Returns
     -------
     Tensor, shape (N, N)
-        (1 - softness) * hard + softness * the overlap |e_i & e_j| / |e_i | e_j|, its rows made distributions. Serves
-        both directions, as the overlap is symmetric before its rows are scaled.
+        (1 - softness) * hard + softness * the overlap |e_i & e_j| / |e_i | e_j|, with rows normalised to distributions.
+        It serves both directions, as the overlap is symmetric before its rows are normalised.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def shared_event_target(hard_NN: Tensor, events: Sequence[AbstractSet[Hashable]]
 
     Notes
     -----
-    Ours. [1]_ has the diagonal, also where two groups of a batch hold the same classes.
+    Ours. [1]_ uses the diagonal, even if two groups of a batch have the same classes.
     """
     if not 0 <= softness <= 1:
         raise ValueError(f"softness must be in [0, 1], got {softness:g}")
@@ -76,14 +76,14 @@ def shared_event_target(hard_NN: Tensor, events: Sequence[AbstractSet[Hashable]]
 def temporal_log_weights(
     group_codes_N: Tensor, kind_codes_N: Tensor, *, alpha_same: float = 1.0, alpha_cross: float = 1.0
 ) -> Tensor:
-    """Logarithms of the weights that stage B gives each pair in a softmax.
+    """Return the logarithms of the weights that stage B gives each pair in the softmax.
 
     Parameters
     ----------
     group_codes_N : Tensor, shape (N,), integer
-        Pairs of one group are made of the same two clips.
+        Pairs of one group are composed from the same two clips.
     kind_codes_N : Tensor, shape (N,), integer
-        How they are put together: forward, reversed, overlapping.
+        How they are composed: forward, reversed, overlapping.
     alpha_same : float, at least 0
         Weight of a negative of the same group in another kind: the same sounds in another order.
     alpha_cross : float, at least 0
@@ -92,8 +92,8 @@ def temporal_log_weights(
     Returns
     -------
     Tensor, shape (N, N), float32
-        0 between pairs of one kind, log(alpha) elsewhere: -inf at 0, so that nothing of such a pair is left, whatever
-        its logit. Symmetric, and of any order of the pairs.
+        0 between pairs of one kind, otherwise log(alpha): -inf for a weight of 0, which removes such a pair whatever
+        its logit. Symmetric; the pairs may be in any order.
 
     Raises
     ------
@@ -102,8 +102,8 @@ def temporal_log_weights(
 
     Notes
     -----
-    C_x of [1]_, which follows [2]_. Their codes multiply similarities that are not normalised, where log(1e-8) hides
-    nothing; here the rows are unit, times the scale of the model.
+    C_x of [1]_, which follows [2]_. Their code uses similarities of rows that are not normalised, for which log(1e-8)
+    does not remove a pair; here the rows have unit norm and are multiplied by the scale of the model.
     """
     if group_codes_N.ndim != 1 or group_codes_N.shape != kind_codes_N.shape:
         raise ValueError(
@@ -123,18 +123,18 @@ def temporal_contrastive_loss(
     audio_ND: Tensor, text_ND: Tensor, scale: Tensor | float, *, log_weights_NN: Tensor | None = None,
     target_NN: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Weighted symmetric cross-entropy of composed pairs, in nats.
+    """Return the weighted symmetric cross-entropy of composed pairs, in nats.
 
     Parameters
     ----------
     audio_ND, text_ND : Tensor, shape (N, D)
         Unit rows.
     scale : Tensor, shape (), or float
-        What similarities are multiplied with: exp(logit_scale).
+        The factor of the similarities: exp(logit_scale).
     log_weights_NN : Tensor, shape (N, N), optional
-        As of `temporal_log_weights`; all 0 where not given.
+        As from `temporal_log_weights`; by default all 0.
     target_NN : Tensor, shape (N, N), optional
-        Non-negative, the same in both directions; the identity where not given. Nothing may be right whose weight is 0.
+        Non-negative, the same in both directions; by default the identity. It must be 0 for pairs with a weight of 0.
 
     Returns
     -------
@@ -144,12 +144,12 @@ def temporal_contrastive_loss(
     Raises
     ------
     ValueError
-        Shapes differ, rows are not unit, or the target asks for a pair that the weights take out.
+        Shapes differ, rows do not have unit norm, or the target is positive for a pair that the weights remove.
 
     Notes
     -----
     With weights of 1 and the identity this is `contrastive_loss` of the stacked batch. [1]_ sums over anchors and
-    directions and multiplies by 0.8; a mean leaves the learning rate alone when the batch grows.
+    directions and multiplies by 0.8; with a mean, the learning rate need not change with the batch size.
     """
     if audio_ND.ndim != 2 or audio_ND.shape != text_ND.shape or not len(audio_ND):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Similarity thresholds: by cosine, by count, or by the precision wanted on held-out pairs."""
+"""Similarity thresholds: by cosine, by count, or by the desired precision on held-out pairs."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,15 +6,15 @@ from numpy.typing import NDArray
 from clapcur.config import frozen
 from clapcur.errors import EmptySetError
 
-LEAST_SUPPORT = 20  # held-out pairs below which a calibrated precision says nothing
+LEAST_SUPPORT = 20  # minimum number of held-out pairs for a meaningful precision
 
 
 @frozen
 class Threshold:
     """A similarity threshold, given in exactly one of three ways.
 
-    Thresholds do not transfer between teachers: 0.7 fits the paper's, while a teacher of 1,200 pairs has its 99.9th
-    percentile at 0.62.
+    Thresholds do not transfer between teachers: 0.7 fits the paper's, while the 99.9th percentile of a teacher trained
+    on 1,200 pairs is 0.62.
     """
 
     similarity: float | None = None
@@ -26,7 +26,7 @@ class Threshold:
     """Audio only: use the lowest threshold at which this fraction of held-out pairs has the right class."""
 
     def __post_init__(self) -> None:
-        """Refuse none or several, and values without a meaning."""
+        """Reject a threshold that is given in no or several ways, and values without a meaning."""
         given = [name for name in ("similarity", "count", "precision") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"a threshold needs exactly one of similarity, count and precision, got {given or 'none'}")
@@ -44,7 +44,7 @@ def precision_threshold(scores: NDArray[np.float32], agrees: NDArray[np.bool_], 
     Parameters
     ----------
     scores : array, shape (P,), float32
-        Similarities of pairs that were judged.
+        Similarities of the judged pairs.
     agrees : array, shape (P,), bool
         Whether each pair is right.
     target : float
@@ -58,7 +58,7 @@ def precision_threshold(scores: NDArray[np.float32], agrees: NDArray[np.bool_], 
     Raises
     ------
     EmptySetError
-        No threshold with at least `LEAST_SUPPORT` pairs reaches the target; the message names the best.
+        No threshold with at least `LEAST_SUPPORT` pairs reaches the target; the message gives the best precision.
     """
     order = np.argsort(-scores, kind="stable")
     ordered, hits = scores[order], np.cumsum(agrees[order])
@@ -78,7 +78,7 @@ def precision_threshold(scores: NDArray[np.float32], agrees: NDArray[np.bool_], 
 
 
 def nth_largest(values: NDArray[np.float32], n: int) -> float:
-    """Return the n-th largest value, the smallest where there are fewer, and 1 where there is none."""
+    """Return the n-th largest value, the smallest if there are fewer than n, and 1 if there are none."""
     if not len(values):
         return 1.0
     place = max(0, len(values) - n)

@@ -1,8 +1,8 @@
-"""ZSTE, zero-shot temporal evaluation: what a model hears of the order of two sounds, by its similarities alone.
+"""ZSTE, zero-shot temporal evaluation: how well a model recognises the order of two sounds from similarities alone.
 
-Pure functions of arrays. Each item gets a score in [0, 1]: the chance that its answer is right where equal
-similarities are drawn at random, so that a model which knows nothing scores chance and not 100 %, and the order of the
-candidates does not matter.
+Pure functions of arrays. Each item gets a score in [0, 1]: the probability that its answer is right if ties are broken
+at random, so that a model that knows nothing scores chance and not 100 %, and the order of the candidates does not
+matter.
 
 =========================== ==================== ==================================== =======================
 task                        audio                candidates                           right, and its chance
@@ -19,16 +19,17 @@ task                        audio                candidates                     
 ``winoground.group``        A then B, B then A   both                                 text and audio: 1 / 6
 =========================== ==================== ==================================== =======================
 
-``retrieval`` asks with a caption for a sound among all sequences; with the caption reversed (events swapped) or
-replaced (connector turned round) a model that reads must find the sound less often.
+``retrieval`` uses a caption as the query for a sound among all sequences; with the caption reversed (sounds swapped) or
+replaced (opposite connector), a model that understands captions must find the sound less often.
 
-Every task but the first two is asked with all connectors of `clapcur.data.composed_captions`; an item's score is the
-mean. Shapes: G groups, N items, C candidates, D embedding.
+``relation``, ``order``, ``winoground`` and ``retrieval`` use every connector of a sequence in
+`clapcur.data.composed_captions`, and ``position`` two phrasings; an item's score is the mean. ``relation_distractors``
+uses one connector per item, in turn. Shapes: G groups, N items, C candidates, D embedding.
 
 References
 ----------
 .. [1] Sinha et al. 2024, arXiv:2408.09269: tasks 1 to 5. Task 5's published target marks both events as the first, and
-    its right answers are at index 0; here targets are explicit.
+   its right answers are at index 0; here targets are explicit.
 .. [2] Thrush et al. 2022, "Winoground", arXiv:2204.03162.
 .. [3] Owen 2007, "The pigeonhole bootstrap", arXiv:0712.1111.
 """
@@ -47,9 +48,9 @@ from clapcur.data.class_names import PROMPT, prompts
 from clapcur.data.composed_captions import CONNECTORS, Meaning, phrase, replaced_phrase, reversed_meaning
 from clapcur.data.compositions import KINDS, Group, Kind, item_id
 
-DIGITS = 6  # of a cosine: what differs by less is equal, and only the order of a sum made it differ
+DIGITS = 6  # decimals of a cosine: smaller differences only come from the order of summation
 MAX_PHRASES = 50  # candidates of `relation_distractors` [1]
-NUM_OTHERS = 5  # classes beside A and B among them [1]
+NUM_OTHERS = 5  # classes besides A and B among them [1]
 POSITIONS = (("the first sound is {}", "the second sound is {}"), ("it begins with {}", "it ends with {}"))
 RELATIONS = ("relation", "relation_distractors", "position")
 TASKS = ("single", "both.sequence", "both.overlap", *RELATIONS)
@@ -60,20 +61,20 @@ EmbedText = Callable[[Sequence[str]], NDArray[np.float32]]
 
 
 def top_set_probability(similarity_NC: Floats, is_target_NC: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the chance that the k most similar candidates are the k right ones, ties drawn at random.
+    """Return the probability that the k most similar candidates are the k right ones, with ties broken at random.
 
     Parameters
     ----------
     similarity_NC : array, shape (N, C)
         Cosines.
     is_target_NC : array, shape (N, C)
-        k right candidates in each row, at least one; k may differ.
+        k right candidates in each row, at least one; k may differ between rows.
 
     Returns
     -------
     array, shape (N,), in [0, 1]
-        0 where a wrong candidate is above a right one. Else, with a right and b wrong ones that share the lowest
-        similarity of the right: 1 / C(a + b, a).
+        0 if a wrong candidate is above a right one. Otherwise 1 / C(a + b, a), with a right and b wrong candidates that
+        are tied at the lowest similarity of the right ones.
 
     Raises
     ------
@@ -98,7 +99,7 @@ def top_set_probability(similarity_NC: Floats, is_target_NC: NDArray[np.bool_]) 
 
 
 def top_one_probability(similarity_NC: Floats, is_target_NC: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the chance that the most similar candidate is one of the right ones, ties drawn at random, shape (N,)."""
+    """Return the probability that the most similar candidate is a right one, with ties broken at random, shape (N,)."""
     rounded_NC = np.round(similarity_NC.astype(np.float64), DIGITS)
     is_best_NC = rounded_NC == rounded_NC.max(axis=1, keepdims=True)
     return (is_best_NC & is_target_NC).sum(axis=1) / is_best_NC.sum(axis=1)
@@ -116,7 +117,7 @@ def winoground(similarity_N22: Floats) -> dict[str, NDArray[np.float64]]:
     -------
     dict of array, shape (N,), in [0, 1]
         ``text``: each sound prefers its own caption; ``audio``: each caption prefers its own sound; ``group``: both.
-        Where all are equal: 1/4, 1/4 and 1/6, the means over all 24 orders in which the four may be drawn.
+        If all are equal: 1/4, 1/4 and 1/6, the means over all 24 orders of the four.
     """
     value_N22 = np.round(similarity_N22.astype(np.float64), DIGITS)
     scores = {name: np.zeros(len(value_N22)) for name in ("text", "audio", "group")}
@@ -143,16 +144,15 @@ def winoground(similarity_N22: Floats) -> dict[str, NDArray[np.float64]]:
 def pigeonhole_interval(
     score_N: Floats, recordings_NR: NDArray[Any], *, level: float = 0.95, num_resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Interval of a mean over items that are made of several recordings, by resampling the recordings [3].
+    """Return the interval of a mean over items that combine several recordings, by resampling the recordings [3].
 
-    A recording that is drawn twice counts twice in every item that it is part of, one that is not drawn not at all; an
-    item counts as often as the product over its recordings.
+    The weight of an item is the product, over its recordings, of the number of times that each was drawn.
 
     Parameters
     ----------
     score_N : array, shape (N,)
     recordings_NR : array, shape (N, R)
-        The recordings of each item; a single sound may name its own R times.
+        The recordings of each item; an item with a single recording repeats it R times.
     level : float in (0, 1)
     num_resamples : int
     seed : int
@@ -160,12 +160,12 @@ def pigeonhole_interval(
     Returns
     -------
     low, high : float
-        Percentiles of the weighted mean; draws in which no item is left are passed over.
+        Percentiles of the weighted mean; resamples in which no item has a weight are skipped.
 
     Raises
     ------
     ValueError
-        Lengths differ, there is no item, or level is no share.
+        Lengths differ, there is no item, or the level is not in (0, 1).
     """
     if len(score_N) != len(recordings_NR) or not len(score_N):
         raise ValueError(
@@ -190,22 +190,22 @@ def pigeonhole_interval(
 
 @dataclass(frozen=True)
 class OrderTest:
-    """What is scored: the groups, their sounds as unit rows, and how text becomes one.
+    """What is scored: the groups, the unit rows of their items, and the function that embeds texts.
 
     Attributes
     ----------
     groups : DataFrame
         As in `clapcur.data.compositions`.
     audio_GKD : array, shape (G, 5, D)
-        Unit rows of the items, kinds in the order of `KINDS`.
+        Unit rows of the items, with kinds in the order of `KINDS`.
     class_names : sequence of str
-        C of them.
+        The C classes.
     embed_text : callable
-        Texts to unit rows.
+        Maps texts to unit rows.
     prompt : str
-        What captions begin with.
+        Prompt template of the captions.
     seed : int
-        Of the distractors.
+        Seed for the choice of distractors.
     """
 
     groups: pd.DataFrame
@@ -220,13 +220,13 @@ class OrderTest:
         return self.audio_GKD[:, [KINDS.index(kind) for kind in kinds]].reshape(-1, self.audio_GKD.shape[2])
 
     def items(self, *kinds: Kind) -> list[tuple[str, Meaning]]:
-        """Return names and meanings in the order of `audio`."""
+        """Return the names and meanings of items in the order of `audio`."""
         return [
             (item_id(group.group_id, kind), group.meaning(kind)) for group in Group.of(self.groups) for kind in kinds
         ]
 
     def rows(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return unit rows of texts, each embedded once."""
+        """Return the unit rows of texts; each distinct text is embedded once."""
         unique = sorted(set(texts))
         place = {text: index for index, text in enumerate(unique)}
         return self.embed_text(unique)[[place[text] for text in texts]]
@@ -250,7 +250,7 @@ def _table(task: str, items: Sequence[tuple[str, Meaning]], score: Floats, chanc
 
 
 def _classes(test: OrderTest) -> Iterator[pd.DataFrame]:
-    """Tasks 1 and 2: which classes are heard at all."""
+    """Tasks 1 and 2: which classes are heard."""
     num_classes = len(test.class_names)
     prompts_CD = test.rows(prompts(test.class_names, test.prompt))
     for task, kinds in (
@@ -272,7 +272,7 @@ def _variants() -> Iterator[tuple[str, str]]:
 
 
 def _relations(test: OrderTest) -> Iterator[pd.DataFrame]:
-    """Task 3: before, after, or at once."""
+    """Task 3: before, after, or at the same time."""
     items, audio_ND = test.items(*SEQUENCES), test.audio(*SEQUENCES)
     is_target = np.tile([True, False, False], (len(items), 1))
     scores = []
@@ -292,7 +292,7 @@ def _relations(test: OrderTest) -> Iterator[pd.DataFrame]:
 
 
 def _distractors(test: OrderTest) -> pd.DataFrame:
-    """Task 4: the right phrase among others of two of seven classes; the truth and its overlap are always there."""
+    """Task 4: the right phrase among phrases with two of seven classes; the overlap of A and B is always included."""
     rng = np.random.default_rng(test.seed)
     variants = list(_variants())
     items, audio_ND = test.items(*SEQUENCES), test.audio(*SEQUENCES)
@@ -315,7 +315,7 @@ def _distractors(test: OrderTest) -> pd.DataFrame:
 
 
 def _positions(test: OrderTest) -> pd.DataFrame:
-    """Task 5: which is the first sound and which the second; both must be right."""
+    """Task 5: which sound is first and which is second; both must be right."""
     items, audio_ND = test.items(*SEQUENCES), test.audio(*SEQUENCES)
     num_classes = len(test.class_names)
     is_target = np.array(
@@ -329,7 +329,7 @@ def _positions(test: OrderTest) -> pd.DataFrame:
 
 
 def _orders(test: OrderTest) -> Iterator[pd.DataFrame]:
-    """Order alone, and Winoground: both sounds of a group against both captions."""
+    """Order alone, and Winoground: both sequences of a group against both captions."""
     audio_G2D = test.audio(*SEQUENCES).reshape(len(test.groups), 2, -1)
     found: dict[str, list[NDArray[np.float64]]] = {"order": [], "text": [], "audio": [], "group": []}
     for connector in CONNECTORS["sequence"]:
@@ -345,10 +345,10 @@ def _orders(test: OrderTest) -> Iterator[pd.DataFrame]:
 
 
 def retrieval(test: OrderTest) -> Iterator[pd.DataFrame]:
-    """Yield R@1 of captions among all sequences: as they are, reversed, and with the connector replaced.
+    """Yield R@1 of captions among all sequences: unchanged, reversed, and with the connector replaced.
 
-    What is looked for stays the same: a sound with the meaning of the caption before it was turned. A model that reads
-    finds it less often by the other two; a bag of words finds it as often by a reversed caption.
+    The relevant sounds stay the same: those with the meaning of the unchanged caption. A model that understands
+    captions finds them less often with the other two; a bag of words finds them as often with a reversed caption.
     """
     items, audio_ND = test.items(*SEQUENCES), test.audio(*SEQUENCES)
     codes_N = pd.factorize(np.array([f"{one}\n{other}" for _, (_, one, other) in items], object))[0]

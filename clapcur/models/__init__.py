@@ -1,6 +1,6 @@
-"""The audio-text model: waveform → log-mel → Cnn14 or HTSAT, caption → text encoder, and where they meet.
+"""The audio-text model: waveform → log-mel → Cnn14, HTSAT or YAMNet; caption → text encoder; and a shared space.
 
-`front_end`, `cnn14` and `htsat` are the audio side, `text` is the text side, `projections` lead to the shared space;
-`clap` joins them, saves and loads them. `checkpoints` takes models of other projects and gives ours back in their
-form. Nothing is imported here: a config can be read without waiting for the text library.
+`front_end`, `cnn14`, `htsat` and `yamnet` are the audio side, `text` is the text side, and `projections` lead to the
+shared space; `clap` joins, saves and loads them. `checkpoints` reads and writes the formats of other projects.
+Nothing is imported here, so that a config can be read without importing the text library.
 """

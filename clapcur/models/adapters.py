@@ -9,6 +9,7 @@ like any other. What it learned can be written to a file by itself, which the sa
 import copy
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from clapcur.errors import CheckpointError
 from clapcur.models.clap import Clap, seeded
 from clapcur.models.config import LoraConfig, Tower
+from clapcur.models.folder import not_finite
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
@@ -151,17 +153,21 @@ def with_adapter(model: Clap, path: Path | str) -> Clap:
         The file is missing, damaged or no adapter of ours; or it was trained on another model.
     """
     said, tensors = _read(Path(path))
-    if said["base"] != digest_of(model):
+    if said.get("base") != digest_of(model):
         raise CheckpointError(
             f"{path} was trained on another model than this one; give the checkpoint that its training started from"
         )
     made = copy.deepcopy(model)
     size = {name: said[name] for name in ("rank", "alpha") if name in said}  # none where projections alone learned
-    add_adapters(made, LoraConfig(**size), said["towers"])
+    add_adapters(made, LoraConfig(**size), said.get("towers", ()))
     own = made.state_dict()
-    for name, value in tensors.items():
-        part, _, factor = name.rpartition(".")
-        own[f"{part}.{factor}.default.weight" if factor.startswith("lora_") else name].copy_(value)
+    given = {re.sub(r"\.(lora_[AB])$", r".\1.default.weight", name): value for name, value in tensors.items()}
+    if unfit := [name for name, value in given.items() if name not in own or value.shape != own[name].shape]:
+        raise CheckpointError(f"{path} is damaged: {len(unfit)} of its weights do not fit the base, such as {unfit[0]}")
+    if spoilt := not_finite(given):
+        raise CheckpointError(f"{path} is damaged: these weights are not finite: {', '.join(spoilt[:5])}")
+    for name, value in given.items():
+        own[name].copy_(value)
     merge_adapters(made)
     return made.requires_grad_(True).eval()
 
@@ -191,7 +197,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             said = json.loads((file.metadata() or {}).get("clapcur", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"cannot read the adapter {path}: {error}") from error
     if said.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not an adapter of clapcur ({FORMAT}), which `export --format adapter` writes")

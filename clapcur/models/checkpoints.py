@@ -1,10 +1,10 @@
-"""Checkpoints in and out: a model of ours from what others released, and back into their form.
+"""Reading and writing checkpoints: from released models to ours, and back to their formats.
 
-`load_checkpoint` knows a file by the names of its tensors, never by its own name, and loses none of them without a
-word: each is taken, or ignored for a reason that is in the report, or is an error.
+`load_checkpoint` recognises a file by the names of its tensors, never by the file name, and accounts for every tensor:
+each is mapped, is ignored for a reason given in the report, or raises an error.
 
-`save_checkpoint` writes a form only where that form can say all that the model is: it reads back what it is about to
-write, and compares.
+`save_checkpoint` writes a format only if it can represent the whole model: it reads back what it is about to write,
+and compares.
 """
 
 import dataclasses
@@ -25,35 +25,35 @@ from clapcur.models.formats.ledger import Ask, Filters, FrontEndChoice, Ledger, 
 from clapcur.models.text import blank_encoder, build_text_tower, load_tokenizer
 
 FAMILIES = (hugging_face, laion, msclap, blat, panns, yamnet)
-AUDIO_ALONE = (panns, yamnet)  # whose files have no text tower: that and the space come from a config
+AUDIO_ALONE = (panns, yamnet)  # formats without a text tower: a config defines that tower and the shared space
 SaveFormat = Literal["clapcur", "msclap", "laion", "hf", "onnx"]
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a checkpoint; `to_dict` is plain JSON."""
+    """How a checkpoint was loaded; `to_dict` returns plain JSON values."""
 
     source: str
     format: str
     container: str
-    # where in the file the tensors were
+    # place of the tensors in the file
     pickled: bool
     # whether the file was allowed to run code
     mapped: dict[str, str]
-    # their name -> our names
+    # name in the file -> our name
     ignored: dict[str, str]
-    # their name -> why it is not needed
+    # name in the file -> why it is not needed
     fresh: tuple[str, ...]
-    # our names that no such file has: fresh weights, or those of the named text model
+    # our names that such files never have: fresh weights, or those of the given text model
     front_end: Literal["from_config", "from_checkpoint"]
     filters: Filters | None
-    # how the stored filterbank compares with the computed one; None where none is stored
+    # how the stored filterbank compares with the computed one; None if none is stored
     text: TextSpread | None
-    # None where the text tower is fresh
+    # None if the text tower is fresh
     missing: tuple[str, ...] = ()
-    # our names that the file should have; always empty, an error says so
+    # our names that the file should have; always empty, since a missing tensor is an error
     unexpected: tuple[str, ...] = ()
-    # their names that nobody knows; always empty, an error says so
+    # unknown names in the file; always empty, since an unknown tensor is an error
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -75,31 +75,32 @@ def load_checkpoint(
 ) -> tuple[Clap, LoadReport]:
     """Load a model that clapcur or another project saved.
 
-    MS-CLAP 2022 and 2023, clap_curation, LAION-CLAP and `ClapModel` without fusion, BLAT, PANNs' Cnn14 and YAMNet
-    (audio towers alone), and folders of `Clap.save`.
+    Supported are MS-CLAP 2022 and 2023, clap_curation, LAION-CLAP and `ClapModel` without fusion, BLAT, PANNs' Cnn14
+    and YAMNet (audio towers only), and folders written by `Clap.save`.
 
     Parameters
     ----------
     source : path or str
-        A file of weights, a folder, or the name of a `ClapModel` on the Hub.
+        A weights file, a folder, or the name of a `ClapModel` on the Hub.
     front_end : {"from_config", "from_checkpoint"}, optional
-        Which mel filters to hear with where the file stores others than its family's config computes. Needed only
-        there; "from_checkpoint" is what the release's own code does.
+        Which mel filters to use if the file stores others than its family's config computes. Required only in that
+        case; "from_checkpoint" is what the release's own code does.
     text_source : path or str, optional
-        A folder with the config and the tokenizer of the text encoder, whose weights the checkpoint has. Default: the
-        name on the Hub of the model that the family starts from; for a `ClapModel` its own folder.
+        A folder with the config and the tokenizer of the text encoder, whose weights are in the checkpoint. Default:
+        the Hub name of the model that the family starts from; for a `ClapModel` its own folder.
     config : ClapConfig, optional
-        For audio towers alone: everything but the audio tower's weights and width. Default: `ClapConfig()`.
+        For audio towers only: everything except the audio tower's weights and width. Default: `ClapConfig()`.
     text : TextConfig, optional
-        For audio towers alone: the text tower, in place of `config.text`.
+        For audio towers only: the text tower, instead of `config.text`.
     captions : sequence of str, optional
-        For audio towers alone, with the text source "bert-tiny": what its vocabulary is learned from.
+        For audio towers only, with the text source "bert-tiny": the captions from which its vocabulary is learned.
     pickled : bool
-        Read a file that holds more than tensors. Opening such a file can run any code: only from people you trust.
+        Read a file that contains more than tensors. Opening such a file can run any code: only use it for files from
+        people you trust.
     collapsed : bool
-        Load a model whose text tower tells nothing apart, see `text_collapse`.
+        Load a model even if its text tower has collapsed, see `text_collapse`.
     seed : int
-        For audio towers alone: of the weights that the file does not have.
+        For audio towers only: seed of the weights that the file does not have.
     device : str
         As in `load_model`.
 
@@ -112,10 +113,10 @@ def load_checkpoint(
     Raises
     ------
     CheckpointError
-        The file is damaged, of no known family, incomplete, or has tensors that nobody knows; it would need `pickled`,
-        `front_end` or `collapsed`; or the text encoder's config and tokenizer cannot be had.
+        The file is damaged, of an unknown family, incomplete, or has unknown tensors; it requires `pickled`,
+        `front_end` or `collapsed`; or the text encoder's config and tokenizer are not available.
     ValueError
-        An argument for an audio tower with another checkpoint, or a choice that does not exist.
+        An argument for audio towers was given with another checkpoint, or `front_end` is invalid.
     """
     if front_end not in (None, "from_config", "from_checkpoint"):
         raise ValueError(f"front_end must be 'from_config', 'from_checkpoint' or None, got {front_end!r}")
@@ -138,7 +139,7 @@ def load_checkpoint(
     with seeded(seed):
         reading = family.read(ledger, _ask(front_end, text_source, config, captions, folder))
         model = Clap(reading.config, reading.text)
-    if family not in AUDIO_ALONE:  # what was looked for where the caller said
+    if family not in AUDIO_ALONE:  # record the text source that the caller gave
         described = dataclasses.replace(reading.config.text, source=str(text_source or reading.config.text.source))
         model.config = dataclasses.replace(reading.config, text=described)
     fresh = _fill(model, ledger, reading, source)
@@ -169,27 +170,28 @@ def load_checkpoint(
 def save_checkpoint(
     model: Clap, path: Path | str, format: SaveFormat = "clapcur", *, ignore_int16: bool = False
 ) -> None:
-    """Write a model in a form that clapcur or another project reads.
+    """Write a model in a format that clapcur or another project reads.
 
     Parameters
     ----------
     model : Clap
     path : path
-        A file for "msclap" and "laion" (safetensors if its name ends so, else what torch writes), a folder for the
-        others.
+        A file for "msclap" and "laion" (safetensors if the name ends in .safetensors, otherwise torch's format), a
+        folder for the others.
     format : {"clapcur", "msclap", "laion", "hf", "onnx"}
-        "msclap" is the form of 2022 or of 2023, whichever the model's towers are. "onnx" is for a runtime without
-        torch and is not read back; it needs the packages onnx and onnxscript.
+        "msclap" is the format of 2022 or of 2023, depending on the model's towers. "onnx" is for a runtime without
+        torch and cannot be read back; it needs the packages onnx and onnxscript.
     ignore_int16 : bool
-        Write also where the form's own code rounds waveforms to 16 bits and the model does not, or the other way
-        round: LAION-CLAP does, Hugging Face does not. Embeddings then differ a little, most for quiet clips.
+        Write even if the format's own code rounds waveforms to 16 bits and the model does not, or vice versa:
+        LAION-CLAP does, Hugging Face does not. Embeddings then differ slightly, most for quiet clips.
 
     Raises
     ------
     CheckpointError
-        The form cannot hold this model, the message says why and which can; or a package is not installed.
-    ValueError
-        An unknown format.
+        The format cannot represent this model (the message explains why, and which formats can), or a package is not
+        installed.
+        ValueError
+            The format is unknown.
     """
     path = Path(path)
     if format == "clapcur":
@@ -214,9 +216,9 @@ FORMS: dict[str, Any] = {"msclap": msclap, "laion": laion, "hf": hugging_face}
 
 
 def refusal(model: Clap, format: str, ignore_int16: bool = False) -> str | None:
-    """Return why a form of another project cannot hold a model, or return None.
+    """Return why a format of another project cannot represent a model; None if it can.
 
-    The tensors are written and read again in memory: what the reader makes of them is what the model would become.
+    The tensors are written and read back in memory, and the resulting model is compared with the original.
 
     Parameters
     ----------
@@ -224,7 +226,7 @@ def refusal(model: Clap, format: str, ignore_int16: bool = False) -> str | None:
     format : str
         One of `FORMS`.
     ignore_int16 : bool
-        Accept a form whose own code rounds waveforms to 16 bits first.
+        Accept a format whose own code treats the rounding of waveforms to 16 bits differently.
     """
     family, config = FORMS[format], model.config
     if config.audio.order_head is not None:
@@ -241,7 +243,7 @@ def refusal(model: Clap, format: str, ignore_int16: bool = False) -> str | None:
             f"{'does' if rounds else 'does not'} (to write it anyway, use ignore_int16=True or --ignore-int16)"
         )
     if format == "hf":
-        return None  # its folder says all there is to say, and what it cannot say was refused
+        return None  # its folder is complete, and models that it cannot represent were refused above
     state = dict(model.state_dict())
     ledger = Ledger(family.write(state, config))
 
@@ -266,7 +268,7 @@ def refusal(model: Clap, format: str, ignore_int16: bool = False) -> str | None:
 
 
 def is_ours(folder: Path) -> bool:
-    """Return whether a folder is one of `Clap.save`."""
+    """Return whether a folder was written by `Clap.save`."""
     return (folder / "text").is_dir() and (folder / "config.json").is_file()
 
 
@@ -315,7 +317,7 @@ def _ask(
 
 
 def _fill(model: Clap, ledger: Ledger, reading: Reading, source: Path | str) -> tuple[str, ...]:
-    """Put the tensors into the model, and return our names that stay fresh."""
+    """Load the tensors into the model, and return our names that keep fresh weights."""
     expected = model.state_dict()
     missing = sorted(expected.keys() - ledger.taken.keys())
     fresh = tuple(name for name in missing if name.startswith(reading.fresh)) if reading.fresh else ()
@@ -344,7 +346,7 @@ def _fill(model: Clap, ledger: Ledger, reading: Reading, source: Path | str) -> 
 
 
 def _differences(ours: ClapConfig, theirs: ClapConfig) -> list[tuple[str, Any, Any]]:
-    """Compare what decides on an embedding: not dropout, nor where the text model came from."""
+    """List the differing settings that affect an embedding: not dropout, nor the source of the text model."""
     found = []
     for name, one, other in (
         *((f"audio.front_end.{f.name}", ours.audio.front_end, theirs.audio.front_end)

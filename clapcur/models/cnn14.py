@@ -1,7 +1,7 @@
-"""Cnn14 of PANNs: log-mel frames to one feature vector a clip, at three widths.
+"""Cnn14 of PANNs: log-mel frames to one feature vector per clip, at three widths.
 
-Module names equal those of the PANNs release, so its weights load by name; its 527-way head
-`fc_audioset` is left out, since only what is before it is used.
+Module names equal those of the PANNs release, so its weights load by name; its 527-way head `fc_audioset` is left out,
+since only the features before it are used.
 
 Shapes: B batch, L frames, M mel bands, C channels, F features.
 
@@ -21,7 +21,7 @@ from clapcur.models.order_head import OrderHead, Pooled
 
 
 class ConvBlock(nn.Module):
-    """Twice a 3x3 convolution, batch norm and ReLU, then average pooling."""
+    """Two 3x3 convolutions, each with batch norm and ReLU, then average pooling."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class ConvBlock(nn.Module):
         nn.init.xavier_uniform_(self.conv2.weight)
 
     def forward(self, x_BCLM: Tensor, pool: int) -> Tensor:
-        """Return the block's maps; frames and bands are divided by `pool`, a rest is dropped."""
+        """Return the block's maps; the numbers of frames and bands are divided by `pool` and rounded down."""
         x_BCLM = F.relu_(self.bn1(self.conv1(x_BCLM)))
         x_BCLM = F.relu_(self.bn2(self.conv2(x_BCLM)))
         return F.avg_pool2d(x_BCLM, pool) if pool > 1 else x_BCLM
@@ -45,15 +45,15 @@ class Cnn14(nn.Module):
     Parameters
     ----------
     width : {"full", "small", "tiny"}
-        All layers', as published or a quarter or an eighth of it; see `config.FIRST_CHANNELS`.
+        Width of all layers: as published, a quarter or an eighth; see `config.FIRST_CHANNELS`.
     num_mels : int
         Mel bands of the input, at least 32.
     block_dropout : float in [0, 1)
-        After every block; 0.2 in PANNs.
+        Dropout after every block; 0.2 in PANNs.
     dropout : float in [0, 1)
-        Before and after `fc1`; 0.5 in PANNs.
+        Dropout before and after `fc1`; 0.5 in PANNs.
     order_head : OrderHeadConfig, optional
-        Adds to what is pooled over frames, see `clapcur.models.order_head`.
+        Adds to the features pooled over frames, see `clapcur.models.order_head`.
     """
 
     head_parts = ("order_head", "fc1")
@@ -83,7 +83,7 @@ class Cnn14(nn.Module):
         self.order_head = OrderHead(order_head, channels[5]) if order_head is not None else None
 
     def forward(self, logmel_BLM: Tensor) -> Tensor:
-        """Features of a clip.
+        """Return the features of clips.
 
         Parameters
         ----------
@@ -93,12 +93,12 @@ class Cnn14(nn.Module):
         Returns
         -------
         Tensor, shape (B, F)
-            At least 0, not normalised.
+            Non-negative, not normalised.
 
         Raises
         ------
         ValueError
-            Fewer than 32 frames: nothing would be left after five halvings.
+            There are fewer than 32 frames: none would be left after five halvings.
         """
         if logmel_BLM.ndim != 3 or logmel_BLM.shape[1] < POOLING:
             raise ValueError(
@@ -109,7 +109,7 @@ class Cnn14(nn.Module):
         return self.head(self.trunk(logmel_BLM))
 
     def frames(self, logmel_BLM: Tensor) -> Tensor:
-        """Return what the convolutions make of clips before the pooling over time, shape (B, C, L / 32)."""
+        """Return the output of the convolutions before the pooling over time, shape (B, C, L / 32)."""
         x = self.bn0(logmel_BLM.transpose(1, 2).unsqueeze(3))  # (B, M, L, 1): statistics per band
         x = x.transpose(1, 3)  # (B, 1, L, M)
         for i in range(1, 7):
@@ -118,12 +118,12 @@ class Cnn14(nn.Module):
         return x.mean(dim=3)  # over bands
 
     def trunk(self, logmel_BLM: Tensor) -> Pooled:
-        """Return what convolutions and pooling make of clips, as `forward` takes them."""
+        """Return the pooled output of the convolutions, for the same input as `forward`."""
         x = self.frames(logmel_BLM)
         return Pooled(x.amax(dim=2) + x.mean(dim=2), None if self.order_head is None else x)
 
     def head(self, pooled: Pooled) -> Tensor:
-        """Return the features of clips, shape (B, F), from what `trunk` gave."""
+        """Return the features of clips, shape (B, F), from the output of `trunk`."""
         x = pooled.features_BC
         if self.order_head is not None:
             x = x + self.order_head(pooled.frames_BCL)
@@ -132,10 +132,10 @@ class Cnn14(nn.Module):
         return F.dropout(x, self.dropout, self.training)
 
     def folded(self) -> "Cnn14":
-        """Return a tower for inference alone, without batch norms: each is a factor and a term of its convolution.
+        """Return a tower for inference only, with each batch norm folded into its convolution.
 
-        Features are equal to rounding (unit rows to 1e-6), and a pass over every map is saved. It does not follow this
-        one when that is trained on.
+        Features are equal up to rounding (unit rows to 1e-6), and a pass over every map is saved. Further training of
+        this tower does not update the folded one.
         """
         tower = copy.deepcopy(self, {id(weight): weight for weight in self.parameters()}).eval()  # shares the weights
         for i in range(1, 7):

@@ -1,4 +1,4 @@
-"""Whether a text tower tells captions apart."""
+"""Check whether a text tower distinguishes captions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,26 +28,26 @@ COLLAPSED = 0.99
 
 @dataclass(frozen=True)
 class TextSpread:
-    """Cosines between the embeddings of captions, over all pairs of different ones."""
+    """Mean and minimum cosine between the embeddings of captions, over all pairs of different captions."""
 
     mean: float
     least: float
 
 
 def text_collapse(model: Clap, prompts: Sequence[str] = PROMPTS) -> TextSpread:
-    """Return how alike the embeddings of captions are that mean different things.
+    """Return how similar the embeddings of captions with different meanings are.
 
-    One released ClapModel has a text tower whose embeddings are all but the same and scores 2 % on the 50 classes of
-    ESC-50, as a guess does (embeddings-benchmark/mteb#5069). `load_checkpoint` refuses a mean above 0.99, an angle of
-    8 degrees. A trained text encoder is far below it (all-MiniLM-L6-v2: 0.49), and so is even an untrained one that
-    takes the mean over its tokens (0.98, for the words differ); an untrained one that is read at [CLS] is above
-    (0.9999), as is any whose captions no longer reach their embedding.
+    One released ClapModel has a text tower whose embeddings are almost identical and scores 2 % on the 50 classes of
+    ESC-50, which is chance (embeddings-benchmark/mteb#5069). `load_checkpoint` rejects a mean above 0.99, an angle of
+    8 degrees. A trained text encoder is far below (all-MiniLM-L6-v2: 0.49), and even an untrained one with mean pooling
+    is below (0.98, because the words differ). An untrained one with [CLS] pooling is above (0.9999), as is any encoder
+    whose embeddings no longer depend on the caption.
 
     Parameters
     ----------
     model : Clap
     prompts : sequence of str
-        At least two.
+        At least two different captions.
     """
     if len(set(prompts)) < 2:
         raise ValueError(f"expected at least two different prompts, got {list(prompts)}")

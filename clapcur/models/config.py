@@ -1,8 +1,8 @@
-"""What a model is made of, as frozen configs; importing them does not import torch.
+"""The architecture of a model, as frozen configs; importing them does not import torch.
 
-A config describes everything but the weights and the vocabulary; `clap.Clap.save` writes it beside
-them. The defaults are the paper's model (Wang et al. 2023) at the 32 kHz of the PANNs weights, with
-a small text tower that needs no download; the paper's own is `TextConfig(source="bert-base-uncased")`.
+A config describes everything except the weights and the vocabulary; `clap.Clap.save` writes it beside them. The
+defaults are the paper's model (Wang et al. 2023) at the 32 kHz of the PANNs weights, with a small text tower that needs
+no download; the paper's own is `TextConfig(source="bert-base-uncased")`.
 """
 
 from collections.abc import Mapping
@@ -81,7 +81,7 @@ class FrontEndConfig:
     """Samples in a frame, for "tensorflow" only; zero-padded to n_fft. None: n_fft."""
 
     def __post_init__(self) -> None:
-        """Refuse a front end whose bands would be empty or above what the waveform can hold."""
+        """Reject a front end whose bands would be empty or above half the sample rate."""
         for name in ("sample_rate", "n_fft", "hop_samples", "num_mels"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -114,7 +114,7 @@ class FrontEndConfig:
             raise ValueError(f"amin must be above 0, got {self.amin}; silence would be -inf dB")
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames of a clip of `num_samples`: one at every hop, the first centred at sample 0 or beginning there."""
+        """Return the number of frames of a clip: one at every hop, the first centred at sample 0 or beginning there."""
         if self.style == "tensorflow":
             return max(0, (num_samples - self.frame) // self.hop_samples + 1)
         return num_samples // self.hop_samples + 1
@@ -178,7 +178,7 @@ class HtsatConfig:
         return self.channels << (len(self.depths) - 1)
 
     def max_frames(self, num_mels: int) -> int:
-        """Frames that the picture holds; fewer are stretched to as many."""
+        """Return the number of frames that the picture holds; shorter inputs are stretched to it."""
         return self.picture * (self.picture // num_mels)
 
 
@@ -213,7 +213,7 @@ class OrderHeadConfig:
     """Units in each of the two directions."""
 
     def __post_init__(self) -> None:
-        """Refuse a layer without units."""
+        """Reject a layer without units."""
         if self.hidden_size < 1:
             raise ValueError(f"hidden_size must be at least 1, got {self.hidden_size}")
 
@@ -305,7 +305,7 @@ class TextConfig:
     """Maximum number of word pieces in the vocabulary."""
 
     def __post_init__(self) -> None:
-        """Refuse a tower that could not be built, or whose features would be poor unnoticed."""
+        """Reject a tower that could not be built, or whose features would silently be poor."""
         if self.pooling not in ("cls", "mean", "pooler", "last"):
             raise ValueError(f"pooling must be 'cls', 'mean', 'pooler' or 'last', got {self.pooling!r}")
         if self.source == "minilm" and self.pooling != "mean":
@@ -344,7 +344,7 @@ class ClapConfig:
     reference code, 0.007 in the paper."""
 
     def __post_init__(self) -> None:
-        """Refuse a window that Cnn14 would pool away, and a temperature that would not last."""
+        """Reject a window that does not fit the tower, and a temperature that the limit on logit_scale overrides."""
         _check_dropout("projection_dropout", self.projection_dropout)
         if self.embedding_dim < 1:
             raise ValueError(f"embedding_dim must be at least 1, got {self.embedding_dim}")
@@ -384,8 +384,8 @@ class ClapConfig:
 
     @property
     def hears_order_s(self) -> float:
-        """Seconds over which the audio tower can tell what came first; at most the window."""
-        if self.audio.order_head is not None or self.audio.htsat is not None:  # HTSAT's last stage sees every frame
+        """Seconds over which the audio tower can recognise the order of sounds; at most the window."""
+        if self.audio.order_head is not None or self.audio.htsat is not None:  # HTSAT's last stage covers every frame
             return self.window_s
         front_end = self.audio.front_end
         frames = RECEPTIVE_FRAMES if self.audio.yamnet is None else YAMNET_RECEPTIVE_FRAMES
@@ -393,14 +393,14 @@ class ClapConfig:
 
     @property
     def num_samples(self) -> int:
-        """Samples of a window at the front end's rate."""
+        """Samples in a window at the front end's sample rate."""
         return round(self.window_s * self.audio.front_end.sample_rate)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, as `from_dict` takes them."""
+        """Return plain values that `from_dict` accepts."""
         return config.to_dict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ClapConfig":
-        """Build a config; ValueError names an unknown key and the nearest known one."""
+        """Build a config; raise ValueError for an unknown key, with the nearest known one."""
         return config.from_dict(cls, values, "model config")

@@ -1,7 +1,7 @@
 """The files of a saved model: config and weights, read back exactly or not at all.
 
-PyTorch's `strict=False` skips what does not fit silently, and the model then answers from
-noise; so does a default in place of a setting the file lacks.
+PyTorch's `strict=False` silently skips tensors that do not fit, and the model then uses random weights; using a default
+for a setting that is missing in the file would be just as wrong.
 """
 
 import json
@@ -41,12 +41,12 @@ def write_config(config: ClapConfig, path: Path) -> None:
 
 
 def read_config(path: Path) -> ClapConfig:
-    """Read what `write_config` wrote.
+    """Read a config that `write_config` wrote.
 
     Raises
     ------
     CheckpointError
-        The file is missing, is not ours, or has other keys than this version's configs.
+        The file is missing, is not a clapcur config, or has other keys than this version's configs.
     """
     try:
         values = json.loads(path.read_text())
@@ -69,17 +69,17 @@ def read_config(path: Path) -> ClapConfig:
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of the tensors that hold a NaN or an infinity."""
+    """Return the names of the tensors that contain a NaN or an infinity."""
     return [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write all parameters and persistent buffers, from whatever device and layout they have.
+    """Write all parameters and persistent buffers, on any device and in any memory layout.
 
     Raises
     ------
     CheckpointError
-        A weight is not finite: the model would answer with NaN.
+        A weight is not finite: the model would return NaN.
     """
     if spoilt := not_finite(model.state_dict()):
         raise CheckpointError(f"the model was not saved: these weights are not finite: {_some(spoilt)}")
@@ -119,7 +119,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def _completed(values: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
-    """Put what an older format lacks beside what it has."""
+    """Add the settings that an older format lacks."""
     nested = {key: _completed(values[key], value) for key, value in added.items() if isinstance(value, Mapping)}
     return {**added, **values, **nested}
 

@@ -1,8 +1,8 @@
-"""Waveform to log-mel spectrogram, as PANNs or as YAMNet computes it and always in float32.
+"""Waveform to log-mel spectrogram, as PANNs or YAMNet computes it, always in float32.
 
-The filterbank and the window are rebuilt from the config and never stored: PANNs' checkpoints carry
-the filterbank of 32 kHz among their weights, and loading them strictly into a 44.1 kHz model moves
-its band silently from 50-14 000 Hz to 69-19 294 Hz (qiuqiangkong/audioset_tagging_cnn#16).
+The filterbank and the window are rebuilt from the config and never stored: PANNs' checkpoints contain the filterbank
+for 32 kHz among their weights, and loading them into a 44.1 kHz model silently moves its band from 50-14 000 Hz to
+69-19 294 Hz (qiuqiangkong/audioset_tagging_cnn#16).
 
 Shapes: B batch, T samples, L frames, F frequency bins, M mel bands.
 """
@@ -22,16 +22,16 @@ class LogMel(nn.Module):
     Parameters
     ----------
     config : FrontEndConfig
-        What a frame and a band are.
+        Frames and mel bands.
 
     Raises
     ------
     ValueError
-        A band is between two frequency bins.
+        A mel band is between two frequency bins and would be empty.
 
     Notes
     -----
-    The buffers are not persistent: no checkpoint holds them, so none can overwrite them.
+    The buffers are not persistent: no checkpoint contains them, so none can overwrite them.
     """
 
     window: Tensor
@@ -53,7 +53,7 @@ class LogMel(nn.Module):
         self.register_buffer("mel_filters", filters_FM.float(), persistent=False)
 
     def power(self, waveform_BT: Tensor) -> Tensor:
-        """Power spectrogram, shape (B, L, F), float32."""
+        """Return the power spectrogram, shape (B, L, F), float32."""
         half = self.config.n_fft // 2
         if waveform_BT.ndim != 2 or waveform_BT.shape[1] <= half:
             raise ValueError(
@@ -75,7 +75,7 @@ class LogMel(nn.Module):
         return power_BFL.transpose(1, 2)
 
     def magnitude(self, waveform_BT: Tensor) -> Tensor:
-        """Magnitude spectrogram of frames that begin at sample 0 and are filled up with zeros, shape (B, L, F)."""
+        """Return the magnitude spectrogram of zero-padded frames that begin at sample 0, shape (B, L, F)."""
         if waveform_BT.ndim != 2 or waveform_BT.shape[1] < self.config.frame:
             raise ValueError(
                 f"expected waveforms of shape (batch, samples) with at least {self.config.frame} samples, got "
@@ -85,7 +85,7 @@ class LogMel(nn.Module):
         return torch.fft.rfft(frames_BLN * self.window, self.config.n_fft).abs()
 
     def forward(self, waveform_BT: Tensor) -> Tensor:
-        """Log-mel spectrogram.
+        """Return the log-mel spectrogram.
 
         Parameters
         ----------
@@ -95,16 +95,16 @@ class LogMel(nn.Module):
         Returns
         -------
         Tensor, shape (B, L, M), float32
-            In dB re 1 (of the style "tensorflow": a natural logarithm), also under autocast: half precision would lose
-            quiet bands.
+            In dB re 1 (for the style "tensorflow": a natural logarithm); float32 even under autocast, because half
+            precision would lose quiet bands.
 
         Raises
         ------
         ValueError
-            A waveform is not longer than half a frame (of the style "tensorflow": shorter than a frame), or not
+            The waveforms are not longer than half a frame (for the style "tensorflow": shorter than a frame), or not
             two-dimensional.
         TypeError
-            The module was cast to half precision as a whole.
+            The whole module was cast to another precision.
         """
         if self.mel_filters.dtype != torch.float32:
             raise TypeError(
@@ -121,12 +121,12 @@ class LogMel(nn.Module):
 
 
 def mel_filters(config: FrontEndConfig) -> Tensor:
-    """Triangular mel filters, shape (F, M), float64.
+    """Return triangular mel filters, shape (F, M), float64.
 
     Notes
     -----
-    torchaudio's `melscale_fbanks` is off by up to 1e-3 at odd sample rates (it halves 11025 to
-    5512) and works in float32; these agree with 144 MATLAB filterbanks to 1e-14 (tests).
+    torchaudio's `melscale_fbanks` is off by up to 1e-3 at odd sample rates (it rounds half of 11025 to 5512) and uses
+    float32; these filters agree with 144 MATLAB filterbanks to 1e-14 (tests).
 
     References
     ----------
@@ -139,7 +139,7 @@ def mel_filters(config: FrontEndConfig) -> Tensor:
     edge_mel = torch.linspace(lowest, highest, config.num_mels + 2, dtype=torch.float64)
     edge_hz = _mel_to_hz(edge_mel, config.mel_scale)
     edges, bins_F = edge_hz, bin_hz_F
-    if config.style == "tensorflow":  # its triangles are straight over mel
+    if config.style == "tensorflow":  # its triangles are linear in mel
         edges, bins_F = edge_mel, _bins_to_mel(bin_hz_F, config.mel_scale)
     low, centre, high = edges[:-2], edges[1:-1], edges[2:]  # (M,) each
     rising_FM = (bins_F[:, None] - low) / (centre - low)

@@ -1,6 +1,6 @@
-"""HTSAT: log-mel frames, folded into a square picture, through the Swin transformer of LAION-CLAP and MS-CLAP 2023.
+"""HTSAT: the Swin transformer of LAION-CLAP and MS-CLAP 2023, on log-mel frames folded into a square picture.
 
-The network is the one in `transformers`, so that weights in Hugging Face's form load by name.
+The network is the one in `transformers`, so that weights in Hugging Face's format load by name.
 
 Shapes: B batch, L frames, M mel bands, F features.
 
@@ -26,7 +26,7 @@ class Htsat(nn.Module):
     num_mels : int
         Mel bands of the input.
     order_head : OrderHeadConfig, optional
-        Adds to what is pooled over frames, see `clapcur.models.order_head`.
+        Adds to the features pooled over frames, see `clapcur.models.order_head`.
     """
 
     head_parts = ("order_head",)
@@ -37,19 +37,19 @@ class Htsat(nn.Module):
         super().__init__()
         self.num_features, self.max_frames = config.num_features, config.max_frames(num_mels)
         self.model = ClapAudioModel(hugging_face_config(config, num_mels))
-        for module in self.model.modules():  # positions follow from the window: nothing to store, nothing to load
+        for module in self.model.modules():  # positions follow from the window: they need not be stored
             for name, index in list(module.named_buffers(recurse=False)):
                 if name == "relative_position_index":
                     module.register_buffer(name, index, persistent=False)
         self.order_head = OrderHead(order_head, self.num_features) if order_head is not None else None
 
     def forward(self, logmel_BLM: Tensor) -> Tensor:
-        """Features of a clip.
+        """Return the features of clips.
 
         Parameters
         ----------
         logmel_BLM : Tensor, shape (B, L, M)
-            Log-mel frames in dB; fewer than the picture holds are stretched over it.
+            Log-mel frames in dB; if there are fewer than the picture holds, they are stretched over it.
 
         Returns
         -------
@@ -59,7 +59,7 @@ class Htsat(nn.Module):
         Raises
         ------
         ValueError
-            More frames than the picture holds.
+            There are more frames than the picture holds.
         """
         if logmel_BLM.ndim != 3 or logmel_BLM.shape[1] > self.max_frames:
             raise ValueError(
@@ -74,13 +74,13 @@ class Htsat(nn.Module):
         return frames_BFL
 
     def trunk(self, logmel_BLM: Tensor) -> Pooled:
-        """Return what the transformer and its pooling make of clips, as `forward` takes them."""
+        """Return the pooled output of the transformer, for the same input as `forward`."""
         heard = self.model(input_features=logmel_BLM.unsqueeze(1))
         frames_BFL = None if self.order_head is None else heard.last_hidden_state.mean(dim=2)  # over bands
         return Pooled(heard.pooler_output, frames_BFL)
 
     def head(self, pooled: Pooled) -> Tensor:
-        """Return the features of clips, shape (B, F), from what `trunk` gave."""
+        """Return the features of clips, shape (B, F), from the output of `trunk`."""
         if self.order_head is None:
             return pooled.features_BC
         added: Tensor = self.order_head(pooled.frames_BCL)

@@ -1,6 +1,6 @@
-"""Names on the Hugging Face Hub: whether one can be had is known before anything waits for the network.
+"""Names on the Hugging Face Hub: check quickly whether a model is available.
 
-The Hub's own client tries an unreachable host again and again, for a minute and more.
+The Hub's own client retries an unreachable host for more than a minute.
 """
 
 import os
@@ -14,23 +14,23 @@ from clapcur.errors import CheckpointError
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 ENDPOINT = "https://huggingface.co"
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-TIMEOUT_S = 5.0  # of one attempt to reach the Hub; ours
+TIMEOUT_S = 5.0  # for one attempt to reach the Hub; ours
 
 
 def check_source(source: str, what: str) -> None:
-    """Return at once where a name on the Hub is in the local cache, or the Hub can be asked for it.
+    """Check that a name on the Hub is in the local cache, or that the Hub can be reached.
 
     Parameters
     ----------
     source : str
-        What is no file and no folder here.
+        A name that is neither a local file nor a folder.
     what : str
-        For the message, such as "text model".
+        Description for the error message, such as "text model".
 
     Raises
     ------
     CheckpointError
-        It is no name on the Hub, or is not in the local cache and the Hub is out of reach.
+        It is not a valid name on the Hub, or it is not in the local cache and the Hub cannot be reached.
     """
     if not NAME.fullmatch(source):
         raise CheckpointError(f"{what} {source} not found: it is not a file, a folder or a valid name on the Hub")
@@ -58,7 +58,7 @@ def _is_cached(source: str) -> bool:
 
 
 def _answers(endpoint: str) -> bool:
-    """Return whether a host accepts a connection; behind a proxy, only the client can find out."""
+    """Return whether a host accepts a connection; behind a proxy return True, since only the client can find out."""
     parts = urlsplit(endpoint)
     if parts.scheme in getproxies():
         return True

@@ -1,4 +1,4 @@
-"""The parts of a model that a training may leave alone, or teach alone, by names that fit every family."""
+"""The parts of a model that can be frozen or trained, by names that fit every family."""
 
 from collections.abc import Iterable
 from typing import get_args
@@ -11,11 +11,11 @@ from clapcur.models.cnn14 import Cnn14
 from clapcur.models.config import Part
 from clapcur.models.yamnet import Yamnet, from_layer
 
-LAYERS = ("encoder.layer", "transformer.layer", "layers", "h")  # where encoders of `transformers` keep their layers
+LAYERS = ("encoder.layer", "transformer.layer", "layers", "h")  # names of the layers in encoders of `transformers`
 
 
 def modules_of(model: Clap, part: Part) -> list[nn.Module]:
-    """Return the modules of a part; none for the scale, which is a weight alone.
+    """Return the modules of a part; none for the scale, which is a single weight.
 
     Raises
     ------
@@ -45,10 +45,10 @@ def modules_of(model: Clap, part: Part) -> list[nn.Module]:
 
 
 def let_learn(model: Clap, parts: Iterable[Part]) -> list[nn.Module]:
-    """Let these parts learn and nothing else; return their modules, the only ones to be in training mode.
+    """Make only these parts trainable; return their modules, the only ones that should be in training mode.
 
-    All others stay in evaluation mode: a batch norm in training mode changes its statistics though its weights are
-    frozen, and dropout continues.
+    All others must stay in evaluation mode: in training mode, a batch norm would update its statistics even though its
+    weights are frozen, and dropout would be applied.
     """
     parts = tuple(parts)
     model.requires_grad_(False)

@@ -1,8 +1,8 @@
-"""Windows of clips as batches on the device, decoded ahead of the tower that hears them.
+"""Batches of clip windows on the device, decoded ahead of the audio tower.
 
-Threads decode: libsndfile and soxr leave the interpreter's lock, and a waveform goes from the thread straight into its
-place in the batch, which on a GPU machine is page-locked. Processes decode no faster (`benchmarks/embedding.py`) and
-would hand over every sample through a pipe.
+Threads decode: libsndfile and soxr release the GIL, and each thread writes its waveform directly into the batch, which
+is page-locked on a GPU machine. Processes are not faster (`benchmarks/embedding.py`) and would have to pass every
+sample through a pipe.
 
 Shapes: N clips, C crops of a clip, T samples.
 """
@@ -21,14 +21,14 @@ from torch import Tensor
 from clapcur.audio import UnusableAudio, load_crops
 from clapcur.audio.throughput import Pace
 
-AHEAD = 3  # batches being decoded while one is computed: one may wait for a long file, and memory stays small
+AHEAD = 3  # batches decoded while one is computed: enough to wait for a long file, with little memory
 
 OnBad = Callable[[Any, UnusableAudio], None]
 
 
 @dataclass(frozen=True)
 class Window:
-    """What is cut out of every clip: `offsets` are the places of its crops, as in `clapcur.audio.fit`."""
+    """The crops of every clip: `offsets` are their positions, as in `clapcur.audio.fit`."""
 
     sample_rate: int
     num_samples: int
@@ -45,19 +45,19 @@ def read_ahead(
     Parameters
     ----------
     batches : iterable of sequences of paths
-        Taken one by one, as they are needed.
+        Read one by one as they are needed.
     window : Window
     num_workers : int
-        Threads that decode; 0 is one per CPU.
+        Number of decoding threads; 0 is one per CPU.
     pin : bool
-        Put the batches into page-locked memory, out of which a GPU copies by itself.
+        Put the batches in page-locked memory, from which a GPU can copy asynchronously.
     pace : Pace, optional
-        Is told the seconds of audio, and the time for which the caller had to wait here.
+        Accumulates the seconds of audio and the time that the caller waited.
     clip_ids : mapping, optional
         path -> the SHA-256 that the bytes of the file must have.
     on_bad : callable, optional
-        Is told path and error of a file that cannot be used, before its batch comes with silence in the place of its
-        crops. Without, such a file is an error.
+        Called with the path and the error of a file that cannot be used, before its batch is yielded with silence in
+        place of its crops. Without it, such a file raises an error.
 
     Yields
     ------
@@ -67,7 +67,7 @@ def read_ahead(
     Raises
     ------
     clapcur.errors.DataError
-        A file cannot be used, and there is no `on_bad`; the batches before it have been yielded.
+        A file cannot be used and there is no `on_bad`; the earlier batches have been yielded.
     """
     pace = pace if pace is not None else Pace()
     decoding: deque[tuple[Sequence[Any], Tensor, list[Future[int]]]] = deque()
@@ -105,7 +105,7 @@ def read_ahead(
 
 
 def _decode(path: Any, window: Window, crops_CT: Tensor, clip_id: str | None) -> int:
-    """Fill in the crops of one file; return its samples at the window's rate."""
+    """Write the crops of one file; return its length in samples at the window's sample rate."""
     crops_CT.numpy()[:], num_samples = load_crops(
         path, window.sample_rate, window.num_samples, window.offsets, window.short, clip_id
     )
@@ -113,9 +113,9 @@ def _decode(path: Any, window: Window, crops_CT: Tensor, clip_id: str | None) ->
 
 
 def on_device(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """Yield the batches on a device; a GPU copies the next one while it computes with this one.
+    """Yield the batches on a device; a GPU copies the next batch while it computes with the current one.
 
-    Page-locked batches are needed for that (`read_ahead` with ``pin``); from others the copy is only not faster.
+    This needs page-locked batches (`read_ahead` with ``pin``); with other batches, the copies do not overlap.
     """
     if device.type != "cuda":
         for batch in batches:
@@ -138,9 +138,9 @@ def on_device(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tenso
 
 
 def to_host(rows: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Yield rows on the CPU; a GPU is given the next batch before this one's rows are waited for.
+    """Yield rows on the CPU; a GPU gets the next batch before the rows of this one are awaited.
 
-    Never more than two batches are under way: a GPU that is slower than the decoding would pile them up.
+    At most two batches are in flight: otherwise they would pile up if the GPU is slower than the decoding.
     """
     under_way: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
 

@@ -1,6 +1,6 @@
-"""Projections: from a tower's features to the shared space, in the forms that released models have.
+"""Projections from a tower's features to the shared space, in the forms that released models have.
 
-The names of the layers are those of the releases. Rows that come out are not yet of unit length.
+The names of the layers are those of the releases. The resulting rows are not normalised.
 
 Shapes: B batch, F features, D embedding.
 """
@@ -12,7 +12,7 @@ from clapcur.models.config import ClapConfig
 
 
 class Projection(nn.Module):
-    """The residual form: e + Dropout(W2 GELU(e)) with e = W1 x, normed.
+    """The residual form: LayerNorm(e + Dropout(W2 GELU(e))) with e = W1 x.
 
     Names and form are those of the released MS-CLAP 2022 weights (Elizalde et al. 2023).
     """
@@ -32,7 +32,7 @@ class Projection(nn.Module):
 
 
 class MlpProjection(nn.Module):
-    """W2 ReLU(W1 x + b1) + b2: LAION-CLAP's (Wu et al. 2023), under the names that Hugging Face gave it."""
+    """W2 ReLU(W1 x + b1) + b2: LAION-CLAP's form (Wu et al. 2023), with Hugging Face's names."""
 
     def __init__(self, num_features: int, embedding_dim: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class MlpProjection(nn.Module):
 
 
 def build_projection(config: ClapConfig, num_features: int) -> nn.Module:
-    """Build the projection that a config names."""
+    """Build the projection given by a config."""
     if config.projection == "residual":
         return Projection(num_features, config.embedding_dim, config.projection_dropout)
     if config.projection == "mlp":

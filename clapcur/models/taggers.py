@@ -1,6 +1,6 @@
-"""Taggers of AudioSet: how probable each of its classes is in a sound.
+"""AudioSet taggers: the probability of each of its classes in a clip.
 
-YAMNet and PANNs' Cnn14 with their own heads. A folder of ours holds ``tagger.json`` (which of the two, its size, its
+YAMNet and PANNs' Cnn14 with their own heads. A tagger folder of clapcur contains ``tagger.json`` (family, size and
 classes) and ``model.safetensors``.
 
 Shapes: B batch, T samples, P patches, K classes.
@@ -36,21 +36,21 @@ CLASS_LISTS = ("class_map.csv", "yamnet_class_map.csv", "class_labels_indices.cs
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The classes that a tagger knows, in the order of its outputs."""
+    """The classes of a tagger, in the order of its outputs."""
 
     names: tuple[str, ...]
     # display names
     mids: tuple[str, ...]
-    # ids in AudioSet's ontology, such as /m/0bt9lr; empty texts where there are none
+    # ids in AudioSet's ontology, such as /m/0bt9lr; empty strings if there are none
 
     @classmethod
     def read(cls, path: Path) -> "Vocabulary":
-        """Read a table with the columns index, mid and display_name, as AudioSet and YAMNet come with.
+        """Read a table with the columns index, mid and display_name, as published with AudioSet and YAMNet.
 
         Raises
         ------
         DataError
-            The file is missing, or no such table.
+            The file is missing, or is not such a table.
         """
         if not path.is_file():
             raise DataError(
@@ -70,12 +70,12 @@ class Vocabulary:
 
     @classmethod
     def beside(cls, weights: Path) -> "Vocabulary":
-        """Read the list of classes in the folder of a file of weights.
+        """Read the list of classes in the folder of a weights file.
 
         Raises
         ------
         DataError
-            No list has one of the usual names.
+            The folder has no list with one of the usual names.
         """
         for name in CLASS_LISTS:
             if (weights.parent / name).is_file():
@@ -87,14 +87,14 @@ class Vocabulary:
 
 
 class Tagger(nn.Module, ABC):
-    """A front end, a tower and a head with an output for each class."""
+    """A front end, a tower and a head with one output per class."""
 
     FAMILY: ClassVar[str]
     front_end: LogMel
 
     @property
     def sample_rate(self) -> int:
-        """Hz at which waveforms must come."""
+        """Sample rate of the input waveforms, in Hz."""
         return self.front_end.config.sample_rate
 
     @property
@@ -108,11 +108,11 @@ class Tagger(nn.Module, ABC):
 
     @abstractmethod
     def description(self) -> dict[str, Any]:
-        """Return what is needed to build it again, beside the number of its classes."""
+        """Return the settings that are needed to rebuild it, besides the number of classes."""
 
 
 def _filled(tagger: T, tensors: Mapping[str, Tensor], head: str, path: Path) -> T:
-    """Return a tagger with the weights of a file, in which the tower's names have no prefix."""
+    """Load the weights of a file, in which the tower's names have no prefix, into a tagger and return it."""
     named = {name if name.startswith(head) else f"tower.{name}": value for name, value in tensors.items()}
     try:
         tagger.load_state_dict(named)
@@ -122,7 +122,7 @@ def _filled(tagger: T, tensors: Mapping[str, Tensor], head: str, path: Path) -> 
 
 
 class YamnetTagger(Tagger):
-    """YAMNet with its head, as published: patches of 0.96 s, half of each over the next, probabilities averaged.
+    """YAMNet with its head, as published: patches of 0.96 s that overlap by half, with averaged probabilities.
 
     Parameters
     ----------
@@ -140,12 +140,12 @@ class YamnetTagger(Tagger):
 
     @staticmethod
     def recognises(tensors: Mapping[str, Tensor]) -> bool:
-        """Return whether these are the names of YAMNet."""
+        """Return whether these are YAMNet's tensor names."""
         return "layer1.conv.weight" in tensors
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], path: Path) -> "YamnetTagger":
-        """Build the tagger of a file's tensors; raises as `load`."""
+        """Build the tagger from a file's tensors; raises as `load` does."""
         needed = ("layer1.conv.weight", "classifier.weight")
         if lacking := [name for name in needed if name not in tensors]:
             raise CheckpointError(
@@ -162,7 +162,7 @@ class YamnetTagger(Tagger):
         Raises
         ------
         CheckpointError
-            The file is damaged, or these are no weights of YAMNet with its head.
+            The file is damaged, or does not contain the weights of YAMNet with its head.
         """
         return cls.of(read_tensors(path)[0], path)
 
@@ -182,7 +182,7 @@ class YamnetTagger(Tagger):
         Parameters
         ----------
         waveform_BT : Tensor, shape (B, T)
-            Mono, at 16 kHz, at least 0.975 s: a patch of 96 frames.
+            Mono, at 16 kHz, at least 0.975 s (one patch of 96 frames).
         """
         patches_BPLM = patches(self.front_end(waveform_BT))
         if patches_BPLM.shape[1] == 0:
@@ -194,14 +194,14 @@ class YamnetTagger(Tagger):
 
 
 class Cnn14Tagger(Tagger):
-    """PANNs' Cnn14 with its head, as published: the clip in one pass.
+    """PANNs' Cnn14 with its head, as published: the whole clip in one pass.
 
     Parameters
     ----------
     num_classes : int
     width : {"full", "small", "tiny"}
     front_end : FrontEndConfig, optional
-        That of 32 kHz where not given.
+        By default that of 32 kHz.
 
     References
     ----------
@@ -219,17 +219,17 @@ class Cnn14Tagger(Tagger):
 
     @staticmethod
     def recognises(tensors: Mapping[str, Tensor]) -> bool:
-        """Return whether these are the names of Cnn14."""
+        """Return whether these are Cnn14's tensor names."""
         return "conv_block1.conv1.weight" in tensors and "fc1.weight" in tensors
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], path: Path) -> "Cnn14Tagger":
-        """Build the tagger of a file's tensors.
+        """Build the tagger from a file's tensors.
 
         Raises
         ------
         CheckpointError
-            There is no head, or the sizes or the filters are none of PANNs'.
+            The head is missing, or the sizes or filters are not those of a PANNs release.
         """
         if "fc_audioset.weight" not in tensors:
             raise CheckpointError(
@@ -268,7 +268,7 @@ class Cnn14Tagger(Tagger):
 
 
 def _panns_front_end(tensors: Mapping[str, Tensor]) -> FrontEndConfig:
-    """Return what PANNs publishes for the rate that shows in the length of a frame: 32, 16 or 8 kHz."""
+    """Return PANNs' published front end for 32, 16 or 8 kHz, according to the frame length in the file."""
     kernel = tensors.get("spectrogram_extractor.stft.conv_real.weight")
     filters = tensors.get("logmel_extractor.melW")
     n_fft = 1024 if kernel is None and filters is None else 0
@@ -287,19 +287,19 @@ FAMILIES: tuple[type[YamnetTagger] | type[Cnn14Tagger], ...] = (YamnetTagger, Cn
 
 
 def read_tagger(path: Path, pickled: bool = False) -> Tagger:
-    """Read the file of a tagger of another project.
+    """Read a tagger file of another project.
 
     Parameters
     ----------
     path : Path
         YAMNet as safetensors, or PANNs' Cnn14 as released.
     pickled : bool
-        As `clapcur.models.checkpoints.load_checkpoint`.
+        As for `clapcur.models.checkpoints.load_checkpoint`.
 
     Raises
     ------
     CheckpointError
-        The file is damaged, of no known family, or has no head.
+        The file is damaged, is of an unknown family, or has no head.
     """
     tensors, _ = read_tensors(path, pickled)
     for family in FAMILIES:
@@ -312,7 +312,7 @@ def read_tagger(path: Path, pickled: bool = False) -> Tagger:
 
 
 def check_fit(tagger: Tagger, vocabulary: Vocabulary) -> None:
-    """CheckpointError where the list of classes is not that of the tagger's outputs."""
+    """Raise CheckpointError if the number of classes differs from the number of the tagger's outputs."""
     if len(vocabulary.names) != tagger.num_classes:
         raise CheckpointError(
             f"the tagger has {tagger.num_classes} outputs, but the list has {len(vocabulary.names)} classes; give the "
@@ -322,14 +322,14 @@ def check_fit(tagger: Tagger, vocabulary: Vocabulary) -> None:
 
 
 def save_tagger(tagger: Tagger, vocabulary: Vocabulary, folder: Path) -> None:
-    """Write a tagger and the names of its outputs; raises as `check_fit`.
+    """Write a tagger and the names of its outputs; raises as `check_fit` does.
 
     Parameters
     ----------
     tagger : Tagger
     vocabulary : Vocabulary
     folder : Path
-        Exists already.
+        Must exist.
     """
     check_fit(tagger, vocabulary)
     values = {"family": tagger.FAMILY, **tagger.description(), "names": vocabulary.names, "mids": vocabulary.mids}
@@ -338,7 +338,7 @@ def save_tagger(tagger: Tagger, vocabulary: Vocabulary, folder: Path) -> None:
 
 
 def open_tagger(folder: Path) -> tuple[Tagger, Vocabulary]:
-    """Read what `save_tagger` wrote; CheckpointError where that is not there or damaged."""
+    """Read a tagger that `save_tagger` wrote; raise CheckpointError if it is missing or damaged."""
     try:
         values = json.loads((folder / DESCRIPTION).read_text())
         vocabulary = Vocabulary(tuple(values["names"]), tuple(values["mids"]))

@@ -1,10 +1,10 @@
-"""Captions to one feature vector each, through any encoder of Hugging Face.
+"""Captions to one feature vector each, with any Hugging Face encoder.
 
-Captions of a batch are padded to the longest of them and no further: with the padding masked the
-features are the same, and padding to 100 tokens costs five times the work on typical captions.
+The captions of a batch are padded only to the longest of them: with the padding masked the features are the same, and
+padding to 100 tokens would take five times the work on typical captions.
 
-Nothing here goes to the network unless the source is a name on the Hub; HF_HUB_OFFLINE=1 forbids
-that, too. Shapes: B batch, S tokens, F features.
+The network is used only if the source is a name on the Hub; HF_HUB_OFFLINE=1 prevents that, too. Shapes: B batch,
+S tokens, F features.
 """
 
 import importlib.util
@@ -25,27 +25,28 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 class TextTower(nn.Module):
-    """An encoder, its tokenizer and a pooling.
+    """A text encoder, its tokenizer and a pooling.
 
     Parameters
     ----------
     encoder : transformers.PreTrainedModel
-        Bidirectional but for the pooling "last". A pooler that is not asked for is dropped: it is not on the path
-        to the features and would be a weight that never learns.
+        Bidirectional, except with the pooling "last". An unused pooler is removed: it does not contribute to the
+        features, so its weights would never be trained.
     tokenizer : transformers.PreTrainedTokenizerBase
     pooling : {"cls", "mean", "pooler", "last"}
-        The last hidden state at [CLS], its mean over the caption's tokens, what the encoder's pooler makes of [CLS],
-        or the state at the last token. The last is found as MS-CLAP 2023 finds it, by the number of ids that are not
-        the padding's: a "!", which pads there, counts as none wherever it stands.
+        The last hidden state at [CLS], its mean over the caption's tokens, the output of the encoder's pooler, or the
+        state at the last token. As in MS-CLAP 2023, the position of the last token is the number of ids that are not
+        the padding id: a "!", which is the padding token there, is not counted anywhere in a caption.
     max_tokens : int
-        Longer captions are cut.
+        Longer captions are truncated.
     suffix : str
-        Put behind every caption before it is cut into tokens.
+        Appended to every caption before tokenisation.
 
     Raises
     ------
     ValueError
-        The encoder reads left to right, or has fewer positions than `max_tokens`.
+        The model is an encoder-decoder, the tokenizer has no padding token, the encoder has fewer positions than
+        `max_tokens`, or it has no pooler for the pooling "pooler".
     """
 
     def __init__(self, encoder: Any, tokenizer: Any, pooling: str, max_tokens: int, suffix: str = "") -> None:
@@ -57,7 +58,7 @@ class TextTower(nn.Module):
             )
         positions = getattr(encoder.config, "max_position_embeddings", max_tokens)
         if getattr(getattr(encoder, "embeddings", None), "padding_idx", None) is not None:
-            positions -= encoder.embeddings.padding_idx + 1  # RoBERTa counts from behind its padding
+            positions -= encoder.embeddings.padding_idx + 1  # RoBERTa's positions start after its padding index
         if max_tokens > min(positions, tokenizer.model_max_length):
             raise ValueError(
                 f"max_tokens is {max_tokens}, but {encoder.config.model_type} supports at most "
@@ -68,7 +69,7 @@ class TextTower(nn.Module):
         if pooling != "pooler" and getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None
         if pooling == "last":
-            encoder.config.use_cache = False  # nothing is generated
+            encoder.config.use_cache = False  # no text is generated
         tokenizer.padding_side = "right"  # so that [CLS] is first
         self.encoder, self.tokenizer = encoder, tokenizer
         self.pooling, self.max_tokens, self.suffix = pooling, max_tokens, suffix
@@ -80,9 +81,9 @@ class TextTower(nn.Module):
         Raises
         ------
         TypeError
-            A single string, or a caption that is none (NaN, from a table with gaps).
+            `captions` is a single string, or a caption is not a string (such as NaN, from a table with missing values).
         ValueError
-            No caption.
+            There is no caption.
         """
         captions = list_of_texts("captions", captions)
         if not captions:
@@ -97,7 +98,7 @@ class TextTower(nn.Module):
         return dict(encoded)
 
     def features(self, tokens: dict[str, Tensor]) -> Tensor:
-        """Return pooled features, shape (B, F), from what `tokenize` gave."""
+        """Return pooled features, shape (B, F), from the output of `tokenize`."""
         device = next(self.encoder.parameters()).device
         tokens = {name: tensor.to(device) for name, tensor in tokens.items()}
         output = self.encoder(**tokens)
@@ -119,14 +120,14 @@ class TextTower(nn.Module):
         return self.features(self.tokenize(captions))
 
     def save(self, folder: Path) -> None:
-        """Write the encoder's config and the tokenizer; the weights belong to the whole model."""
+        """Write the encoder's config and the tokenizer; the weights are saved with the whole model."""
         self.encoder.config.save_pretrained(folder)
         self.save_tokenizer(folder)
 
     def save_tokenizer(self, folder: Path) -> None:
-        """Write the tokenizer's files alone."""
+        """Write only the tokenizer's files."""
         if backend := getattr(self.tokenizer, "backend_tokenizer", None):
-            backend.no_padding()  # left over from the last batch; the files must not depend on it
+            backend.no_padding()  # set by the last batch; the files must not depend on it
             backend.no_truncation()
         self.tokenizer.save_pretrained(folder)
 
@@ -138,14 +139,14 @@ def build_text_tower(config: TextConfig, captions: Iterable[str] | None = None) 
     ----------
     config : TextConfig
     captions : sequence of str, optional
-        What the vocabulary of bert-tiny is learned from; the other sources bring their own.
+        Captions from which the vocabulary of bert-tiny is learned; the other sources have their own.
 
     Raises
     ------
     ValueError
-        bert-tiny without captions.
+        The source is bert-tiny and there are no captions.
     CheckpointError
-        The source is no folder, is not in the local cache and cannot be fetched, or lacks weights.
+        The source is not a folder, is not in the local cache and cannot be downloaded, or lacks weights.
     """
     if config.source == "bert-tiny":
         return _small_bert(config, captions)
@@ -159,7 +160,7 @@ def find_text_source(source: str) -> str:
     Raises
     ------
     CheckpointError
-        There is no such folder, and no such name in the local cache or within reach; at once.
+        There is no such folder and no such name in the local cache, and the Hub cannot be reached.
     """
     folder = minilm_folder() if source == "minilm" else Path(source)
     if folder.is_dir():
@@ -169,13 +170,13 @@ def find_text_source(source: str) -> str:
 
 
 def load_text_tower(folder: Path, config: TextConfig) -> TextTower:
-    """Rebuild a tower from what `TextTower.save` wrote, with fresh weights for the caller to fill."""
+    """Rebuild a tower from the files of `TextTower.save`, with fresh weights for the caller to replace."""
     encoder, tokenizer = blank_encoder(folder)
     return TextTower(encoder, tokenizer, config.pooling, config.max_tokens, config.suffix)
 
 
 def blank_encoder(source: Path | str) -> tuple[Any, Any]:
-    """Return an encoder with fresh weights, and its tokenizer, by what a folder or a name on the Hub says of them.
+    """Return an encoder with fresh weights and its tokenizer, from the config in a folder or on the Hub.
 
     Raises
     ------
@@ -195,7 +196,7 @@ def blank_encoder(source: Path | str) -> tuple[Any, Any]:
 
 
 def minilm_folder() -> Path:
-    """Return the folder of all-MiniLM-L6-v2 inside the package that carries it.
+    """Return the folder of all-MiniLM-L6-v2 inside the package that contains it.
 
     Raises
     ------
@@ -220,9 +221,9 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, folder: Path | Non
     ----------
     captions : sequence of str
     vocab_size : int
-        At most this many pieces, unless single characters alone are more.
+        Maximum number of pieces, unless there are more single characters.
     folder : Path, optional
-        Where the tokenizer is written for `transformers.AutoTokenizer`.
+        Folder to which the tokenizer is written for `transformers.AutoTokenizer`.
 
     Returns
     -------
@@ -231,7 +232,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, folder: Path | Non
     Raises
     ------
     ValueError
-        There is no text in the captions.
+        The captions contain no text.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers import BertTokenizer
@@ -239,8 +240,8 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, folder: Path | Non
     captions = list_of_texts("captions", captions)
     normalizer = normalizers.BertNormalizer(lowercase=True)
     letters = {char for caption in captions for char in normalizer.normalize_str(caption)}
-    # The trainer numbers pieces such as ##a in the random order of a hash table and breaks ties by
-    # number; handed over as special tokens, in our order, they make it deterministic.
+    # The trainer numbers pieces such as ##a in the random order of a hash table and breaks ties by number. Passing them
+    # as special tokens, in sorted order, makes it deterministic.
     continuations = [f"##{char}" for char in sorted(letters) if not char.isspace()]
     if not continuations:
         raise ValueError(f"a vocabulary is learned from captions, but the {len(captions)} given hold no text")
@@ -303,16 +304,16 @@ def _pretrained(source: str, pooling: str) -> tuple[Any, Any]:
 
 
 def load_tokenizer(source: Path | str) -> Any:
-    """Return the tokenizer of a folder or of a name on the Hub; CheckpointError where it has no vocabulary."""
+    """Return the tokenizer of a folder or of a name on the Hub; raise CheckpointError if it has no vocabulary."""
     from transformers import AutoTokenizer
 
     is_here = isinstance(source, Path) or Path(source).is_dir()
     if not is_here:
         check_source(str(source), "text model")
     tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=is_here)
-    for key in ("is_local", "local_files_only"):  # how it was loaded, which it would save
+    for key in ("is_local", "local_files_only"):  # how it was loaded, which would otherwise be saved
         tokenizer.init_kwargs.pop(key, None)
-    # Where the vocabulary is missing, transformers 5 makes an empty tokenizer silently.
+    # If the vocabulary is missing, transformers 5 silently creates an empty tokenizer.
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise CheckpointError(f"{source} has no vocabulary: every word would be unknown")
     return tokenizer

@@ -1,7 +1,7 @@
-"""YAMNet, Google's tagger of AudioSet: a MobileNet over log-mel frames, as an audio tower.
+"""YAMNet, Google's AudioSet tagger, as an audio tower: a MobileNet on log-mel frames.
 
-Module names equal those of the weights as safetensors, in which the batch norms are folded into the convolutions. Its
-521-way head is no part of the tower; `clapcur.models.taggers` has it.
+Module names equal those of the safetensors weights, in which the batch norms are folded into the convolutions. The
+521-way head is not part of the tower; it is in `clapcur.models.taggers`.
 
 Shapes: B batch, L frames, M mel bands, C channels, F features.
 
@@ -19,7 +19,7 @@ from clapcur.models.order_head import OrderHead, Pooled
 
 
 class SameConv(nn.Conv2d):
-    """A 3x3 convolution with TensorFlow's padding "SAME": of a stride of 2, the odd cell goes to the end."""
+    """A 3x3 convolution with TensorFlow's padding "SAME": with a stride of 2, an odd cell of padding is at the end."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, groups: int = 1) -> None:
         super().__init__(in_channels, out_channels, 3, stride, groups=groups)
@@ -28,16 +28,16 @@ class SameConv(nn.Conv2d):
             nn.init.zeros_(self.bias)
 
     def forward(self, x_BCLM: Tensor) -> Tensor:
-        """Return maps whose sides are those of the input, divided by the stride and rounded up."""
+        """Return maps with the sides of the input divided by the stride and rounded up."""
         if self.stride[0] == 1:
             return F.conv2d(x_BCLM, self.weight, self.bias, 1, 1, 1, self.groups)
-        frames, bands = (1 + side % 2 for side in x_BCLM.shape[2:])  # padding of both ends together
+        frames, bands = (1 + side % 2 for side in x_BCLM.shape[2:])  # total padding of both ends
         padded = F.pad(x_BCLM, (bands // 2, bands - bands // 2, frames // 2, frames - frames // 2))
         return F.conv2d(padded, self.weight, self.bias, self.stride, 0, 1, self.groups)
 
 
 class First(nn.Module):
-    """The first layer: a whole convolution, and ReLU."""
+    """The first layer: a full convolution and ReLU."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class First(nn.Module):
 
 
 class Separable(nn.Module):
-    """A convolution of each channel by itself, ReLU, a mix of the channels, ReLU."""
+    """A depthwise separable convolution: depthwise, ReLU, pointwise, ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Separable(nn.Module):
         nn.init.zeros_(self.pointwise_conv.bias)
 
     def forward(self, x_BCLM: Tensor) -> Tensor:
-        """Return the mixed maps."""
+        """Return the output maps."""
         return F.relu(self.pointwise_conv(F.relu(self.depthwise_conv(x_BCLM))))
 
 
@@ -71,12 +71,12 @@ class Yamnet(nn.Module):
     ----------
     config : YamnetConfig
     order_head : OrderHeadConfig, optional
-        Adds to what is pooled over frames, see `clapcur.models.order_head`.
+        Adds to the features pooled over frames, see `clapcur.models.order_head`.
 
     Notes
     -----
-    YAMNet hears patches of 96 frames. The network is convolutional: here a whole window passes at once, and the mean
-    over its map is the features. `clapcur.models.taggers` cuts patches, as published.
+    As published, YAMNet processes patches of 96 frames, as `clapcur.models.taggers` does. The network is convolutional:
+    here it processes a whole window at once, and the features are the mean over its map.
     """
 
     head_parts = ("order_head",)
@@ -99,7 +99,7 @@ class Yamnet(nn.Module):
         return x_BCLM
 
     def forward(self, logmel_BLM: Tensor) -> Tensor:
-        """Features of a clip.
+        """Return the features of clips.
 
         Parameters
         ----------
@@ -109,28 +109,28 @@ class Yamnet(nn.Module):
         Returns
         -------
         Tensor, shape (B, F)
-            At least 0 without an order head, not normalised.
+            Non-negative without an order head, not normalised.
 
         Raises
         ------
         ValueError
-            No frame, or not three dimensions.
+            There is no frame, or the input is not three-dimensional.
         """
         if logmel_BLM.ndim != 3 or logmel_BLM.shape[1] < 1:
             raise ValueError(f"expected log-mel frames of shape (batch, frames, bands), got {tuple(logmel_BLM.shape)}")
         return self.head(self.trunk(logmel_BLM))
 
     def frames(self, logmel_BLM: Tensor) -> Tensor:
-        """Return what the convolutions make of clips before the pooling over time, shape (B, C, L / 32)."""
+        """Return the output of the convolutions before the pooling over time, shape (B, C, L / 32)."""
         return self.maps(logmel_BLM).mean(dim=3)
 
     def trunk(self, logmel_BLM: Tensor) -> Pooled:
-        """Return what convolutions and pooling make of clips, as `forward` takes them."""
+        """Return the pooled output of the convolutions, for the same input as `forward`."""
         frames_BCL = self.frames(logmel_BLM)
         return Pooled(frames_BCL.mean(dim=2), None if self.order_head is None else frames_BCL)
 
     def head(self, pooled: Pooled) -> Tensor:
-        """Return the features of clips, shape (B, F), from what `trunk` gave."""
+        """Return the features of clips, shape (B, F), from the output of `trunk`."""
         features = pooled.features_BC
         if self.order_head is not None:
             features = features + self.order_head(pooled.frames_BCL)
@@ -138,18 +138,18 @@ class Yamnet(nn.Module):
 
 
 def from_layer(tower: Yamnet, first: int) -> list[nn.Module]:
-    """Return the layers from one on, by its number in the names."""
+    """Return the layers from number `first` to the last."""
     return [tower.get_submodule(f"layer{number}") for number in range(first, len(YAMNET_LAYERS) + 2)]
 
 
 def patches(logmel_BLM: Tensor, length: int = 96, hop: int = 48) -> Tensor:
-    """Cut frames into patches as published, shape (B, P, length, M); a rest that fills none is left out.
+    """Cut frames into patches as published, shape (B, P, length, M); an incomplete last patch is dropped.
 
     Parameters
     ----------
     logmel_BLM : Tensor, shape (B, L, M)
     length : int
-        Frames of a patch.
+        Frames in a patch.
     hop : int
         Frames between the starts of two patches.
     """

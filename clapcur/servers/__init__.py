@@ -1,1 +1,1 @@
-"""The servers of one machine: started, watched and stopped."""
+"""Start, watch and stop the servers of one machine."""

@@ -1,8 +1,8 @@
-"""Prefect's server for one command: started where no lasting one runs, and gone with the command, however that ends.
+"""A temporary Prefect server for one command, used if no permanent one runs; it ends with the command in any case.
 
-Prefect would start one by itself, which outlives a command that is killed, and whose first start gives up after 20 s
-when several commands make its tables at once. Ours is watched over (`clapcur.servers.supervisor`), and whoever makes
-the tables of a home makes them alone. Prefect's clients find it where they look for their own.
+Prefect would start a temporary server itself, but that one outlives a killed command, and its first start gives up
+after 20 s if several commands create its tables at once. Ours is supervised (`clapcur.servers.supervisor`), and only
+one process at a time creates the tables of a home. Prefect's clients find it where they look for their own.
 """
 
 import atexit
@@ -20,19 +20,20 @@ from clapcur.servers.local import HOST, answers
 from clapcur.servers.supervisor import Processes, Program
 from clapcur.store.home import Home
 
-READY_S = 300.0  # the first start makes tables: ten seconds on an idle machine
-PATIENCE_S = 1800.0  # what a command waits for others that make them
-TOLD_AFTER_S = 2.0  # a wait that is longer is explained
+READY_S = 300.0  # the first start creates tables: ten seconds on an idle machine
+PATIENCE_S = 1800.0  # how long a command waits while another one creates them
+TOLD_AFTER_S = 2.0  # a longer wait is explained in the log
 
 log = logging.getLogger("clapcur")
 
 
 @contextmanager
 def flows_allowed(home: Home) -> Iterator[None]:
-    """Let this process run flows inside the block: there is a server, and a run shows whether its process lives.
+    """Let this process run flows inside the block, with a server and, if needed, heartbeats.
 
-    Where a lasting server would keep the run of a killed command as running, the run sends signs of life. Without one
-    it sends none, for every flow would wait up to a second for their thread; the lock says that somebody runs flows.
+    A permanent server would keep the run of a killed command as running, so the run sends it heartbeats. A temporary
+    server gets none, because every flow would wait up to a second for the heartbeat thread. The shared lock shows other
+    processes that flows are running.
     """
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -45,18 +46,18 @@ def flows_allowed(home: Home) -> Iterator[None]:
 
 
 def ensure(home: Home) -> None:
-    """Start the server, unless one was named or started before; it stays until the process ends.
+    """Start the server unless one is configured or already started; it runs until the process ends.
 
     Raises
     ------
     ClapcurError
-        It did not get ready; the message names its log.
+        The server did not become ready; the message names its log.
     """
     import prefect
     from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
-    server = SubprocessASGIServer()  # the one that Prefect's clients take, and start where it does not run yet
+    server = SubprocessASGIServer()  # the one that Prefect's clients use, and start if it does not run yet
     if PREFECT_API_URL.value() or server.running:
         return
     database, stamp = (PREFECT_HOME.value() / name for name in ("prefect.db", f".tables-of-{prefect.__version__}"))
@@ -74,7 +75,7 @@ def ensure(home: Home) -> None:
 
 @contextmanager
 def _turn(home: Home) -> Iterator[None]:
-    """Be the only one who makes Prefect's tables of this home."""
+    """Hold the lock under which Prefect's tables in this home are created."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(home.prefect_lock)
@@ -97,7 +98,7 @@ def _turn(home: Home) -> Iterator[None]:
 
 
 def _program(port: int) -> Program:
-    """Return the program that Prefect itself would start, the API without pages, behind the guard."""
+    """Return the program that Prefect itself would start (the API without pages), behind the guard."""
     from prefect.settings import get_current_settings
 
     environment = os.environ | {

@@ -1,23 +1,23 @@
-"""The guard before Prefect's and MLflow's servers: under which name they answer, to which pages, and to whom.
+"""The guard in front of Prefect's and MLflow's servers: it checks the host, origin and login of every request.
 
-Both servers listen on loopback, where every web page that a browser shows can reach them, and so can every user of the
-machine. Three rules, in this order, decide about each request before the server sees it:
+Both servers listen on loopback, where every page open in a browser and every user of the machine can reach them. The
+guard applies three checks, in this order, before the server sees a request:
 
-1. Its ``Host`` is one of ours, or the answer is 421. A page that lets its own name point to loopback (DNS rebinding)
-   comes with that name.
-2. Its ``Origin``, where a browser names one, is the page that it asks, or the answer is 403. A page of another origin
-   is refused even where it needs no permission to send, as with a plain form. ``Sec-Fetch-Site`` tells where a request
-   without ``Origin`` comes from: another site may open our pages, but ask for nothing else.
-3. It carries the login, or the answer is 401. Prefect asks for it by itself (`PREFECT_SERVER_API_AUTH_STRING`), on its
-   API and in its web sockets; for MLflow the guard asks, on every path.
+1. ``Host`` must be one of the server's own names; otherwise the response is 421. A page that points its own name to
+   loopback (DNS rebinding) sends that name.
+2. ``Origin``, if the browser sends it, must be the server's own origin; otherwise the response is 403. Another origin
+   is refused even if the browser asks for no permission (no CORS preflight), as for a plain form. ``Sec-Fetch-Site``
+   shows the source of a request without ``Origin``: another site may open our pages, and nothing else.
+3. The request must carry the login; otherwise the response is 401. Prefect checks its login itself
+   (`PREFECT_SERVER_API_AUTH_STRING`), in its API and web sockets; for MLflow the guard checks it, on every path.
 
-Every answer tells the browser to load nothing from elsewhere, and to let no other page frame ours.
+Every response tells the browser to load nothing from elsewhere, and to let no other page frame ours.
 
-Settings come from the environment, never from a command line, which every user of the machine can read:
+Settings come from the environment, never from the command line, which every user of the machine can read:
 
 ``CLAPCUR_GUARD_HOSTS``
-    Names under which the server answers, separated by commas, such as ``127.0.0.1:4200,localhost:4200``; ``:*`` is any
-    port.
+    Names under which the server answers, separated by commas, such as ``127.0.0.1:4200,localhost:4200``; ``:*`` matches
+    any port.
 ``CLAPCUR_LOGIN``
     ``user:password``.
 
@@ -39,7 +39,7 @@ HOSTS, LOGIN = "CLAPCUR_GUARD_HOSTS", "CLAPCUR_LOGIN"
 POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
     "form-action 'self'; frame-ancestors 'self'"
-)  # both servers' pages run scripts and workers that they make themselves, and show files of runs in frames
+)  # the pages of both servers run generated scripts and workers, and show files of runs in frames
 HEADERS = (
     (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
@@ -48,7 +48,7 @@ HEADERS = (
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-SITES = (b"same-origin", b"none")  # of a request: our own page, or the user's own doing
+SITES = (b"same-origin", b"none")  # allowed sources of a request: our own page, or the user
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -57,7 +57,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class Guard:
-    """ASGI middleware around a whole server, its web sockets included.
+    """ASGI middleware around a whole server, including its web sockets.
 
     Parameters
     ----------
@@ -65,12 +65,12 @@ class Guard:
     hosts : iterable of str
         ``name:port`` under which the server answers; ``name:*`` for any port.
     login : str, optional
-        ``user:password`` that each request must carry; None: the server asks for itself.
+        ``user:password`` that each request must carry; None: the server checks logins itself.
 
     Raises
     ------
     ValueError
-        No host, or a login without a user or a password.
+        `hosts` is empty, or `login` lacks a user or a password.
     """
 
     def __init__(self, app: App, hosts: Iterable[str], login: str | None = None) -> None:
@@ -82,7 +82,7 @@ class Guard:
         self._login = login
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer one connection, or hand it to the server."""
+        """Refuse one connection, or pass it to the server."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif refusal := self._refusal(scope):
@@ -91,7 +91,7 @@ class Guard:
             await self._app(scope, receive, _with_headers(send))
 
     def _refusal(self, scope: Message) -> tuple[int, str] | None:
-        """Return status and text of the answer to a request that the server must not see; None for one that it may."""
+        """Return the status and text with which a request is refused; None if the server may see it."""
         headers: dict[bytes, list[bytes]] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name.lower(), []).append(value)
@@ -116,12 +116,12 @@ class Guard:
 
 
 def _is_of(origin: str, host: str) -> bool:
-    """Return whether an ``Origin`` is that of the pages under this ``Host``; a proxy may serve them by HTTPS."""
+    """Return whether an ``Origin`` belongs to this ``Host``, by HTTP or, behind a proxy, by HTTPS."""
     return origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
 
 
 def check_login(login: str) -> str:
-    """Return a login; ValueError unless it is ``user:password``."""
+    """Return a login unchanged; raise ValueError unless it is ``user:password``."""
     user, separator, password = login.partition(":")
     if not (user and separator and password):
         raise ValueError(f"{LOGIN} must be user:password, got one without {'a user' if separator else 'a colon'}")
@@ -163,7 +163,7 @@ def _with_headers(send: Send) -> Send:
 
 
 def hosts_from_environment() -> list[str]:
-    """Return the names under which the server of this process answers."""
+    """Return the names under which this process's server answers."""
     return [host.strip().lower() for host in os.environ.get(HOSTS, "").split(",") if host.strip()]
 
 
@@ -173,7 +173,7 @@ def prefect() -> App:
     Raises
     ------
     ValueError
-        It would let in everybody: no login, or no host, is set.
+        No login or no host is set.
     """
     check_login(os.environ.get("PREFECT_SERVER_API_AUTH_STRING", ""))
     from prefect.server.api.server import create_app
@@ -187,7 +187,7 @@ def mlflow() -> App:
     Raises
     ------
     ValueError
-        It would let in everybody: no login, or no host, is set.
+        No login or no host is set.
     """
     login = check_login(os.environ.get(LOGIN, ""))
     from mlflow.server.fastapi_app import app

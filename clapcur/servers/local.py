@@ -1,9 +1,9 @@
 """The servers of one machine: Prefect, MLflow and the workers that run the deployments, for one home.
 
-On loopback and, unless a PostgreSQL is named, on files in the home, which are those that the commands use without
-servers: what was made before is seen here, and what is made here is seen afterwards. With ``postgresql://.../NAME`` the
-catalog is the database NAME, MLflow and Prefect have NAME_mlflow and NAME_prefect beside it (both bring migrations of
-their own, in tables of one name), which are made where they are missing.
+The servers listen on loopback. Without PostgreSQL they use the same files in the home as commands without servers do,
+so each sees the results of the other. With ``postgresql://.../NAME`` the catalog is the database NAME, and MLflow and
+Prefect use NAME_mlflow and NAME_prefect: they need separate databases because the migrations of both use a table of the
+same name. Missing databases are created.
 """
 
 import base64
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 HOST = "127.0.0.1"
-OUR_NAMES = (HOST, "localhost")  # under which the pages may be opened
+OUR_NAMES = (HOST, "localhost")  # names under which the pages may be opened
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
-READY_S = 180.0  # the first start makes databases
+READY_S = 180.0  # the first start creates databases
 CPU_LIMIT = 2  # flow runs at a time on a machine without a GPU
 POOLS = ("cpu", "gpu")
 
-_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know our loopback
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach our loopback
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class LocalServers:
     home : Home
     prefect_port, mlflow_port : int
     folder : Path
-        What relative paths of experiments are relative to.
+        Folder that relative paths of experiment files start from.
     has_gpu : bool
-        Flows that use a model go to the pool ``gpu``, one at a time, instead of the pool ``cpu``.
+        Whether flows that use a model go to the pool ``gpu``, one at a time, instead of the pool ``cpu``.
     database_url : str, optional
-        A PostgreSQL; None: files in the home.
+        URL of a PostgreSQL database; None: files in the home.
     artifact_root : str, optional
         Where MLflow keeps files, such as ``s3://bucket/mlflow``; None: a folder of the home.
     """
@@ -80,7 +80,7 @@ class LocalServers:
         return f"http://{HOST}:{self.mlflow_port}"
 
     def addresses(self) -> dict[str, str]:
-        """Return what other commands of this home should use: addresses, and the login."""
+        """Return the addresses and the login that other commands of this home should use, as environment variables."""
         user, _, password = self.home.login.partition(":")
         known = {
             "PREFECT_API_URL": f"{self.prefect}/api",
@@ -92,7 +92,7 @@ class LocalServers:
         return known | ({"CLAPCUR_DATABASE_URL": self.database_url} if self.database_url else {})
 
     def environment(self) -> dict[str, str]:
-        """Return the environment of every process: what they write can be read, and reaches nobody else."""
+        """Return the environment of every process: plain log output, local addresses and no Prefect profile."""
         kept = {name: value for name, value in os.environ.items() if name != "PREFECT_PROFILE"}
         programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         no_proxy = ",".join(filter(None, (os.environ.get("NO_PROXY"), HOST)))
@@ -105,14 +105,14 @@ class LocalServers:
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
             "PREFECT_LOGGING_COLORS": "false",
             "PREFECT_CLI_COLORS": "false",
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes that we have no use for
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # it would start eight processes that we do not use
             heartbeat.VARIABLE: str(heartbeat.EVERY_S),
             "CLAPCUR_FOLDER": str(self.folder),
             "CLAPCUR_MODEL_POOL": "gpu" if self.has_gpu else "cpu",
         }  # fmt: skip
 
     def guarded(self, port: int) -> dict[str, str]:
-        """Return the environment of a server behind `clapcur.servers.guard`, at a port of this machine."""
+        """Return the environment of a server behind `clapcur.servers.guard` at this port of loopback."""
         hosts = [f"{name}:{port}" for name in OUR_NAMES]
         origins = ",".join(f"http://{host}" for host in hosts)
         return self.environment() | {
@@ -120,14 +120,14 @@ class LocalServers:
             guard.LOGIN: self.home.login,
             "PREFECT_SERVER_API_AUTH_STRING": self.home.login,
             "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins,
-            "PREFECT_SERVER_UI_API_URL": "/api",  # that of the page's own origin, whichever of our names it has
-            "PREFECT_SERVER_UI_V2_ENABLED": "false",  # that page asks an analytics host
+            "PREFECT_SERVER_UI_API_URL": "/api",  # relative to the page, under any of our names
+            "PREFECT_SERVER_UI_V2_ENABLED": "false",  # that interface contacts an analytics host
             "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(hosts),
             "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": origins,
         }
 
     def prefect_server(self) -> Program:
-        """Return Prefect's API, pages and scheduler."""
+        """Return the program that runs Prefect's API, pages and scheduler."""
         environment = self.guarded(self.prefect_port)
         if self.database_url:
             url = beside(self.database_url, "prefect", "postgresql+asyncpg")
@@ -145,24 +145,27 @@ class LocalServers:
         return Program("prefect server", _module(command), environment, lambda: answers(f"{self.prefect}/api/health"))
 
     def mlflow_server(self) -> Program:
-        """Return MLflow; its clients write files to where they belong without it, so that both ways see them."""
+        """Return the program that runs MLflow.
+
+        Its clients write files to the artifact root themselves, so the files are the same with and without a server.
+        """
         database = self.home.mlflow_database
         if self.database_url:
             database = beside(self.database_url, "mlflow", "postgresql+psycopg")
         root = self.artifact_root or self.home.mlflow_artifacts.as_uri()
         command = ["mlflow", "server", "--host", HOST, "--port", str(self.mlflow_port), "--workers", "1"]
         command += ["--app-name", "clapcur", "--default-artifact-root", root, "--no-serve-artifacts"]
-        # the address of a database may hold a password, which every user would read in a command line
+        # a database URL may contain a password, and every user can read command lines
         environment = self.guarded(self.mlflow_port) | {"MLFLOW_BACKEND_STORE_URI": database}
         url = f"{self.mlflow}/api/2.0/mlflow/experiments/search?max_results=1"
         return Program("mlflow server", _module(command), environment, lambda: answers(url, self.home.login))
 
     def mlflow_database(self) -> Program:
-        """Return the program that makes MLflow's file in the home, or mends it."""
+        """Return the program that creates or repairs MLflow's database file in the home."""
         return Program("mlflow database", _module(["clapcur.tracking.database"]), self.environment())
 
     def worker(self, pool: str) -> Program:
-        """Return the worker of a pool; what its flow runs log is seen on Prefect's pages."""
+        """Return the worker of a pool; the logs of its flow runs appear on Prefect's pages."""
         environment = self.environment() | {
             "PREFECT_LOGGING_TO_API_ENABLED": "true",
             "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
@@ -181,7 +184,7 @@ class LocalServers:
         return any(worker["name"] == name and worker["status"] == "ONLINE" for worker in workers or ())
 
     def registration(self) -> Program:
-        """Return the program that registers pools, deployments and automations, and ends runs that were killed."""
+        """Return the program that ends runs left behind and registers pools, deployments and automations."""
         return Program(
             "deployments", _module(["clapcur.flows.register", "--ends-runs-left-behind"]), self.environment()
         )
@@ -189,14 +192,14 @@ class LocalServers:
 
 @contextmanager
 def running(local: LocalServers) -> Iterator[Processes]:
-    """Run all servers of a home; inside the block they are healthy and the other commands of the home use them."""
+    """Run all servers of a home; inside the block they are ready, and other commands of the home use them."""
     from filelock import FileLock
 
     if local.database_url:
         make_databases(local.database_url)
     with sole(local.home), Processes(local.home.root / "logs") as processes:
         prefect = local.prefect_server()
-        with FileLock(local.home.prefect_lock):  # a command without servers may be making Prefect's tables just now
+        with FileLock(local.home.prefect_lock):  # a command without servers may be creating Prefect's tables
             processes.start(prefect)
             if not local.database_url:
                 processes.run(local.mlflow_database(), READY_S)
@@ -207,7 +210,7 @@ def running(local: LocalServers) -> Iterator[Processes]:
             processes.start(local.worker(pool))
         processes.wait_ready(READY_S)
         write_atomic(local.home.servers_file, json.dumps(local.addresses()))
-        local.home.servers_file.chmod(0o600)  # the address of a database may hold a password
+        local.home.servers_file.chmod(0o600)  # a database URL may contain a password
         try:
             yield processes
         finally:
@@ -216,9 +219,15 @@ def running(local: LocalServers) -> Iterator[Processes]:
 
 @contextmanager
 def sole(home: Home) -> Iterator[None]:
-    """Hold the home's servers' lock; ClapcurError, with their addresses, where they run already."""
+    """Hold the lock on a home's servers.
+
+    Raises
+    ------
+    ClapcurError
+        The servers of this home are already running; the message names their addresses.
+    """
     with open(home.servers_lock, "a") as lock:
-        for attempt in range(10):  # a reader, which tests it, holds it for a moment
+        for attempt in range(10):  # a process that tests the lock holds it for a moment
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
@@ -231,12 +240,27 @@ def sole(home: Home) -> Iterator[None]:
                 prefect = known["PREFECT_API_URL"].removesuffix("/api")
                 where = f"Prefect is at {prefect}, MLflow at {known['MLFLOW_TRACKING_URI']}"
             raise ClapcurError(f"`clapcur up` is already running for {home.root}: {where}")
-        home.servers_file.unlink(missing_ok=True)  # of one that was killed
+        home.servers_file.unlink(missing_ok=True)  # left by servers that were killed
         yield
 
 
 def choose_port(wanted: int | None, default: int, flag: str) -> int:
-    """Return the wanted port, or a free one; ClapcurError where the wanted one is taken."""
+    """Return the requested port if it is free, else the default port or, if that is in use, any free port.
+
+    Parameters
+    ----------
+    wanted : int or None
+        Port that the user asked for; None: choose one.
+    default : int
+        Port to prefer if none was asked for.
+    flag : str
+        Option that sets the port, for the error message.
+
+    Raises
+    ------
+    ClapcurError
+        The requested port is in use.
+    """
     if wanted is not None:
         if not is_free(wanted):
             raise ClapcurError(f"port {wanted} is in use; choose another one with {flag}, or omit the option")
@@ -249,9 +273,9 @@ def choose_port(wanted: int | None, default: int, flag: str) -> int:
 
 
 def is_free(port: int) -> bool:
-    """Return whether a server could listen on this port of loopback."""
+    """Return whether a server can listen on this port of loopback."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: the last one's rests do not count
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: closing connections do not count
         try:
             probe.bind((HOST, port))
         except OSError:
@@ -261,7 +285,7 @@ def is_free(port: int) -> bool:
 
 @functools.cache
 def has_gpu() -> bool:
-    """Return whether NVIDIA's driver shows a GPU."""
+    """Return whether NVIDIA's driver lists a GPU."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return False
@@ -272,7 +296,22 @@ def has_gpu() -> bool:
 
 
 def beside(url: str, name: str, driver: str) -> str:
-    """Return the address of the database that is beside the catalog's, such as ``clapcur_mlflow``."""
+    """Return the URL of a database on the catalog's server, such as ``clapcur_mlflow``.
+
+    Parameters
+    ----------
+    url : str
+        URL of the catalog's database.
+    name : str
+        What to append to the name of the catalog's database: ``mlflow`` or ``prefect``.
+    driver : str
+        SQLAlchemy driver, such as ``postgresql+psycopg``.
+
+    Returns
+    -------
+    str
+        The URL, with its password in plain text.
+    """
     import sqlalchemy as sa
 
     catalog = sa.make_url(url)
@@ -281,7 +320,15 @@ def beside(url: str, name: str, driver: str) -> str:
 
 
 def make_databases(url: str) -> None:
-    """Make the databases of catalog, MLflow and Prefect where they are missing."""
+    """Create the databases of the catalog, MLflow and Prefect that are missing.
+
+    Raises
+    ------
+    ValueError
+        `url` is no PostgreSQL URL with a database name.
+    ClapcurError
+        A database could not be created.
+    """
     import sqlalchemy as sa
 
     catalog = sa.make_url(url)
@@ -305,7 +352,7 @@ def make_databases(url: str) -> None:
 
 
 def _make_database(db: "sa.Connection", name: str) -> None:
-    """Make a database unless it is there, or another one makes it at the same moment."""
+    """Create a database unless it exists or another process creates it at the same time."""
     import sqlalchemy as sa
 
     known = sa.text("SELECT 1 FROM pg_database WHERE datname = :name").bindparams(name=name)
@@ -319,12 +366,21 @@ def _make_database(db: "sa.Connection", name: str) -> None:
 
 
 def answers(url: str, login: str | None = None) -> bool:
-    """Return whether an address answers with success."""
+    """Return whether a URL responds with success."""
     return call(url, login=login) is not None
 
 
 def call(url: str, body: Mapping[str, Any] | None = None, login: str | None = None) -> Any:
-    """Return the JSON that an address answers, None where it does not or refuses."""
+    """Return the JSON with which a URL responds; None if the request fails or the response is not JSON.
+
+    Parameters
+    ----------
+    url : str
+    body : mapping, optional
+        JSON body to post; None: send a GET request.
+    login : str, optional
+        ``user:password`` for HTTP basic authentication.
+    """
     headers = {"Content-Type": "application/json"}
     if login is not None:
         headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"

@@ -1,8 +1,8 @@
-"""Ends the process groups of a parent that died, however it died.
+"""End the process groups of a parent process after it died for any reason.
 
-Run as a script by `clapcur.servers.supervisor`; uses nothing but the standard library, for it starts before everything
-else. Its standard input is a pipe whose only writers are the parent and, before they become other programs, its
-children: each line is the id of a process group. The pipe ends when the parent does, and then so does every group.
+`clapcur.servers.supervisor` runs this as a script. It uses the standard library only, because it starts before
+everything else. Its standard input is a pipe, written only by the parent and, between fork and exec, by its children;
+each line is the id of a process group. When the parent ends, the pipe closes, and the script ends every group.
 """
 
 import os
@@ -11,11 +11,11 @@ import sys
 import time
 from collections.abc import Iterable
 
-GRACE_S = 10.0  # after so long a group that was asked to end is killed
+GRACE_S = 10.0  # how long a group may take to end before it is killed
 
 
 def end(groups: Iterable[int], grace_s: float = GRACE_S) -> None:
-    """Ask process groups to end, and kill what still lives after `grace_s` seconds."""
+    """Terminate process groups, and kill those that are still alive after `grace_s` seconds."""
     left = [group for group in groups if tell(group, signal.SIGTERM)]
     deadline = time.monotonic() + grace_s
     while left and time.monotonic() < deadline:
@@ -26,12 +26,12 @@ def end(groups: Iterable[int], grace_s: float = GRACE_S) -> None:
 
 
 def tell(group: int, number: int) -> bool:
-    """Send a signal to a process group (0: none), and whether anybody was there."""
+    """Send a signal to a process group (0: only check), and return whether the group exists."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:
         return False
-    except PermissionError:  # the number is another user's by now
+    except PermissionError:  # the id now belongs to another user's group
         return False
     return True
 

@@ -1,7 +1,7 @@
-"""Processes that run together: started in order, started again when one dies, stopped in order, and gone when we are.
+"""Run programs together: start them in order, restart those that die, and stop them in reverse order.
 
-Each has a process group of its own, so that Ctrl-C reaches us alone and whatever it starts ends with it. A watchdog
-(`clapcur.servers.reaper`) learns every group before its program runs and ends them all should we be killed.
+Each program has its own process group, so Ctrl-C reaches only us, and its child processes end with it. A watchdog
+(`clapcur.servers.reaper`) learns of every group before its program runs, and ends all groups if we are killed.
 """
 
 import os
@@ -17,14 +17,14 @@ from types import TracebackType
 from clapcur.errors import ClapcurError
 from clapcur.servers import reaper
 
-LAST_LINES = 15  # of a log, shown when its process died
+LAST_LINES = 15  # of a log, shown after its process died
 POLL_S = 0.1
-MAX_RESTARTS = 3  # of one program within RESTART_PERIOD_S; one more death is the end
+MAX_RESTARTS = 3  # of one program within RESTART_PERIOD_S; after one more death we give up
 RESTART_PERIOD_S = 600.0
 
 
 class ProcessError(ClapcurError):
-    """A process that should run ended, or did not get ready; `last_lines` are the last that it wrote."""
+    """A process died, failed or did not become ready; `last_lines` has the last lines of its log."""
 
     def __init__(self, message: str, log: Path) -> None:
         super().__init__(f"{message}; see {log}")
@@ -33,17 +33,17 @@ class ProcessError(ClapcurError):
 
 @dataclass(frozen=True)
 class Program:
-    """What is to be run.
+    """A program to run.
 
     Attributes
     ----------
     name : str
-        For people, and of the log file.
+        Name for people, and for the log file.
     command : sequence of str
     environment : mapping
-        The whole environment of the process.
+        The complete environment of the process.
     is_ready : callable
-        Tells whether it does its work now; asked again and again until it does.
+        Returns whether the program is ready; called repeatedly until it is.
     """
 
     name: str
@@ -53,14 +53,14 @@ class Program:
 
 
 class Processes:
-    """A context manager around running programs; at its end they are stopped, the last started first.
+    """A context manager around running programs; on exit it stops them, the last started first.
 
     Parameters
     ----------
     logs : Path
-        Folder of the log files, one for each program.
+        Folder of the log files, one per program.
     grace_s : float
-        How long a program may take to end before it is killed.
+        How long a program may take to end before it is killed, in seconds.
     """
 
     def __init__(self, logs: Path, grace_s: float = 20.0) -> None:
@@ -76,15 +76,15 @@ class Processes:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Stop everything; a second Ctrl-C meanwhile kills what is left at once."""
+        """Stop everything; another Ctrl-C meanwhile kills the remaining programs at once."""
         self.stop()
 
     def log(self, program: Program) -> Path:
-        """Return where a program's output goes."""
+        """Return the path of a program's log."""
         return self._logs / f"{program.name.replace(' ', '-')}.log"
 
     def start(self, program: Program) -> "subprocess.Popen[bytes]":
-        """Start a program, in a process group of its own that the watchdog knows first."""
+        """Start a program in its own process group, of which the watchdog learns first."""
         process = self._launch(program)
         self._running.append((program, process))
         return process
@@ -104,7 +104,13 @@ class Processes:
             )
 
     def run(self, program: Program, timeout_s: float) -> None:
-        """Run a program to its end while watching the others; ProcessError where it fails."""
+        """Run a program to its end while watching the others.
+
+        Raises
+        ------
+        ProcessError
+            The program failed or took longer than `timeout_s` seconds, or another program died.
+        """
         process = self.start(program)
         deadline = time.monotonic() + timeout_s
         while process.poll() is None:
@@ -113,12 +119,18 @@ class Processes:
             self.check(but=program)
             time.sleep(POLL_S)
         self._running.pop()
-        reaper.tell(process.pid, signal.SIGKILL)  # what it may have left behind
+        reaper.tell(process.pid, signal.SIGKILL)  # child processes that it may have left behind
         if process.returncode:
             raise ProcessError(f"{program.name} failed (exit {process.returncode})", self.log(program))
 
     def wait_ready(self, timeout_s: float, *programs: Program) -> None:
-        """Return when these programs, or all, are ready; ProcessError where one died or `timeout_s` passed."""
+        """Wait until these programs, by default all, are ready.
+
+        Raises
+        ------
+        ProcessError
+            A program died, or one was not ready after `timeout_s` seconds.
+        """
         deadline = time.monotonic() + timeout_s
         waiting = list(programs) or [program for program, _ in self._running]
         while waiting := [program for program in waiting if not program.is_ready()]:
@@ -129,19 +141,25 @@ class Processes:
             time.sleep(POLL_S)
 
     def check(self, but: Program | None = None) -> None:
-        """Raise ProcessError where a program died."""
+        """Raise ProcessError if any program other than `but` has died."""
         for program, process in self._running:
             if program is not but and process.poll() is not None:
                 raise ProcessError(f"{program.name} died (exit {process.returncode})", self.log(program))
 
     def supervise(self, told: Callable[[str], None]) -> None:
-        """Start again what dies, and say so; ProcessError where one program dies again and again."""
+        """Restart programs that die, and report each restart through `told`.
+
+        Raises
+        ------
+        ProcessError
+            One program died more than `MAX_RESTARTS` times within `RESTART_PERIOD_S`.
+        """
         deaths: dict[str, list[float]] = {}
         while True:
             for place, (program, process) in enumerate(self._running):
                 if process.poll() is None:
                     continue
-                reaper.tell(process.pid, signal.SIGKILL)  # what it had started: it may hold the port
+                reaper.tell(process.pid, signal.SIGKILL)  # its child processes, which may hold the port
                 now, before = time.monotonic(), deaths.setdefault(program.name, [])
                 before[:] = [when for when in before if now - when < RESTART_PERIOD_S] + [now]
                 if len(before) > MAX_RESTARTS:
@@ -163,7 +181,7 @@ class Processes:
                 _, process = self._running[-1]
                 reaper.tell(process.pid, signal.SIGTERM)
                 deadline = time.monotonic() + self._grace_s
-                # the group may outlive its first process: what that had started
+                # the children of its first process may outlive it
                 while process.poll() is None or reaper.tell(process.pid, 0):
                     if hurry or time.monotonic() > deadline:
                         reaper.tell(process.pid, signal.SIGKILL)
@@ -171,7 +189,7 @@ class Processes:
                         break
                     time.sleep(POLL_S / 2)
                 self._running.pop()
-            self._watchdog.kill()  # its groups are gone, and their numbers may be others' soon
+            self._watchdog.kill()  # its groups are gone, and their ids may soon be reused
             self._watchdog.wait()
             assert self._watchdog.stdin is not None
             self._watchdog.stdin.close()
@@ -181,5 +199,5 @@ class Processes:
 
 
 def _tell(pipe: int) -> None:
-    """Name our process group to the watchdog; runs between fork and exec."""
+    """Report our process group to the watchdog; runs between fork and exec."""
     os.write(pipe, f"{os.getpid()}\n".encode())

@@ -1,1 +1,1 @@
-"""The stages: each makes one artifact out of others, and none imports another."""
+"""The stages: each makes one artifact from others, and no stage imports another."""

@@ -1,9 +1,9 @@
-"""Adopt: a checkpoint that somebody else trained -> a checkpoint of ours, which is a teacher like any other.
+"""Adopt: a checkpoint of another project -> a checkpoint of ours, which can be used like any other.
 
-The identity is the content of the files, the mel filters that were chosen and where the text encoder's config and
-tokenizer came from; not the place of the files, nor their name.
+The identity of the result is the content of the files, the chosen mel filters, and the source of the text encoder's
+config and tokenizer; not the location or the names of the files.
 
-Payload: the model folder (see `clapcur.models.clap`) and ``adopted.json``, what became of every tensor (see
+Payload: the model folder (see `clapcur.models.clap`) and ``adopted.json``, which lists how every tensor was used (see
 `clapcur.models.checkpoints.LoadReport`).
 """
 
@@ -51,12 +51,12 @@ class AdoptConfig:
     """Seed of the weights that a partial checkpoint lacks."""
 
     def __post_init__(self) -> None:
-        """Refuse an invalid seed."""
+        """Reject an invalid seed."""
         check_seed(self.seed)
 
     @property
     def needs_captions(self) -> bool:
-        """Whether a fresh text tower learns its vocabulary from the teacher's captions."""
+        """Whether a fresh text tower must learn its vocabulary from the teacher's captions."""
         return self.model is not None and self.model.text.source == "bert-tiny"
 
 
@@ -66,7 +66,7 @@ def stage_for(config: AdoptConfig) -> tuple[Stage, dict[str, Any]]:
     Raises
     ------
     CheckpointError
-        There is nothing at the source.
+        Nothing exists at the source.
     """
     identity: dict[str, Any] = {
         "source": fingerprint(config.source),
@@ -85,9 +85,9 @@ def stage_for(config: AdoptConfig) -> tuple[Stage, dict[str, Any]]:
 
 
 def adopt(inputs: Mapping[str, Artifact], config: AdoptConfig, work: Workspace) -> Outcome:
-    """Read the checkpoint and write it as ours.
+    """Read the checkpoint and write it in our format.
 
-    Inputs by role: ``teacher_pairs`` (manifest) where a small text tower with fresh weights learns its vocabulary.
+    Inputs by role: ``teacher_pairs`` (manifest) if a small text tower with fresh weights learns its vocabulary.
 
     Raises
     ------
@@ -108,13 +108,13 @@ def adopt(inputs: Mapping[str, Artifact], config: AdoptConfig, work: Workspace) 
             f"{report.fresh[0]}, which would be random: train it on captioned clips first (set `teacher` as well as "
             "`checkpoint`)"
         )
-    if Path(model.config.text.source).is_dir():  # the place of a folder says nothing, all of it is saved with the model
+    if Path(model.config.text.source).is_dir():  # its content is saved with the model, so its location is irrelevant
         text = dataclasses.replace(model.config.text, source="text")
         model.config = dataclasses.replace(model.config, text=text)
     if config.adapter is not None:
         model = with_adapter(model, config.adapter)
     model.save(work.path)
-    told = {name: value for name, value in report.to_dict().items() if name != "source"}  # a place says nothing
+    told = {name: value for name, value in report.to_dict().items() if name != "source"}  # the location is irrelevant
     (work.path / "adopted.json").write_text(json.dumps(told, indent=1))
     kinds = {"taken": report.mapped, "ignored": report.ignored, "fresh": report.fresh}
     metrics = {"logit_scale": model.scale().item()}
@@ -125,7 +125,7 @@ def adopt(inputs: Mapping[str, Artifact], config: AdoptConfig, work: Workspace) 
 
 
 def check_place(config: AdoptConfig) -> None:
-    """CheckpointError where the checkpoint, or a text model or adapter that it names, is not there; none is read."""
+    """Raise CheckpointError if the checkpoint, or a text model or adapter that it names, is missing; read none."""
     if config.adapter is not None and not Path(config.adapter).is_file():
         raise CheckpointError(f"the adapter {config.adapter} is not there; export --format adapter writes such a file")
     for source, what in ((config.source, "checkpoint"), (config.text_source, "text model")):
@@ -134,7 +134,7 @@ def check_place(config: AdoptConfig) -> None:
 
 
 def fingerprint(source: str) -> dict[str, Any]:
-    """Return what a source is, wherever it lies: hashes of its files, or its name on the Hub and the commit."""
+    """Return the identity of a source, independent of its location: file hashes, or name and commit on the Hub."""
     path = Path(source)
     if path.is_file():
         return {"sha256": sha256_file(path)}

@@ -1,13 +1,14 @@
-"""Compose: single sounds -> groups of sounds that are put together, with captions. No audio is written.
+"""Compose: single sounds -> groups of composed sounds, with captions. No audio is written.
 
-The sounds are the labelled clips of a manifest or, where nobody labelled any, those of an Improvement-Set: the class of
-a clip is then that of its most similar caption. Which recordings are held out is decided before anything is paired, and
-some couples of classes are kept out of training, so that order can be scored on couples that were never trained on.
+The sounds are the labelled clips of a manifest or, without labels, the clips of an Improvement-Set; the class of such a
+clip is that of its most similar caption. Held-out recordings are chosen before anything is paired, and some couples of
+classes are kept out of training, so that order can be scored on couples that were never trained on.
 
-Inputs by role: ``clips`` (a labelled manifest); or ``improvement_set`` with ``pool`` and ``teacher_pairs`` (manifests),
-those that it was curated from. Payload: see `clapcur.data.compositions`.
+Inputs by role: ``clips`` (a labelled manifest); or ``improvement_set`` with the manifests ``pool`` and
+``teacher_pairs`` that it was curated from. Payload: see `clapcur.data.compositions`.
 
-Source: TeminAL (arXiv 2408.09269), with its traps left out: one length for all, a split by recording, paraphrases.
+Source: TeminAL (arXiv 2408.09269), without its shortcuts: all items have one length, the split is by recording, and
+captions are paraphrased.
 """
 
 from collections import Counter
@@ -32,8 +33,8 @@ from clapcur.progress import progress
 from clapcur.store.artifacts import Artifact, Stage, Workspace
 from clapcur.store.record import Outcome
 
-LOOK_RATE = 16_000  # Hz at which silence is looked for; ours
-TRIES = 50  # draws for each group that is wanted, before there are no new ones; ours
+LOOK_RATE = 16_000  # Hz at which silence is detected; ours
+TRIES = 50  # draws per wanted group before giving up on new ones; ours
 Couple = tuple[str, str]
 
 
@@ -70,7 +71,7 @@ class ComposeConfig:
     """Number of threads that read the clips."""
 
     def __post_init__(self) -> None:
-        """Refuse values without a meaning."""
+        """Reject values that make no sense."""
         check_seed(self.seed)
         check_prompt(self.prompt)
         if self.duration_s < 2 * self.min_clip_s or self.duration_s > READ_S:
@@ -103,9 +104,9 @@ def compose(inputs: Mapping[str, Artifact], config: ComposeConfig, work: Workspa
     Raises
     ------
     ManifestError
-        The clips have no labels, or labels that are none of the class names.
+        The clips have no labels, or a label is not among the class names.
     EmptySetError
-        There are fewer than two classes, or too many of the clips cannot be used.
+        There are fewer than two classes, or too many clips cannot be used.
     """
     manifest, sounds = _sounds(inputs, config)
     sounds, left_out = _heard(sounds, manifest.paths, config)
@@ -138,7 +139,7 @@ def compose(inputs: Mapping[str, Artifact], config: ComposeConfig, work: Workspa
 
 
 def _sounds(inputs: Mapping[str, Artifact], config: ComposeConfig) -> tuple[Manifest, pd.DataFrame]:
-    """Return the manifest of the clips, and of each clip its class and how sure that is: clip_id, class, similarity."""
+    """Return the manifest of the clips, and a table with their classes: clip_id, class, similarity."""
     if "improvement_set" in inputs:
         manifest = union([Manifest.open(inputs[role]) for role in ("pool", "teacher_pairs") if role in inputs])
         sounds = _of_set(inputs["improvement_set"], config)
@@ -178,7 +179,7 @@ def _of_set(chosen: Artifact, config: ComposeConfig) -> pd.DataFrame:
 def _heard(
     sounds: pd.DataFrame, paths: Mapping[str, str], config: ComposeConfig
 ) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    """Return the clips with where they begin and end to be heard, and those that cannot be used with the reason."""
+    """Return the clips with start and end of their audible part, and the unusable clips with the reason."""
 
     def look(clip: str) -> tuple[float, float] | str:
         try:
@@ -209,9 +210,9 @@ def _heard(
 
 
 def unseen_couples(class_names: Sequence[str], share: float) -> set[Couple]:
-    """Return the couples of classes that no training group has: the same ones for the same classes, whatever the seed.
+    """Return the couples of classes that are kept out of training; they depend on the classes, not on the seed.
 
-    Each class stays in some couple that is trained on.
+    Each class remains in at least one couple that is trained on.
     """
     couples = sorted(combinations(sorted(class_names), 2), key=lambda couple: signature(list(couple)))
     left = Counter(name for couple in couples for name in couple)
@@ -224,9 +225,9 @@ def unseen_couples(class_names: Sequence[str], share: float) -> set[Couple]:
 
 
 def _groups(sources: pd.DataFrame, split: str, wanted: int, unseen: set[Couple], seed: int) -> pd.DataFrame:
-    """Draw groups of one side: a couple of classes, all alike, then a clip of each; no two groups of the same clips.
+    """Draw groups of one split: a couple of classes, uniformly, then a clip of each; no two groups have the same clips.
 
-    Held-out groups are of seen and unseen couples in equal parts.
+    Half of the held-out groups are of seen couples, half of unseen couples.
     """
     clips = {str(name): sources.clip_id.to_numpy()[rows] for name, rows in sources.groupby("class").indices.items()}
     recording = dict(zip(sources.clip_id, sources.recording, strict=True))

@@ -1,18 +1,18 @@
 """Embed: checkpoint x manifest -> unit rows for clips or captions; or checkpoint x prompts.
 
-Deterministic: fixed crops, evaluation mode, float32 unless the config says otherwise. The rows are written in shards
-of `SHARD_ROWS`; each is marked when it is on disk, so a killed run re-does at most one. No batch reaches over two
-shards: which process or machine embeds a shard, alone or among others, changes nothing (on one kind of machine).
+The result is deterministic: fixed crops, evaluation mode, float32 unless configured otherwise. Rows are written in
+shards of `SHARD_ROWS`; each shard is marked when it is on disk, so a killed run repeats at most one. No batch spans two
+shards, so the result does not depend on which process or machine embeds a shard (on one kind of machine).
 
-Where an earlier table is given (the input ``previous``: same checkpoint, same config, an earlier version of the pool),
-its rows are taken over and only what is new is embedded. A row depends on nothing but its clip, up to the rounding of
-another batch, and the inputs of the artifact say where it came from.
+If an earlier table is given (the input ``previous``: same checkpoint, same config, an earlier version of the pool), its
+rows are reused and only new clips are embedded. A row depends only on its clip, up to the rounding of another batch,
+and the inputs of the artifact record its origin.
 
-A row is that of its clip or is not there: every file is hashed as it is read, and one that has vanished, is another
-clip now or cannot be used is left out. So is a row that is not finite or not of norm 1. The clips without a row are
-listed in ``left_out.parquet`` and counted in the record; more of them than `max_bad_fraction` are an error. The key of
-the table names a manifest and cannot know of them, so `with_left_out` looks before it is reused: where one of the clips
-can be read again, another table is made, of which the first is ``previous``.
+A row always belongs to its clip: every file is hashed when it is read, and files that are missing, changed or unusable
+are left out, as are rows that are not finite or not of norm 1. Clips without a row are listed in ``left_out.parquet``
+and counted in the record; more than `max_bad_fraction` of them are an error. The key of a table names the manifest and
+cannot depend on these clips. Therefore `with_left_out` checks a table before it is reused: if one of the clips can be
+read again, a new table is made, with the first as ``previous``.
 """
 
 import json
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from clapcur.models.clap import Clap
 
 SHARD_ROWS = 1024
-NO_ROW = "no_embedding"  # the reason of a clip that can be read and of which the model makes no sound row
+NO_ROW = "no_embedding"  # reason for a clip that can be read, but for which the model returns no valid row
 log = logging.getLogger("clapcur")
 
 
@@ -80,7 +80,7 @@ class EmbedConfig:
     part of the signature, because the table lists the clips without an embedding."""
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself."""
+        """Reject contradictory or senseless values."""
         if (self.what == "prompts") != bool(self.prompts):
             raise ValueError(
                 f"give prompts if and only if what='prompts', got {self.what!r} and {len(self.prompts)} prompts"
@@ -99,14 +99,14 @@ class EmbedConfig:
 def embed(inputs: Mapping[str, Artifact], config: EmbedConfig, work: Workspace) -> Outcome:
     """Write ``ids.parquet`` and the shards; see `clapcur.data.embeddings` for the payload.
 
-    Inputs by role: ``checkpoint``, ``manifest`` (but for prompts) and, optionally, ``previous``.
+    Inputs by role: ``checkpoint``, ``manifest`` (except for prompts) and, optionally, ``previous``.
 
     Raises
     ------
     DataError
-        More than `max_bad_fraction` of the clips cannot be embedded; those that could are kept for the next run.
+        More than `max_bad_fraction` of the clips cannot be embedded; finished rows are kept for the next run.
     ArtifactError
-        The model makes no sound row of a text.
+        The model returns no valid row for a text.
     """
     started = time.monotonic()
     table, paths = _what_to_embed(inputs, config)
@@ -118,18 +118,17 @@ def embed(inputs: Mapping[str, Artifact], config: EmbedConfig, work: Workspace) 
     try:
         shares: list[tuple[Pace, str]] = work.spread(embed_some, todo) if todo else []
     finally:
-        _kept_model.cache_clear()  # here it has done its work; a worker keeps it for its next share
+        _kept_model.cache_clear()  # no longer needed here; a worker keeps it for its next share
     paces, devices = [pace for pace, _ in shares], {device for _, device in shares}
     spent_s = time.monotonic() - started
-    for leftover in work.path.glob(".rows-*.tmp"):  # of a worker that was killed
+    for leftover in work.path.glob(".rows-*.tmp"):  # left by a killed worker
         leftover.unlink(missing_ok=True)
     left_out = _left_out(work)
     _check(left_out, len(ids), config)
     if new == ids and len(left_out):
         _set_aside(work, len(_shards(new, SHARD_ROWS)))
     if new != ids or len(left_out):
-        # the shards are put together anew, of what was embedded in another order, without what has no row, and with
-        # what is taken over
+        # write the shards again: in the order of the ids, without missing rows, and with reused rows
         rows = dict(zip(new, read_shards(work.scratch), strict=True))
         table = table[~table.id.isin(left_out.id)]
         ids = table.id.tolist()
@@ -161,23 +160,23 @@ def embed_shards(
     shard_rows: int,
     shards: Sequence[int],
 ) -> tuple[Pace, str]:
-    """Embed some shards of an artifact that is being made: in its own process, or wherever its store is seen.
+    """Embed some shards of an unfinished artifact, in its own process or in any process that sees its store.
 
     Parameters
     ----------
     inputs, config
         As for `embed`.
     folder, key
-        Of the artifact's workspace.
+        Folder and key of the artifact's workspace.
     shard_rows : int
-        How the new rows are cut into shards, the last one aside.
+        Number of new rows per shard, except the last.
     shards : sequence of int
-        Which ones; those that are marked done are left as they are.
+        Indices of the shards; those marked as done are skipped.
 
     Returns
     -------
     Pace, str
-        How fast it went, and on which device.
+        Speed of the work, and the device.
     """
     from clapcur.methods.devices import device_name
 
@@ -229,13 +228,13 @@ def _kept_model(checkpoint: Path, device: str, precision: Literal["float32", "bf
     return load_model(checkpoint, device=device, precision=precision)
 
 
-# -- what has no row
+# -- clips without a row
 
 
 def _without_row(
     group: Sequence[str], sound: NDArray[np.bool_], paths: Mapping[str, str], bad: Mapping[str, UnusableAudio]
 ) -> list[tuple[str, str, str, str]]:
-    """Return the clips of a shard that are left out: id, path, reason, detail."""
+    """Return the clips that a shard leaves out: id, path, reason, detail."""
     found = []
     for name, is_sound in zip(group, sound, strict=True):
         path = paths[name]
@@ -247,14 +246,14 @@ def _without_row(
 
 
 def _note_left_out(work: Workspace, index: int, rows: Sequence[Sequence[str]]) -> None:
-    """Keep what a shard leaves out, for the process that puts the table together."""
+    """Save the clips that a shard leaves out, for the process that assembles the table."""
     note = work.scratch / f"left-out-{index:05d}.json"
-    if rows or note.exists():  # of a worker that was killed before it marked the shard
+    if rows or note.exists():  # a note of a worker that was killed before it marked the shard
         write_atomic(note, json.dumps(rows))
 
 
 def _left_out(work: Workspace) -> pd.DataFrame:
-    """Return what all shards left out so far."""
+    """Return the clips that all shards have left out so far."""
     notes = sorted(work.scratch.glob("left-out-*.json"))
     return left_out_table(row for note in notes for row in json.loads(note.read_text()))
 
@@ -269,14 +268,14 @@ def _check(left_out: pd.DataFrame, num_clips: int, config: EmbedConfig) -> None:
 
 
 def _told(left_out: pd.DataFrame) -> str:
-    """Return in words what was left out, and the first of it by path."""
+    """Return a sentence about the clips that were left out, with the first ones by path."""
     reasons = ", ".join(f"{reason} {count}" for reason, count in left_out.reason.value_counts().items())
     first = left_out.iloc[0]
     return f"{len(left_out)} clips have no embedding ({reasons}); the first is {first.path}: {first.detail}"
 
 
 def _can_be_read(row: Any) -> bool:
-    """Return whether a clip that was left out can be embedded now; one of which the model makes no row cannot."""
+    """Return whether a clip that was left out can be embedded now; never if the model returned no valid row."""
     if row.reason == NO_ROW:
         return False
     try:
@@ -287,7 +286,7 @@ def _can_be_read(row: Any) -> bool:
 
 
 def _retry(work: Workspace) -> None:
-    """Let a run that continues make those shards again of which a left-out clip can be read now."""
+    """Unmark shards with left-out clips that can be read now, so that a resumed run embeds them again."""
     for note in work.scratch.glob("left-out-*.json"):
         index, rows = int(note.stem.rpartition("-")[2]), left_out_table(json.loads(note.read_text()))
         if not work.is_done(_mark(index)) or any(map(_can_be_read, rows.itertuples())):
@@ -297,7 +296,7 @@ def _retry(work: Workspace) -> None:
 
 
 def _set_aside(work: Workspace, num_shards: int) -> None:
-    """Move all shards into the scratch: a run that is killed while it writes them anew finds them there."""
+    """Move all shards to the scratch folder, where a run that is killed while writing them again finds them."""
     for index in range(num_shards):
         if not (work.scratch / shard_name(index)).exists():
             os.replace(work.path / shard_name(index), work.scratch / shard_name(index))
@@ -306,19 +305,19 @@ def _set_aside(work: Workspace, num_shards: int) -> None:
 
 
 def with_left_out(store: Store, config: EmbedConfig, inputs: Mapping[str, Artifact]) -> dict[str, Artifact]:
-    """Add the table that lacks clips which can be read again, so that a complete one is made of it.
+    """Add an existing table that lacks clips which can be read again, so that a complete one is made from it.
 
     Parameters
     ----------
     store : Store
     config : EmbedConfig
     inputs : mapping of str to Artifact
-        By role, those of the stage.
+        Inputs of the stage, by role.
 
     Returns
     -------
     dict of str to Artifact
-        The inputs, with the table as ``previous`` where there is one.
+        The inputs, with such a table as ``previous`` if there is one.
     """
     now = dict(inputs)
     while (made := store.get(STAGE.key(config, now))) and len(left_out := read_left_out(made.path)):
@@ -338,9 +337,9 @@ def _mark(index: int) -> str:
 
 
 def _new(ids: Sequence[str], inputs: Mapping[str, Artifact], paths: Mapping[str, str] | None) -> list[str]:
-    """Return the ids whose rows are not taken over from an earlier table, in the order in which they are embedded.
+    """Return the ids whose rows are not reused from an earlier table, in the order in which they are embedded.
 
-    Clips of a container are read as they are in it: at random, each cell of a Parquet file would cost its row group.
+    Clips of a container are read in its order: in random order, each cell of a Parquet file would read a row group.
     """
     known = set(read_ids(inputs["previous"].path)) if "previous" in inputs else set()
     new = [name for name in ids if name not in known]
@@ -356,7 +355,7 @@ def _shards(ids: Sequence[str], shard_rows: int) -> list[Sequence[str]]:
 def _what_to_embed(
     inputs: Mapping[str, Artifact], config: EmbedConfig
 ) -> tuple[pd.DataFrame, Mapping[str, Any] | None]:
-    """Return the table of ids and texts and, for audio, where the clips lie."""
+    """Return the table of ids and texts and, for audio, the paths of the clips."""
     if config.what == "prompts":
         return pd.DataFrame({"id": config.prompts, "text": config.prompts}, dtype="str"), None
     manifest = Manifest.open(inputs["manifest"])

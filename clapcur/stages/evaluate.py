@@ -1,18 +1,18 @@
 """Evaluate: embeddings x class prompts -> zero-shot scores; or embeddings x captions -> retrieval scores.
 
-Zero-shot accuracy is the share of clips whose nearest class prompt is their label. Every score carries its protocol:
+Zero-shot accuracy is the fraction of clips whose nearest class prompt is their label. Every score has its protocol:
 prompt, class names and their hash, crops, numbers of clips and recordings, seed and interval. The transductive score
-(text-anchored EM over the whole batch of clips, arXiv 2606.17160) is reported apart: it needs the batch; labels never
-enter.
+(text-anchored EM over the whole batch of clips, arXiv 2606.17160) is reported separately, because it needs the batch;
+labels are not used.
 
-A score also says whether its clips were in what the checkpoint learned from (`clapcur.methods.contamination`): in the
-pairs and Improvement-Sets of its own training and of every checkpoint that it came from, by their records. A checkpoint
-from elsewhere has no such records, and its scores say that it is not known. Where a set behind it was curated against
-these very clips, near duplicates of the teacher's clips are looked for in the embeddings that the curation used.
+A score also reports contamination (`clapcur.methods.contamination`): whether its clips were in the pairs and
+Improvement-Sets of the checkpoint's training, or of any checkpoint that it was made from, according to their records. A
+checkpoint of another project has no such records, so its contamination is unknown. If one of these sets was curated
+against the scored clips, near duplicates of the teacher's clips are searched in the embeddings that the curation used.
 
-Inputs by role: ``checkpoint``, ``audio_embeddings``, ``evaluation`` (a labelled manifest) with ``prompt_embeddings``,
-or (a manifest with pairs) with ``caption_embeddings``; and what the checkpoint was made from, as
-`clapcur.methods.contamination.ancestors` names it.
+Inputs by role: ``checkpoint``; ``audio_embeddings``; ``evaluation``: a labelled manifest, with ``prompt_embeddings``,
+or a manifest with pairs, with ``caption_embeddings``; and the artifacts that the checkpoint was made from, by the roles
+of `clapcur.methods.contamination.ancestors`.
 """
 
 import dataclasses
@@ -58,13 +58,13 @@ from clapcur.store.record import Outcome
 
 NUM_RESAMPLES = 2000
 LEVEL = 0.95
-MAX_CONFUSION = 500  # classes of a confusion matrix: it has the square of them in numbers
-MOST_NAMED = 5  # labels and classes that a message names
+MAX_CONFUSION = 500  # classes of a confusion matrix, whose size is the square of this
+MOST_NAMED = 5  # maximum number of labels and classes in a message
 
 
 @frozen
 class EvaluateConfig:
-    """What is scored, and under which protocol."""
+    """What to score, and by which protocol."""
 
     task: Literal["zero_shot", "retrieval"] = "zero_shot"
     """Task to score: zero-shot classification or retrieval."""
@@ -76,7 +76,7 @@ class EvaluateConfig:
     """Seed of the bootstrap over source recordings."""
 
     def __post_init__(self) -> None:
-        """Refuse a zero-shot evaluation without classes."""
+        """Reject a zero-shot evaluation without classes."""
         check_seed(self.seed)
         if self.task == "zero_shot":
             check_class_names(self.class_names)
@@ -114,7 +114,7 @@ def evaluate(inputs: Mapping[str, Artifact], config: EvaluateConfig, work: Works
 
 
 def _check_finite(scores: Mapping[str, Any], table: pd.DataFrame) -> None:
-    """Refuse scores that are no numbers: they compare as neither better nor worse, and no table shows why."""
+    """Reject scores that are not finite: they compare as neither better nor worse, and no table would show why."""
     columns = {name: table[name].to_numpy() for name in table.columns if table[name].dtype.kind == "f"}
     spoilt = [name for name, value in _numbers(scores) if not np.isfinite(value)]
     spoilt += [name for name, values in columns.items() if not np.isfinite(values).all()]
@@ -137,7 +137,7 @@ def _numbers(scores: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, f
 
 
 def _contamination(inputs: Mapping[str, Artifact], manifest: Manifest, table: pd.DataFrame) -> Contamination:
-    """Return which of the scored clips the checkpoint has learned from, and mark them in the table of predictions."""
+    """Return which scored clips the checkpoint was trained on, and mark them in the table of predictions."""
     is_classified = "clip_id" in table
     scored = set(table.clip_id) if is_classified else set(manifest.pairs.clip_id)
     clips = manifest.clips[manifest.clips.clip_id.isin(scored)].reset_index(drop=True)
@@ -213,7 +213,7 @@ def _zero_shot(
 def _confusion(
     predicted_N: NDArray[np.int64], labels_N: NDArray[np.int64], names: tuple[str, ...]
 ) -> tuple[list[list[int]], list[str] | None]:
-    """Return the confusion matrix; of very many classes that of those which are confused the most, with their names."""
+    """Return the confusion matrix; with very many classes, only the most confused ones, with their names."""
     if len(names) <= MAX_CONFUSION:
         return confusion_matrix(predicted_N, labels_N, len(names)).tolist(), None
     is_wrong_N = predicted_N != labels_N
@@ -228,12 +228,12 @@ def _confusion(
 
 
 def label_index(clips: pd.DataFrame, names: tuple[str, ...]) -> NDArray[np.int64]:
-    """Return the place of each clip's label among the class names.
+    """Return the index of each clip's label among the class names.
 
     Raises
     ------
     ManifestError
-        A label is none of them; the message has the names that may be meant.
+        A label is not a class name; the message suggests similar names.
     """
     place = {name: index for index, name in enumerate(names)}
     labels = [readable(label) for label in clips.label]
@@ -252,7 +252,7 @@ def label_index(clips: pd.DataFrame, names: tuple[str, ...]) -> NDArray[np.int64
 
 
 def did_you_mean(label: str, names: Sequence[str]) -> str:
-    """Return a question after the class name that a label is nearly, "" where there is none."""
+    """Return a question that suggests a class name similar to a label; "" if there is none."""
     by_case = {name.casefold(): name for name in names}
     near = difflib.get_close_matches(label.casefold(), by_case, n=1)
     return f"; did you mean {by_case[near[0]]!r}?" if near else ""
@@ -289,7 +289,7 @@ def _retrieval(
 
 
 def _protocol(inputs: Mapping[str, Artifact], clips: pd.DataFrame, manifest: Manifest) -> dict[str, Any]:
-    """Return what the protocols of both tasks have in common."""
+    """Return the part of the protocol that both tasks share."""
     return {
         "crops": inputs["audio_embeddings"].record.config["num_crops"],
         "num_clips": len(clips),

@@ -1,9 +1,9 @@
-"""Gate: may a new student take the champion's place? Two scores on the same clips -> a decision.
+"""Gate: may a new student replace the champion? Two scores on the same clips -> a decision.
 
-The challenger must be better by more than chance: the lower end of the interval of the change, clip by clip and over
-source recordings, must be above ``min_change``. The decision and its figures are kept either way. Labelled clips that
-decide so again and again are used up as evidence, little by little: give the gate clips that no table is printed from,
-where you can.
+The challenger must be better by more than chance: the lower end of the interval of the paired change, over source
+recordings, must exceed ``min_change``. The decision and its numbers are stored either way. Labelled clips that are used
+for many decisions gradually lose their value as evidence: if you can, give the gate clips whose scores you do not
+report.
 
 Payload: ``decision.json``.
 """
@@ -21,7 +21,7 @@ from clapcur.store.record import Outcome
 
 @frozen
 class GateConfig:
-    """What is decided, and how sure one must be."""
+    """What to decide, and at which level of confidence."""
 
     dataset: str
     """Dataset of the champion."""
@@ -42,13 +42,13 @@ class GateConfig:
 def decide(inputs: Mapping[str, Artifact], config: GateConfig, work: Workspace) -> Outcome:
     """Write the decision.
 
-    Inputs by role: ``champion`` and ``challenger``, two checkpoints, ``champion_scores`` and ``challenger_scores`` of
-    them on the same evaluation, and ``teacher``, for the record.
+    Inputs by role: the checkpoints ``champion`` and ``challenger``; their scores on the same evaluation,
+    ``champion_scores`` and ``challenger_scores``; and ``teacher``, only to record it.
 
     Raises
     ------
     DataError
-        The scores are of other clips.
+        The two scores are of different clips.
     """
     scored = {role: predictions(inputs[f"{role}_scores"]) for role in ("champion", "challenger")}
     before, after = scored["champion"], scored["challenger"]

@@ -1,7 +1,7 @@
-"""Merge: several manifests -> one, or a share of it. What a teacher learns from is seldom one corpus.
+"""Merge: several manifests -> one, or a share of it. Teachers are seldom trained on a single corpus.
 
-Payload: that of a manifest (see `clapcur.data.manifest`). A clip that is in several inputs counts once, as the
-first of them describes it; its pairs are those of all.
+Payload: that of a manifest (see `clapcur.data.manifest`). A clip in several inputs counts once, as described by the
+first of them, with the pairs of all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,13 @@ from clapcur.store.record import Outcome
 
 @frozen
 class MergeConfig:
-    """How much is taken."""
+    """How much to keep."""
 
     share: float = 1.0
     """Fraction of the source recordings to keep, with all their clips; the choice does not depend on other inputs."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no share."""
+        """Reject a share outside (0, 1]."""
         if not 0 < self.share <= 1:
             raise ValueError(f"share must be in (0, 1], got {self.share:g}; a percentage?")
 
@@ -31,7 +31,7 @@ class MergeConfig:
 def merge(inputs: Mapping[str, Artifact], config: MergeConfig, work: Workspace) -> Outcome:
     """Write one manifest of all inputs, in the order of their roles.
 
-    Inputs by role: manifests, one at least; what their roles are called is free.
+    Inputs by role: one or more manifests, under any names.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def merge(inputs: Mapping[str, Artifact], config: MergeConfig, work: Workspace) 
 
 
 def refresh_locations(artifact: Artifact, manifests: Sequence[Artifact]) -> None:
-    """Write where the clips are now into a manifest that was merged before its inputs moved."""
+    """Write the current locations of the clips into a manifest that was merged before its inputs moved."""
     places = union([Manifest.open(manifest) for manifest in manifests]).locations
     clips = pd.read_parquet(artifact.path / "clips.parquet", columns=["clip_id"]).clip_id
     write_locations(places[places.clip_id.isin(clips)].reset_index(drop=True), artifact.path)

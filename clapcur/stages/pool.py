@@ -1,11 +1,10 @@
-"""Pool: the versions of a growing collection of sounds. An earlier version and a landing -> the next version.
+"""Pool: an earlier version of a growing collection of audio, and a landing -> the next version.
 
-The audio that lands is ingested like any other and then joined to what was there. A version names its parent, so that
-what was embedded and curated before is looked up and not made again. A clip that was taken down leaves with the next
-version.
+New audio is ingested like any other and then added to the pool. A version names its parent, so earlier embeddings and
+curations can be found and reused. A clip that was taken down is removed in the next version.
 
-Payload: that of a manifest (see `clapcur.data.manifest`). Where a clip lies is taken from the newest place that knows
-it.
+Payload: that of a manifest (see `clapcur.data.manifest`). The location of a clip is taken from the newest input that
+has it.
 """
 
 import re
@@ -33,14 +32,14 @@ class PoolConfig:
     """Ids of clips that were taken down and are left out of this version."""
 
     def __post_init__(self) -> None:
-        """Refuse a name that would not do in a path, and a version before the first."""
+        """Reject a name that is not valid in a path, and a version below 1."""
         check_pool_name(self.name)
         if self.version < 1:
             raise ValueError(f"version must be at least 1, got {self.version}")
 
 
 def check_pool_name(name: str) -> str:
-    """Return the name of a pool; ValueError where it cannot be one."""
+    """Return the name of a pool unchanged; raise ValueError if it is not valid."""
     if not NAME.fullmatch(name):
         raise ValueError(f"a pool name must be up to 40 letters, digits and _ . -, such as field-2026; got {name!r}")
     return name
@@ -49,8 +48,8 @@ def check_pool_name(name: str) -> str:
 def grow(inputs: Mapping[str, Artifact], config: PoolConfig, work: Workspace) -> Outcome:
     """Write the next version.
 
-    Inputs by role, one at least: ``parent``, the version before; ``landing``, the manifest of what is new. A clip of
-    the landing that the parent has already, under this id or as the same samples in another container, counts once.
+    Inputs by role, at least one: ``parent``, the previous version; ``landing``, the manifest of new audio. Clips of the
+    landing that the parent has already, with the same id or as the same samples in another container, are skipped.
     """
     given = [Manifest.open(inputs[role]) for role in ("parent", "landing") if role in inputs]
     known_sounds = set(given[0].clips.pcm_sha256) if "parent" in inputs else set()

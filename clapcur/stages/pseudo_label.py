@@ -1,15 +1,15 @@
 """Pseudo-label: pool x teacher x class names (x tags) -> a manifest of the pool's clips, each paired with its class.
 
-Each clip is given the class that it most likely is, in a few phrasings, by the evidence of
-`clapcur.methods.pseudo_labels`: what the teacher hears, what a tagger hears, and the other clips of the same recording.
-The manifest is one of generated captions (`clapcur.data.generated`); its table has the most probable classes of every
-clip, and whether it was kept. No label is read.
+Each clip is paired with its most likely class, in a few phrasings, using the evidence of
+`clapcur.methods.pseudo_labels`: the teacher's similarities, the probabilities of a tagger, and the other clips of the
+same recording. The manifest is one of generated captions (`clapcur.data.generated`); its table has the most probable
+classes of every clip, and whether the clip was kept. No label is read.
 
-Inputs by role: ``pool``, ``checkpoint`` (the teacher), ``pool_embeddings``, ``prompt_embeddings`` of the class names;
-and, where there are some, ``tags``.
+Inputs by role: ``pool``, ``checkpoint`` (the teacher), ``pool_embeddings``, ``prompt_embeddings`` of the class names
+and, optionally, ``tags``.
 
-Sources: pseudo-labels are Lee 2013 ("Pseudo-Label: the simple and efficient semi-supervised learning method"); the
-evidence is ours, measured in docs/results/rotation.md.
+Sources: pseudo-labels are from Lee 2013 ("Pseudo-Label: the simple and efficient semi-supervised learning method"); the
+combination of evidence is ours, measured in docs/results/us8k.md.
 """
 
 import logging
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from clapcur.models.clap import Clap
 
 log = logging.getLogger("clapcur")
-SHOWN_CLASSES = 3  # of a clip, in the table of all clips
+SHOWN_CLASSES = 3  # per clip, in the table of all clips
 
 
 @frozen
@@ -61,7 +61,7 @@ class PseudoLabelConfig:
     """Device of the teacher, which reads the names of tags; auto takes the first GPU if there is one."""
 
     def __post_init__(self) -> None:
-        """Refuse values without a meaning."""
+        """Reject values that make no sense."""
         for template in (self.prompt, *self.phrasings):
             check_prompt(template)
         if self.class_names:
@@ -77,14 +77,14 @@ class PseudoLabelConfig:
 
 
 def pseudo_label(inputs: Mapping[str, Artifact], config: PseudoLabelConfig, work: Workspace) -> Outcome:
-    """Write the manifest of the clips that got a class, and the probabilities of all.
+    """Write the manifest of the clips that were assigned a class, and the probabilities of all clips.
 
     Inputs by role: see `clapcur.stages.pseudo_label`.
 
     Raises
     ------
     DataError
-        There are more or fewer prompt embeddings than classes.
+        The number of prompt embeddings does not match the number of classes.
     EmptySetError
         No clip reaches `min_probability`.
     """
@@ -122,13 +122,13 @@ def pseudo_label(inputs: Mapping[str, Artifact], config: PseudoLabelConfig, work
         metrics={
             "threshold": threshold,
             "probability": float(probability_N[kept_N].mean()),
-            "changed": float((best_N != teacher_N)[kept_N].mean()),  # clips whose class is not what the teacher hears
+            "changed": float((best_N != teacher_N)[kept_N].mean()),  # class differs from the teacher's
         },
     )  # fmt: skip
 
 
 def _threshold(probability_N: NDArray[np.float64], config: PseudoLabelConfig) -> float:
-    """Return the probability from which clips get a label: the configured one, or less where too few would get one."""
+    """Return the minimum probability of a kept label: the configured one, or less if too few clips reach it."""
     at_least = math.ceil(config.min_share * len(probability_N))
     if not at_least:
         return config.min_probability
@@ -145,7 +145,7 @@ def _threshold(probability_N: NDArray[np.float64], config: PseudoLabelConfig) ->
 def _similarities(
     inputs: Mapping[str, Artifact], pool: Manifest, num_classes: int
 ) -> tuple[pd.DataFrame, NDArray[np.float32]]:
-    """Return the clips that have a row, sorted, and their cosines with the class prompts, shape (N, K)."""
+    """Return the clips that have an embedding, sorted, and their cosines with the class prompts, shape (N, K)."""
     audio = EmbeddingTable.open(inputs["pool_embeddings"])
     prompts_KD = EmbeddingTable.open(inputs["prompt_embeddings"]).rows_ND
     if len(prompts_KD) != num_classes:
@@ -157,7 +157,7 @@ def _similarities(
 
 
 def _tag_evidence(tags: Tags, clip_ids: list[str], teacher: "Clap", config: PseudoLabelConfig) -> NDArray[np.float64]:
-    """Return what the tagger hears of each class, shape (N, K); 0 for clips that it did not hear."""
+    """Return the tagger's evidence for each class, shape (N, K); 0 for clips that it did not process."""
     from scipy.sparse import csr_array
 
     place = {name: row for row, name in enumerate(clip_ids)}
@@ -173,7 +173,7 @@ def _table(
     clip_ids: list[str], posterior_NK: NDArray[np.float64], similarity_NK: NDArray[np.float32],
     kept_N: NDArray[np.bool_], config: PseudoLabelConfig,
 ) -> pd.DataFrame:  # fmt: skip
-    """Return a row for each clip and phrasing, in the form of generated captions."""
+    """Return one row per clip and phrasing, in the form of generated captions."""
     shown = [readable(name) for name in config.class_names]
     captions = [[normalise_caption(text) for text in prompts(config.class_names, t)] for t in config.templates]
     rows = []

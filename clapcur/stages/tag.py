@@ -1,18 +1,18 @@
-"""Tag: tagger x manifest -> tags. Which classes are heard in each clip, and how sure that is.
+"""Tag: tagger x manifest -> tags: the classes of each clip, with probabilities.
 
-Inputs by role: ``manifest``; and who tells the classes, one of
+Inputs by role: ``manifest``, and one source of classes:
 
 - ``tagger``: YAMNet or PANNs' Cnn14 with its head (`clapcur.stages.tagger`);
 - ``checkpoint`` with ``audio_embeddings`` and ``prompt_embeddings``: any CLAP, zero-shot over the prompts of
   ``class_names`` (a softmax over them, at the scale of the model);
-- a table that the config names, such as AudioSet's own labels.
+- no input, but a table that the config names, such as AudioSet's own labels.
 
-Probabilities of different classes cannot be compared: YAMNet is sure of a dog and gives steady noise 0.05. A clip is
-given a tag where its probability reaches the threshold of that class: some times the mean of the class over all clips,
-within limits. The thresholds are part of the payload (`clapcur.data.tags`).
+Probabilities of different classes are not comparable: YAMNet is confident about a dog and gives steady noise 0.05. A
+clip is given a tag if its probability reaches the threshold of the class: a multiple of the class's mean over all
+clips, within limits. The thresholds are part of the payload (`clapcur.data.tags`).
 
-Where an earlier table is given (the input ``previous``: same tagger, same config, an earlier version of the pool), its
-probabilities are taken over and only what is new is heard; means and thresholds are those of all clips.
+If an earlier table is given (the input ``previous``: same tagger, same config, an earlier version of the pool), its
+probabilities are reused and only new clips are processed; means and thresholds are computed over all clips.
 """
 
 import logging
@@ -40,10 +40,10 @@ from clapcur.progress import progress
 from clapcur.store.artifacts import Artifact, Stage, Workspace, sha256_file
 from clapcur.store.record import Outcome
 
-LEAST_PROBABILITY = 1e-30  # 0 is no tag, whatever the floor
-BLOCK = 512  # clips that are heard before it is noted on disk; ours
-KEYS = ("clip_id", "recording_id", "path")  # columns by which a table of tags names a clip, the first that is there
-LISTS = ("tags", "labels", "positive_labels", "label")  # and columns that hold its tags
+LEAST_PROBABILITY = 1e-30  # a probability of 0 is no tag, whatever the floor
+BLOCK = 512  # clips processed between two saves; ours
+KEYS = ("clip_id", "recording_id", "path")  # columns that may name the clip in a table of tags; the first one is used
+LISTS = ("tags", "labels", "positive_labels", "label")  # columns that may have its tags
 log = logging.getLogger("clapcur")
 
 
@@ -82,7 +82,7 @@ class TagConfig:
     """Fail if more than this fraction of the clips is missing, has changed or cannot be used."""
 
     def __post_init__(self) -> None:
-        """Refuse values without a meaning."""
+        """Reject values that make no sense."""
         if not 0 <= self.floor <= self.least <= self.most <= 1:
             raise ValueError(
                 f"expected 0 <= floor <= least <= most <= 1, got {self.floor:g}, {self.least:g} and {self.most:g}; "
@@ -98,17 +98,17 @@ class TagConfig:
             check_class_names(self.class_names)
 
     def thresholds(self, mean_K: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return from which probability on each class is given, by its mean."""
+        """Return the threshold of each class from its mean probability."""
         return np.clip(self.factor * mean_K, self.least, self.most)
 
 
 def stage_for(config: TagConfig) -> tuple[Stage, dict[str, Any]]:
-    """Return the stage, and the config that names its artifact: tables by their content.
+    """Return the stage, and the config that identifies its artifact: tables are identified by their content.
 
     Raises
     ------
     DataError
-        A table is not there.
+        A table is missing.
     """
     identity = canonical(config)
     for name in ("table", "classes"):
@@ -131,7 +131,7 @@ def tag(inputs: Mapping[str, Artifact], config: TagConfig, work: Workspace) -> O
     Raises
     ------
     DataError
-        Too many clips cannot be heard, a table names none of the clips, or nobody tells the classes.
+        Too many clips are unusable, a table names none of the clips, or there is no source of classes.
     """
     manifest = Manifest.open(inputs["manifest"])
     if "tagger" in inputs:
@@ -156,17 +156,17 @@ def tag(inputs: Mapping[str, Artifact], config: TagConfig, work: Workspace) -> O
 
 @dataclass(frozen=True)
 class Found:
-    """Tags before any threshold."""
+    """Tags before thresholds are applied."""
 
     names: pd.DataFrame  # name, mid
     tags: pd.DataFrame  # clip_id, class, probability
-    clips: list[str]  # that were heard
-    left_out: pd.DataFrame  # that were not
+    clips: list[str]  # ids of clips that were processed
+    left_out: pd.DataFrame  # clips that were not
     counts: dict[str, int] = field(default_factory=dict)
 
 
 def _heard(inputs: Mapping[str, Artifact], config: TagConfig, manifest: Manifest, work: Workspace) -> Found:
-    """Let a tagger hear the clips that no earlier table has, block by block."""
+    """Run a tagger on the clips that no earlier table has, block by block."""
     from clapcur.methods.devices import device_name, pick_device
     from clapcur.models.taggers import open_tagger
 
@@ -205,7 +205,7 @@ def _heard(inputs: Mapping[str, Artifact], config: TagConfig, manifest: Manifest
 def _block(
     tagger: Any, clips: Sequence[str], paths: Mapping[str, str], config: TagConfig, pace: Pace
 ) -> tuple[pd.DataFrame, list[tuple[str, str, str, str]]]:
-    """Return what a tagger hears in some clips, and the clips that cannot be used: id, path, reason, detail."""
+    """Return a tagger's probabilities for some clips, and the unusable clips: id, path, reason, detail."""
     import torch
 
     from clapcur.models.prefetch import Window, on_device, read_ahead
@@ -244,7 +244,7 @@ def _check(left_out: Sequence[Sequence[str]], num_clips: int, config: TagConfig)
 
 
 def _zero_shot(inputs: Mapping[str, Artifact], config: TagConfig, manifest: Manifest) -> Found:
-    """Return the softmax over the prompts of the classes, at the scale of the model."""
+    """Return the softmax over the class prompts, at the scale of the model."""
     from safetensors import safe_open
 
     audio, prompts = EmbeddingTable.open(inputs["audio_embeddings"]), EmbeddingTable.open(inputs["prompt_embeddings"])
@@ -267,7 +267,7 @@ def _zero_shot(inputs: Mapping[str, Artifact], config: TagConfig, manifest: Mani
 
 
 def _from_table(config: TagConfig, manifest: Manifest) -> Found:
-    """Read the tags that a table gives to clips of the manifest, each with the probability 1."""
+    """Read the tags of the manifest's clips from a table, each with probability 1."""
     from clapcur.models.taggers import Vocabulary
 
     assert config.table is not None
@@ -317,7 +317,7 @@ def _from_table(config: TagConfig, manifest: Manifest) -> Found:
 
 
 def _split(text: str) -> Iterator[str]:
-    """Yield the tags of a cell; names of AudioSet's classes have commas in them, its ids have not."""
+    """Yield the tags in a cell; AudioSet's class names have commas in them, its ids do not."""
     for part in text.split(";"):
         each = part.split(",") if part.strip().startswith(("/m/", "/t/", "/g/")) else [part]
         yield from (piece.strip() for piece in each if piece.strip())
@@ -330,7 +330,7 @@ def _key(column: str, text: str, table: Path) -> str:
 
 
 def _clips_by(column: str, manifest: Manifest, table: Path) -> dict[str, list[str]]:
-    """Return the clips of each key that a table may name them by."""
+    """Return the clips by each key that a table may use for them."""
     if column == "path":
         keys = zip(manifest.locations.clip_id, manifest.locations.path, strict=True)
     else:

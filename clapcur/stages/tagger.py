@@ -1,6 +1,6 @@
-"""Tagger: the file of a tagger that somebody else trained -> a tagger of ours, which `clapcur.stages.tag` hears with.
+"""Tagger: a tagger file of another project -> a tagger of ours, used by `clapcur.stages.tag`.
 
-The identity is the content of the weights and the names of the classes, not the place of the files.
+The identity of the result is the content of the weights and the names of the classes, not the location of the files.
 
 Payload: ``tagger.json`` and ``model.safetensors`` (see `clapcur.models.taggers`).
 """
@@ -31,14 +31,14 @@ class TaggerConfig:
     """Load a pickle file, which can run code; only for files from a source you trust."""
 
     def check_place(self) -> "Vocabulary":
-        """Return the names of the outputs, where weights and names are there; the weights are not read.
+        """Check that the weights and the names of the outputs exist; return the names without reading the weights.
 
         Raises
         ------
         CheckpointError
-            There is no such file of weights.
+            The file of weights is missing.
         DataError
-            Its outputs have no names.
+            The names of the outputs are missing.
         """
         from clapcur.models.taggers import Vocabulary
 
@@ -49,7 +49,7 @@ class TaggerConfig:
 
 
 def stage_for(config: TaggerConfig) -> tuple[Stage, dict[str, Any]]:
-    """Return the stage that reads this tagger, and the config that names its artifact; raises as `check_place`."""
+    """Return the stage that reads this tagger, and the config that identifies its artifact; raise as `check_place`."""
     path, vocabulary = Path(config.source), config.check_place()
     identity = {"sha256": sha256_file(path), "names": vocabulary.names, "mids": vocabulary.mids}
 

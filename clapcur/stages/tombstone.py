@@ -1,8 +1,8 @@
-"""Tombstone: a clip was taken down. It never enters again, and what it touched can be named.
+"""Tombstone: records that a clip was taken down. It never enters again, and everything it influenced can be listed.
 
-One artifact for each clip. Its payload is empty files whose names say what was taken down (`clapcur.data.forgotten`),
-so that damage to the record does not bring a clip back. `clapcur.stages.ingest` and `clapcur.stages.pool` leave out
-what has one; what was made before stays in the store, as evidence, until it is collected.
+There is one artifact per clip. Its payload is empty files whose names identify the clip (`clapcur.data.forgotten`), so
+a damaged record does not bring the clip back. `clapcur.stages.ingest` and `clapcur.stages.pool` leave out clips with a
+tombstone; earlier artifacts stay in the store, as evidence, until `clapcur gc` removes them.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ class Tombstone:
     """Reason, in the words of the person who asked."""
 
     def __post_init__(self) -> None:
-        """Refuse an id that the name of a file cannot hold."""
+        """Reject an id that is not valid in a file name."""
         for mark in self.marks:
             if len(mark.encode()) > forgotten.LONGEST_MARK or "\0" in mark:
                 raise ValueError(
@@ -37,14 +37,14 @@ class Tombstone:
 
     @property
     def marks(self) -> list[str]:
-        """The names of the files that say it."""
+        """Names of the payload's files."""
         return forgotten.marks_of(self.clip_id, self.pcm_sha256, self.recording_id)
 
 
 def bury(inputs: Mapping[str, Artifact], config: Tombstone, work: Workspace) -> Outcome:
-    """Write what was taken down.
+    """Write the tombstone.
 
-    Inputs by role: none; the config names what was taken down.
+    Inputs by role: none; the config identifies the clip.
     """
     forgotten.write_marks(work.path, config.marks)
     return Outcome(counts={"clips": 1})

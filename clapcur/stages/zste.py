@@ -1,14 +1,13 @@
-"""ZSTE: checkpoint x held-out compositions -> scores of what the model hears of order, zero-shot.
+"""ZSTE: checkpoint x held-out compositions -> zero-shot scores for recognising the order of sounds.
 
-The tasks, their chances and how ties count are those of `clapcur.methods.zste`; the interval of each is a bootstrap
-over source recordings. Where the checkpoint was post-trained, order is scored apart for couples of classes that it was
-trained on and for those that it was not. As in `clapcur.stages.evaluate` the scores say whether their clips were in
-what the checkpoint learned from.
+Tasks, chance levels and the treatment of ties are those of `clapcur.methods.zste`; each interval is a bootstrap over
+source recordings. If the checkpoint was post-trained, order is scored separately for couples of classes that it was
+trained on and for unseen couples. As in `clapcur.stages.evaluate`, the scores report contamination.
 
-Inputs by role: ``checkpoint``; ``compositions`` and, to find the clips of its sources, ``clips``, ``pool`` or
-``teacher_pairs`` (the manifests that it was composed from); whatever the checkpoint was made from, as
-`clapcur.methods.contamination.ancestors` names it. Payload: ``scores.json``, ``items.parquet`` (the score of
-each item in each task) and ``order.png``.
+Inputs by role: ``checkpoint``; ``compositions``, with the manifests ``clips``, ``pool`` or ``teacher_pairs`` that they
+were composed from, to find the clips; and the artifacts that the checkpoint was made from, by the roles of
+`clapcur.methods.contamination.ancestors`. Payload: ``scores.json``, ``items.parquet`` (the score of each item in each
+task) and ``order.png``.
 """
 
 from collections.abc import Mapping
@@ -37,9 +36,9 @@ if TYPE_CHECKING:
     from clapcur.models.clap import Clap
 
 LEVEL = 0.95
-CLIPS = ("clips", "pool", "teacher_pairs")  # roles of the manifests that say where sources are
-CACHE_BYTES = 2**28  # of decoded sources: an item needs two at a time
-AHEAD = 4  # batches that are rendered while one is embedded
+CLIPS = ("clips", "pool", "teacher_pairs")  # roles of the manifests that locate the sources
+CACHE_BYTES = 2**28  # of decoded sources; an item needs two at a time
+AHEAD = 4  # batches rendered while one is embedded
 
 
 @frozen
@@ -60,7 +59,7 @@ class ZsteConfig:
     """Number of threads that render items."""
 
     def __post_init__(self) -> None:
-        """Refuse values without a meaning."""
+        """Reject values that make no sense."""
         check_seed(self.seed)
         check_prompt(self.prompt)
         if self.num_resamples < 1 or self.batch_size < 1:
@@ -120,13 +119,13 @@ def zste(inputs: Mapping[str, Artifact], config: ZsteConfig, work: Workspace) ->
 
 
 def check_window(model: "Clap", duration_s: float, checkpoint: str) -> None:
-    """Refuse items that do not fit the window of a model: cut, a sequence may lose one of its sounds.
+    """Reject items that are longer than the window of a model, because cutting a sequence may remove a sound.
 
     Parameters
     ----------
     model : Clap
     duration_s : float
-        Of an item, s.
+        Duration of an item, in s.
     checkpoint : str
         Id of the model's checkpoint, for the message.
 
@@ -143,7 +142,7 @@ def check_window(model: "Clap", duration_s: float, checkpoint: str) -> None:
 
 
 def embed_items(model: "Clap", groups: pd.DataFrame, renderer: Renderer, config: ZsteConfig) -> NDArray[np.float32]:
-    """Return the rows of the items of all groups.
+    """Embed the items of all groups.
 
     Parameters
     ----------
@@ -151,13 +150,13 @@ def embed_items(model: "Clap", groups: pd.DataFrame, renderer: Renderer, config:
     groups : DataFrame
         G rows of `Compositions.groups`.
     renderer : Renderer
-        Of these compositions.
+        Renderer of these compositions.
     config : ZsteConfig
 
     Returns
     -------
     NDArray, shape (G, 5, D), float32
-        Unit rows, for each group in the order of `KINDS`.
+        Unit rows; the items of each group are in the order of `KINDS`.
     """
     import torch
 
@@ -183,7 +182,7 @@ def embed_items(model: "Clap", groups: pd.DataFrame, renderer: Renderer, config:
 
 
 def _with_recordings(items: pd.DataFrame, groups: pd.DataFrame, composed: Compositions) -> pd.DataFrame:
-    """Add the recordings that each item is made of; a single sound has the same one twice."""
+    """Add the two recordings of each item; for a single sound both are the same."""
     recording = dict(zip(composed.sources.clip_id, composed.sources.recording, strict=True))
     of_group = groups.set_index("group_id")
     named = items.item_id.str.partition(":")
@@ -193,7 +192,7 @@ def _with_recordings(items: pd.DataFrame, groups: pd.DataFrame, composed: Compos
 
 
 def _couples(items: pd.DataFrame, groups: pd.DataFrame, trained: set[tuple[str, str]] | None) -> list[str]:
-    """Return of each item whether its couple of classes was trained on: seen, unseen, or "" where nothing was."""
+    """Return whether each item's couple of classes was trained on: seen, unseen, or "" without post-training."""
     if trained is None:
         return [""] * len(items)
     couples = zip(groups.class_a, groups.class_b, strict=True)
@@ -204,7 +203,7 @@ def _couples(items: pd.DataFrame, groups: pd.DataFrame, trained: set[tuple[str, 
 
 
 def _parts(items: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Return what gets a score: every task, and order by whether the couple was trained on."""
+    """Return the items of each score: every task, and order separately for seen and unseen couples."""
     parts = [(str(task), rows) for task, rows in items.groupby("task", sort=False)]
     order = items[(items.task == "order") & (items.couple != "")]
     return parts + [(f"order.{couple}", rows) for couple, rows in order.groupby("couple")]

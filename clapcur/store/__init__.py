@@ -1,1 +1,1 @@
-"""Where artifacts are kept: files, records, the catalog, leases, and the runner that makes each one once."""
+"""Storage of artifacts: files, records, the catalog, leases, and the runner that computes each artifact once."""

@@ -1,13 +1,13 @@
-"""Artifacts: what a stage makes, named by the hash of everything that made it.
+"""Artifacts: the results of stages, named by the hash of everything that produced them.
 
 An artifact is a folder ``<store>/<kind>/<id>/`` with payload files and ``record.json``. The record is written last
-and atomically: it is the done mark and the truth (inputs by role, config, counts, digests of every payload file,
-versions, duration). A folder without a record is work in progress, never an artifact. The id is the first 12 digits
-of the key's SHA-256; the record keeps the whole key, which is compared on every hit.
+and atomically: it marks the artifact as finished and is authoritative (inputs by role, config, counts, digests of every
+payload file, versions, duration). A folder without a record is work in progress, never an artifact. The id is the
+first 12 digits of the key's SHA-256; the record contains the whole digest, which is compared on every hit.
 
-A folder whose record cannot be understood counts as no artifact either: it is named in a warning, passed over, and
-moved aside when the artifact is made again. The payload is hashed when a process uses an artifact for the first time
-(`damaged_files`, `check_payload`), so that a flipped bit is found before it is computed with.
+A folder whose record is damaged is not an artifact either: it is reported in a warning, skipped, and moved aside when
+the artifact is recomputed. The payload is hashed when a process first uses an artifact (`damaged_files`,
+`check_payload`), so that a flipped bit is found before it affects a computation.
 """
 
 import errno
@@ -30,23 +30,23 @@ from clapcur.config import canonical, canonical_json, signature
 from clapcur.errors import ArtifactError, DamagedArtifact
 from clapcur.store.record import RECORD, Outcome, Record, checked_record, read_record, signed
 
-WORK = "work"  # sub-folder of an unfinished artifact: parts and training state, gone when the record is written
-LOST = "lost.json"  # record of an artifact whose payload was damaged, until it is made again
-ANCESTOR = "ancestor."  # begins the role of an input that an input was made from: it is read, and shown nowhere
+WORK = "work"  # sub-folder of an unfinished artifact: parts and training state, deleted after the record is written
+LOST = "lost.json"  # record of an artifact whose payload was damaged, until it is recomputed
+ANCESTOR = "ancestor."  # prefix of the role of an indirect input: the stage reads it, but it is not shown
 LOCATIONS = "locations.parquet"  # where clips are on this machine: replaceable, so not part of the payload's digests
-HISTORY = "history.jsonl"  # of a training: one line of metrics for each step
-TIMES = "times.jsonl"  # beside it, when and how fast: an equal run has other times, so not in the digests either
-ASIDE = ".aside"  # end of the name of a folder that was moved away because its record is damaged
-SETTLED_S = 2.0  # a file that changed this recently may change again under the same time stamp
+HISTORY = "history.jsonl"  # of a training: one line of metrics per step
+TIMES = "times.jsonl"  # time and speed of each step: they differ between equal runs, so not in the digests either
+ASIDE = ".aside"  # suffix of a folder that was moved aside because its record is damaged
+SETTLED_S = 2.0  # seconds; a file that changed more recently may change again under the same time stamp
 
 log = logging.getLogger("clapcur")
-_hashes: dict[tuple[int, ...], str] = {}  # of files that this process has read, by device, inode, change time and size
-_named: set[str] = set()  # damaged records that were warned of
+_hashes: dict[tuple[int, ...], str] = {}  # of files that this process hashed, by device, inode, change time and size
+_named: set[str] = set()  # damaged records that were reported in a warning
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished artifact: its kind, its id (12 hexadecimal digits) and the folder that holds it."""
+    """A finished artifact: its kind, its id (12 hexadecimal digits) and its folder."""
 
     kind: str
     id: str
@@ -59,7 +59,7 @@ class Artifact:
 
     @property
     def is_made(self) -> bool:
-        """Whether the artifact is in the store; in a dry run some are not (`clapcur.store.dry_run`)."""
+        """Whether the artifact is in the store; planned ones in a dry run are not (`clapcur.store.dry_run`)."""
         return True
 
     @property
@@ -68,12 +68,12 @@ class Artifact:
         return read_record(self.path)
 
 
-PLANNED: ContextVar[Mapping[str, Artifact]] = ContextVar("planned", default=MappingProxyType({}))  # of a dry run
+PLANNED: ContextVar[Mapping[str, Artifact]] = ContextVar("planned", default=MappingProxyType({}))  # by a dry run
 
 
 @dataclass(frozen=True)
 class Key:
-    """What an artifact is made from: stage and version, resolved config, input ids by role."""
+    """What identifies an artifact: stage and version, resolved config, input ids by role."""
 
     kind: str
     stage: str
@@ -96,13 +96,13 @@ class Key:
 
     @property
     def id(self) -> str:
-        """The artifact's name for people and folders."""
+        """The artifact's name: the first 12 digits of `sha256`."""
         return self.sha256[:12]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A function from artifacts to one artifact, with the version that is bumped by hand when its results change."""
+    """A function from artifacts to one artifact, with a version that is raised by hand when its results change."""
 
     name: str
     version: str
@@ -110,7 +110,7 @@ class Stage:
     compute: Callable[[Mapping[str, Artifact], Any, "Workspace"], Outcome]
 
     def key(self, config: Any, inputs: Mapping[str, Artifact]) -> Key:
-        """Return the identity of what this stage would make."""
+        """Return the key of the artifact that this stage would compute."""
         ids = {role: artifact.id for role, artifact in sorted(inputs.items())}
         return Key(self.kind, self.name, self.version, canonical(config), ids)
 
@@ -120,7 +120,7 @@ Spread = Callable[[Callable[[Sequence[int]], Any], Sequence[int]], list[Any]]
 
 
 def here(work: Callable[[Sequence[int]], Any], parts: Sequence[int]) -> list[Any]:
-    """Do the work on all parts in this process."""
+    """Process all parts in this process."""
     return [work(parts)]
 
 
@@ -128,9 +128,9 @@ def here(work: Callable[[Sequence[int]], Any], parts: Sequence[int]) -> list[Any
 class Workspace:
     """Where a stage writes: the artifact's own folder, before its record exists.
 
-    A long stage writes numbered parts and marks each with `mark_done`; a restart finds the marks and re-does at most
-    one part. Everything in `scratch` is gone when the artifact is finished. Parts that do not need each other may be
-    made elsewhere: `spread` hands them out, to workers that see the same store.
+    A long stage writes numbered parts and marks each with `mark_done`; a restart finds the marks and repeats at most
+    one part. `scratch` is deleted when the artifact is finished. Independent parts may be computed elsewhere: `spread`
+    distributes them to workers that share the store.
     """
 
     path: Path
@@ -141,7 +141,7 @@ class Workspace:
 
     @property
     def scratch(self) -> Path:
-        """A folder for parts and state that survive a kill and vanish with the commit."""
+        """A folder for parts and state that survive a kill and are deleted by the commit."""
         folder = self.path / WORK
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -151,21 +151,21 @@ class Workspace:
         return (self.scratch / f"{part}.done").exists()
 
     def mark_done(self, part: str) -> None:
-        """Note that this part is complete and on disk."""
+        """Mark this part as complete and on disk."""
         write_atomic(self.scratch / f"{part}.done", b"")
 
     def unmark(self, part: str) -> None:
-        """Note that this part must be made again."""
+        """Mark this part as not done, so that it is recomputed."""
         (self.scratch / f"{part}.done").unlink(missing_ok=True)
 
 
-NO_WRITE = {  # what a disk answers that takes nothing more
+NO_WRITE = {  # errors of a disk that accepts no more data
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the maximum file size is reached",
     errno.EROFS: "the disk is read-only",
 }
-NO_WRITE_TEXTS = {  # the same, where a library kept only the words (SQLite, safetensors, PyTorch)
+NO_WRITE_TEXTS = {  # the same errors from libraries that keep only the message (SQLite, safetensors, PyTorch)
     "No space left on device": errno.ENOSPC, "os error 28": errno.ENOSPC, "database or disk is full": errno.ENOSPC,
     "Disk quota exceeded": errno.EDQUOT, "os error 122": errno.EDQUOT,
     "File too large": errno.EFBIG, "os error 27": errno.EFBIG,
@@ -174,9 +174,9 @@ NO_WRITE_TEXTS = {  # the same, where a library kept only the words (SQLite, saf
 
 
 def why_not_written(error: BaseException, folder: Path | None = None) -> str | None:
-    """Return in words why a write failed, where the disk is to blame; None for every other error.
+    """Explain why a write failed if the disk is the cause; return None for every other error.
 
-    That something may not be opened is told of what is below `folder` alone: elsewhere it may have been to be read.
+    Missing permissions count only below `folder`: elsewhere the file may have been opened for reading.
     """
     if isinstance(error, OSError):
         if error.errno in NO_WRITE:
@@ -192,9 +192,9 @@ def why_not_written(error: BaseException, folder: Path | None = None) -> str | N
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file so that a reader, or a killed process, sees the old content or the new, never half of it.
+    """Write a file atomically: readers see the old content or the new, even if the process is killed.
 
-    Two may write the same file at once, on two machines too: the last one to finish counts.
+    Several processes, also on different machines, may write the same file at once: the last one to finish wins.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
@@ -204,13 +204,13 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError:
-        temporary.unlink(missing_ok=True)  # on a full disk it would keep the room that it found
+        temporary.unlink(missing_ok=True)  # on a full disk it would keep occupying space
         raise
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` survive a power cut."""
+    """Make renames inside `folder` durable in case of a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -225,7 +225,7 @@ def sha256_file(path: Path) -> str:
 
 
 def _sha256_once(path: Path) -> str:
-    """Return a file's SHA-256; one that this process has hashed and that has not changed since is not read again."""
+    """Return a file's SHA-256; the file is not read again if it has not changed since this process last hashed it."""
     now = path.stat()
     known = (now.st_dev, now.st_ino, now.st_ctime_ns, now.st_size)
     if known not in _hashes:
@@ -237,21 +237,21 @@ def _sha256_once(path: Path) -> str:
 
 
 def _name_damage(damage: DamagedArtifact) -> None:
-    """Warn of a damaged artifact, once in a process."""
+    """Log a warning about a damaged artifact, once per process."""
     if str(damage) not in _named:
         _named.add(str(damage))
         log.warning("%s", damage)
 
 
 def check_payload(folder: Path) -> None:
-    """Read the payload of an artifact and compare it with its record; a folder without a record is not compared.
+    """Compare the payload of an artifact with its record; a folder without a record is not checked.
 
-    A file that this process has hashed before is not read again.
+    An unchanged file that this process has hashed before is not read again.
 
     Raises
     ------
     DamagedArtifact
-        A file is missing or is not what was written, or the record is damaged.
+        A file is missing or has changed, or the record is damaged.
     """
     if not (folder / RECORD).exists():
         return
@@ -264,28 +264,28 @@ def check_payload(folder: Path) -> None:
 
 
 class Store:
-    """A folder of artifacts. It is the truth; catalog and MLflow are made from it."""
+    """A folder of artifacts. It is authoritative: the catalog and MLflow can be rebuilt from it."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
 
     def folder(self, kind: str, artifact_id: str) -> Path:
-        """Return where an artifact of this name lies, or would lie."""
+        """Return the folder of an artifact with this id, whether or not it exists."""
         return self.root / kind / artifact_id
 
     def get(self, key: Key, verify: bool = False, discard: bool = True) -> Artifact | None:
-        """Return the finished artifact of this key, or None where it must be (re)computed.
+        """Return the finished artifact of this key, or None if it must be (re)computed.
 
-        Every payload file must be there with its recorded size and hash; lost and changed bytes are a miss.
+        Every payload file must exist with its recorded size and hash; a missing or changed file is a miss.
 
         Parameters
         ----------
         key : Key
         verify : bool
-            Hash also what this process has hashed before.
+            Also hash files that this process has hashed before.
         discard : bool
-            Remove the record of a damaged artifact, so that nobody else takes it for finished; for the one who is
-            about to make it again.
+            Remove the record of a damaged artifact, so that no other process takes it for finished; for a caller that
+            is about to recompute it.
         """
         folder = self.folder(key.kind, key.id)
         if not (folder / RECORD).exists():
@@ -316,9 +316,9 @@ class Store:
         Raises
         ------
         ArtifactError
-            None, or more than one.
+            No artifact matches, or more than one.
         DamagedArtifact
-            Its record is damaged.
+            The record of the artifact is damaged.
         """
         if len(artifact_id) < 4:
             raise ArtifactError(f"expected at least 4 of the 12 digits of an artifact id, got {artifact_id!r}")
@@ -334,17 +334,17 @@ class Store:
         return Artifact(found[0].parent.name, found[0].name, str(found[0]))
 
     def __iter__(self) -> Iterator[Artifact]:
-        """Yield every finished artifact, in the order in which they were made."""
+        """Yield every finished artifact, in the order in which they were finished."""
         return self.of_kind("*")
 
     def of_kind(self, kind: str) -> Iterator[Artifact]:
-        """Yield every finished artifact of a kind, in the order in which they were made.
+        """Yield every finished artifact of a kind, in the order in which they were finished.
 
-        One whose record is damaged is named in a warning and passed over.
+        An artifact whose record is damaged is reported in a warning and skipped.
         """
         found = []
         for path in self.root.glob(f"{kind}/*/{RECORD}"):
-            if path.parent.name.startswith("."):  # on its way out, or set aside
+            if path.parent.name.startswith("."):  # being deleted, or set aside
                 continue
             try:
                 found.append((read_record(path.parent).finished, path.parent.name, path.parent))
@@ -354,7 +354,7 @@ class Store:
             yield Artifact(folder.parent.name, name, str(folder))
 
     def damaged_records(self) -> dict[Path, str]:
-        """Return the folders whose record is damaged, and what is wrong with each."""
+        """Return the folders whose record is damaged, with what is wrong with each."""
         found = {}
         for path in sorted(self.root.glob(f"*/*/{RECORD}")):
             if not path.parent.name.startswith("."):
@@ -365,9 +365,9 @@ class Store:
         return found
 
     def open(self, key: Key) -> Workspace:
-        """Return the workspace of an artifact that is about to be made, or continues being made.
+        """Return the workspace in which an artifact is computed or resumed.
 
-        A folder whose record is damaged is moved aside: what is in it cannot be told from what another run left.
+        A folder whose record is damaged is moved aside: its files cannot be distinguished from those of another run.
         """
         folder = self.folder(key.kind, key.id)
         try:
@@ -382,7 +382,7 @@ class Store:
         self, work: Workspace, outcome: Outcome, started: float, *, tags: Mapping[str, Any] | None = None,
         campaign: Mapping[str, Any] | None = None,
     ) -> Artifact:  # fmt: skip
-        """Finish an artifact: digest the payload, write the record, drop the scratch.
+        """Finish an artifact: hash the payload, write the record, delete the scratch folder.
 
         Parameters
         ----------
@@ -395,7 +395,7 @@ class Store:
         """
         previous = _lost_files(work.path / LOST)
         _give_plain_modes(work.path)
-        for leftover in work.path.rglob(".*.tmp"):  # of a process that was killed while it wrote
+        for leftover in work.path.rglob(".*.tmp"):  # from a process that was killed while writing
             leftover.unlink(missing_ok=True)
         files = {
             str(path.relative_to(work.path)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
@@ -431,17 +431,17 @@ class Store:
         for folder in {path.parent for path in work.path.rglob("*")} | {work.path}:
             sync_folder(folder)
         write_atomic(work.path / RECORD, json.dumps(signed(record), indent=1))
-        _tidy(work.path)  # not before: a kill while digesting must not cost the work
+        _tidy(work.path)  # not earlier: a kill while hashing must not lose the work
         return Artifact(work.key.kind, work.key.id, str(work.path))
 
 
 def _is_payload(path: Path) -> bool:
-    """Return whether a file of an artifact's folder is what the stage made (and no scratch, no half-written file)."""
+    """Return whether a file in an artifact's folder belongs to the payload (not scratch or a partly written file)."""
     return path.parts[0] not in (RECORD, LOCATIONS, TIMES, LOST, WORK) and not path.name.startswith(".")
 
 
 def _lost_files(path: Path) -> dict[str, str] | None:
-    """Return the digests that a damaged artifact had when it was whole; None where nothing tells them."""
+    """Return the digests that a damaged artifact had when it was intact; None if they are unknown."""
     try:
         files = json.loads(path.read_bytes())["record"]["files"]
         return {name: entry["sha256"] for name, entry in files.items()}
@@ -450,7 +450,7 @@ def _lost_files(path: Path) -> dict[str, str] | None:
 
 
 def _give_plain_modes(folder: Path) -> None:
-    """Give all files the mode of any new file here: what a library wrote as a temporary file has 0600."""
+    """Give all files the mode of a new file: files that a library wrote as temporary files have mode 0600."""
     probe = folder / f".{uuid.uuid4().hex[:12]}.tmp"
     with open(probe, "wb") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -461,21 +461,21 @@ def _give_plain_modes(folder: Path) -> None:
 
 
 def _tidy(folder: Path) -> None:
-    """Remove from a finished artifact what only its making needed."""
+    """Remove files that are no longer needed from a finished artifact."""
     shutil.rmtree(folder / WORK, ignore_errors=True)
     (folder / LOST).unlink(missing_ok=True)
 
 
 def damaged_files(folder: Path, record: Record, verify: bool = False) -> list[str]:
-    """Name the payload files that are missing or have another size or hash than recorded.
+    """List the payload files that are missing, or whose size or hash differs from the record.
 
     Parameters
     ----------
     folder : Path
-        Of the artifact.
+        Folder of the artifact.
     record : Record
     verify : bool
-        Hash also what this process has hashed before.
+        Also hash files that this process has hashed before.
 
     Returns
     -------
@@ -485,7 +485,7 @@ def damaged_files(folder: Path, record: Record, verify: bool = False) -> list[st
     Raises
     ------
     OSError
-        A file cannot be read; where the disk fails (EIO), the file counts as damaged instead.
+        A file cannot be read; after a disk failure (EIO), the file counts as damaged instead.
     """
     digest = sha256_file if verify else _sha256_once
 
@@ -504,13 +504,13 @@ def damaged_files(folder: Path, record: Record, verify: bool = False) -> list[st
 
 
 def explain_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str = "") -> list[str]:
-    """List the leaves in which two nested mappings differ, as ``path: ours -> theirs``.
+    """List the values in which two nested mappings differ, as ``path: ours -> theirs``.
 
     Parameters
     ----------
     ours, theirs : mapping
     path : str
-        Begins every line: the name of what is compared.
+        Prefix of every line: the name of what is compared.
     """
     lines = []
     for name in sorted(set(ours) | set(theirs)):

@@ -1,9 +1,8 @@
-"""The catalog: an index over the store that answers questions about many artifacts at once.
+"""The catalog: an index of the store that answers queries about many artifacts at once.
 
-The store is the truth and never needs the catalog; `Catalog.rebuild` makes it again from the
-records. One transaction enters an artifact, its edges and a line of the outbox to MLflow, so that
-nothing is known here and forgotten there. The same code runs on SQLite (one machine) and on
-PostgreSQL. Times are Unix seconds, ids are the 12 digits of the store.
+The store is authoritative and never needs the catalog; `Catalog.rebuild` recreates it from the records. One transaction
+adds an artifact, its edges and an outbox message for MLflow, so that the two cannot diverge. The same code runs on
+SQLite (one machine) and on PostgreSQL. Times are Unix seconds, ids are the 12 digits of the store.
 """
 
 import time
@@ -21,12 +20,12 @@ from clapcur.store.home import Home
 from clapcur.store.leases import Lease, hold, is_held
 from clapcur.store.record import Record
 
-OUTBOX_TRIES = 5  # a line that failed so often waits for `clapcur sync`
+OUTBOX_TRIES = 5  # after so many failures a message waits for `clapcur sync`
 
 
 @dataclass(frozen=True)
 class Campaign:
-    """One experiment as people see it: all runs of one resolved experiment config.
+    """One run of an experiment: everything that one resolved experiment config asks for.
 
     Attributes
     ----------
@@ -44,7 +43,7 @@ class Campaign:
 
 
 class Edge(NamedTuple):
-    """An artifact was made from another, which played this role."""
+    """A link from an artifact to one of its inputs, which has this role."""
 
     artifact_id: str
     role: str
@@ -52,7 +51,7 @@ class Edge(NamedTuple):
 
 
 class Message(NamedTuple):
-    """A line of the outbox: something that MLflow has not been told yet."""
+    """A message in the outbox, which MLflow has not received yet."""
 
     id: int
     artifact_id: str
@@ -61,7 +60,7 @@ class Message(NamedTuple):
 
 
 class Catalog:
-    """The tables behind one database address; they are made where they are missing."""
+    """The tables of one database; missing tables are created."""
 
     def __init__(self, url: str) -> None:
         self._engine, self._writer = connect(url)
@@ -69,24 +68,23 @@ class Catalog:
 
     @classmethod
     def open(cls, home: Home) -> "Catalog":
-        """Return the catalog of a home; where that is read-only, a copy that knows all the store has."""
+        """Return the catalog of a home; if it is read-only, an in-memory copy that is up to date with the store."""
         catalog = cls(home.database_url)
         if catalog._is_copy:
             catalog.catch_up(home.store)
         return catalog
 
     def index(self, record: Record, payload: Mapping[str, Any]) -> None:
-        """Enter a finished artifact, its edges and a line of the outbox, all or nothing.
+        """Add a finished artifact, its edges and an outbox message in one transaction.
 
-        Entering the same record again does nothing; a recomputed artifact replaces its entry and
-        is sent to MLflow again.
+        Adding the same record again does nothing; a recomputed artifact replaces its entry and is sent to MLflow again.
 
         Parameters
         ----------
         record : mapping
             The content of ``record.json``.
         payload : mapping
-            What MLflow must be told beside the record.
+            What is sent to MLflow in addition to the record.
         """
         with self._writer.begin() as db:
             known = sa.select(ARTIFACT.c.finished).where(ARTIFACT.c.id == record.id)
@@ -95,15 +93,15 @@ class Catalog:
                 _post(db, record.id, "record", payload, again=True)
 
     def note(self, artifact_id: str, topic: str, payload: Mapping[str, Any]) -> None:
-        """Add a line to the outbox about an artifact, unless there was one of this topic.
+        """Add an outbox message about an artifact, unless there already was one with this topic.
 
         Parameters
         ----------
         artifact_id : str
         topic : str
-            What the line is about.
+            What the message is about.
         payload : mapping
-            What MLflow must be told.
+            The content of the message.
         """
         known = sa.select(OUTBOX.c.id).where(OUTBOX.c.artifact_id == artifact_id, OUTBOX.c.topic == topic)
         with self._engine.begin() as db:
@@ -113,16 +111,16 @@ class Catalog:
             _post(db, artifact_id, topic, payload, again=False)
 
     def knows(self, artifact_id: str, finished: float) -> bool:
-        """Return whether this artifact, as finished at this time, has been entered."""
+        """Return whether the catalog has this artifact with this finishing time."""
         with self._engine.begin() as db:
             return bool(db.scalar(_column(ARTIFACT.c.finished, artifact_id)) == finished)
 
     def rebuild(self, store: Store) -> int:
-        """Make the index equal to the store and return the number of artifacts.
+        """Rebuild the index from the store and return the number of artifacts.
 
-        What the store lacks is dropped; an artifact whose record is damaged is not, for what it was made from is known
-        nowhere else. Every artifact that never had a line of the outbox gets
-        one, with what its record says of campaign and tags.
+        Entries of artifacts that are not in the store are dropped, except those whose record is damaged: their inputs
+        are recorded nowhere else. Every artifact that never had an outbox message gets one, with the campaign and tags
+        of its record.
 
         Raises
         ------
@@ -131,7 +129,7 @@ class Catalog:
         """
         if self._is_copy:
             raise ArtifactError(f"cannot rebuild the catalog of {store.root.parent}: it is read-only here")
-        with self._writer.begin() as db:  # nobody enters anything while the store is read
+        with self._writer.begin() as db:  # no other process can add anything while the store is read
             damaged = [folder.name for folder in store.damaged_records()]
             records = [artifact.record for artifact in store]
             runs = dict(db.execute(sa.select(ARTIFACT.c.id, ARTIFACT.c.mlflow_run_id)).tuples().all())
@@ -145,7 +143,7 @@ class Catalog:
         return len(records)
 
     def catch_up(self, store: Store) -> int:
-        """Enter what a crash kept out of the catalog and return how many artifacts that were."""
+        """Add the artifacts that a crash kept out of the catalog and return their number."""
         with self._engine.begin() as db:
             known = dict(db.execute(sa.select(ARTIFACT.c.id, ARTIFACT.c.finished)).tuples().all())
         records = [artifact.record for artifact in store]
@@ -155,35 +153,35 @@ class Catalog:
         return len(missing)
 
     def remove(self, artifact_id: str) -> None:
-        """Drop an artifact that has left the store: its entry, its edges and what MLflow was not told of it yet."""
+        """Delete the entry, the edges and the outbox messages of an artifact that was removed from the store."""
         with self._writer.begin() as db:
             db.execute(sa.delete(ARTIFACT).where(ARTIFACT.c.id == artifact_id))
             db.execute(sa.delete(EDGE).where(EDGE.c.artifact_id == artifact_id))
             db.execute(sa.delete(OUTBOX).where(OUTBOX.c.artifact_id == artifact_id))
 
     def lease(self, name: str, what: str = "") -> AbstractContextManager[Lease]:
-        """Hold the sole right to make something; whoever comes second waits here.
+        """Hold the exclusive right to compute an artifact; other processes wait here.
 
         Parameters
         ----------
         name : str
             An artifact's id.
         what : str
-            What is being made, for the line that says what is waited for.
+            What is being computed, for the log message of a process that waits.
         """
         return hold(self._writer, name, what)
 
     def is_being_made(self, name: str) -> bool:
-        """Return whether somebody holds the lease of an artifact."""
+        """Return whether a process holds the lease of an artifact."""
         return is_held(self._engine, name)
 
     def resolve(self, name: str) -> str:
-        """Return the artifact id that an id, the start of one (4 digits) or an MLflow run means.
+        """Return the artifact id for an id, the beginning of one (at least 4 digits) or an MLflow run.
 
         Raises
         ------
         ArtifactError
-            None, or more than one.
+            Nothing matches, or more than one artifact does.
         """
         if len(name) < 4:
             raise ArtifactError(f"expected at least 4 digits of an id, got {name!r}")
@@ -202,35 +200,35 @@ class Catalog:
         return str(found[0].id)
 
     def of_kind(self, kind: str) -> list[str]:
-        """Return the ids of all artifacts of a kind, in the order in which they were made."""
+        """Return the ids of all artifacts of a kind, in the order in which they were finished."""
         query = sa.select(ARTIFACT.c.id).where(ARTIFACT.c.kind == kind)
         with self._engine.begin() as db:
             return list(db.scalars(query.order_by(ARTIFACT.c.finished, ARTIFACT.c.id)))
 
     def kinds(self, artifact_ids: Iterable[str]) -> dict[str, str]:
-        """Return the kind of each of these artifacts that the catalog knows."""
+        """Return the kinds of those of these artifacts that are in the catalog."""
         wanted = ARTIFACT.c.id.in_(list(artifact_ids))
         with self._engine.begin() as db:
             return dict(db.execute(sa.select(ARTIFACT.c.id, ARTIFACT.c.kind).where(wanted)).tuples().all())
 
     def stage_of(self, artifact_id: str) -> str | None:
-        """Return the stage that made an artifact; None for one that the catalog does not know."""
+        """Return the stage that computed an artifact; None if it is not in the catalog."""
         with self._engine.begin() as db:
             found: str | None = db.scalar(_column(ARTIFACT.c.stage, artifact_id))
         return found
 
     def upstream(self, artifact_id: str) -> list[Edge]:
-        """Return every edge on the way down from an artifact to what it was made from."""
+        """Return every edge from an artifact down to all its direct and indirect inputs."""
         return self._reach(EDGE.c.artifact_id, EDGE.c.input_id, [artifact_id])
 
     def downstream(self, *artifact_ids: str, roles: Iterable[str] | None = None) -> list[Edge]:
-        """Return every edge on the way up from some artifacts to what was made from them.
+        """Return every edge from some artifacts up to all artifacts computed from them.
 
         Parameters
         ----------
         *artifact_ids : str
         roles : iterable of str, optional
-            Follow only inputs that played one of these roles.
+            Follow only inputs that have one of these roles.
         """
         return self._reach(EDGE.c.input_id, EDGE.c.artifact_id, artifact_ids, roles)
 
@@ -250,19 +248,19 @@ class Catalog:
             return sorted(Edge(*row) for row in db.execute(query))
 
     def run_of(self, artifact_id: str) -> str | None:
-        """Return the MLflow run that shows this artifact, where there is one."""
+        """Return the MLflow run that shows this artifact; None if there is none."""
         with self._engine.begin() as db:
             found: str | None = db.scalar(_column(ARTIFACT.c.mlflow_run_id, artifact_id))
         return found
 
     def set_run(self, artifact_id: str, run_id: str) -> None:
-        """Remember the MLflow run that shows this artifact."""
+        """Store the MLflow run that shows this artifact."""
         change = sa.update(ARTIFACT).where(ARTIFACT.c.id == artifact_id)
         with self._writer.begin() as db:
             db.execute(change.values(mlflow_run_id=run_id))
 
     def waiting(self, after: int = 0) -> list[Message]:
-        """Return what MLflow must be told yet, oldest first, from the line behind `after` on."""
+        """Return up to 100 undelivered messages with an id above `after`, oldest first."""
         query = sa.select(*OUTBOX.c["id", "artifact_id", "topic", "payload"]).where(
             OUTBOX.c.delivered.is_(None), OUTBOX.c.tries < OUTBOX_TRIES, OUTBOX.c.id > after
         )
@@ -270,27 +268,27 @@ class Catalog:
             return [Message(*row) for row in db.execute(query.order_by(OUTBOX.c.id).limit(100))]
 
     def num_waiting(self) -> int:
-        """Return how many lines of the outbox were not delivered, given-up ones included."""
+        """Return the number of undelivered messages, including those that failed too often."""
         query = sa.select(sa.func.count()).where(OUTBOX.c.delivered.is_(None))
         with self._engine.begin() as db:
             return db.scalar(query) or 0
 
     def mark(self, message: Message, delivered: bool) -> None:
-        """Note that a message arrived, or that another try failed."""
+        """Record that a message was delivered, or that another attempt failed."""
         change = sa.update(OUTBOX).where(OUTBOX.c.id == message.id)
         done = {"delivered": time.time()} if delivered else {"tries": OUTBOX.c.tries + 1}
         with self._writer.begin() as db:
             db.execute(change.values(done))
 
     def requeue(self, everything: bool = False) -> None:
-        """Try given-up lines of the outbox again, or `everything` that was ever sent."""
+        """Retry messages that failed too often, or resend `everything`."""
         renewed = {"tries": 0, "delivered": None} if everything else {"tries": 0}
         with self._writer.begin() as db:
             db.execute(sa.update(OUTBOX).values(renewed))
 
 
 def payload_of(record: Record) -> dict[str, Any]:
-    """Return what the outbox says of an artifact beside its record: campaign and tags."""
+    """Return what an outbox message adds to the record of an artifact: campaign and tags."""
     return {"campaign": record.campaign, "tags": record.tags}
 
 

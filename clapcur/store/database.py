@@ -1,7 +1,7 @@
 """The catalog's tables, on SQLite (one machine) or PostgreSQL (any number of machines).
 
-SQLite writes beside its file even to read it. Where it cannot, in a home that is mounted or owned read-only, the
-catalog is a copy in memory: it answers every question, and what is entered into it is entered nowhere.
+SQLite writes next to its file even when it only reads. Where it cannot, in a read-only home, the catalog is a copy in
+memory: it answers every query, but changes to it are lost.
 """
 
 import os
@@ -17,12 +17,12 @@ import sqlalchemy as sa
 
 from clapcur.errors import ArtifactError
 
-HEAD = "0001"  # the newest step in clapcur/store/migrations/versions, which must lead to the tables below
-VERSION = sa.table("catalog_version", sa.column("version_num"))  # not Alembic's own name: MLflow may live beside us
+HEAD = "0001"  # the newest migration in clapcur/store/migrations/versions, which must result in the tables below
+VERSION = sa.table("catalog_version", sa.column("version_num"))  # not Alembic's default: MLflow may share the database
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_MS = 30_000  # how long a SQLite writer waits for another
-SCHEMA_LOCK = 0x636C6170  # PostgreSQL advisory lock while the tables are made or changed: "clap"
-MIGRATES = threading.Lock()  # Alembic has one context in a process: two threads that use it break each other's
+SCHEMA_LOCK = 0x636C6170  # PostgreSQL advisory lock while the tables are created or changed: "clap"
+MIGRATES = threading.Lock()  # Alembic has one context per process: two threads must not use it at once
 
 TABLES = sa.MetaData()
 ARTIFACT = sa.Table(
@@ -65,19 +65,19 @@ OUTBOX = sa.Table(
 
 
 def connect(url: str) -> tuple[sa.Engine, sa.Engine]:
-    """Return an engine to read with and one to write with; tables that are missing or old are brought up to date.
+    """Return an engine for reading and one for writing; missing tables are created and old ones migrated.
 
-    A transaction of the writer takes SQLite's lock at its beginning: one that reads first and
-    writes later fails when another wrote in between, and no timeout helps.
+    A transaction of the writer takes SQLite's lock at its beginning: a transaction that first reads and then writes
+    fails if another one wrote in between, whatever the timeout.
 
     Raises
     ------
     ArtifactError
-        The tables are those of a newer clapcur.
+        The tables were created by a newer clapcur.
     """
     if url.startswith("postgresql://"):
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)
-    engine = sa.create_engine(url, poolclass=sa.NullPool)  # nothing is open across a fork
+    engine = sa.create_engine(url, poolclass=sa.NullPool)  # no connection stays open across a fork
     if engine.dialect.name == "sqlite":
         if is_read_only(file := file_of(engine.url)):
             engine = _copy_in_memory(file)
@@ -90,17 +90,17 @@ def connect(url: str) -> tuple[sa.Engine, sa.Engine]:
 
 
 def insert(db: sa.Connection, table: sa.Table, row: Mapping[str, Any]) -> Any:
-    """Return an insert that knows ON CONFLICT, which both databases spell alike.
+    """Return an insert statement that supports ON CONFLICT, which has the same syntax in both databases.
 
     Parameters
     ----------
     db : Connection
-        Of SQLAlchemy.
+        SQLAlchemy connection.
     table : Table
     row : mapping
         Values by column.
     """
-    dialect: Any  # the one that is used is there already, the other would take a tenth of a second to import
+    dialect: Any  # the dialect in use is already imported; importing the other would take a tenth of a second
     if db.dialect.name == "postgresql":
         from sqlalchemy.dialects import postgresql as dialect
     else:
@@ -109,24 +109,24 @@ def insert(db: sa.Connection, table: sa.Table, row: Mapping[str, Any]) -> Any:
 
 
 def _version(engine: sa.Engine) -> str | None:
-    """Return the step at which the tables are, in one query; None where there are none, or none that say it."""
+    """Return the schema version of the tables, in one query; None if there are no tables, or no version in them."""
     try:
         with engine.begin() as db:
             found: str | None = db.scalar(sa.select(VERSION.c.version_num))
-    except sa.exc.DBAPIError:  # no such table; a server that is down is met again by who asks next
+    except sa.exc.DBAPIError:  # no such table; if the server is down, the next query fails too
         return None
     return found
 
 
 def _bring_up_to_date(engine: sa.Engine, writer: sa.Engine) -> None:
-    """Make or change the tables, whoever else does so at the same time."""
-    if not engine.url.database and engine.dialect.name == "sqlite":  # in memory, and nobody else's
+    """Create or migrate the tables; other processes may do so at the same time."""
+    if not engine.url.database and engine.dialect.name == "sqlite":  # in memory, so not shared
         with writer.begin() as db:
             _migrate(db)
     elif engine.dialect.name == "sqlite":
         with _first_user(file_of(engine.url)):
             with closing(engine.raw_connection()) as raw:
-                raw.cursor().execute("PRAGMA journal_mode=WAL")  # is kept in the file
+                raw.cursor().execute("PRAGMA journal_mode=WAL")  # stored in the file
             with writer.begin() as db:
                 _migrate(db)
     else:
@@ -136,7 +136,7 @@ def _bring_up_to_date(engine: sa.Engine, writer: sa.Engine) -> None:
 
 
 def _migrate(db: sa.Connection) -> None:
-    """Take the steps that are missing, all or none: the caller's transaction holds them."""
+    """Run the missing migrations in the caller's transaction, all or none."""
     from alembic import command
     from alembic.config import Config
     from alembic.script import ScriptDirectory
@@ -152,31 +152,31 @@ def _migrate(db: sa.Connection) -> None:
             f"version supports up to {HEAD}. Update clapcur, or set CLAPCUR_DATABASE_URL to another catalog"
         )
     with MIGRATES:
-        if there is None and OUTBOX.name in tables:  # made before there were steps
+        if there is None and OUTBOX.name in tables:  # created before there were migrations
             command.stamp(config, "0001")
         command.upgrade(config, HEAD)
 
 
 def is_read_only(file: Path) -> bool:
-    """Return whether a SQLite file, or the folder that it needs to write to, takes nothing from this process."""
+    """Return whether this process cannot write to a SQLite file or to its folder."""
     if not file.parent.is_dir():
-        return False  # it is to be made; whether it can be is found out then
+        return False  # it will be created later, or fail then
     return not os.access(file.parent, os.W_OK) or (file.exists() and not os.access(file, os.W_OK))
 
 
 def file_of(url: sa.URL) -> Path:
-    """Return the file behind the address of a SQLite database, plain or as a URI."""
+    """Return the file of a SQLite database URL, plain or with a SQLite URI."""
     database = url.database or ""
     return Path(unquote(database.removeprefix("file:"))) if database.startswith("file:") else Path(database)
 
 
 def _copy_in_memory(file: Path) -> sa.Engine:
-    """Return a database in memory with the content of a file; an empty one where the file cannot be read.
+    """Return an in-memory database with the content of a file; an empty one if the file cannot be read.
 
-    Without its journal the file is what it was at some moment; the store fills in what came since.
+    Without its journal the file may be out of date; the store provides what is missing.
     """
     memory = sqlite3.connect(":memory:", check_same_thread=False)
-    for how in ("mode=ro", "mode=ro&immutable=1"):  # the first one needs the journal's index, the second ignores both
+    for how in ("mode=ro", "mode=ro&immutable=1"):  # the first needs the journal's index, the second ignores both
         with suppress(sqlite3.Error):
             with closing(sqlite3.connect(f"file:{quote(os.fsencode(file))}?{how}", uri=True)) as source:
                 source.backup(memory)
@@ -185,9 +185,9 @@ def _copy_in_memory(file: Path) -> sa.Engine:
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # the driver would begin too late: `_begin_sqlite` does it
+    connection.isolation_level = None  # the driver would begin a transaction too late: `_begin_sqlite` does it
     connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
-    connection.execute("PRAGMA synchronous=NORMAL")  # a lost tail is indexed again from the store
+    connection.execute("PRAGMA synchronous=NORMAL")  # lost transactions are restored from the store
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -1,7 +1,7 @@
-"""A dry run: what a flow would make, found by taking its own steps.
+"""A dry run: find out what a flow would compute by running it without the work.
 
-What an artifact is called follows from what it would be made from, before it is made. So a flow can be run to its end
-with names alone: a stage that was run is reused, one that was not gives a `Planned`, whose name the next stages take.
+The id of an artifact follows from its key, before it is computed. A flow can therefore run to its end with ids alone:
+a finished artifact is reused, and any other is replaced by a `Planned` artifact, whose id the next stages use.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from clapcur.store.record import Record
 
 @dataclass(frozen=True)
 class Planned(Artifact):
-    """An artifact that is not there yet: its record says what it would be made from."""
+    """An artifact that does not exist yet: its record contains only its key and tags."""
 
     key: Key
     tags: Mapping[str, Any]
@@ -28,25 +28,25 @@ class Planned(Artifact):
 
     @property
     def record(self) -> Record:
-        """What is known of the record before the work."""
+        """What is known of the record before the artifact is computed."""
         return Record.planned(self.key, tags=self.tags)
 
 
 @dataclass
 class DryRun:
-    """The artifacts that a flow asks for, each once, in its order."""
+    """The artifacts that a flow requests, each once, in the order of the requests."""
 
     asked: dict[str, Artifact] = field(default_factory=dict)
 
     def ask(self, store: Store, key: Key, tags: Mapping[str, Any]) -> Artifact:
-        """Return the artifact of this key, or what stands for it until it is made.
+        """Return the artifact of this key, or a `Planned` one if it does not exist.
 
         Parameters
         ----------
         store : Store
         key : Key
         tags : mapping
-            Of the planned artifact, where there is none yet.
+            Tags of the planned artifact.
         """
         if key.id not in self.asked:
             made = store.get(key, discard=False)
@@ -58,13 +58,13 @@ _current: ContextVar[DryRun | None] = ContextVar("dry_run", default=None)
 
 
 def current() -> DryRun | None:
-    """Return the dry run that this code is part of; None where stages do their work."""
+    """Return the current dry run; None if stages do their work."""
     return _current.get()
 
 
 @contextmanager
 def dry_run() -> Iterator[DryRun]:
-    """Within it no stage trains, embeds or scores; the store finds what is planned beside what it has."""
+    """Run a block in which stages compute nothing; `Store.find` also returns planned artifacts."""
     run = DryRun()
     token, known = _current.set(run), PLANNED.set(run.asked)
     try:

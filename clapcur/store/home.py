@@ -1,7 +1,7 @@
-"""Where clapcur keeps everything: one folder with the store, the catalog and MLflow's files.
+"""The home: one folder with the store, the catalog and MLflow's files.
 
-A new home is open to nobody else (0700), unless `CLAPCUR_HOME_MODE` says otherwise; the folder alone decides. What is
-in it has the modes of any new file, by the umask. A home that exists keeps the mode that its owner gave it.
+A new home has mode 0700 (private), unless `CLAPCUR_HOME_MODE` gives another; this mode alone controls access. Files in
+it get the default mode given by the umask. An existing home keeps its mode.
 """
 
 import fcntl
@@ -15,28 +15,28 @@ from urllib.parse import quote
 
 from clapcur.store.artifacts import Store
 
-MODE = 0o700  # of a new home: recordings and captions in it may be private
+MODE = 0o700  # of a new home, because its recordings and captions may be private
 
 
 @dataclass(frozen=True)
 class Home:
-    """The folder that `CLAPCUR_HOME` names (default ``./.clapcur``) and the addresses inside it.
+    """The folder given by `CLAPCUR_HOME` (default ``./.clapcur``) and the addresses inside it.
 
-    Servers take the place of the embedded files where the environment names them (`CLAPCUR_DATABASE_URL` for the
-    catalog, `MLFLOW_TRACKING_URI` for MLflow, `PREFECT_API_URL` for Prefect), or else where ``clapcur up`` runs them
-    for this home.
+    Servers replace the embedded files if the environment gives their addresses (`CLAPCUR_DATABASE_URL` for the
+    catalog, `MLFLOW_TRACKING_URI` for MLflow, `PREFECT_API_URL` for Prefect), or if ``clapcur up`` runs them for this
+    home.
     """
 
     root: Path
 
     @classmethod
     def open(cls, root: Path | str | None = None) -> "Home":
-        """Return the home in `root`, or where the environment says, and make the folder.
+        """Return the home in `root`, or in the folder given by the environment, and create the folder.
 
         Raises
         ------
         ValueError
-            `CLAPCUR_HOME_MODE` is no mode that lets the owner in.
+            `CLAPCUR_HOME_MODE` is not a file mode, or does not give the owner full access.
         """
         chosen = Path(root or os.environ.get("CLAPCUR_HOME") or ".clapcur").expanduser().absolute()
         if not chosen.is_dir():
@@ -44,8 +44,8 @@ class Home:
             chosen.parent.mkdir(parents=True, exist_ok=True)
             try:
                 chosen.mkdir(MODE)
-                chosen.chmod(mode)  # mkdir's is cut by the umask
-            except FileExistsError:  # another process was first; a file in this place is met by mkdir below
+                chosen.chmod(mode)  # the mode of mkdir is masked by the umask
+            except FileExistsError:  # another process created it; if it is a file, the next line raises
                 chosen.mkdir(exist_ok=True)
         return cls(chosen)
 
@@ -56,44 +56,44 @@ class Home:
 
     @property
     def database_url(self) -> str:
-        """Where the catalog is, as SQLAlchemy names it."""
+        """The SQLAlchemy URL of the catalog."""
         return self._address("CLAPCUR_DATABASE_URL") or sqlite_url(self.root / "catalog.db", "sqlite")
 
     @property
     def mlflow_uri(self) -> str:
-        """Where MLflow keeps its runs."""
+        """Where MLflow stores its runs."""
         return self._address("MLFLOW_TRACKING_URI") or self.mlflow_database
 
     @property
     def mlflow_database(self) -> str:
-        """MLflow's file in this home, whoever reads it: this process, or the server of ``clapcur up``."""
+        """The URL of MLflow's file in this home, for this process or for the server of ``clapcur up``."""
         return sqlite_url(self.mlflow_file, "sqlite+pysqlite")
 
     @property
     def mlflow_file(self) -> Path:
-        """MLflow's tables, unless they are behind a server."""
+        """MLflow's tables, unless a server has them."""
         return self.root / "mlflow.db"
 
     @property
     def mlflow_lock(self) -> Path:
-        """Held by the one who makes MLflow's tables: two at once break the file for good."""
+        """Held by the process that creates MLflow's tables: two at once would corrupt the file."""
         return self.root / "mlflow.lock"
 
     @property
     def mlflow_artifacts(self) -> Path:
-        """Where MLflow keeps files, unless it was given another place."""
+        """Where MLflow stores files, unless another place is configured."""
         return self.root / "mlflow-artifacts"
 
     @property
     def prefect_home(self) -> Path:
-        """Where Prefect keeps its database when it has no other."""
+        """Where Prefect stores its database, unless another one is configured."""
         return self.root / "prefect"
 
     @property
     def login(self) -> str:
-        """``user:password`` of the servers that run for this home, made when it is first asked for.
+        """``user:password`` for the servers of this home, created at the first access.
 
-        Its file can be read by its owner alone.
+        Only the owner can read the file.
         """
         path = self.root / "login"
         try:
@@ -104,7 +104,7 @@ class Home:
             with open(descriptor, "w") as file:
                 file.write(f"clapcur:{secrets.token_urlsafe(24)}")
             try:
-                os.link(new, path)  # the first of several wins
+                os.link(new, path)  # the first of several processes wins
             except FileExistsError:
                 pass
             finally:
@@ -113,26 +113,26 @@ class Home:
 
     @property
     def prefect_lock(self) -> Path:
-        """Held by the one who makes Prefect's tables: more at once wait for SQLite until they give up."""
+        """Held by the process that creates Prefect's tables: several at once would wait for SQLite and time out."""
         return self.root / "prefect.lock"
 
     @property
     def flows_lock(self) -> Path:
-        """Shared by the commands that run a flow, each as long as it lives."""
+        """Held, as a shared lock, by every running command that runs a flow."""
         return self.root / "flows.lock"
 
     @property
     def servers_file(self) -> Path:
-        """Addresses of the servers that ``clapcur up`` runs for this home, by the name of their variable."""
+        """Addresses of the servers that ``clapcur up`` runs for this home, by environment variable."""
         return self.root / "servers.json"
 
     @property
     def servers_lock(self) -> Path:
-        """Held by ``clapcur up`` as long as it lives; the system lets go of it when the process dies, however."""
+        """Held by ``clapcur up`` while it runs; the system releases it when the process ends, even if it is killed."""
         return self.root / "servers.lock"
 
     def servers(self) -> dict[str, str]:
-        """Return the addresses of the running servers of this home, by the name of their variable; empty for none."""
+        """Return the addresses of this home's running servers by environment variable; empty if there are none."""
         try:
             text = self.servers_file.read_text()
         except FileNotFoundError:
@@ -143,9 +143,9 @@ class Home:
         return os.environ.get(variable) or self.servers().get(variable)
 
     def environment(self) -> dict[str, str]:
-        """Return the variables under which Prefect, MLflow and Hugging Face are quiet, stay here and never call out.
+        """Return variables that keep Prefect, MLflow and Hugging Face quiet, inside this home and without telemetry.
 
-        Where servers of this home run, their addresses are among them. The batch sizes keep Prefect's recorder from
+        They include the addresses of this home's running servers. The batch sizes keep Prefect's recorder from
         colliding with its own API on SQLite, where about half of the flow calls would stall for two seconds.
         """
         prefect_database = sqlite_url(self.prefect_home / "prefect.db", "sqlite+aiosqlite")
@@ -156,7 +156,7 @@ class Home:
                 **({"PREFECT_SERVER_DATABASE_CONNECTION_URL": prefect_database} if "?" in prefect_database else {}),
                 "CLAPCUR_HOME": str(self.root),
                 "PREFECT_HOME": str(self.prefect_home),
-                "PREFECT_LOGGING_LEVEL": "CRITICAL",  # a failure is told once, by our own error line
+                "PREFECT_LOGGING_LEVEL": "CRITICAL",  # a failure is reported once, by our own error line
                 "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
                 "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
                 "PREFECT_LOGGING_TO_API_ENABLED": "false",
@@ -168,39 +168,39 @@ class Home:
                 "MLFLOW_DISABLE_TELEMETRY": "true",
                 "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
                 "DO_NOT_TRACK": "1",
-                "PREFECT_CLIENT_MAX_RETRIES": "2",  # a server that went down with us must not keep us from leaving
+                "PREFECT_CLIENT_MAX_RETRIES": "2",  # a server that stopped with this process must not delay its exit
                 "HF_HUB_DISABLE_TELEMETRY": "1",
                 "TOKENIZERS_PARALLELISM": "false",
             }
         )
 
     def login_of_mlflow(self) -> dict[str, str]:
-        """Return the variables in which MLflow's client looks for a login, where servers of this home run."""
+        """Return the variables with the login for MLflow's client, if servers of this home run."""
         names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
         return {name: value for name, value in self.servers().items() if name in names}
 
     def _prefect(self) -> dict[str, str]:
-        """Return the login of the server that a flow of this process starts where no other was named."""
+        """Return the login of the server that a flow starts if no other server is configured."""
         if "PREFECT_API_URL" in os.environ:
             return {}
         try:
             login = os.environ.get("PREFECT_API_AUTH_STRING") or self.login
-        except OSError:  # a home that can only be read
+        except OSError:  # a read-only home
             login = f"clapcur:{secrets.token_urlsafe(24)}"
         return {"PREFECT_API_AUTH_STRING": login, "PREFECT_SERVER_API_AUTH_STRING": login}
 
 
 def sqlite_url(path: Path, odd_dialect: str) -> str:
-    """Return the address of a SQLite file.
+    """Return the URL of a SQLite file.
 
-    In an address a ``?`` ends the path, and no quoting helps: such a file is named by a URI of SQLite's own.
+    In a URL a ``?`` ends the path and cannot be quoted: such a file needs SQLite's own URI syntax.
 
     Parameters
     ----------
     path : Path
-        Absolute.
+        Absolute path.
     odd_dialect : str
-        Dialect and driver of an address with a URI: MLflow makes folders of the words behind a plain ``sqlite:``.
+        Dialect and driver of a URL with a URI: MLflow would create folders from the text after a plain ``sqlite:``.
     """
     name = os.fsencode(path)
     if b"?" not in name and name.decode(errors="replace") == str(path):
@@ -217,14 +217,14 @@ def _mode_of_new_home() -> int:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a living process holds the lock of this file."""
+    """Return whether a running process holds the lock of this file."""
     try:
         file = open(path)
     except FileNotFoundError:
         return False
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go of when the file is closed
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # released when the file is closed
         except BlockingIOError:
             return True
     return False

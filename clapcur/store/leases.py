@@ -1,7 +1,7 @@
-"""Leases: one maker for one thing, on one machine or on many.
+"""Leases: only one process computes an artifact at a time, on one machine or several.
 
-A lease is a row with an owner and an end. Its owner renews it while it works; when the owner dies
-the row runs out, at once where the waiting process can see that the owner's process is gone.
+A lease is a row with an owner and an expiry time. Its owner renews it while it works; when the owner dies, the lease
+expires, or ends at once if the waiting process can see that the owner's process is gone.
 """
 
 import logging
@@ -20,20 +20,20 @@ import sqlalchemy as sa
 from clapcur.errors import LeaseLostError
 from clapcur.store.database import LEASE, insert
 
-LEASE_S = 60.0  # a silent owner on another machine is dead after this time
-POLL_S = (0.05, 1.0)  # the first and the longest pause between two looks at a taken lease
+LEASE_S = 60.0  # an owner on another machine that does not renew counts as dead after this time
+POLL_S = (0.05, 1.0)  # the first and the maximum pause between two attempts to take a lease
 
 log = logging.getLogger("clapcur")
 
 
 def _clock() -> float:
-    """Return seconds of a clock that runs on while the process, or the whole machine, is asleep."""
+    """Return seconds of a clock that keeps running while the process or the machine is suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.time()
 
 
 @dataclass
 class Lease:
-    """The right to make something, as long as `check` does not raise."""
+    """The exclusive right to compute something, as long as `check` does not raise."""
 
     engine: sa.Engine
     name: str
@@ -44,7 +44,7 @@ class Lease:
     _renewed: float = field(default_factory=_clock)
 
     def renew(self) -> bool:
-        """Put off the end of the lease; return whether it is still ours."""
+        """Extend the lease; return whether this process still holds it."""
         mine = sa.and_(LEASE.c.name == self.name, LEASE.c.owner == self.owner)
         asked = _clock()
         with self.engine.begin() as db:
@@ -54,9 +54,9 @@ class Lease:
         return not self.lost
 
     def check(self) -> None:
-        """Raise LeaseLostError where another process took over, as after a long sleep of this one.
+        """Raise LeaseLostError if another process took over, for example while this one was suspended.
 
-        Costs nothing while the lease is renewed in time; a process that has just woken up asks the database.
+        This queries the database only if the lease was not renewed in time, as after a suspension.
         """
         if not self.lost and _clock() - self._renewed > LEASE_S:
             self.renew()
@@ -69,16 +69,16 @@ class Lease:
 
 @contextmanager
 def hold(engine: sa.Engine, name: str, what: str = "") -> Iterator[Lease]:
-    """Wait for the lease of this name, hold it inside the block and give it back.
+    """Wait for the lease of this name, hold it inside the block and release it.
 
     Parameters
     ----------
     engine : Engine
         Its transactions must lock at their beginning (SQLite: BEGIN IMMEDIATE).
     name : str
-        What only one may make.
+        Name of the lease, such as an artifact id.
     what : str
-        The same for people, for the line that says what is waited for.
+        The same for people, for the log message while waiting.
     """
     owner = _this_owner()
     lease = Lease(engine, name, owner, _acquire(engine, name, owner, what or name), what)
@@ -96,7 +96,7 @@ def hold(engine: sa.Engine, name: str, what: str = "") -> Iterator[Lease]:
 
 
 def _acquire(engine: sa.Engine, name: str, owner: str, what: str) -> bool:
-    """Take the lease, tell whether somebody else had it first."""
+    """Take the lease; return whether another process held it first."""
     waited, pause = False, POLL_S[0]
     while True:
         with engine.begin() as db:
@@ -111,7 +111,7 @@ def _acquire(engine: sa.Engine, name: str, owner: str, what: str) -> bool:
 
 
 def _take(db: sa.Connection, name: str, owner: str) -> str | None:
-    """Take a free, expired or orphaned lease; return who holds it then."""
+    """Take the lease if it is free, expired or orphaned; return who holds it afterwards."""
     now = _now(db)
     row = {"name": name, "owner": owner, "until": now + LEASE_S}
     is_over = LEASE.c.until < now
@@ -129,12 +129,12 @@ def _keep(lease: Lease, ended: threading.Event) -> None:
         try:
             if not lease.renew():
                 return
-        except sa.exc.OperationalError as error:  # the database restarts: the next beat may do
+        except sa.exc.OperationalError as error:  # the database may be restarting: the next renewal may succeed
             log.warning("the lease of %s was not renewed: %s", lease.name, error.orig)
 
 
 def is_held(engine: sa.Engine, name: str) -> bool:
-    """Return whether somebody holds the lease of this name, as far as can be seen from here."""
+    """Return whether a process holds the lease of this name, as far as this machine can tell."""
     with engine.begin() as db:
         held = sa.select(LEASE.c.owner).where(LEASE.c.name == name, LEASE.c.until >= _now(db))
         owner = db.scalar(held)
@@ -142,7 +142,7 @@ def is_held(engine: sa.Engine, name: str) -> bool:
 
 
 def _now(db: sa.Connection) -> float:
-    """Return the time of the database where several machines share it."""
+    """Return the current time; with PostgreSQL that of the database, which several machines share."""
     if db.dialect.name == "postgresql":
         return float(db.execute(sa.select(sa.extract("epoch", sa.func.clock_timestamp()))).scalar_one())
     return time.time()
@@ -158,26 +158,26 @@ def _for_people(owner: str) -> str:
 
 
 def _machine() -> str:
-    """Name the machine and its process numbers: containers may share a name but not those."""
+    """Return the name of the machine with its PID namespace: containers may share a name, but not the namespace."""
     namespace = Path("/proc/self/ns/pid")
     numbers = os.readlink(namespace) if namespace.is_symlink() else ""
     return f"{platform.node() or 'localhost'}/{numbers}".replace(" ", "_")
 
 
 def _is_gone(owner: str) -> bool:
-    """Return whether an owner on this machine is dead; False where it cannot be known."""
+    """Return whether an owner on this machine is dead; False if unknown."""
     machine, pid, birth, _ = owner.split()
     return machine == _machine() and _birth(int(pid)) != birth
 
 
 def _birth(pid: int) -> str:
-    """Return when a process began, in ticks since boot (a number is used again); "" if dead."""
+    """Return when a process started, in ticks since boot, because PIDs are reused; "" if it is dead."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return "" if Path("/proc/self/stat").exists() or not _answers(pid) else "alive"
     state, ticks = fields[0], fields[19]
-    return "" if state in "ZX" else ticks  # a zombie does no more work
+    return "" if state in "ZX" else ticks  # a zombie does no work
 
 
 def _answers(pid: int) -> bool:

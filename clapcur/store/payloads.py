@@ -1,4 +1,4 @@
-"""The JSON file of an artifact as a frozen dataclass: one class writes it, and the same class reads it."""
+"""The JSON file of an artifact as a frozen dataclass, which both writes and reads it."""
 
 import json
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from clapcur.store.artifacts import Artifact, write_atomic
 
 @dataclass(frozen=True, kw_only=True)
 class Payload:
-    """What a kind of artifact says in one JSON file. A subclass names kind, file and fields.
+    """The content of a kind of artifact in one JSON file. A subclass defines the kind, the file name and the fields.
 
-    The file holds ``schema``, the version of its layout, and every field that is not None. A field that a later
+    The file contains ``schema``, the version of its layout, and every field that is not None. A field that a later
     version adds has a default, so that older files still open.
     """
 
@@ -53,7 +53,7 @@ class Payload:
 
     @classmethod
     def from_json(cls, values: Any, path: Path) -> Self:
-        """Build the payload from the content of its file; `path` is for the message of an error."""
+        """Build the payload from the content of its file; `path` is for error messages."""
         from pydantic import TypeAdapter, ValidationError
 
         schema = values.get("schema", 1) if isinstance(values, Mapping) else 1
@@ -70,6 +70,6 @@ class Payload:
             raise DamagedArtifact(f"{path} is damaged: {where}: {first['msg']}") from None
 
     def write(self, folder: Path) -> None:
-        """Write the file into the folder of an artifact that is being made."""
+        """Write the file to the folder of an artifact that is being computed."""
         values = {name: value for name, value in asdict(self).items() if value is not None}
         write_atomic(folder / self.FILE, json.dumps({"schema": self.SCHEMA, **values}, indent=1))

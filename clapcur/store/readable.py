@@ -1,6 +1,6 @@
-"""What a record says, as flat names and numbers for people, tables and MLflow.
+"""The content of a record as flat names and numbers, for people, tables and MLflow.
 
-Pure functions of a record. Names are spelled in the alphabet that MLflow accepts: letters, digits and ``_-./: ``.
+Pure functions of a record. Names contain only the characters that MLflow accepts: letters, digits and ``_-./: ``.
 """
 
 import json
@@ -17,31 +17,31 @@ from clapcur.store.record import Record
 MAX_NAME = 250
 
 
-WORDS = {  # counts whose own name says where a number is from, and not what it counts
+WORDS = {  # counts whose name tells where a number is from instead of what it counts
     "teacher_pairs_pairs": "pairs", "improvement_set_pairs": "pairs of the Improvement-Set",
     "replay_pairs": "pairs to replay", "single_sounds_pairs": "single sounds to replay",
 }  # fmt: skip
 
 
 def shown_inputs(record: Record) -> dict[str, str]:
-    """Return the inputs by role, without those that are there only because an input was made from them."""
+    """Return the direct inputs by role, without those of `ANCESTOR` roles."""
     return {role: name for role, name in record.inputs.items() if not role.startswith(ANCESTOR)}
 
 
 def in_words(count: str, number: float) -> str:
-    """Return a count of a record as people say it: ``189 pairs``, not ``189 teacher_pairs_pairs``."""
+    """Return a count of a record in words: ``189 pairs``, not ``189 teacher_pairs_pairs``."""
     return f"{number:,} {WORDS.get(count, count.replace('_', ' '))}"
 
 
 def label(record: Record) -> str:
-    """Name an artifact by what made it, in two words: ``curate ads``, ``train ads+sl``."""
+    """Return a short name for an artifact, from its stage and tags: ``curate ads``, ``train ads+sl``."""
     tags = record.tags
     named = next((str(tags[name]) for name in ("name", "row", "strategy", "role") if name in tags), "")
     return f"{record.stage} {named}".rstrip()
 
 
 def summary(record: Record, reused: bool = False) -> str:
-    """Say in one line what was made: the first of the record's counts, and its time."""
+    """Summarise an artifact in one line: its accuracy, its first count and its computing time."""
     said = ["reused"] if reused else []
     if "accuracy" in record.metrics:
         said.append(f"accuracy {record.metrics['accuracy']:.3f}")
@@ -52,13 +52,13 @@ def summary(record: Record, reused: bool = False) -> str:
 
 
 def run_name(record: Record) -> str:
-    """Name a run for people: what made it and, where it has one, with which seed."""
+    """Return a run name for people: the label of the record and, if it has one, the seed."""
     seed = record.tags.get("seed")
     return label(record) if seed is None else f"{label(record)} seed {seed}"
 
 
 def dataset_name(record: Record) -> str:
-    """Name a manifest or an Improvement-Set for people, such as ``esc50 pool`` or ``esc50 ads``."""
+    """Return a name of a manifest or an Improvement-Set for people, such as ``esc50 pool`` or ``esc50 ads``."""
     tags = record.tags
     said = [str(tags[name]) for name in ("dataset", "name", "strategy") if name in tags]
     if len(said) < 2 and "role" in tags:
@@ -72,7 +72,7 @@ def model_name(dataset: str) -> str:
 
 
 def folder_name(name: str) -> str:
-    """Return a name that is safe in a path and an address."""
+    """Return a name that is safe in a path and a URL."""
     return re.sub(r"[^\w.\-]", "_", name).lstrip(".") or "_"
 
 
@@ -82,22 +82,22 @@ def digest(record: Record) -> str:
 
 
 def metrics(record: Record) -> dict[str, float]:
-    """Return the numbers of the result: metrics by their own name, counts as ``count.<name>``."""
+    """Return the numbers in a record: metrics under their own names, counts as ``count.<name>``."""
     counts = {f"count.{name}": value for name, value in flat(record.counts).items()}
     return _numbers(flat(record.metrics) | counts)
 
 
 def thresholds(record: Record) -> dict[str, Any]:
-    """Return every threshold of config and result."""
+    """Return every threshold in the config and the metrics."""
     known = flat(record.config) | flat(record.metrics)
     return {name: value for name, value in known.items() if "threshold" in name and value is not None}
 
 
 def history(folder: Path) -> Iterator[tuple[int, int, dict[str, float]]]:
-    """Yield step, time (ms since 1970) and metrics from a checkpoint's history and the times beside it.
+    """Yield step, time (ms since 1970) and metrics from a checkpoint's history file and times file.
 
-    The lines of both files belong together one by one. In checkpoints of older versions one file has it all. A step
-    whose time is lost or cannot be read has that of the file.
+    The two files match line by line. Checkpoints of older versions have everything in one file. A step whose time is
+    missing or unreadable gets the modification time of the history file.
     """
     path = folder / HISTORY
     if not path.exists():
@@ -114,7 +114,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _times(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield what each line of the times says; nothing where it is damaged, which no digest tells."""
+    """Yield the content of each line of the times file, empty if damaged: no digest covers this file."""
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             said = json.loads(line)
@@ -125,12 +125,12 @@ def _times(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def last_step(folder: Path) -> int:
-    """Return the last step of a training, 0 where nothing was trained."""
+    """Return the last step of a training, 0 if nothing was trained."""
     return max((step for step, _, _ in history(folder)), default=0)
 
 
 def flat(nested: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Return the leaves of nested mappings by their dotted path, in MLflow's alphabet."""
+    """Return the leaves of nested mappings by dotted path, with names that MLflow accepts."""
     leaves: dict[str, Any] = {}
     for key, value in nested.items():
         name = f"{path}.{key}" if path else str(key)
@@ -148,7 +148,7 @@ def _numbers(leaves: Mapping[str, Any]) -> dict[str, float]:
 
 
 def spelled(text: str) -> str:
-    """Spell a name as MLflow allows; what looks like a path must be one that goes down."""
+    """Replace the characters in a name that MLflow does not accept, and remove ``.`` and ``..`` between slashes."""
     name = re.sub(r"[^\w.\- :/]", "_", text)[:MAX_NAME]
     parts = (part for part in name.split("/") if part.strip(".") or len(part) > 2)
     return "/".join(parts) or "_"

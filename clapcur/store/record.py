@@ -1,7 +1,7 @@
-"""The record of an artifact, ``record.json``: what it was made from and how, and what came of it.
+"""The record of an artifact, ``record.json``: its inputs, config and environment, and its results.
 
-It is written last and atomically, so that it is the done mark as well. From its second schema on it says its own schema
-and has a digest of everything that it says.
+It is written last and atomically, so that it also marks the artifact as finished. Since its second schema it contains
+its schema version and a digest of its content.
 """
 
 import errno
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from clapcur.store.artifacts import Key
 
 RECORD = "record.json"
-SCHEMA = 2  # of a record
+SCHEMA = 2  # version of the layout of a record
 REQUIRED: Mapping[str, type | tuple[type, ...]] = {
     "kind": str, "id": str, "key_sha256": str, "stage": str, "version": str, "config": dict, "inputs": dict,
     "started": (int, float), "finished": (int, float), "files": dict,
@@ -32,7 +32,7 @@ OPTIONAL: Mapping[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a stage says of its result; it goes into the record."""
+    """What a stage reports about its result; it is stored in the record."""
 
     counts: Mapping[str, int] = field(default_factory=dict)
     """How many of what, such as clips and pairs."""
@@ -83,7 +83,7 @@ class Record:
 
     @classmethod
     def planned(cls, key: "Key", **said: Any) -> "Record":
-        """Return what is known of a record before the work."""
+        """Return what is known of a record before the artifact is computed."""
         return cls(
             kind=key.kind, id=key.id, key_sha256=key.sha256, stage=key.stage, version=key.version, config=key.config,
             inputs=key.inputs, **said,
@@ -91,16 +91,16 @@ class Record:
 
     @property
     def experiment(self) -> str:
-        """The name of the experiment that it was made for; empty where there was none."""
+        """The name of the experiment that the artifact was computed for; empty if there was none."""
         return str((self.campaign or {}).get("experiment", ""))
 
     @property
     def seconds(self) -> float:
-        """How long it took to make."""
+        """How long the computation took, in seconds."""
         return self.finished - self.started
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the file says, but for schema and digest."""
+        """Return the content of the file, without schema and digest."""
         said = {name: getattr(self, name) for name in NAMES if getattr(self, name) is not None}
         return said | {"campaign": self.campaign} | dict(self.facts)
 
@@ -115,15 +115,15 @@ def read_record(folder: Path) -> Record:
     Raises
     ------
     ArtifactError
-        There is none.
+        There is no record.
     DamagedArtifact
-        It is no JSON, lacks a field, has one of another type, or is the record of another artifact.
+        The record is not JSON, lacks a field, has a field of the wrong type, or belongs to another artifact.
     """
     return Record.of(_read(folder))
 
 
 def checked_record(folder: Path) -> Record:
-    """Return a record that says what was written, to the letter; raises as `read_record`."""
+    """Return a record after comparing it with its digest; raises as `read_record` does."""
     said = _read(folder)
     if "record_sha256" in said:
         if said["record_sha256"] != record_digest(said):
@@ -134,13 +134,13 @@ def checked_record(folder: Path) -> Record:
 
 
 def signed(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of the file of a record, with schema and digest; floats and keys as JSON reads them back."""
+    """Return the content of a record's file, with schema and digest; floats and keys are as JSON reads them back."""
     content = json.loads(json.dumps({"schema": SCHEMA, **said}))
     return {**content, "record_sha256": record_digest(content)}
 
 
 def record_digest(said: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of everything that a record says, but for this digest itself."""
+    """Return the SHA-256 of the content of a record, without the digest itself."""
     signed_part = {name: value for name, value in said.items() if name != "record_sha256"}
     return hashlib.sha256(json.dumps(signed_part, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

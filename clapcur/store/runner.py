@@ -1,9 +1,8 @@
-"""One stage, once: key, then a checked hit, or else lease, compute, commit, index.
+"""Run a stage at most once: reuse the artifact of its key, or take the lease, compute, commit and index it.
 
-A result that exists is reused without importing anything heavy. One that does not is made by one
-process, whoever else wants it waits and reuses. The order payload, record, catalog means that a
-crash at any point loses nothing that was finished: the next run finds it, or resumes from the
-parts that were marked done.
+An existing result is reused without importing anything heavy. A missing one is computed by one process, while other
+processes that need it wait and reuse it. Payload, record and catalog are written in this order, so that a crash loses
+no finished work: the next run finds the result, or resumes from the parts that were marked done.
 """
 
 import functools
@@ -49,7 +48,7 @@ def run(
     verify: bool = False,
     check: Callable[[bool], None] = lambda is_written: None,
 ) -> Artifact:
-    """Return what this stage makes of this config and these inputs, made now or before.
+    """Return the artifact of this stage, config and inputs; compute it if it does not exist.
 
     Parameters
     ----------
@@ -60,26 +59,26 @@ def run(
         By role.
     home : Home
     campaign : Campaign, optional
-        The experiment that asks, for MLflow. Not part of the artifact's identity.
+        The experiment that requests the artifact, for MLflow. Not part of the artifact's identity.
     tags : mapping, optional
-        Facts about the role of the result (strategy, seed), kept in its record. Not part of the
-        artifact's identity: a result that exists keeps the tags it was made with.
+        Facts about the role of the result (strategy, seed), stored in its record. Not part of the artifact's identity:
+        an existing result keeps its tags.
     on_step : callable, optional
-        Is told step and metrics of a training.
+        Called with the step and the metrics of a training.
     spread : callable
-        Hands out the parts of a stage that may be made elsewhere; `clapcur.store.artifacts.here` hands out none.
+        Distributes the parts of a stage; the default, `clapcur.store.artifacts.here`, processes all of them here.
     verify : bool
-        Re-hash the payload of a result that exists.
+        Re-hash the payload of an existing result.
     check : callable
-        Called before anything is computed, with False, and with True when the payload is written and about to count;
-        what it raises ends the work, and no artifact is made. A result that exists is checked with True.
+        Called with False before anything is computed, and with True when the payload is written but not yet committed;
+        an exception ends the work without an artifact. For an existing result it is called with True.
 
     Raises
     ------
     ArtifactError
-        The disk is full or read-only; running again continues.
+        The disk is full or read-only; running again resumes the work.
     DamagedArtifact
-        An input is not what was written; found before anything is computed with it.
+        An input has changed since it was written; this is found before anything is computed with it.
     """
     key = stage.key(config, inputs)
     catalog = Catalog.open(home)
@@ -92,7 +91,7 @@ def run(
             if artifact is None:
                 try:
                     artifact = _make(stage, config, inputs, home, lease, said, on_step, spread, check)
-                except LeaseLostError:  # the next turn waits for the other process, and takes what it made
+                except LeaseLostError:  # the next iteration waits for the other process and reuses its result
                     log.info("another process took over %s while this one was suspended", lease.what)
                     continue
                 record = artifact.record
@@ -108,7 +107,7 @@ def _reuse(
     if artifact is None:
         return None
     record = artifact.record
-    if not catalog.knows(key.id, record.finished):  # a crash came between record and catalog
+    if not catalog.knows(key.id, record.finished):  # a process crashed between record and catalog
         catalog.index(record, payload_of(record))
     if campaign and (record.campaign or {}).get("key") != campaign.key:
         catalog.note(key.id, f"used by {campaign.key}", {"campaign": asdict(campaign)})
@@ -142,7 +141,7 @@ def _make(
         return home.store.commit(work, outcome, started, **said)
     except Interrupted:
         raise
-    except Exception as error:  # a full disk comes dressed as many errors; all others continue as they are
+    except Exception as error:  # a full disk causes many kinds of error; all other errors are re-raised unchanged
         _check(lease, error)
         folder = home.store.folder(key.kind, key.id)
         why = next((reason for cause in _causes(error) if (reason := why_not_written(cause, home.root))), None)
@@ -154,7 +153,7 @@ def _make(
 
 
 def _while_held(lease: Lease, on_step: OnStep | None) -> OnStep:
-    """Return what a training tells its steps to: it ends at the first one after somebody else took over."""
+    """Return a step callback that ends a training at the first step after another process took over."""
 
     def checked(step: int, metrics: Mapping[str, float]) -> None:
         lease.check()
@@ -165,10 +164,10 @@ def _while_held(lease: Lease, on_step: OnStep | None) -> OnStep:
 
 
 def _check(lease: Lease, error: Exception) -> None:
-    """Raise LeaseLostError where the error comes of another process that took over, and moved our files away."""
+    """Raise LeaseLostError if another process took over: that it moved the files away explains the error."""
     try:
         lease.renew()
-    except DBAPIError:  # then nobody can have taken over either
+    except DBAPIError:  # without the database, no other process can have taken over
         return
     try:
         lease.check()
@@ -184,7 +183,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 @functools.cache
 def environment() -> dict[str, Any]:
-    """Return what the result may depend on beside its key: versions, platform, commit."""
+    """Return what a result may depend on besides its key: versions, platform, commit."""
     found = {}
     for library in LIBRARIES:
         try:
@@ -197,7 +196,7 @@ def environment() -> dict[str, Any]:
 
 
 def _commit(checkout: Path) -> str | None:
-    """Return the commit of a checkout, with ``-dirty`` where files differ from it."""
+    """Return the commit of a checkout, with ``-dirty`` if files differ from it."""
     if not (checkout / ".git").exists():
         return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

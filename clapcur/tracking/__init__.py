@@ -1,7 +1,7 @@
-"""Lineage for people: what the catalog's outbox holds, shown in MLflow.
+"""Lineage in MLflow: send the messages in the catalog's outbox.
 
-MLflow is a picture of the store and may be thrown away: `sync` draws it again. MLflow being down
-never stops a run of the pipeline; what could not be said waits in the outbox.
+MLflow is a view of the store and may be deleted: `sync` restores it. If MLflow is down, the pipeline still runs, and
+messages wait in the outbox.
 """
 
 import logging
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-MLFLOW = "mlflow"  # the lease under which runs are looked for and made
-REST_S = 60.0  # after a failure MLflow is left alone for so long
+MLFLOW = "mlflow"  # name of the lease under which runs are searched for and created
+REST_S = 60.0  # how long MLflow is left alone after a failure
 
 _rests_until: dict[str, float] = {}
 log = logging.getLogger("clapcur")
-logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)  # says when it begins and ends
+logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)  # it logs every start and end
 
 
 class Delivery(NamedTuple):
-    """How many messages reached MLflow just now, and how many still wait."""
+    """How many messages reached MLflow in this call, and how many still wait."""
 
     delivered: int
     waiting: int
 
 
 def deliver(home: Home) -> Delivery:
-    """Tell MLflow what it does not know yet; where it does not answer, warn and let it wait."""
+    """Send the waiting messages to MLflow; if it does not respond, warn and keep them in the outbox."""
     catalog = Catalog.open(home)
     waiting = catalog.num_waiting()
     if not waiting or time.monotonic() < _rests_until.get(home.mlflow_uri, 0):
@@ -48,18 +48,18 @@ def deliver(home: Home) -> Delivery:
 
 
 def sync(home: Home, rebuild: bool = False) -> Delivery:
-    """Tell MLflow everything that waits, what was given up and what the catalog never knew too.
+    """Send all waiting messages to MLflow, including rejected ones, and those for artifacts missing from the catalog.
 
-    Where the home was moved, what MLflow knows of files and models leads to where they are now. Runs whose status a
-    killed or sleeping process left wrong are mended: what has a record is FINISHED, what has none and is made by nobody
-    is KILLED.
+    If the home was moved, MLflow's URIs of files and models are updated. The status of runs is corrected if a killed or
+    suspended process left it wrong: runs of artifacts with a record are FINISHED, and runs of artifacts that no process
+    is making are KILLED.
 
     Parameters
     ----------
     home : Home
     rebuild : bool
-        Make the catalog again from the store and tell everything anew, for an MLflow that lost
-        its database. Known runs are completed, not doubled.
+        Whether to rebuild the catalog from the store and send everything again, for an MLflow that lost its database.
+        Existing runs are completed, not duplicated.
     """
     catalog = Catalog.open(home)
     if rebuild:
@@ -71,12 +71,12 @@ def sync(home: Home, rebuild: bool = False) -> Delivery:
 
 
 def answers(home: Home) -> bool:
-    """Return whether MLflow answered when it was last told something."""
+    """Return whether MLflow responded to the last message sent to it."""
     return home.mlflow_uri not in _rests_until
 
 
 def point_aliases(home: Home) -> None:
-    """Point the aliases of all registered models at what has them now, for an MLflow that missed it or was edited."""
+    """Set the aliases of all registered models in MLflow, in case it missed a change or was edited."""
     catalog = Catalog.open(home)
 
     def tell(page: MlflowPage) -> None:
@@ -87,24 +87,24 @@ def point_aliases(home: Home) -> None:
 
 
 def registered_version(home: Home, name: str, version: str) -> str:
-    """Return the id of the checkpoint that MLflow has under this version of a registered model.
+    """Return the id of the checkpoint that is this version of a registered model in MLflow.
 
     Parameters
     ----------
     home : Home
     name : str
-        Of the model.
+        Name of the model.
     version : str
-        Its number.
+        Number of the version.
 
     Raises
     ------
     ArtifactError
-        MLflow does not know it or is down, or another program registered it.
+        MLflow does not have the version or is down, or another program registered it.
     """
     try:
         found = MlflowPage(home, Catalog.open(home)).client.get_model_version(name, version)
-    except Exception as error:  # of MLflow, of the network under it, of a database: all mean that it cannot be told
+    except Exception as error:  # an error of MLflow, the network or a database: the id is unknown
         raise ArtifactError(f"MLflow at {home.mlflow_uri} has no {name}/{version}: {one_line(error)}") from error
     if ARTIFACT_TAG not in found.tags:
         raise ArtifactError(f"{name}/{version} was not registered by clapcur: it has no tag {ARTIFACT_TAG}")
@@ -112,27 +112,27 @@ def registered_version(home: Home, name: str, version: str) -> str:
 
 
 def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[str, Any] | None = None) -> Live:
-    """Open the run of an artifact that is about to be made, so that its curves are seen now.
+    """Open the MLflow run of an artifact before it is made, to show its curves while it is made.
 
-    The result is the ``on_step`` of `clapcur.store.runner.run` and a context manager around it: the run
-    is RUNNING inside, FAILED or KILLED where the block is left by an error; at its end the last
-    points are sent, before `deliver` completes the same run. MLflow is met in a thread of its own
-    and never holds up the training. What the machine does meanwhile (CPU, memory, disk, network,
-    GPU) is measured from the first points on, every 10 s unless MLflow's own variable says otherwise.
+    The result is the ``on_step`` of `clapcur.store.runner.run`, and a context manager around it. The run is RUNNING
+    inside the block, and FAILED or KILLED if an error ends the block. At the end of the block the last points are sent;
+    later `deliver` completes the same run. A separate thread sends to MLflow, so that it never delays the training.
+    System metrics (CPU, memory, disk, network, GPU) are measured from the first points on, every 10 s unless MLflow's
+    own variable sets another interval.
 
     Parameters
     ----------
     home : Home
     key : Key
     campaign : Campaign, optional
-        The experiment that asks.
+        Campaign that the run belongs to.
     tags : mapping, optional
         As in `Record`.
 
     Returns
     -------
     Live
-        One that tells nothing where the artifact is there already.
+        Sends nothing if the artifact exists already.
     """
     if (home.store.folder(key.kind, key.id) / RECORD).exists():
         return Live(lambda points: None, lambda status: None)
@@ -153,10 +153,10 @@ def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[s
             page.describe(run, record)
             opened.append((page, run))
         page, run = opened[0]
-        if points and run.info.status != "RUNNING":  # resumes where an earlier try ended
+        if points and run.info.status != "RUNNING":  # resumes after an earlier attempt ended
             run = page.set_status(run.info.run_id, key.id, "RUNNING")
             opened[0] = page, run
-        if run.info.status == "FINISHED":  # another process has made it, and tells its curves
+        if run.info.status == "FINISHED":  # another process has made the artifact, and sends its curves
             return
         page.add_points(run, points)
         if points and not measuring:
@@ -166,7 +166,7 @@ def live(home: Home, key: Key, campaign: Campaign | None = None, tags: Mapping[s
     def close(status: str | None) -> None:
         for monitor in measuring:
             monitor.finish()
-        for page, run in opened:  # what another process finished stays so, however ours ended
+        for page, run in opened:  # a run that another process finished stays FINISHED
             page.set_status(run.info.run_id, key.id, status)
 
     return Live(send, close)
@@ -181,7 +181,7 @@ def _deliver(home: Home, catalog: Catalog, mends: bool = False) -> Delivery:
             page.mend_statuses()
         last = 0
         while catalog.waiting(after=last):
-            with catalog.lease(MLFLOW, "MLflow's turn"):  # one message a turn: nobody waits long
+            with catalog.lease(MLFLOW, "MLflow's turn"):  # one message per lease, so that no process waits long
                 for message in catalog.waiting(after=last)[:1]:
                     arrived = page.tell(message)
                     catalog.mark(message, arrived)
@@ -196,12 +196,12 @@ def _deliver(home: Home, catalog: Catalog, mends: bool = False) -> Delivery:
 
 
 def _with_page(home: Home, catalog: Catalog, tell: Callable[[MlflowPage], None]) -> None:
-    """Say something to MLflow; where it does not answer, warn and leave it alone for a while."""
+    """Call `tell` with MLflow; if it does not respond, warn and leave it alone for `REST_S`."""
     try:
         tell(MlflowPage(home, catalog))
-    except DamagedArtifact:  # of our own store: nobody knows what was taken down, and no alias may move
+    except DamagedArtifact:  # our own store: which clips were taken down is unknown, so no alias may move
         raise
-    except Exception as error:  # whatever MLflow does, the run of the pipeline continues
+    except Exception as error:  # no error of MLflow may stop the pipeline
         first_time = home.mlflow_uri not in _rests_until
         _rests_until[home.mlflow_uri] = time.monotonic() + REST_S
         log.log(

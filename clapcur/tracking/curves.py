@@ -1,4 +1,4 @@
-"""Metrics on their way from a training loop to whoever shows them, without holding up the loop."""
+"""Send metrics from a training loop to MLflow without delaying the loop."""
 
 import logging
 import queue
@@ -9,8 +9,8 @@ from types import TracebackType
 
 from clapcur.errors import Interrupted
 
-FLUSH_S = 2.0  # points of so long a time travel together
-CLOSE_S = 10.0  # how long the end of a training waits for its last points
+FLUSH_S = 2.0  # points of this period are sent together
+CLOSE_S = 10.0  # how long the end of a training waits until its last points are sent
 CLOSE_TURNS = 20
 
 Point = tuple[int, int, Mapping[str, float]]  # step, time (ms since 1970), metrics
@@ -23,10 +23,11 @@ class Live:
     Parameters
     ----------
     send : callable
-        Is given the points since the last time, in a thread; first an empty list, to get ready.
-        After its first error nothing more is sent.
+        Called in a thread with the points since its last call; the first call has an empty list, for preparation. After
+        its first error it is not called again.
     close : callable
-        Is called at the end, with how the block ended if it did by an error and anything was sent, else with None.
+        Called at the end with ``FAILED`` or ``KILLED`` if an error ended the block and any point was sent, else with
+        None.
     """
 
     def __init__(self, send: Callable[[list[Point]], None], close: Callable[[str | None], None]) -> None:
@@ -35,21 +36,21 @@ class Live:
         self._thread = threading.Thread(target=self._pump, daemon=True)
 
     def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Note the metrics of a step; begin to send where no block was entered."""
+        """Queue the metrics of a step; start sending if no block was entered."""
         if self._thread.ident is None:
             self._thread.start()
         self._points.put((step, time.time_ns() // 1_000_000, dict(metrics)))
 
     def __enter__(self) -> "Live":
-        """Begin to send, so that the training is seen before its first step."""
+        """Start sending, so that the training is visible before its first step."""
         self._thread.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Send the rest; say FAILED or, for a wanted stop, KILLED where there was an error."""
+        """Send the remaining points and the status: FAILED after an error, KILLED after a requested stop."""
         stopped = isinstance(error, (KeyboardInterrupt, Interrupted))
         self._points.put(None if error is None else "KILLED" if stopped else "FAILED")
-        for _ in range(CLOSE_TURNS):  # a process that is asleep meanwhile spends one turn, not all the time
+        for _ in range(CLOSE_TURNS):  # if the process is suspended meanwhile, it loses one turn, not the whole wait
             self._thread.join(CLOSE_S / CLOSE_TURNS)
 
     def _pump(self) -> None:
@@ -68,7 +69,7 @@ class Live:
             log.warning("curves are not updated during training: %s", " ".join(str(error).split()))
 
     def _gather(self) -> tuple[list[Point], bool, str | None]:
-        """Wait for points, return those of the next `FLUSH_S`, whether it ended and how."""
+        """Wait up to `FLUSH_S`; return the points received, whether the block ended, and its status."""
         points: list[Point] = []
         deadline = time.monotonic() + FLUSH_S
         while (left := deadline - time.monotonic()) > 0:

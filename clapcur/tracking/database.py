@@ -1,9 +1,9 @@
-"""MLflow's SQLite file: always whole, whenever whoever made it was killed.
+"""MLflow's SQLite file: always complete, even if the process that creates it is killed.
 
-MLflow makes its tables at the first use, in hundreds of steps that SQLite commits one by one; a process that is killed
-among them leaves a file that MLflow refuses from then on. Hence the tables are made in a file aside, which is renamed
-into place when it is whole. A half-made file, of an earlier clapcur or of another program, is moved aside and made
-again, unless it holds runs: then a copy is brought up to date and takes its place, or nothing is touched.
+MLflow creates its tables at first use, in hundreds of steps that SQLite commits one by one. A process killed in between
+leaves a file that MLflow then always rejects. Therefore the tables are created in a temporary file, which is renamed
+when it is complete. An incomplete file, from an earlier clapcur or another program, is moved aside and re-created. If
+it has runs, a copy is upgraded and replaces it; if the upgrade fails, the file is left unchanged.
 
     python -m clapcur.tracking.database      # prepares the file of the home, before `clapcur up` starts MLflow on it
 """
@@ -25,30 +25,30 @@ from clapcur.tracking.moved import follow_home
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-MAGIC = b"SQLite format 3\0"  # begins every file of SQLite that holds anything
-COMPANIONS = ("", "-journal", "-wal", "-shm")  # left beside another file, each would be replayed into that one
-USED = {  # a row means that somebody has used the file; MLflow itself makes the experiment 0
+MAGIC = b"SQLite format 3\0"  # first bytes of every non-empty SQLite file
+COMPANIONS = ("", "-journal", "-wal", "-shm")  # left next to another file, they would be replayed into that file
+USED = {  # a row means that the file was used; MLflow itself creates experiment 0
     "runs": "SELECT 1 FROM runs LIMIT 1",
     "registered_models": "SELECT 1 FROM registered_models LIMIT 1",
     "experiments": "SELECT 1 FROM experiments WHERE experiment_id != 0 LIMIT 1",
 }
 
-_looked_into: dict[tuple[int, int], int] = {}  # a descriptor by device and inode
+_looked_into: dict[tuple[int, int], int] = {}  # file descriptors by device and inode
 log = logging.getLogger("clapcur")
 
 
 @contextmanager
 def prepared(home: Home, uri: str) -> Iterator[None]:
-    """Make the tables that MLflow expects at this address; inside the block nobody else makes any.
+    """Create the tables that MLflow expects in the database at this URI, and hold the lock on them inside the block.
 
-    Their addresses are those of this home, also where it was moved (`clapcur.tracking.moved`). What is behind a server
-    is the server's concern. On other databases than SQLite a killed process leaves no half of the tables: MLflow makes
-    them there in one transaction.
+    If the home was moved, the URIs in the tables are updated (`clapcur.tracking.moved`). If the URI is that of a
+    server, nothing is done. In databases other than SQLite, MLflow creates all tables in one transaction, so they are
+    never incomplete.
 
     Raises
     ------
     ArtifactError
-        The file holds runs, but cannot be brought up to date.
+        The file has runs, but cannot be upgraded.
     """
     if uri.startswith("http"):
         yield
@@ -65,13 +65,13 @@ def prepared(home: Home, uri: str) -> Iterator[None]:
 
 
 def _file_behind(uri: str) -> Path | None:
-    """Return the SQLite file of an address, however it is spelled; None for another database, or one in memory."""
+    """Return the SQLite file of a URI in any spelling; None for another database or one in memory."""
     url = _url_of(uri)
     return file_of(url) if url is not None and url.get_backend_name() == "sqlite" else None
 
 
 def _url_of(uri: str) -> "sa.URL | None":
-    """Return the database of an address; None for one in memory, and for a folder, as MLflow once had them."""
+    """Return the database URL of a URI; None for a database in memory, and for a folder, as older MLflow used."""
     import sqlalchemy as sa
 
     try:
@@ -82,9 +82,9 @@ def _url_of(uri: str) -> "sa.URL | None":
 
 
 def make_whole(path: Path) -> None:
-    """Make the file, make it again or bring it up to date, unless it is whole; the caller holds MLflow's lock."""
+    """Create, re-create or upgrade the file unless it is complete; the caller holds MLflow's lock."""
     new = path.with_name(f".{path.name}.new")
-    _discard(new)  # of a maker that was killed
+    _discard(new)  # left by a killed process
     if path.exists():
         if _is_whole(path):
             return
@@ -101,7 +101,7 @@ def make_whole(path: Path) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Return whether all tables are there, at the newest step of this MLflow."""
+    """Return whether all tables exist, at the latest schema revision of this MLflow."""
     from mlflow.store.db.utils import _all_tables_exist, _get_latest_schema_revision
 
     if _rows(path, "alembic_version", "SELECT version_num FROM alembic_version") != [(_get_latest_schema_revision(),)]:
@@ -111,29 +111,29 @@ def _is_whole(path: Path) -> bool:
 
 
 def _holds_runs(path: Path) -> bool:
-    """Return whether anything was ever written into the tables that are there."""
+    """Return whether the existing tables have any rows that a user wrote."""
     return any(_rows(path, table, query) for table, query in USED.items())
 
 
 def _rows(path: Path, table: str, query: str) -> list[tuple[Any, ...]]:
-    """Return the answer to a query; nothing where its table is missing, or where the file is no database."""
-    if not _is_sqlite(path):  # opening it, some versions of SQLite delete the journal beside it
+    """Return the rows of a query; empty if its table is missing or the file is no database."""
+    if not _is_sqlite(path):  # some versions of SQLite delete the journal of a file when they open it
         return []
     try:
-        with closing(sqlite3.connect(path)) as db:  # SQLite itself takes back what was half written
+        with closing(sqlite3.connect(path)) as db:  # SQLite rolls back incomplete writes
             is_there = db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone()
             return db.execute(query).fetchall() if is_there else []
-    except sqlite3.OperationalError:  # somebody holds it, or it may not be read: that says nothing of what is in it
+    except sqlite3.OperationalError:  # the file is locked or unreadable, so its content is unknown
         raise
     except sqlite3.DatabaseError:
         return []
 
 
 def _is_sqlite(path: Path) -> bool:
-    """Return whether a file begins as those of SQLite do.
+    """Return whether a file starts with SQLite's header.
 
-    The file stays open, once for each in a process: to close it would take all locks off it that SQLite holds for
-    this process, in the middle of what another thread writes.
+    Each file is opened once per process and stays open: closing it would release all locks that SQLite holds on it for
+    this process, possibly while another thread writes.
     """
     place = os.stat(path)
     key = (place.st_dev, place.st_ino)
@@ -143,7 +143,7 @@ def _is_sqlite(path: Path) -> bool:
 
 
 def _upgrade(path: Path, new: Path) -> None:
-    """Bring a copy of a file with runs up to date, and put it in its place; the old one is kept beside it."""
+    """Upgrade a copy of a file with runs, and replace the file with it; the old file is kept under another name."""
     with closing(sqlite3.connect(path)) as old, closing(sqlite3.connect(new)) as copy:
         old.backup(copy)
     try:
@@ -153,7 +153,7 @@ def _upgrade(path: Path, new: Path) -> None:
             _upgrade_db(engine)
         if not _is_whole(new):
             raise ArtifactError("tables are missing")
-    except Exception as error:  # of MLflow, of Alembic, of SQLite: all mean that this file needs a person
+    except Exception as error:  # an error of MLflow, Alembic or SQLite: the user must repair this file
         _discard(new)
         said = " ".join(str(error).split())[:200]
         raise ArtifactError(
@@ -181,11 +181,11 @@ def _move_aside(path: Path) -> None:
 
 
 def _move(path: Path) -> Path:
-    """Rename a file, with what SQLite keeps beside it, to a name that is free; return the new path."""
+    """Rename a file and its SQLite companions to an unused name; return the new path."""
     number = 1
     while (kept := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1
-    for end in reversed(COMPANIONS):  # the file itself last: a kill in between leaves what is still not whole
+    for end in reversed(COMPANIONS):  # the file itself last: after a kill in between, it still counts as incomplete
         part = path.with_name(path.name + end)
         if part.exists():
             part.rename(kept.with_name(kept.name + end))
@@ -206,7 +206,7 @@ def _discard(path: Path) -> None:
 
 @contextmanager
 def _engine(place: "Path | sa.URL") -> "Iterator[sa.Engine]":
-    """Open a file or another database as MLflow does, without a connection that outlives the block."""
+    """Open a file or another database as MLflow does; no connection outlives the block."""
     import sqlalchemy as sa
 
     url = sqlite_url(place.absolute(), "sqlite+pysqlite") if isinstance(place, Path) else place

@@ -1,7 +1,7 @@
-"""Where a dataset lies and what it is, in the words of MLflow's datasets.
+"""Location and identity of a dataset, in the form of MLflow's datasets.
 
-Registered in the entry point group ``mlflow.dataset_source``, so that `mlflow.data.get_source`
-finds the way back from a run to the store. Nothing here imports mlflow.
+Registered in the entry point group ``mlflow.dataset_source``, so that `mlflow.data.get_source` leads from a run to the
+store. Nothing here imports mlflow.
 """
 
 import json
@@ -14,9 +14,9 @@ from clapcur.store.record import RECORD, read_record
 
 
 class ArtifactSource:
-    """The address and the key of a manifest or an Improvement-Set.
+    """The URI and the key of a manifest or an Improvement-Set.
 
-    It has the methods of `mlflow.data.dataset_source.DatasetSource` without inheriting them.
+    It has the methods of `mlflow.data.dataset_source.DatasetSource` without inheriting from it.
     """
 
     TYPE = "clapcur"
@@ -30,7 +30,7 @@ class ArtifactSource:
 
     @staticmethod
     def _can_resolve(_raw_source: Any) -> bool:
-        return False  # never guess from an address
+        return False  # never guess from a URI
 
     def load(self) -> Path:
         """Return the folder of the artifact.
@@ -38,7 +38,7 @@ class ArtifactSource:
         Raises
         ------
         ArtifactError
-            What is there now is not the artifact of this key: a run's description of its data can be edited.
+            The artifact at the URI does not have this key; the datasets of a run can be edited in MLflow.
         """
         folder = Path(self.uri)
         if not (folder / RECORD).is_file() or read_record(folder).key_sha256 != self.sha256:
@@ -46,11 +46,11 @@ class ArtifactSource:
         return folder
 
     def to_dict(self) -> dict[str, Any]:
-        """Return address and key as plain values."""
+        """Return URI and key as plain values."""
         return {"uri": self.uri, "sha256": self.sha256}
 
     def to_json(self) -> str:
-        """Return address and key as JSON."""
+        """Return URI and key as JSON."""
         return json.dumps(self.to_dict())
 
     @classmethod

@@ -1,6 +1,6 @@
-"""What MLflow is told of an artifact: its record as flat params, metrics and tags.
+"""The record of an artifact as flat params, metrics and tags for MLflow.
 
-Pure functions of a record, in the sizes that MLflow accepts: 6,000 characters in a param, 8,000 in a tag.
+Pure functions of a record, within MLflow's limits: 6,000 characters per param, 8,000 per tag.
 """
 
 import json
@@ -16,14 +16,14 @@ CAMPAIGN_TAG = "clapcur.campaign"
 
 
 def params(record: Record) -> dict[str, str]:
-    """Return the resolved config, one param for each leaf."""
+    """Return the resolved config, one param per leaf."""
     return {name: _text(value)[:MAX_PARAM] for name, value in flat(record.config).items()}
 
 
 def tags(record: Record, uri: str) -> dict[str, str]:
-    """Return who and whence: id, key, inputs by role, free tags, thresholds, versions.
+    """Return the origin of an artifact: id, key, inputs by role, free tags, thresholds, versions.
 
-    A threshold is any number of config or metrics that has the word in its name.
+    A threshold is any number in config or metrics with "threshold" in its name.
     """
     environment = record.environment
     facts = {

@@ -1,4 +1,4 @@
-"""A checkpoint as a model of MLflow: its description, signature and example; `serving` answers for it."""
+"""A checkpoint as an MLflow model: its description, signature and example; `serving` loads it and predicts."""
 
 import warnings
 from pathlib import Path
@@ -19,15 +19,15 @@ def write_model(checkpoint: Artifact, model: "LoggedModel", folder: Path) -> Non
     ----------
     checkpoint : Artifact
     model : LoggedModel
-        As MLflow made it.
+        Logged model as created by MLflow.
     folder : Path
-        Does not exist yet; the address of the checkpoint is written beside it, as JSON.
+        Folder that does not exist yet; the address of the checkpoint is written next to it, as JSON.
     """
     import pandas as pd
 
     address = folder.with_suffix(".json")
     address.write_text(serving.address(checkpoint))
-    with warnings.catch_warnings():  # MLflow's own: of its chat models, and of its use of pandas
+    with warnings.catch_warnings():  # MLflow's own, about its chat models and its use of pandas
         for message in (".*Any type hint is inferred", "Operation with range is deprecated"):
             warnings.filterwarnings("ignore", message)
         from mlflow.models import Model
@@ -48,7 +48,7 @@ def write_model(checkpoint: Artifact, model: "LoggedModel", folder: Path) -> Non
 
 
 def signature() -> Any:
-    """Return what goes in and comes out."""
+    """Return the signature of the model: its inputs, outputs and parameters."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 

@@ -1,11 +1,11 @@
-"""A home that was moved or copied: MLflow's absolute addresses are made those of the place where the home is now.
+"""Update MLflow's absolute URIs after a home was moved or copied.
 
-MLflow writes the whole address of every run's files, of every model and of every registered version into its tables,
-and of the artifact in our store there is one in tags, in datasets and in the file that a logged model consists of. In
-another place all of them lead nowhere, or into the home that was copied.
+MLflow stores the absolute URI of every run's files, model and registered version in its tables. URIs of artifacts in
+our store are in tags, in datasets and in the files of logged models. After a move, all of them lead nowhere or, after a
+copy, to the original home.
 
-An earlier place of the home is what its own addresses name. Another home, which keeps its runs in the same tables, is
-told from it by its files: they are there and not here.
+The former locations of a home are found in its URIs. Another home that keeps its runs in the same tables is recognised
+by its files, which exist there and not in this home.
 """
 
 import json
@@ -24,24 +24,24 @@ from clapcur.errors import ManifestError
 from clapcur.store.artifacts import write_atomic
 from clapcur.store.home import Home
 
-FILES = {"experiments": "artifact_location", "runs": "artifact_uri"}  # where the home's own addresses are found
-ADDRESSES = (  # (table, column): each value is an address
+FILES = {"experiments": "artifact_location", "runs": "artifact_uri"}  # columns with the home's own URIs
+ADDRESSES = (  # (table, column) whose values are URIs
     *FILES.items(),
     ("logged_models", "artifact_location"),
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
 TAGS = {"tags": ("key", "value"), "logged_model_tags": ("tag_key", "tag_value"), "model_version_tags": ("key", "value")}
-OURS = ("clapcur.uri", "clapcur.pairs")  # the tags that hold an address
+OURS = ("clapcur.uri", "clapcur.pairs")  # tags whose values have a URI
 
 Rewrite = Callable[[str], str]
 log = logging.getLogger("clapcur")
 
 
 def follow_home(engine: sa.Engine, home: Home) -> None:
-    """Rewrite what still names an earlier place of the home; the caller holds MLflow's lock.
+    """Rewrite URIs that name a former location of the home; the caller holds MLflow's lock.
 
-    Files come first and the tables last, in one transaction: what was cut off is found again by the next call.
+    Files are rewritten first and the tables last, in one transaction, so the next call completes an interrupted one.
     """
     if not (before := former_roots(engine, home)):
         return
@@ -58,7 +58,7 @@ def follow_home(engine: sa.Engine, home: Home) -> None:
 
 
 def former_roots(engine: sa.Engine, home: Home) -> list[Path]:
-    """Return the places in which this home was when MLflow was told of its runs; the present one is not among them."""
+    """Return the former locations of this home that MLflow's tables name."""
     tables = set(sa.inspect(engine).get_table_names())
     if not tables.issuperset(FILES):
         return []
@@ -71,15 +71,15 @@ def former_roots(engine: sa.Engine, home: Home) -> list[Path]:
 
 
 def _is_same(root: Path, other: Path) -> bool:
-    """Return whether both are one folder under two names, by a link or the mount of a container."""
+    """Return whether both paths are the same folder, through a link or a container's mount."""
     try:
         return os.path.samefile(root, other)
-    except OSError:  # nothing is there any more
+    except OSError:  # one of them no longer exists
         return False
 
 
 def _elsewhere(db: sa.Connection, home: Home, table: str) -> list[tuple[Path, Path]]:
-    """Return the addresses of files in other homes than this one: the place of the home, and the path in it."""
+    """Return the files that MLflow's URIs place outside this home: the root of their home, and the path in it."""
     query = sa.select(sa.column(FILES[table], sa.String)).select_from(sa.table(table)).distinct()
     found = []
     for (address,) in db.execute(query):
@@ -93,14 +93,14 @@ def _elsewhere(db: sa.Connection, home: Home, table: str) -> list[tuple[Path, Pa
 
 
 def path_of(address: str) -> Path | None:
-    """Return the path behind the address of a local file, as MLflow writes it; None for any other address."""
+    """Return the path of a local file's URI as written by MLflow; None for any other URI."""
     if address.startswith("file://"):
         return Path(unquote(address.removeprefix("file://")))
     return Path(address) if address.startswith("/") else None
 
 
 def _rewriting(before: list[Path], now: Path) -> Rewrite:
-    """Return a function that replaces the earlier places in a text by the present one, in paths and in addresses."""
+    """Return a function that replaces former locations in a text with the current one, in paths and in URIs."""
     forms = {}
     for root in before:
         forms[f"file://{quote(os.fsencode(root))}"] = f"file://{quote(os.fsencode(now))}"
@@ -111,7 +111,7 @@ def _rewriting(before: list[Path], now: Path) -> Rewrite:
 
 
 def _move_tables(engine: sa.Engine, moved: Rewrite) -> int:
-    """Rewrite all addresses in MLflow's tables, and return how many there were."""
+    """Rewrite all URIs in MLflow's tables, and return how many values changed."""
 
     def in_source(text: str) -> str:
         told = json.loads(text)
@@ -126,7 +126,7 @@ def _move_tables(engine: sa.Engine, moved: Rewrite) -> int:
 
 
 def _move_column(db: sa.Connection, name: str, column: str, moved: Rewrite, where: Any = None) -> int:
-    """Rewrite one column, each distinct value once; return how many values changed."""
+    """Rewrite one column; return how many distinct values changed."""
     table, values = sa.table(name, sa.column(column)), sa.column(column, sa.String)
     query = sa.select(values).select_from(table).where(values.is_not(None)).distinct()
     condition = sa.true() if where is None else where
@@ -137,7 +137,7 @@ def _move_column(db: sa.Connection, name: str, column: str, moved: Rewrite, wher
 
 
 def _move_models(engine: sa.Engine, moved: Rewrite) -> None:
-    """Rewrite the files of logged models that are in the home."""
+    """Rewrite the files of logged models in the home."""
     from mlflow.models import Model
 
     for folder in _model_folders(engine, moved):
@@ -159,7 +159,7 @@ def _model_folders(engine: sa.Engine, moved: Rewrite) -> Iterator[Path]:
 
 
 def _move_clips(home: Home, before: list[Path]) -> None:
-    """Rewrite where clips are that are in the home itself, as those of the demo are."""
+    """Rewrite the paths of clips that are in the home itself, such as those of the demo."""
     from clapcur.data.manifest import read_locations, write_locations
 
     for manifest in home.store.of_kind("manifest"):

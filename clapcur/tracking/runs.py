@@ -1,8 +1,8 @@
-"""Artifacts as runs of MLflow: the only module that imports mlflow, inside its functions.
+"""Write artifacts to MLflow as runs; mlflow is imported inside functions only.
 
-An artifact is one run, found again by its tag, under the run of its campaign; a checkpoint is a
-logged model as well, manifests and Improvement-Sets are datasets; what a gate has judged is
-registered, with aliases. Saying a thing again changes nothing.
+An artifact is one run, found by its tag, below the parent run of its campaign. A checkpoint is also a logged model;
+manifests, Improvement-Sets and compositions are datasets; checkpoints that a gate has compared are registered, with
+aliases. Sending the same message again changes nothing.
 """
 
 import json
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, Run
 
-EXPERIMENT = "clapcur"  # of what was made outside any campaign
+EXPERIMENT = "clapcur"  # for artifacts that were made outside any campaign
 DATASETS = ("manifest", "improvement_set", "compositions")
 UPLOADED = (".png", ".html", ".csv", ".md")
 UPLOADED_NAMES = ("card.json", "scores.json", "config.json", "decision.json")
-MAX_UPLOAD = 20 * 2**20  # bytes; larger tables stay in the store, MLflow gets a sample
+MAX_UPLOAD = 20 * 2**20  # bytes; larger tables stay in the store, and MLflow gets a sample
 SAMPLE_ROWS = 10_000
 
 log = logging.getLogger("clapcur")
 
 
 class MlflowPage:
-    """Writes artifacts into one MLflow; every method may be repeated and says the same again.
+    """Writes artifacts to one MLflow; repeating a call does no harm.
 
-    What looks for a run and makes it where there is none needs the lease of `clapcur.tracking`.
+    Methods that search for a run and create it if it is missing must be called under the lease of `clapcur.tracking`.
     """
 
     def __init__(self, home: Home, catalog: Catalog) -> None:
@@ -55,21 +55,21 @@ class MlflowPage:
         self._ends: dict[str, int] = {}
 
     def tell(self, message: Message) -> bool:
-        """Tell one message, and whether it arrived; raises only where MLflow is down."""
+        """Send one message, and return whether MLflow accepted it; raise only if MLflow is down."""
         try:
             artifact = self._store.find(message.artifact_id)
             if message.topic == "record":
                 self._tell_record(artifact)
             else:
                 self._tell_use(artifact, Campaign(**message.payload["campaign"]))
-        except Exception as error:  # one message that MLflow refuses must not hold up the others
-            self.client.search_experiments(max_results=1)  # raises where all would fail
+        except Exception as error:  # one message that MLflow rejects must not delay the others
+            self.client.search_experiments(max_results=1)  # raises if MLflow is down
             log.warning("MLflow rejected %s: %s", message.artifact_id, one_line(error))
             return False
         return True
 
     def open_run(self, record: Record) -> "Run":
-        """Return the run of an artifact, made where there is none, under its campaign's run."""
+        """Return the run of an artifact; create it below the run of its campaign if it is missing."""
         known = self._catalog.run_of(record.id)
         if known and (run := self._live_run(known)):
             return run
@@ -86,7 +86,7 @@ class MlflowPage:
         return run
 
     def describe(self, run: "Run", record: Record) -> None:
-        """Write params and tags of a record."""
+        """Write the params and tags of a record."""
         from mlflow.entities import Param, RunTag
 
         uri = str(self._store.folder(record.kind, record.id))
@@ -97,7 +97,7 @@ class MlflowPage:
             self.client.log_batch(run.info.run_id, params=new[part], tags=tags[part])
 
     def mend_statuses(self) -> None:
-        """End the runs of artifacts that are finished, and those that nobody makes any more."""
+        """End the runs of finished artifacts, and of artifacts that no process is making any more."""
         where = [experiment.experiment_id for experiment in self.client.search_experiments()]
         for run in self._search(where, "attributes.status != 'FINISHED'"):
             name = run.data.tags.get(fields.ARTIFACT_TAG)
@@ -107,17 +107,17 @@ class MlflowPage:
             self.set_status(run.info.run_id, name, "KILLED" if is_left else None)
 
     def set_status(self, run_id: str, artifact_id: str, status: str | None) -> "Run":
-        """Set the status of an artifact's run, unless it is None, and return the run.
+        """Set the status of an artifact's run unless it is None, and return the run.
 
-        Where the artifact is in the store its run is FINISHED, whatever the status. The store is looked at before and
-        afterwards: another process may finish the artifact, and its run, in between.
+        If the artifact is in the store, its run becomes FINISHED, whatever the status. The store is checked before and
+        after, because another process may finish the artifact and its run in between.
 
         Parameters
         ----------
         run_id : str
         artifact_id : str
         status : str or None
-            A word of MLflow, such as RUNNING, FAILED or KILLED.
+            Status in MLflow, such as RUNNING, FAILED or KILLED.
         """
         if status and self._record_of(artifact_id) is None:
             change = self.client.update_run if status == "RUNNING" else self.client.set_terminated
@@ -129,10 +129,10 @@ class MlflowPage:
         return run
 
     def add_points(self, run: "Run", points: Iterable[tuple[int, int, Mapping[str, float]]], **of: str | None) -> None:
-        """Add (step, time in ms, metrics); a value that a step has already is left out.
+        """Add points (step, time in ms, metrics); values that a step already has are skipped.
 
-        `of` may name the model and the dataset that the metrics are about (``model_id``,
-        ``dataset_name``, ``dataset_digest``).
+        `of` may name the model and the dataset that the metrics describe (``model_id``, ``dataset_name``,
+        ``dataset_digest``); then nothing is skipped.
         """
         from mlflow.entities import Metric
 
@@ -173,13 +173,13 @@ class MlflowPage:
             self._end(self._parent(Campaign(**record.campaign), record.started), finished)
 
     def _tell_use(self, artifact: Artifact, campaign: Campaign) -> None:
-        """Mark what a later campaign reused; its run stays with the one that made it."""
+        """Tag an artifact that a later campaign reused; its run stays below the campaign that made it."""
         run = self.open_run(artifact.record)
         self._end(self._parent(campaign, time.time()), _ms(time.time()))
         self.client.set_tag(run.info.run_id, f"clapcur.used_by.{campaign.key[:12]}", campaign.name)
 
     def _tell_scores(self, record: Record) -> None:
-        """Write scores on the run of the checkpoint and on its model, so that runs sort by them."""
+        """Add scores to the checkpoint's run and model, so that runs can be sorted by them."""
         if "checkpoint" not in record.inputs:
             return
         checkpoint = self._store.find(record.inputs["checkpoint"])
@@ -197,12 +197,12 @@ class MlflowPage:
         self.add_points(run, [(step, _ms(record.finished), numbers)], **about)
 
     def tell_standings(self) -> None:
-        """Point all aliases at the checkpoints that have them now: a take-down moves them without a decision."""
+        """Set all aliases to the checkpoints that have them now; a take-down moves aliases without a decision."""
         for dataset in champions.datasets(self._store):
             self._tell_standing(dataset)
 
     def _tell_standing(self, dataset: str) -> None:
-        """Point the aliases of a dataset's registered model at teacher, champion and challenger as they are now."""
+        """Set the aliases of a dataset's registered model to the current teacher, champion and challenger."""
         from mlflow.exceptions import MlflowException
 
         name = readable.model_name(dataset)
@@ -223,7 +223,7 @@ class MlflowPage:
                 self.client.set_registered_model_alias(name, alias, version)
 
     def _version(self, name: str, checkpoint: Artifact) -> str:
-        """Return the version under which a checkpoint is registered, made where there is none."""
+        """Return the version under which a checkpoint is registered; register it if it is not."""
         for version in self.client.search_model_versions(f"name = '{name}'"):
             if version.tags.get(fields.ARTIFACT_TAG) == checkpoint.id:
                 return str(version.version)
@@ -263,7 +263,7 @@ class MlflowPage:
         return str(model.model_id)
 
     def _inputs(self, artifact: Artifact) -> list["DatasetInput"]:
-        """Return the manifests and Improvement-Sets that went in, and the one that came out."""
+        """Return the datasets that are inputs of an artifact, and the artifact itself if it is a dataset."""
         record = artifact.record
         roles = defaultdict(list)
         for role, name in readable.shown_inputs(record).items():
@@ -290,7 +290,7 @@ class MlflowPage:
         return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, context)])
 
     def _upload(self, artifact: Artifact, run_id: str) -> None:
-        """Copy figures, cards and small tables; what MLflow has in this size is left alone."""
+        """Upload figures, cards and small tables; files that MLflow has in the same size are skipped."""
         sizes = {name: entry["bytes"] for name, entry in artifact.record.files.items()}
         pairs = "pairs.parquet" if artifact.kind == "improvement_set" else ""
         if sizes.get(pairs, 0) > MAX_UPLOAD:
@@ -303,7 +303,7 @@ class MlflowPage:
                 self.client.log_artifact(run_id, str(artifact.path / name), folder)
 
     def _upload_sample(self, path: Path, run_id: str) -> None:
-        """Send the first pairs; ids are hashes, so the first clips are a fair draw."""
+        """Upload the first pairs; ids are hashes, so the first clips are a random sample."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -317,17 +317,17 @@ class MlflowPage:
     def _experiment(self, name: str) -> str:
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
-            here = None  # a server knows where its files go; without one they are at home
+            here = None  # a server knows where its files go; without one they are in the home
             if not self._home.mlflow_uri.startswith("http"):
                 here = (self._home.mlflow_artifacts / readable.folder_name(name)).as_uri()
-            kind = {"mlflow.experimentKind": "custom_model_development"}  # opens on runs, not on traces of chats
+            kind = {"mlflow.experimentKind": "custom_model_development"}  # opens on runs, not on chat traces
             return str(self.client.create_experiment(name, artifact_location=here, tags=kind))
         if experiment.lifecycle_stage != "active":
             self.client.restore_experiment(experiment.experiment_id)
         return str(experiment.experiment_id)
 
     def _parent(self, campaign: Campaign, started: float) -> "Run":
-        """Return the run of a campaign; it begins with the first of its artifacts."""
+        """Return the run of a campaign; it starts with the first of its artifacts."""
         if campaign not in self._parents:
             experiment = self._experiment(campaign.experiment)
             found = self._find(fields.CAMPAIGN_TAG, campaign.key, experiment)
@@ -340,7 +340,7 @@ class MlflowPage:
         return self._parents[campaign]
 
     def _end(self, run: "Run", end_ms: int) -> None:
-        """End a run, a campaign's with the last of its artifacts."""
+        """End a run; the run of a campaign ends with the last of its artifacts."""
         run_id = run.info.run_id
         self._ends[run_id] = max(self._ends.get(run_id, 0), run.info.end_time or 0, end_ms)
         if (run.info.status, run.info.end_time) != ("FINISHED", self._ends[run_id]):
@@ -362,7 +362,7 @@ class MlflowPage:
                 return
 
     def _record_of(self, name: str) -> Record | None:
-        """Return the record of an artifact, None where it is not finished."""
+        """Return the record of an artifact; None if it is not finished."""
         try:
             return self._store.find(name).record
         except ArtifactError:
@@ -380,7 +380,7 @@ class MlflowPage:
         return run if run.info.lifecycle_stage == "active" else None
 
     def _points(self, run: "Run", name: str) -> set[tuple[int, float]]:
-        """Return the (step, value) that a run has of a metric; read once, then kept up here."""
+        """Return the points (step, value) of a metric in a run; they are read once and then updated here."""
         key = (run.info.run_id, name)
         if key not in self._known:
             has_some = name in run.data.metrics
@@ -390,7 +390,7 @@ class MlflowPage:
 
 
 def connect(home: Home) -> "MlflowClient":
-    """Return a client of the home's MLflow: quiet, without telemetry, its database made whole and by one."""
+    """Return a quiet client of the home's MLflow, without telemetry, after preparing its database."""
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "1",
@@ -416,5 +416,5 @@ def _ms(seconds: float) -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of a foreign error, short enough for a log."""
+    """Return the message of a library's error, shortened to one line for a log."""
     return " ".join(str(error).split())[:300]

@@ -1,16 +1,16 @@
-"""A checkpoint as MLflow serves it: a table of audio files in, the class that each sounds like out.
+"""A checkpoint as served by MLflow: a table of audio files in, their most likely classes out.
 
     export CLAPCUR_AUDIO_FOLDERS=/pool/incoming
     mlflow models predict -m models:/clapcur-esc50@champion -i clips.csv -t csv --env-manager local
 
-Whoever may ask a served model names files on the server. So it reads only regular files in the folders of
-`CLAPCUR_AUDIO_FOLDERS`, and nothing where that is not set: no URL, and nothing that a symbolic link reaches outside.
-What may not be read is answered like what does not exist. `clapcur.audio.access.open_regular` checks this where files
-are opened, so that a link that changes in between does not lead out.
+Requests to a served model name files on the server. Therefore the model reads only regular files in the folders of
+`CLAPCUR_AUDIO_FOLDERS`, and nothing if that is not set: no URLs, and no files outside that a symbolic link points to.
+Forbidden files are reported like missing ones. `clapcur.audio.access.open_regular` checks this when it opens a file, so
+a link that changes meanwhile cannot lead outside.
 
-The model in MLflow is an address: the weights stay in the store, which must be within reach. Of a home that was moved,
-`clapcur sync` rewrites it. `clapcur.tracking.models`
-writes what MLflow keeps, `_load_pyfunc` is what it calls.
+The model in MLflow is only an address: the weights stay in the store, which must be accessible. After a home was moved,
+`clapcur sync` rewrites the address. `clapcur.tracking.models` writes the files that MLflow keeps, and MLflow calls
+`_load_pyfunc` to load them.
 """
 
 import json
@@ -37,20 +37,20 @@ COLUMNS = {"path": "string", "class": "string", "similarity": "float", "probabil
 
 
 def address(checkpoint: Artifact) -> str:
-    """Return the file that a model in MLflow keeps of a checkpoint, as JSON."""
+    """Return the content of a model's address file in MLflow, as JSON: the store and id of the checkpoint."""
     return json.dumps({"store": str(checkpoint.path.parents[1]), "id": checkpoint.id})
 
 
 class ZeroShotClassifier:
-    """Says which class each file sounds like, among classes given by name alone.
+    """Classifies audio files zero-shot, among classes given by name.
 
     Parameters
     ----------
     model : Clap
     class_names : sequence of str
-        Where the caller names none: those that the checkpoint was last scored on.
+        Classes for requests without class names: those that the checkpoint was last scored on.
     prompt : str
-        Of these classes; ``{}`` is the place of the name.
+        Class prompt; ``{}`` is replaced by the class name.
     """
 
     def __init__(self, model: "Clap", class_names: Sequence[str] = (), prompt: str = PROMPT) -> None:
@@ -62,9 +62,9 @@ class ZeroShotClassifier:
         Parameters
         ----------
         frame : DataFrame
-            ``path`` of audio files and, optionally, ``class_names``: the classes of that row, separated by ``;``.
+            Columns ``path`` (audio files) and, optionally, ``class_names`` (classes of the row, separated by ``;``).
         params : mapping, optional
-            ``class_names`` and ``prompt``, for rows that have none of their own; ``num_crops``, as in
+            ``class_names`` for rows without their own; ``prompt``; ``num_crops`` as in
             `clapcur.models.clap.Clap.embed_audio`.
 
         Returns
@@ -75,7 +75,8 @@ class ZeroShotClassifier:
         Raises
         ------
         DataError
-            No column ``path``, no classes, `CLAPCUR_AUDIO_FOLDERS` is not set, or a file cannot be used.
+            There is no column ``path``, no classes are given, `CLAPCUR_AUDIO_FOLDERS` is not set, or a file cannot be
+            used.
         """
         import pandas as pd
 
@@ -112,12 +113,12 @@ def _split(names: str) -> list[str]:
 
 
 def _store_of(told: Mapping[str, Any]) -> Store:
-    """Return the store that an address names; where that is gone, the one of the home that the environment names.
+    """Return the store that an address names or, if the checkpoint is not there, the store of `CLAPCUR_HOME`.
 
     Raises
     ------
     DataError
-        Neither holds the checkpoint.
+        Neither store has the checkpoint.
     """
     chosen = os.environ.get("CLAPCUR_HOME")
     places = [Path(told["store"]), *([Path(chosen).expanduser() / "store"] if chosen else [])]
@@ -131,7 +132,7 @@ def _store_of(told: Mapping[str, Any]) -> Store:
 
 
 def _load_pyfunc(path: str) -> ZeroShotClassifier:
-    """Return the model behind the address in a file; MLflow calls this by its name."""
+    """Return the model that an address file refers to; MLflow calls this function by its name."""
     from clapcur.models.clap import load_model
 
     told = json.loads(Path(path).read_text())
@@ -140,7 +141,7 @@ def _load_pyfunc(path: str) -> ZeroShotClassifier:
     if why := why_tainted(store, checkpoint):
         raise DataError(f"the checkpoint {checkpoint.id} cannot be served: {why}; serve the champion that replaced it")
     protocol: Mapping[str, Any] = {}
-    for scores in store.of_kind("scores"):  # the last one counts
+    for scores in store.of_kind("scores"):  # the last scores take precedence
         if scores.record.inputs.get("checkpoint") == checkpoint.id:
             protocol = scores.record.config
     return ZeroShotClassifier(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -444,23 +445,20 @@ def test_the_file_that_init_writes_is_an_experiment(answer, tmp_path, monkeypatc
     assert code == 1 and "already exists" in err and Path("mine.yaml").read_text() == text
 
 
-def test_strategies_choose_rows_and_keep_the_bases(tmp_path):
+def test_strategies_choose_rows_and_keep_the_bases():
     """A comparison without teacher or control has nothing to compare with."""
-    from clapcur.cli.experiments import chosen_rows
+    from clapcur.cli.experiments import rows_named
     from clapcur.data.rows import PAPER_ROWS
 
-    assert [row.name for row in chosen_rows(PAPER_ROWS, "ads")] == ["teacher", "continued", "ads", "ads+sl"]
-    assert [row.name for row in chosen_rows(PAPER_ROWS, "DU, ads+sl")] == [
-        "teacher",
-        "continued",
-        "du",
-        "du+sl",
-        "ads+sl",
-    ]
-    assert [row.name for row in chosen_rows(PAPER_ROWS, "pl")] == ["teacher", "continued", "pl"]
-    assert [row.name for row in chosen_rows(PAPER_ROWS, "ads+sl,pl+sl")] == ["teacher", "continued", "ads+sl", "pl+sl"]
+    def named(text: str) -> list[str]:
+        return [row.name for row in rows_named(SimpleNamespace(rows=PAPER_ROWS), text)]
+
+    assert named("ads") == ["teacher", "continued", "ads", "ads+sl"]
+    assert named("DU, ads+sl") == ["teacher", "continued", "du", "du+sl", "ads+sl"]
+    assert named("pl") == ["teacher", "continued", "pl"], "a row that the config lacks"
+    assert named("ads+sl,pl+sl") == ["teacher", "continued", "ads+sl", "pl+sl"]
     with pytest.raises(typer.BadParameter, match="unknown row adds; the rows are teacher, continued, sl, du"):
-        chosen_rows(PAPER_ROWS, "adds")
+        named("adds")
 
 
 def test_rows_for_programs_have_the_run_and_the_set_of_their_checkpoint(home, lineage, monkeypatch):

@@ -67,6 +67,20 @@ def test_the_form_refuses_what_makes_no_sense():
         improve.validate_parameters({"config": "a.yaml", "strategy": "best"})
 
 
+def test_the_forms_offer_every_strategy_that_there_is():
+    """Each had a list of its own: a comparison could not be asked for pseudo-labels."""
+    from clapcur.data.rows import IMPROVEMENT_SETS
+    from clapcur.flows import deployed
+
+    for strategy in IMPROVEMENT_SETS:
+        for flow in (deployed.improve, deployed.curate, deployed.train_student):
+            flow.validate_parameters({"config": "a.yaml", "strategy": strategy})
+        deployed.compare.validate_parameters({"config": "a.yaml", "strategies": [strategy, "sl"]})
+    for soft in (None, False, True):
+        asked = deployed.improve.validate_parameters({"config": "a.yaml", "soft_labels": soft})
+        assert asked["soft_labels"] is soft
+
+
 def test_relative_experiments_start_where_the_servers_were_started(monkeypatch, tmp_path):
     """A worker runs in a folder of its own, where no experiment lies."""
     from clapcur.flows.deployed import config_path

@@ -3,12 +3,13 @@
 import copy
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_checkpoints import gpt2_source
 from tiny_clap import CAPTIONS
 from tiny_clap import CONFIG as CNN14
@@ -78,7 +79,7 @@ def test_adapters_change_nothing_until_they_learn_and_the_same_once_merged(confi
 
 
 def test_a_text_encoder_with_transposed_weights_is_adapted(tmp_path):
-    """GPT-2's layers, of Microsoft's CLAP 2023, are no `nn.Linear`: they would stay as they were, without a word."""
+    """GPT-2's layers, of Microsoft's CLAP 2023, are no `nn.Linear`: they would silently stay as they were."""
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     gpt2_source(tmp_path)
@@ -162,6 +163,16 @@ def test_a_base_that_is_another_and_files_that_are_none_are_told(corpus, student
         with_adapter(base, tmp_path / "none.safetensors")
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes((student.path / ADAPTER).read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match="cannot read the adapter"):
+        with_adapter(base, cut)
+    with safe_open(student.path / ADAPTER, framework="pt") as file:
+        header, whole = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    name = next(name for name in whole if name.endswith("lora_B"))
+    for value, message in ((whole[name][:-1], "do not fit the base"), (whole[name] * math.nan, "not finite: .*lora_B")):
+        save_file(whole | {name: value.contiguous()}, cut, header)
+        with pytest.raises(CheckpointError, match=message):
+            with_adapter(base, cut)
+    save_file(whole, cut, {"clapcur": "{"})
     with pytest.raises(CheckpointError, match="cannot read the adapter"):
         with_adapter(base, cut)
     with pytest.raises(CheckpointError, match="has no adapters: only a training with adapt: lora or projections has"):

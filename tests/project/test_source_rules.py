@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from source_tree import ROOT, Module, read_modules
 
+from clapcur.cli import app
+
 PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 # Written with brackets, so that this file does not break its own rule.
 TRACES = re.compile(
@@ -23,8 +25,6 @@ STILTED = re.compile(
     r"\b([T]ell whether|[S]ay (why|whether|which)\b|without a [w]ord\b|in [s]ilence\b|from which [o]n\b|in [v]ain\b"
     r"|\bgoes [o]n\b|embeddings of [t]hen|(stand|lie)[s] (in|on|at|between|beside)\b|made [a]new|[r]ead-me)"
 )
-# folders whose functions say what they take; "" is the top
-DESCRIBED = ("methods", "models", "data", "store", "audio", "stages", "lineage", "tracking", "corpora", "")
 COMPUTE = ["inputs", "config", "work"]  # the arguments of every stage
 NEIGHBOURS = {"accelerate", "datasets", "evaluate", "laion_clap", "msclap", "peft", "sentencepiece", "torchvision"}
 OPT_IN = {
@@ -223,15 +223,26 @@ def test_the_constraints_are_exact_versions_of_what_is_declared():
 
 def test_public_functions_say_what_they_take():
     """A reader who has to guess shapes and units uses them wrongly, and nothing fails."""
+    shown_to_users = commands()
     found = {
         (module.name, function.name): ast.get_docstring(function) or ""
         for module in read_modules().values()
-        if folder_of(module) in DESCRIBED
         for function in public_functions(module.tree)
         if len(arguments_of(function)) >= 3 and arguments_of(function) != COMPUTE
+        if (module.name, function.name) not in shown_to_users and not is_deployed(function)
     }
-    assert len(found) > 150
+    assert len(found) > 200
     assert [name for name, text in found.items() if "Parameters" not in text] == []
+
+
+def test_only_what_is_described_elsewhere_may_leave_out_its_parameters():
+    """An exception that matches nothing, or everything, would go unnoticed."""
+    deployed = {function.name for module in read_modules().values() for function in public_functions(module.tree)
+                if is_deployed(function)}  # fmt: skip
+    assert {("clapcur.cli.stages", "curate"), ("clapcur.cli.tracing", "rebuild")} <= commands()
+    assert ("clapcur.cli.console", "columns_table") not in commands()
+    assert {"improve", "train_student", "post_train", "forget"} <= deployed
+    assert "run_stage" not in deployed
 
 
 def test_stages_say_what_their_inputs_are():
@@ -246,10 +257,17 @@ def test_stages_say_what_their_inputs_are():
     assert [name for name, text in found.items() if "Inputs by role" not in text] == []
 
 
-def folder_of(module: Module) -> str:
-    """Return the folder of clapcur/ that a module is in; "" for one at its top."""
-    parts = module.name.split(".")[1:]
-    return parts[0] if len(parts) > 1 or (parts and module.is_package) else ""
+def commands() -> set[tuple[str, str]]:
+    """Return module and name of the functions behind commands, whose options are described in their own help."""
+    apps = [app, *(group.typer_instance for group in app.registered_groups)]
+    callbacks = [command.callback for one in apps if one for command in one.registered_commands if command.callback]
+    return {(callback.__module__, callback.__name__) for callback in callbacks}
+
+
+def is_deployed(function: ast.FunctionDef) -> bool:
+    """Return whether a function is a deployed flow, whose parameters are described in Prefect's form."""
+    called = [item.func for item in function.decorator_list if isinstance(item, ast.Call)]
+    return any(ast.unparse(name) == "deployed" for name in called)
 
 
 def public_functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:

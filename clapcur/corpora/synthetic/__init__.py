@@ -1,1 +1,1 @@
-"""The demo's corpus: everyday sounds and their captions, made from a seed."""
+"""The demo's corpus: everyday sounds and their captions, generated from a seed."""

@@ -1,4 +1,4 @@
-"""What is between a sound and its file: room, background, microphone and level, drawn once a recording."""
+"""The recording conditions of a sound: room, background, microphone and level, drawn once per recording."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ Range = tuple[float, float]
 
 @frozen
 class Condition:
-    """The ranges that a kind of recording draws its parameters from, uniformly."""
+    """The ranges from which the parameters of a recording are drawn uniformly."""
 
     spread: float
     """Fraction of each sound parameter's range that is used, in (0, 1]."""
@@ -28,7 +28,7 @@ class Condition:
     """Peak of a recording, in dB relative to full scale."""
 
     def __post_init__(self) -> None:
-        """Refuse ranges that are upside down or impossible."""
+        """Reject ranges that are reversed or impossible."""
         if not 0 < self.spread <= 1:
             raise ValueError(f"spread must be in (0, 1], got {self.spread}: sounds are not defined outside this range")
         for name in ("snr_db", "reverb_s", "reverb_db", "peak_db"):
@@ -58,13 +58,13 @@ def record(sound: Waveform, sample_rate: int, condition: Condition, rng: np.rand
     Parameters
     ----------
     sound : ndarray, shape (T,)
-        The dry sound, at any level but zero.
+        The dry sound, at any level except zero.
     sample_rate : int
         In Hz.
     condition : Condition
-        Ranges of what is drawn.
+        Ranges of the parameters.
     rng : numpy Generator
-        Where it is drawn from.
+        Source of the random parameters.
 
     Returns
     -------
@@ -87,9 +87,9 @@ def reverberate(x: Waveform, sample_rate: int, decay_s: float, wet_db: float, rn
     sample_rate : int
         Hz.
     decay_s : float
-        Time in which the tail falls by 60 dB, s.
+        Time in which the tail decays by 60 dB, s.
     wet_db : float
-        Power of the tail over that of the direct sound, dB.
+        Power of the tail relative to the direct sound, dB.
     rng : numpy Generator
 
     Returns
@@ -104,7 +104,7 @@ def reverberate(x: Waveform, sample_rate: int, decay_s: float, wet_db: float, rn
 
 
 def background(num_samples: int, sample_rate: int, rng: np.random.Generator) -> Waveform:
-    """Steady noise of a random colour, from white to brown, with some mains hum.
+    """Return steady noise of a random colour, from white to brown, with some mains hum.
 
     Parameters
     ----------

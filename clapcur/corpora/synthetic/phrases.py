@@ -1,7 +1,7 @@
 """Words for sounds: captions in several phrasings, for the classes of `sounds` and for sounds of other kinds.
 
 A sound has noun phrases ("a barking dog") and clauses ("a dog barks"); a caption is one of them in a template. The
-words of a class name occur among its own phrases, so that a text encoder which learnt from captions can read them.
+words of a class name occur in its phrases, so that a text encoder that was trained on captions knows them.
 """
 
 import numpy as np
@@ -143,7 +143,7 @@ OTHER_PHRASES: tuple[tuple[str, str], ...] = (
 
 
 def phrasings(nouns: tuple[str, ...], clauses: tuple[str, ...]) -> list[str]:
-    """Return every caption that the templates make of some noun phrases and clauses."""
+    """Return every caption from the templates with some noun phrases and clauses."""
     return [template.format(noun) for template in NOUN_TEMPLATES for noun in nouns] + [
         template.format(clause) for template in CLAUSE_TEMPLATES for clause in clauses
     ]
@@ -160,12 +160,12 @@ def num_other_captions() -> int:
 
 
 def class_captions(name: str, num_captions: int, rng: np.random.Generator) -> list[str]:
-    """Draw captions of a class; none comes twice before each phrasing has come once.
+    """Draw captions of a class; none is repeated before every phrasing has been drawn.
 
     Parameters
     ----------
     name : str
-        Of the class.
+        Name of the class.
     num_captions : int
     rng : numpy Generator
     """
@@ -173,7 +173,7 @@ def class_captions(name: str, num_captions: int, rng: np.random.Generator) -> li
 
 
 def other_captions(num_captions: int, rng: np.random.Generator) -> list[str]:
-    """Draw captions of sounds outside all classes; none comes twice before each has come once."""
+    """Draw captions of sounds outside all classes; none is repeated before every one has been drawn."""
     nouns, clauses = zip(*OTHER_PHRASES, strict=True)
     return _draw(phrasings(nouns, clauses), num_captions, rng)
 

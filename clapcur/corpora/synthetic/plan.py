@@ -1,7 +1,7 @@
-"""What the synthetic corpus of `procedural` holds: its config, its recordings, their names and random numbers.
+"""The plan of the synthetic corpus of `procedural`: its config, its recordings, their names and random numbers.
 
-File names and recording ids are hashes of the seed and of where the clip comes from: they name no class, and their
-alphabetical order, which is that of every table, says nothing about it either.
+File names and recording ids are hashes of the seed and of the origin of the clip: neither they nor their alphabetical
+order, which is that of every table, reveal the class.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ class ProceduralConfig:
     """Recording conditions of the pool and the evaluation set."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes that no corpus can have."""
+        """Reject sizes that no corpus can have."""
         check_seed(self.seed)
         recordings = {
             name: len(CLASSES) * -(-getattr(self, f"{name}_clips_per_class") // self.clips_per_recording)
@@ -65,7 +65,7 @@ class ProceduralConfig:
         for name, low, high in (
             ("seed", 0, None),
             ("sample_rate", 16_000, None),
-            ("duration_s", 1, 30),  # shorter clips would miss the bell between two strokes
+            ("duration_s", 1, 30),  # shorter clips could fall between two strokes of the bell
             ("teacher_clips_per_class", 1, None),
             ("captions_per_teacher_clip", 1, None),
             ("pool_clips_per_class", 1, None),
@@ -86,13 +86,13 @@ class ProceduralConfig:
 
 @dataclass(frozen=True)
 class Recording:
-    """One recording to be made, and the files that are cut from it."""
+    """One recording to generate, and the files that are cut from it."""
 
     split: str
     sound: str  # a key of CLASSES or DISTRACTORS
     number: int  # within the split and the sound
     recording_id: str
-    files: tuple[tuple[str, int], ...]  # path relative to the corpus, and which stretch of the recording it holds
+    files: tuple[tuple[str, int], ...]  # path relative to the corpus, and the section of the recording that it contains
 
 
 def plan_recordings(config: ProceduralConfig) -> list[Recording]:
@@ -109,30 +109,30 @@ def plan_recordings(config: ProceduralConfig) -> list[Recording]:
             stretches = range(min(config.clips_per_recording, num_clips - first))
             files = tuple((f"{split}/{_hash(config, recording_id, k)}.wav", k) for k in stretches)
             plan.append(Recording(split, sound, number, recording_id, files))
-    plan.sort(key=lambda recording: recording.recording_id)  # any order but that of the classes
+    plan.sort(key=lambda recording: recording.recording_id)  # any order except that of the classes
     _add_to_pool(plan, config, "evaluation", config.leaked_clips)
     _add_to_pool(plan, config, "pool", config.duplicate_clips)
     return plan
 
 
 def files_in(plan: list[Recording], folder: str) -> list[tuple[str, Recording]]:
-    """List the files that recordings leave in one folder of the corpus."""
+    """List the files of recordings in one folder of the corpus."""
     return [(path, recording) for recording in plan for path, _ in recording.files if path.startswith(f"{folder}/")]
 
 
 def unusable_files(config: ProceduralConfig) -> list[tuple[str, str]]:
-    """Name the unusable files of the pool, and a recording for each."""
+    """Return the unusable files of the pool, with a recording for each."""
     return [(f"pool/{_hash(config, 'unusable', k)}.wav", _hash(config, "spoilt", k)) for k in range(3)]
 
 
 def generator(config: ProceduralConfig, stream: str, *numbers: int) -> np.random.Generator:
-    """Return the random generator of one recording, or of another stream; no two share their numbers."""
+    """Return the random generator of one recording or of another stream; all streams are independent."""
     key = (_STREAMS.index(stream), *numbers)
     return np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=key))
 
 
 def _add_to_pool(plan: list[Recording], config: ProceduralConfig, split: str, num_clips: int) -> None:
-    """Put one more file of the first recordings of a split into the pool: a new stretch (leak) or the same (copy)."""
+    """Add one more file of the first recordings of a split to the pool: a new section (leak) or the same one (copy)."""
     chosen = [index for index, recording in enumerate(plan) if recording.split == split][:num_clips]
     for index in chosen:
         recording = plan[index]

@@ -1,8 +1,8 @@
-"""Everyday sounds computed from a few random parameters: one short function a sound.
+"""Everyday sounds computed from a few random parameters, one short function per sound.
 
 Each synthesiser takes a `Scene` and returns one dry recording: float64, shape (scene.num_samples,), any level.
-What belongs to the recording (the pitch of this dog, the pace of this walker) is picked once at the top; what
-belongs to an event varies around it. The numbers are ours, set by ear and by spectrogram, and model no real source.
+Parameters of the recording (the pitch of this dog, the pace of this walker) are drawn once at the top; those of an
+event vary around them. The numbers are ours, set by ear and by spectrogram, and do not model a real source.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Waveform = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scene:
-    """How long, at which rate, how varied, and from which random numbers a recording is made."""
+    """Duration, sample rate, variation and random generator of a recording."""
 
     rng: np.random.Generator
     num_samples: int
@@ -48,14 +48,14 @@ class Scene:
         return self.rng.standard_normal(self.num_samples if num_samples is None else num_samples)
 
     def wander(self, rate_hz: float) -> Waveform:
-        """Draw a slow curve of zero mean and unit variance that turns about `rate_hz` times a second."""
+        """Draw a slow curve with zero mean and unit variance that turns about `rate_hz` times per second."""
         num_knots = max(4, round(rate_hz * self.num_samples / self.sample_rate) + 2)
         knots = self.rng.standard_normal(num_knots)
         curve = np.interp(np.linspace(0, num_knots - 1, self.num_samples), range(num_knots), knots)
         return (curve - curve.mean()) / curve.std()
 
     def impulses(self, rate_hz: float) -> Waveform:
-        """Draw impulses at random times, `rate_hz` of them a second, many faint and a few loud."""
+        """Draw impulses at random times, `rate_hz` per second, many faint and a few loud."""
         hit = self.rng.random(self.num_samples) < rate_hz / self.sample_rate
         signs = self.rng.choice((-1.0, 1.0), self.num_samples)
         sizes = np.minimum(self.rng.exponential(1.0, self.num_samples), 3.0) ** 2
@@ -71,7 +71,7 @@ class Scene:
         weights : array_like, shape (K,)
             Amplitudes of the harmonics, that of the fundamental first.
         num_samples : int, optional
-            T; that of the scene where not given.
+            T; by default that of the scene.
 
         Returns
         -------
@@ -93,7 +93,7 @@ class Scene:
         frequency_hz : float
             Hz; lowered where it is above 0.45 of the sample rate.
         decay_s : float
-            Time in which the resonance falls by 60 dB, s.
+            Time in which the resonance decays by 60 dB, s.
 
         Returns
         -------
@@ -122,14 +122,14 @@ class Scene:
         return sosfilt(butter(2, (low_hz, high_hz), "band", fs=self.sample_rate, output="sos"), x)
 
     def repeat(self, event: Callable[[], Waveform], period_s: float, jitter: float = 0.1) -> Waveform:
-        """Lay events one after another, each at its own level.
+        """Place events one after another, each at its own level.
 
         Parameters
         ----------
         event : callable
-            Returns a waveform, shape (T,), and may return another one each time.
+            Returns a waveform, shape (T,), which may differ at each call.
         period_s : float
-            From the start of one event to the start of the next, about, s.
+            Approximate time from the start of one event to the start of the next, s.
         jitter : float
             Standard deviation of the period, as a share of it.
 

@@ -1,21 +1,20 @@
-"""Exact cosine similarity of audio and text at any size: pairs over a threshold, top k, counts.
+"""Exact cosine similarity of audio and text at any size: pairs at or above a threshold, top k, counts.
 
-Shapes: N audio clips, M texts, Q queries, P pairs, D embedding, R rows of one block, T texts of one
-tile. Rows are unit vectors, so a cosine is a dot product. Inputs are numpy arrays (memory maps
-too) or tensors of any float type; results are numpy arrays.
+Shapes: N audio clips, M texts, Q queries, P pairs, D embedding, R rows of one block, T texts of one tile. Rows are unit
+vectors, so a cosine is a dot product. Inputs are numpy arrays (including memory maps) or tensors of any float type;
+results are numpy arrays.
 
-A large product is computed in tiles, and a tile's sums depend, in the last bits, on its shape, the
-device and the number of threads: equal rows get unequal similarities, and a pair at the threshold
-comes and goes with the machine. So the tiles only propose, in whatever precision is fastest.
-Whatever they find within their proven error of the bound is scored again, alone, in float64,
-rounded to float32, and then compared with ``>=`` (as the paper's code does; faiss compares with
-``>``). A similarity is thus a function of its two rows and of nothing else::
+A large product is computed in tiles, and the last bits of a tile's sums depend on its shape, the device and the number
+of threads: equal rows get unequal similarities, and whether a pair at the threshold is found depends on the machine.
+The tiles therefore only propose candidates, in whatever precision is fastest. Every pair within the proven error of the
+bound is scored again in float64, rounded to float32, and compared with ``>=`` (as in the paper's code; faiss uses
+``>``). A similarity thus depends on its two rows and on nothing else::
 
     rows         tables on a device, their checks, the exact cosine
-    screening    low-precision products and the bound of their error
-    join         pairs over a threshold, caps, floors
-    nearest      top k, the class of a caption, the floor under a caption's clips
-    clusters     a join of what is near alone, where an exact one is out of reach
+    screening    low-precision products and a bound on their error
+    join         pairs at or above a threshold, caps, floors
+        nearest      top k, the class of a caption, the minimum similarity of a caption's clips
+        clusters     a join of near rows only, where an exact one would take too long
     histogram    counts of all pairs by similarity
 """
 

@@ -1,8 +1,8 @@
-"""Clusters of texts, so that a clip is compared with those near to it alone: beyond the reach of an exact join.
+"""Clusters of texts, so that a clip is compared only with texts near it, where an exact join would take too long.
 
-The centres are found by faiss' k-means, as in its IVF indexes. The products inside a cluster stay dense tiles, which
-faiss' own lists are not, and run on the same device as those of the exact join; what is found is scored exactly. Only
-pairs whose cluster is not among the nearest of the clip are missed: `recall` counts them on a sample.
+The centres are found by faiss' k-means, as in its IVF indexes. Unlike in faiss' lists, the products inside a cluster
+are dense tiles. They run on the same device as those of the exact join, and the pairs found are scored exactly. Only
+pairs whose cluster is not among those nearest to the clip are missed: `recall` counts them on a sample.
 """
 
 from collections.abc import Iterator
@@ -18,18 +18,18 @@ from clapcur.methods.similarity.rows import Rows, as_rows, check_positive, load_
 
 @dataclass(frozen=True)
 class Clusters:
-    """Which texts are together, and how many clusters a clip looks into.
+    """The cluster of each text, and the number of clusters that are searched for a clip.
 
     Attributes
     ----------
     order_M : array, shape (M,), int64
-        Rows of the texts, cluster by cluster, each in rising order.
+        Rows of the texts, cluster by cluster, in ascending order within each.
     ends_C : array, shape (C,), int64
-        Where each cluster ends in that order.
+        End of each cluster in that order.
     centre_CD : array, shape (C, D), float32
         Unit rows.
     num_probes : int
-        Clusters that a clip looks into.
+        Number of clusters searched for a clip.
     """
 
     order_M: NDArray[np.int64]
@@ -46,15 +46,15 @@ class Clusters:
         text_MD : Rows, shape (M, D)
             Unit rows.
         num_clusters : int
-            Around the root of M is usual; at most M.
+            Usually about the square root of M; at most M.
         num_probes : int
-            At most `num_clusters`, at which the search is exact again.
+            At most `num_clusters`, with which the search is exact.
         seed : int
 
         Raises
         ------
         ValueError
-            The numbers do not fit each other or the table.
+            The numbers are inconsistent with each other or with the table.
         """
         text_MD = as_rows(text_MD)
         check_positive(num_clusters=num_clusters, num_probes=num_probes)
@@ -67,7 +67,7 @@ class Clusters:
         return cls(np.argsort(cluster_M, kind="stable"), ends_C, centre_CD, num_probes)
 
     def near(self, audio_RD: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Yield each cluster, as a slice of the order, with the clips that look into it (rising)."""
+        """Yield each cluster, as a slice of `order_M`, with the clips for which it is searched, in ascending order."""
         centre_CD = torch.from_numpy(self.centre_CD).to(audio_RD)
         nearest_RP = (audio_RD @ centre_CD.T).topk(self.num_probes, dim=1).indices
         clip_P = torch.arange(len(audio_RD), device=audio_RD.device).repeat_interleave(self.num_probes)
@@ -84,7 +84,7 @@ def spherical_k_means(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return unit centres, shape (C, D), and the cluster of each row, shape (N,), by faiss' k-means.
 
-    On a GPU where faiss sees one. The same seed gives the same clusters on the same machine.
+    It runs on a GPU if faiss finds one. The same seed gives the same clusters on the same machine.
 
     Parameters
     ----------
@@ -93,10 +93,10 @@ def spherical_k_means(
     num_clusters : int
         C, at most N.
     seed : int
-        Of the rows that the centres start from.
+        Seed for the rows from which the centres start.
     iterations : int
     """
-    import faiss  # not loaded by those who search exactly
+    import faiss  # imported late: an exact search does not need it
 
     means = faiss.Kmeans(
         rows_ND.shape[1], num_clusters, niter=iterations, seed=seed, spherical=True, verbose=False,

@@ -28,15 +28,15 @@ def similarity_histogram(
     num_bins : int
         Equal bins; the default is 1e-4 wide.
     range : (float, float)
-        Outer edges; what is beyond counts in the outermost bins.
+        Outer edges; values beyond them are counted in the outermost bins.
     offsets, tile, device
         As in `similar_pairs`.
 
     Returns
     -------
     array, shape (num_bins,), int64
-        A bin holds its lower edge and not its upper one, the last bin both. Pairs that are within
-        rounding (1e-6) of an edge may be counted on its other side: they are not scored again.
+        A bin includes its lower edge and excludes its upper one; the last bin includes both. Pairs within rounding
+        (1e-6) of an edge may be counted on its other side: they are not scored again.
     """
     audio_ND = check_rows(audio_ND, "audio")
     text_MD = check_rows(text_MD, "text")
@@ -61,22 +61,21 @@ def similarity_histogram(
 
 
 def threshold_for_count(counts: NDArray[np.int64], target: int, *, range: tuple[float, float] = (-1.0, 1.0)) -> float:
-    """Find the highest threshold that lets at least a target number of pairs through.
+    """Return the highest threshold that at least a target number of pairs reach.
 
     Parameters
     ----------
     counts : array, shape (num_bins,), int64
         From `similarity_histogram`.
     target : int
-        Pairs to let through, at least 1.
+        Number of pairs, at least 1.
     range : (float, float)
-        As the histogram was made with.
+        The range of the histogram.
 
     Returns
     -------
     float
-        The largest edge of a bin at or above which there are at least ``target`` pairs; the lowest of all
-        where there are fewer.
+        The largest bin edge at or above which there are at least ``target`` pairs; the lowest edge if there are fewer.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""The join: every pair of clip and text at or above a threshold, and what caps and floors leave of them.
+"""The join: every pair of clip and text at or above a threshold, within caps and floors.
 
-Tiles of a low-precision product propose (`clapcur.methods.similarity.screening`), exact cosines decide. Memory is that
-of a tile and of a block of pairs, whatever the number of pairs.
+Tiles of a low-precision product propose pairs (`clapcur.methods.similarity.screening`), exact cosines decide. Memory
+use is that of one tile and one block of pairs, whatever the number of pairs.
 """
 
 from collections.abc import Iterator
@@ -26,24 +26,24 @@ from clapcur.methods.similarity.rows import (
 from clapcur.methods.similarity.screening import GROUPS, Screen, fastest_precision, reaching
 
 TILES = {"cpu": (4096, 4096), "cuda": (8192, 32768)}  # clips and texts of one product; ours, measured
-BELOW_ALL = -4.0  # no score is as low
-GROUPS_PER_PLACE = 8  # groups of texts for each place under a cap: enough that their maxima are near the best; ours
+BELOW_ALL = -4.0  # below every score
+GROUPS_PER_PLACE = 8  # groups of texts per place under a cap: enough for their maxima to be near the best; ours
 
 Proposals = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class PairBlock:
-    """Pairs of some consecutive clips, sorted by clip, falling similarity, text index.
+    """Pairs of consecutive clips, sorted by clip, descending similarity, text index.
 
     Attributes
     ----------
     audio_index, text_index : array, shape (P,), int64
         Rows of the two tables.
     similarity : array, shape (P,), float32
-        Cosine, less the offsets where some were given.
+        Cosine, minus the offsets if there are any.
     rank : array, shape (P,), int32
-        Place of the text among those that its clip keeps, from 0.
+        Rank of the text among those that its clip keeps, from 0.
     """
 
     audio_index: NDArray[np.int64]
@@ -75,44 +75,44 @@ def similar_pairs(
     Parameters
     ----------
     audio_ND, text_MD : Rows, shapes (N, D) and (M, D)
-        Unit rows. The text is held on the device, the audio is read tile by tile.
+        Unit rows. The text is kept on the device, the audio is read tile by tile.
     threshold : float in [-1, 1]
-        Least cosine, inclusive, compared in float32.
+        Minimum cosine, inclusive, compared in float32.
     cap_per_clip : int, optional
-        Keep only the best so many texts of each clip; of equal ones those with the lower index.
+        Maximum number of texts per clip: the most similar; of equally similar ones those with the lower index.
     caption_floor_M : array, shape (M,), optional
-        Least cosine of each text, as `caption_floor` gives it to cap the clips of a caption. It
-        holds before the cap per clip.
+        Minimum cosine of each text, as `caption_floor` returns it to cap the clips of a caption. It is applied before
+        the cap per clip.
     offsets : (array of shape (N,), array of shape (M,)), optional
-        Are taken from each cosine before anything is compared, as a correction of hubs needs it
-        (`clapcur.methods.hubness`). The similarity of a pair is then the cosine less both.
+        Subtracted from each cosine before any comparison, for a hubness correction (`clapcur.methods.hubness`). The
+        similarity of a pair is then the cosine minus both.
     clusters : Clusters, optional
-        Look only at the texts in the clusters nearest to each clip: not exact, but less work.
+        Search only the texts in the clusters nearest to each clip: not exact, but less work.
     tile : (int, int), optional
         Clips and texts of one product; bounds the memory, not the result.
     max_pairs_per_block : int
-        No block is larger. Where a tile of clips finds more, it is halved and searched again.
+        Maximum size of a block. A tile of clips with more pairs is halved and searched again.
     device : torch.device or str, optional
-        Of the products; the CPU where not given.
+        Device for the products; by default the CPU.
     precision : torch.dtype, optional
-        Of the tiles; where not given, the fastest on this device. No part of the result.
+        Precision of the tiles; by default the fastest on this device. It does not affect the result.
 
     Yields
     ------
     PairBlock
-        Never empty, in the order of the clips. The blocks in sequence are sorted as one block is;
-        a clip is in several consecutive ones only where it alone exceeds the budget.
+        Never empty, in the order of the clips. Concatenated blocks are sorted like a single one; a clip is in several
+        consecutive blocks only if it alone exceeds the budget.
 
     Raises
     ------
     ValueError
-        At the call, not at the first block: rows are not unit vectors, dimensions differ, or the
-        threshold is not a cosine.
+        Rows are not unit vectors, dimensions differ, or the threshold is not a cosine. Raised by the call, not when the
+        first block is read.
 
     Notes
     -----
-    Time is that of N * M * D multiplications; memory that of a tile and of a block. The same pairs
-    come in the same order for every tile, budget, precision and device.
+    The time is that of N * M * D multiplications, the memory that of one tile and one block. The pairs and their order
+    are the same for every tile, budget, precision and device.
     """
     audio_ND = check_rows(audio_ND, "audio")
     text_MD = check_rows(text_MD, "text")
@@ -128,9 +128,9 @@ def similar_pairs(
 
 
 class Join:
-    """The search behind `similar_pairs`: blocks of clips, halved while they find too much.
+    """The search behind `similar_pairs`: blocks of clips, halved while they have too many pairs.
 
-    `floor_M` (one number per text, not checked) holds before the cap.
+    `floor_M` (one number per text, not checked) is applied before the cap.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Join:
         self.floor_M = torch.from_numpy(floor_M).to(self.text_MD.device)
         self.offset_N: Tensor | None = None if offsets is None else self._offset(offsets[0])
         self.offset_M: Tensor | None = None if offsets is None else self._offset(offsets[1])
-        if self.order_M is not None:  # the texts of a cluster are together
+        if self.order_M is not None:  # put the texts of a cluster together
             self.text_MD, self.floor_M = self.text_MD[self.order_M], self.floor_M[self.order_M]
             self.offset_M = None if self.offset_M is None else self.offset_M[self.order_M]
         self.has_one_floor = len(floor_M) == 0 or bool((floor_M == floor_M[0]).all())
@@ -156,7 +156,7 @@ class Join:
         self.most_clips, self.tile_texts = tile_on(self.text_MD.device, tile)
 
     def blocks(self) -> Iterator[PairBlock]:
-        """Yield all pairs; the number of clips at a time follows the number of pairs they have."""
+        """Yield all pairs; the number of clips per step adapts to the number of their pairs."""
         start, num_clips = 0, self.most_clips
         while start < len(self.audio_ND) and len(self.text_MD):
             rows = slice(start, start + num_clips)
@@ -173,7 +173,7 @@ class Join:
                 num_clips = min(2 * num_clips, self.most_clips)
 
     def _propose(self, audio_RD: Tensor, offset_R: Tensor | None) -> Proposals | None:
-        """Find what may reach its floor and the cap; None where several clips exceed the budget."""
+        """Find the pairs that may reach their floor and be within the cap; None if several clips exceed the budget."""
         low_RD, error = self.screen.rows(audio_RD, offset_R)
         best = None if self.cap is None else _BestOfEach(len(audio_RD), self.cap, error, low_RD)
         found = [_nothing(low_RD)]
@@ -183,7 +183,7 @@ class Join:
             if best is not None:
                 best.see(product_RT, None if self.has_one_floor else self.floor_M[columns], some)
                 bounds.append(best.bound(some))
-                if self.has_one_floor:  # then one number for each clip says it all
+                if self.has_one_floor:  # then one bound per clip is enough
                     bounds = [torch.maximum(bounds[1], bounds[0][:, :1])]
             row, column = reaching(product_RT, *bounds)
             clip, rough = row if some is None else some[row], product_RT[row, column]
@@ -196,7 +196,7 @@ class Join:
         return clip, text
 
     def _tiles(self, audio_RD: Tensor) -> Iterator[tuple[slice, Tensor | None]]:
-        """Yield the texts to look at, and by which of the clips; None: by all."""
+        """Yield the texts to compare, and the clips to compare them with; None: all clips."""
         if self.clusters is None:
             for columns in slices(len(self.text_MD), self.tile_texts):
                 yield columns, None
@@ -209,7 +209,7 @@ class Join:
         return torch.from_numpy(np.ascontiguousarray(offset, np.float32)).to(self.text_MD.device)
 
     def _score(self, audio_RD: Tensor, offset_R: Tensor | None, clip_P: Tensor, text_P: Tensor) -> PairBlock:
-        """Score the proposals exactly, drop what is below its floor or beyond the cap, and sort."""
+        """Score the proposals exactly, drop those below their floor or beyond the cap, and sort the rest."""
         offset_P = None
         if self.offset_M is not None and offset_R is not None:
             offset_P = offset_R[clip_P].double() + self.offset_M[text_P]
@@ -226,10 +226,10 @@ class Join:
 
 
 class _BestOfEach:
-    """The best so far of each clip, as well as the tiles tell: what lies surely below them cannot be kept.
+    """The best similarities so far of each clip, as approximated by the tiles; pairs certainly below them are dropped.
 
-    Of a tile only the maxima of groups of texts are sorted. They are similarities of different texts, so that the
-    cap-th largest of them is at most the cap-th best.
+    Only the maxima of groups of texts in a tile are sorted. They are similarities of different texts, so the cap-th
+    largest of them is at most the cap-th best similarity.
     """
 
     def __init__(self, num_clips: int, cap: int, error: float, like: Tensor) -> None:
@@ -238,7 +238,7 @@ class _BestOfEach:
         self._best_RC = torch.full((num_clips, cap), BELOW_ALL, device=like.device)
 
     def see(self, product_RT: Tensor, floor_T: Tensor | None, some: Tensor | None) -> None:
-        """Take a tile into account; with floors that differ only what surely reaches its own."""
+        """Update the best similarities from a tile; if floors differ, only from products sure to reach theirs."""
         if floor_T is not None:
             sure_T = floor_T + self.error + 2 * self._rounding
             product_RT = product_RT.masked_fill(product_RT < sure_T, BELOW_ALL)
@@ -251,20 +251,20 @@ class _BestOfEach:
         self._best_RC[places] = seen.topk(self.cap, dim=1).values
 
     def bound(self, some: Tensor | None = None) -> Tensor:
-        """Return what a product must reach to be among the best of its clip, shape (R, 1)."""
+        """Return the minimum product that may be among the best of its clip, shape (R, 1)."""
         last_R1 = self._best_RC[:, -1:] if some is None else self._best_RC[some, -1:]
         return last_R1 - 2 * self.error - self._rounding * last_R1.abs()
 
     def keep(self, found: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what may still be among the best, now that the bounds have risen."""
+        """Return the pairs that may still be among the best under the current bounds."""
         clip, text, rough = _joined(found)
-        slack = -BELOW_ALL * self._rounding  # by which what reaches a bound may be rounded below it: no bound is lower
+        slack = -BELOW_ALL * self._rounding  # maximum rounding below a bound, as no bound is lower than BELOW_ALL
         kept_P = rough.float() >= self.bound()[clip, 0] - slack
         return clip[kept_P], text[kept_P], rough[kept_P]
 
 
 def tile_on(device: torch.device, tile: tuple[int, int] | None) -> tuple[int, int]:
-    """Return how many clips and texts one product has: as given, or what suits the device."""
+    """Return the numbers of clips and texts in one product: as given, or the default for the device."""
     num_clips, num_texts = tile or TILES.get(device.type, TILES["cpu"])
     check_positive(tile=min(num_clips, num_texts))
     return num_clips, num_texts
@@ -281,9 +281,9 @@ def _joined(found: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor,
 
 
 def _best_first(clip: NDArray[np.int64], text: NDArray[np.int64], similarity: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the order by clip, falling similarity and text; one stable sort of one number is the fastest."""
+    """Return the order by clip, descending similarity and text; a stable sort of one number is the fastest."""
     bits = (similarity + np.float32(0)).view(np.int32).astype(np.int64)  # -0 becomes 0
-    rising = np.where(bits < 0, -2147483648 - bits, bits)  # has the order of the floats
+    rising = np.where(bits < 0, -2147483648 - bits, bits)  # sorts like the floats
     by_text = np.argsort(text, kind="stable")
     return by_text[np.argsort((clip[by_text] << 32) - rising[by_text], kind="stable")]
 

@@ -1,4 +1,4 @@
-"""The nearest keys of each query, the class of a caption, the floor under the clips of a caption."""
+"""The nearest keys of each query, the class of a caption, and the minimum similarity of a caption's clips."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -21,8 +21,8 @@ from clapcur.methods.similarity.rows import (
     slices,
 )
 
-LEAST_SPARE = 8  # candidates that faiss is asked for beyond k, to see that no tie was cut; ours
-QUERIES_AT_ONCE = 1024  # of faiss
+LEAST_SPARE = 8  # minimum number of candidates beyond k requested from faiss, to detect ties that were cut; ours
+QUERIES_AT_ONCE = 1024  # per call of faiss
 
 Proposer = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
@@ -38,33 +38,32 @@ def top_k(
     device: torch.device | str | None = None,
     precision: torch.dtype | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Find the k most similar keys of each query.
+    """Return the k most similar keys of each query.
 
     Parameters
     ----------
     queries_QD, keys_MD : Rows, shapes (Q, D) and (M, D)
-        Unit rows. The keys are held on the device, the queries are read tile by tile.
+        Unit rows. The keys are kept on the device, the queries are read tile by tile.
     k : int, at most M
         Keys per query.
     backend : {"faiss", "torch"}
-        What proposes the candidates: tiles on the device, as in `similar_pairs`, or a faiss
-        ``IndexFlatIP``, which copies the keys (on a GPU where the device is one and faiss sees it;
-        k is at most 2,000 there). The result is the same.
+        What proposes the candidates: tiles on the device, as in `similar_pairs`, or a faiss ``IndexFlatIP``, which
+        copies the keys (to the GPU if the device is one that faiss finds; k is at most 2,000 there). The result is the
+        same.
     offsets, tile, device, precision
-        As in `similar_pairs`; of the torch backend, but for the device.
+        As in `similar_pairs`; all except the device apply only to the torch backend.
 
     Returns
     -------
     similarity_QK : array, shape (Q, k), float32
-        Cosines, falling.
+        Cosines, in descending order.
     index_QK : array, shape (Q, k), int64
-        Rows of the keys. Of equally similar keys the one with the lower index is first, and is
-        the one that is kept.
+        Rows of the keys. Of equally similar keys, the one with the lower index is first and is preferred.
 
     Raises
     ------
     ValueError
-        Rows are not unit vectors, dimensions differ, k is not in 1 to M, unknown backend, or offsets
+        Rows are not unit vectors, dimensions differ, k is not in 1 to M, the backend is unknown, or offsets are given
         with faiss.
     """
     queries_QD = check_rows(queries_QD, "query")
@@ -90,19 +89,19 @@ def top_k(
 def best_class(
     text_MD: Rows, prompts_KD: Rows, *, device: torch.device | str | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Find the class prompt that each text is nearest to: the rule by which DS selects captions.
+    """Return the nearest class prompt of each text: the rule by which DS selects captions.
 
     Parameters
     ----------
     text_MD, prompts_KD : Rows, shapes (M, D) and (K, D)
         Unit rows.
     device : torch.device or str, optional
-        The CPU where not given.
+        By default the CPU.
 
     Returns
     -------
     class_index_M : array, shape (M,), int64
-        The class with the largest cosine, of equal ones the first.
+        The class with the largest cosine; of equal ones, the first.
     similarity_M : array, shape (M,), float32
         That cosine. The reference code keeps neither.
     """
@@ -118,23 +117,23 @@ def caption_floor(
     offsets: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
     device: torch.device | str | None = None,
 ) -> NDArray[np.float32]:
-    """Find the k-th best similarity of each caption, by which `similar_pairs` caps its clips.
+    """Return the k-th best similarity of each caption, with which `similar_pairs` caps its clips.
 
     Parameters
     ----------
     audio_ND, text_MD : Rows, shapes (N, D) and (M, D)
         Unit rows.
     k : int
-        Clips that a caption may keep. Clips that tie with the k-th are kept too.
+        Maximum number of clips per caption. Clips that tie with the k-th are kept, too.
     offsets : (array of shape (N,), array of shape (M,)), optional
         As in `similar_pairs`.
     device : torch.device or str, optional
-        The CPU where not given.
+        By default the CPU.
 
     Returns
     -------
     array, shape (M,), float32
-        Minus infinity where there are at most k clips: nothing to cap.
+        Minus infinity if there are at most k clips: nothing is capped.
     """
     check_positive(k=k)
     audio_ND, text_MD = as_rows(audio_ND), as_rows(text_MD)
@@ -163,7 +162,7 @@ def _best(
     width: int,
     propose: Proposer,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Take the k best of `width` proposals; ask for more where the k-th could be contested."""
+    """Return the k best of `width` proposals; request more if the k-th place is not certain."""
     num_queries, num_keys = len(queries_QD), len(keys_MD)
     width = min(width, num_keys)
     rough_QW, index_QW = propose(queries_QD, width)
@@ -184,7 +183,7 @@ def _best(
 
 
 def _faiss_proposer(keys_MD: Tensor) -> Proposer:
-    import faiss  # not loaded by those who only use torch
+    import faiss  # imported late: the torch backend does not need it
 
     index: faiss.Index = faiss.IndexFlatIP(keys_MD.shape[1])
     if keys_MD.device.type == "cuda" and faiss.get_num_gpus():
@@ -199,6 +198,6 @@ def _faiss_proposer(keys_MD: Tensor) -> Proposer:
 
 
 def _faiss_error(dim: int) -> float:
-    """Bound the error of a float32 dot product of unit rows, in any order of summation, and two roundings after it."""
+    """Return a bound on the error of a float32 dot product of unit rows, summed in any order and then rounded twice."""
     unit = 2.0**-24
     return (1 + NORM_TOLERANCE) ** 2 * (dim * unit / (1 - dim * unit) + 2 * unit)

@@ -1,4 +1,4 @@
-"""What every search over two tables needs: their rows on a device, what is wrong with them, and one exact cosine."""
+"""Common parts of every search over two tables: loading rows to a device, checks, and the exact cosine."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-NORM_TOLERANCE = 1e-3  # rows that were stored in float16 are off by up to 5e-4
-SCORED_AT_ONCE = {"cpu": 2**17, "cuda": 2**27}  # numbers; on a processor they stay in its cache, five times as fast
+NORM_TOLERANCE = 1e-3  # the norms of rows stored in float16 are off by up to 5e-4
+SCORED_AT_ONCE = {"cpu": 2**17, "cuda": 2**27}  # numbers; on a CPU they fit in the cache, which is five times as fast
 
 Rows = Tensor | NDArray[np.floating]
 
@@ -16,7 +16,7 @@ Rows = Tensor | NDArray[np.floating]
 def exact_cosine(
     audio_ND: Tensor, audio_P: Tensor, text_MD: Tensor, text_P: Tensor, offset_P: Tensor | None = None
 ) -> Tensor:
-    """Score pairs one by one: float64 sums, less an offset (float64) where there is one, rounded to float32.
+    """Score single pairs: float64 sums, minus an optional float64 offset, rounded to float32.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def exact_cosine(
     text_P : Tensor, shape (P,), int64
         The caption of each pair.
     offset_P : Tensor, shape (P,), float64, optional
-        Taken off the similarity of each pair.
+        Subtracted from the similarity of each pair.
     """
     similarity_P = audio_ND.new_empty(len(audio_P))
     at_once = SCORED_AT_ONCE.get(audio_ND.device.type, 2**22) // max(1, audio_ND.shape[1])
@@ -41,7 +41,7 @@ def exact_cosine(
 
 
 def load_rows(rows_ND: Rows, rows: slice, device: torch.device | str | None) -> Tensor:
-    """Return some rows of a table as float32 on the device.
+    """Return some rows of a table as float32 on a device.
 
     Parameters
     ----------
@@ -57,19 +57,19 @@ def load_rows(rows_ND: Rows, rows: slice, device: torch.device | str | None) -> 
 
 
 def slices(num_rows: int, size: int) -> list[slice]:
-    """Cut a range into consecutive slices of a size; the last may be shorter."""
+    """Cut a range into consecutive slices of `size`; the last may be shorter."""
     return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
 
 
 def as_rows(rows_ND: Any) -> Rows:
-    """Return an array or a tensor as it is, and anything else (lists, a DataFrame) as an array."""
+    """Return an array or a tensor unchanged, and anything else (lists, a DataFrame) as an array."""
     if isinstance(rows_ND, (Tensor, np.ndarray)):
         return rows_ND
     return np.asarray(rows_ND)
 
 
 def check_rows(rows_ND: Any, name: str) -> Rows:
-    """Return the rows as an array or a tensor; ValueError where a table is no table, or a row no unit vector."""
+    """Return the rows as an array or a tensor; raise ValueError unless they are a table of unit vectors."""
     rows_ND = as_rows(rows_ND)
     if rows_ND.ndim != 2:
         raise ValueError(f"{name} rows must have the shape (number, D), got {tuple(rows_ND.shape)}")
@@ -87,7 +87,7 @@ def check_rows(rows_ND: Any, name: str) -> Rows:
 
 
 def check_dims(audio_ND: Rows, text_MD: Rows) -> None:
-    """ValueError where the tables have rows of two lengths."""
+    """Raise ValueError if the rows of the two tables differ in length."""
     if len(audio_ND) and len(text_MD) and audio_ND.shape[1] != text_MD.shape[1]:
         raise ValueError(
             f"both sides must come from one model, got {audio_ND.shape[1]} and {text_MD.shape[1]} dimensions"
@@ -95,13 +95,13 @@ def check_dims(audio_ND: Rows, text_MD: Rows) -> None:
 
 
 def check_cosine(threshold: float) -> None:
-    """ValueError where a threshold cannot be a cosine."""
+    """Raise ValueError if a threshold cannot be a cosine."""
     if not -1 <= threshold <= 1:
         raise ValueError(f"threshold must be a cosine in [-1, 1], got {threshold:g}; a percentage?")
 
 
 def check_positive(**values: int | None) -> None:
-    """ValueError where one of the numbers is below 1."""
+    """Raise ValueError if a number is below 1."""
     for name, value in values.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")

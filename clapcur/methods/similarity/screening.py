@@ -1,14 +1,14 @@
-"""Tiles of a product in the precision in which the device is fastest, and a proof of how far off they are.
+"""Tiles of a product in the precision that is fastest on the device, with a proven bound on their error.
 
-A bfloat16 product of unit rows runs several times as fast as a float32 one, and is off by some 1e-3. That does not
+A bfloat16 product of unit rows runs several times as fast as a float32 one, with an error of about 1e-3. That does not
 matter to a search that only asks which pairs *may* reach a bound: with x' and y' the rounded rows,
 
     |x'.y' - x.y|  <=  |x' - x| |y'| + |x| |y' - y|  +  D u |x'| |y'|
 
-by Cauchy-Schwarz and the bound of any order of summation [1]_. The rounding errors |x' - x| and |y' - y| are measured,
-not estimated; sums are kept in float32 (u = 2^-24, doubled for hardware that cuts off where it should round). The sum
-is rounded to the low precision once more, which keeps the order of numbers: it is compared with a bound that was
-rounded down. So nothing that reaches the bound is lost, and what does not is scored exactly afterwards.
+by Cauchy-Schwarz and the bound for any order of summation [1]_. The rounding errors |x' - x| and |y' - y| are measured,
+not estimated; sums are kept in float32 (u = 2^-24, doubled for hardware that truncates instead of rounding). The sum is
+then rounded to the low precision, which preserves order: it is compared with a bound that was rounded down. No pair
+that reaches the bound is lost; the proposed pairs are scored exactly afterwards.
 
 References
 ----------
@@ -28,22 +28,22 @@ from torch import Tensor
 from clapcur.methods.similarity.rows import NORM_TOLERANCE
 
 PRECISIONS = (torch.float32, torch.float16, torch.bfloat16)
-GROUPS = 64  # of columns, whose maxima are taken first; a processor's registers take as many at once
-DENSE = 8  # where a share of more than 1/8 of the groups holds hits, the whole tile is compared; ours
-WORTH_MEASURING = 2**33  # multiplications of a search below which float32 is as good as any; ours, some 0.1 s
-MATMUL_LOCK = threading.Lock()  # what torch allows a product to do is a setting of the whole process
+GROUPS = 64  # of columns, whose maxima are computed first; as many as fit in a CPU's registers
+DENSE = 8  # if more than 1/8 of the groups have hits, the whole tile is compared; ours
+WORTH_MEASURING = 2**33  # multiplications in a search below which float32 is good enough; ours, about 0.1 s
+MATMUL_LOCK = threading.Lock()  # torch's precision settings for products apply to the whole process
 
 
 class Screen:
-    """Rows of text in one precision, and products with rows of audio in the same.
+    """Rows of text in one precision, and products with rows of audio in the same precision.
 
     Parameters
     ----------
     text_MD : Tensor, shape (M, D), float32
     dtype : torch.dtype
-        Of the products.
+        Precision of the products.
     offset_M : Tensor, shape (M,), float32, optional
-        Is taken from the similarities of each text; audio rows bring an offset of their own then.
+        Subtracted from the similarities of each text; the audio rows then need offsets, too.
     """
 
     def __init__(self, text_MD: Tensor, dtype: torch.dtype, offset_M: Tensor | None = None) -> None:
@@ -53,7 +53,7 @@ class Screen:
         self._buffer = text_MD.new_empty(0, dtype=dtype)
 
     def rows(self, audio_RD: Tensor, offset_R: Tensor | None = None) -> tuple[Tensor, float]:
-        """Return rows of audio in low precision, and how far a product with them may be off."""
+        """Return rows of audio in low precision, and a bound on the error of products with them."""
         low_RD, audio_error = self._low(audio_RD, offset_R, side=0)
         unit, dim = 2.0**-24, self.text_MD.shape[1]
         sums = dim * unit / (1 - dim * unit) + 2 * unit
@@ -64,7 +64,7 @@ class Screen:
         return low_RD, longest * (audio_error + self._text_error) + sums * size
 
     def product(self, rows_RD: Tensor, columns: slice) -> Tensor:
-        """Multiply rows with some texts, shape (R, T); the next product overwrites it."""
+        """Return the product of rows and some texts, shape (R, T); the next product overwrites it."""
         text_TD = self.text_MD[columns]
         needed = len(rows_RD) * len(text_TD)
         if len(self._buffer) < needed:
@@ -74,15 +74,15 @@ class Screen:
             return torch.mm(rows_RD, text_TD.T, out=out_RT)
 
     def _low(self, rows_ND: Tensor, offset_N: Tensor | None, side: int) -> tuple[Tensor, float]:
-        """Return rows in low precision and the largest norm of what the rounding of a row changed."""
+        """Return rows in low precision, and the largest norm of a row's rounding error."""
         low_ND = rows_ND.to(self.dtype)
         error = 0.0
         if self.dtype != torch.float32 and len(rows_ND):
-            error = float((low_ND.float() - rows_ND).norm(dim=1).max()) * (1 + 1e-3)  # a float32 norm itself is off
+            error = float((low_ND.float() - rows_ND).norm(dim=1).max()) * (1 + 1e-3)  # a float32 norm is itself inexact
         if not self.has_offsets:
             return low_ND, error
         assert offset_N is not None
-        # x.y - a - b is the product of (x, -a, 1) and (y, 1, -b); an offset is the sum of two low numbers
+        # x.y - a - b is the product of (x, -a, 1) and (y, 1, -b); an offset is the sum of two low-precision numbers
         high_N = offset_N.to(self.dtype)
         rest_N = (offset_N - high_N.float()).to(self.dtype)
         lost_N = offset_N.double() - high_N.double() - rest_N.double()
@@ -96,17 +96,17 @@ class Screen:
 
 
 def reaching(product_RT: Tensor, *bounds: Tensor) -> tuple[Tensor, Tensor]:
-    """Return rows and columns where a product may reach float32 bounds that margins were taken from.
+    """Return rows and columns where a product may reach float32 bounds from which error margins were subtracted.
 
-    Hits are rare, so groups of columns are asked first whether their largest similarity is one: one pass over the tile
-    in place of a comparison and a search of it. Halves are read as integers, whose maximum a processor finds ten times
-    as fast: above 0 both have one order.
+    Hits are rare, so the maxima of groups of columns are compared first: one pass over the tile instead of a comparison
+    and a search. 16-bit floats are read as integers, whose maximum a CPU finds ten times as fast: above 0, both have
+    the same order.
 
     Parameters
     ----------
     product_RT : Tensor, shape (R, T)
     *bounds : Tensor, shape (R, 1) or (1, T)
-        Of each row, or of each column; all must be reached.
+        Bounds of the rows or of the columns; all must be reached.
     """
     low = [_rounded_down(bound, product_RT.dtype) for bound in bounds]
     if product_RT.dtype != torch.float32 and all(bool((bound > 0).all()) for bound in low):
@@ -126,7 +126,7 @@ def reaching(product_RT: Tensor, *bounds: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _where(values_RT: Tensor, bounds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return rows and columns of what reaches its bounds; on a processor several times as fast as `nonzero`."""
+    """Return rows and columns of the values that reach their bounds; on a CPU several times as fast as `nonzero`."""
     hit_RT = functools.reduce(Tensor.logical_and_, [values_RT >= bound for bound in bounds])
     if hit_RT.device.type != "cpu":
         row, column = hit_RT.nonzero(as_tuple=True)
@@ -141,7 +141,7 @@ def _where(values_RT: Tensor, bounds: Sequence[Tensor]) -> tuple[Tensor, Tensor]
 
 
 def _rounded_down(bound: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the largest numbers of a precision that are not above a float32 bound."""
+    """Return the largest numbers in a precision that do not exceed a float32 bound."""
     if dtype == torch.float32:
         return bound
     low = bound.to(dtype)
@@ -149,13 +149,13 @@ def _rounded_down(bound: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def fastest_precision(device: torch.device, num_products: int) -> torch.dtype:
-    """Return the precision in which this device multiplies fastest, float32 where the work is too small to tell."""
+    """Return the precision in which this device multiplies fastest; float32 if the work is too small to matter."""
     return torch.float32 if num_products < WORTH_MEASURING else _measured(str(device), torch.get_num_threads())
 
 
 @functools.cache
 def _measured(device: str, num_threads: int) -> torch.dtype:
-    """Time one product in each precision; one whose sums are not what the bound assumes is out."""
+    """Time one product in each precision and return the fastest; exclude those whose error exceeds the bound."""
     size, dim = (2048, 1024) if device.startswith("cpu") else (8192, 1024)
     generator = torch.Generator().manual_seed(0)
     unit_ND = torch.nn.functional.normalize(torch.randn(size, dim, generator=generator), dim=1)
@@ -167,7 +167,7 @@ def _measured(device: str, num_threads: int) -> torch.dtype:
             low_RD, error = screen.rows(rows_ND)
             sample_RT = screen.product(low_RD, slice(0, size))[:, :256].float()  # also warms up
             exact_RT = rows_ND.double() @ rows_ND[:256].double().T
-            rounding = float(torch.finfo(dtype).eps) * sample_RT.abs()  # of the result itself
+            rounding = float(torch.finfo(dtype).eps) * sample_RT.abs()  # error of rounding the result
             if bool(((sample_RT - exact_RT).abs() > error + rounding).any()):
                 continue
             _wait(device)
@@ -175,7 +175,7 @@ def _measured(device: str, num_threads: int) -> torch.dtype:
             screen.product(low_RD, slice(0, size))
             _wait(device)
             taken[dtype] = time.perf_counter() - started
-        except RuntimeError:  # this device has no such product
+        except RuntimeError:  # not supported on this device
             continue
     return min(taken, key=taken.__getitem__, default=torch.float32)
 
@@ -187,7 +187,7 @@ def _wait(device: str) -> None:
 
 @contextmanager
 def full_sums() -> Iterator[None]:
-    """Let float32 products be float32 ones (TF32 is off by 1e-3) and halves be summed in float32."""
+    """Make float32 products use float32 (TF32 has an error of 1e-3) and 16-bit products be summed in float32."""
     matmul = torch.backends.cuda.matmul
     before = (
         torch.get_float32_matmul_precision(),

@@ -1,17 +1,17 @@
-"""Checkpoints of other projects, one file a family: their names of the same weights, and what their files leave unsaid.
+"""Checkpoints of other projects, one module per family: their tensor names, and settings that their files lack.
 
 ledger
-    the tensors of a file, each of which is taken or ignored for a reason
+    the tensors of a file, each of which is mapped or ignored for a reason
 files
-    the containers: what torch wrote, safetensors, folders
+    the containers: torch files, safetensors, folders
 front_ends
-    the filterbank that a file stores, beside the one that is computed
+    comparison of the filterbank in a file with the computed one
 originals
-    the names of HTSAT's own release, which two families use
+    the names of the towers in their own releases, which two families use
 hugging_face, laion, msclap, panns, yamnet, blat
     the families
 onnx_files
     export only, for a runtime without torch
 
-`clapcur.models.checkpoints` is the door to all of them.
+`clapcur.models.checkpoints` is the interface to all of them.
 """

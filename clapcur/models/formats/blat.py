@@ -1,7 +1,7 @@
-"""BLAT: Cnn14 with a BERT of medium size, and one layer as projection on either side.
+"""BLAT: Cnn14 with a medium-sized BERT, and a single-layer projection on each side.
 
-Its Cnn14 hears clips of any length and masks the padding; here a window of 10 s takes that place. For a clip of at
-least a window the features are the same, a shorter one is repeated.
+Its Cnn14 processes clips of any length and masks the padding; here it processes windows of 10 s. A clip that fills the
+window has the same features; a shorter one is repeated.
 
 References
 ----------
@@ -25,12 +25,12 @@ WINDOW = f"{AUDIO}melspec_extractor.spectrogram.window"
 
 
 def recognises(ledger: Ledger) -> bool:
-    """Return whether these are the names of this family."""
+    """Return whether the tensor names are those of this family."""
     return "audio_proj.weight" in ledger and "text_proj.weight" in ledger and bool(ledger.names(TEXT))
 
 
 def read(ledger: Ledger, ask: Ask) -> Reading:
-    """Understand a checkpoint."""
+    """Map a checkpoint to a config and named tensors."""
     if f"{AUDIO}conv_block1.conv1.weight" not in ledger or f"{AUDIO}pre_conv0.weight" in ledger:
         raise CheckpointError("unsupported BLAT: its audio encoder is not Cnn14")
     published = FrontEndConfig(num_mels=len(ledger[f"{AUDIO}bn0.weight"]))

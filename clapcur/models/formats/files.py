@@ -1,6 +1,6 @@
-"""Containers: the file that torch wrote, safetensors, a folder; to a plain dictionary of tensors and back.
+"""Containers (torch files, safetensors, folders) to a plain dictionary of tensors and back.
 
-This is the one place where a pickle may be read, and only where the caller said so.
+This is the only place where a pickle may be read, and only if the caller allows it.
 """
 
 import json
@@ -63,9 +63,9 @@ def read_source(source: Path | str, pickled: bool) -> tuple[dict[str, Tensor], s
     -------
     tensors : dict
     container : str
-        As `read_tensors`.
+        As for `read_tensors`.
     folder : str or None
-        The folder or name, where it has Hugging Face's layout.
+        The folder or name, if it has Hugging Face's layout.
     """
     path = Path(source)
     if path.is_file():
@@ -77,25 +77,25 @@ def read_source(source: Path | str, pickled: bool) -> tuple[dict[str, Tensor], s
 
 
 def read_tensors(path: Path, pickled: bool = False) -> tuple[dict[str, Tensor], str]:
-    """Read the tensors of a file, without wrappers and without the "module." of torch's parallel models.
+    """Read the tensors of a file, without wrappers and without the prefix "module." of torch's parallel models.
 
     Parameters
     ----------
     path : Path
     pickled : bool
-        Whether a file that holds more than tensors and numbers may be read. Such a file can run any code when it is
-        opened: say so for files of people you trust only.
+        Whether to read a file that contains more than tensors and numbers. Such a file can run any code when it is
+        opened: allow it only for files from people you trust.
 
     Returns
     -------
     tensors : dict
     container : str
-        Where in the file they were, for people.
+        Place of the tensors in the file, for people.
 
     Raises
     ------
     CheckpointError
-        The file is missing, damaged or no checkpoint, or would need `pickled`.
+        The file is missing, damaged or not a checkpoint, or it requires `pickled`.
     """
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} not found")
@@ -111,7 +111,7 @@ def read_tensors(path: Path, pickled: bool = False) -> tuple[dict[str, Tensor], 
 
 
 def what_else(path: Path) -> str | None:
-    """Return what a file is that is no checkpoint, and what to do; None where it may be one."""
+    """Return what a file that is not a checkpoint is, and what to do; None if it may be one."""
     size = path.stat().st_size
     if size == 0:
         return "empty (0 bytes); was its download or copy interrupted?"
@@ -129,14 +129,14 @@ def what_else(path: Path) -> str | None:
 
 
 def _begins_as_safetensors(path: Path) -> bool:
-    """Return whether a file of another name has the header of a safetensors file."""
+    """Return whether a file has the header of a safetensors file, whatever its name."""
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES)
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= min(MAX_HEADER_BYTES, path.stat().st_size - 8)
 
 
 def _what_zip(path: Path) -> str | None:
-    """Return what a ZIP archive is that torch did not write; None where it did."""
+    """Return what a ZIP archive is if torch did not write it; otherwise None."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -148,7 +148,7 @@ def _what_zip(path: Path) -> str | None:
 
 
 def _what_safetensors(head: bytes, size: int) -> str | None:
-    """Return what is wrong with the beginning of a safetensors file; None where the file may be whole."""
+    """Return what is wrong with the beginning of a safetensors file; None if the file may be complete."""
     length = int.from_bytes(head[:8], "little")
     if size < 8 or length > MAX_HEADER_BYTES or head[8:9] not in (b"{", b""):
         return None if size < 8 else "an unknown file: it does not begin with a safetensors header"
@@ -158,7 +158,7 @@ def _what_safetensors(head: bytes, size: int) -> str | None:
 
 
 def _is_text(head: bytes) -> bool:
-    """Return whether bytes are plain text; the last character may be cut."""
+    """Return whether bytes are plain text; the last character may be truncated."""
     try:
         text = head.decode() if len(head) < HEAD_BYTES else head[:-4].decode(errors="ignore")
     except UnicodeDecodeError:
@@ -171,14 +171,14 @@ def _first_line(head: bytes) -> str:
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, container: str | None) -> None:
-    """Write tensors as torch does, or with safetensors where the name of the file ends so.
+    """Write tensors in torch's format, or as safetensors if the file name ends in .safetensors.
 
     Parameters
     ----------
     tensors : mapping of str to Tensor
     path : Path
     container : str or None
-        Key of torch's file below which the tensors are; None: they are the file.
+        Key in torch's file under which the tensors are; None: at the top level.
     """
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +227,7 @@ def _read_hub(source: Path | str, pickled: bool) -> tuple[dict[str, Tensor], str
 
 
 def _inside(source: Path | str, name: str) -> Path | None:
-    """Return the file of a folder or of a name on the Hub, or None."""
+    """Return a file in a folder or under a name on the Hub; None if it does not exist."""
     from transformers.utils import cached_file
 
     if Path(source).is_dir():
@@ -270,7 +270,7 @@ def _load(path: Path, pickled: bool) -> Any:
 
 
 def _code_in_pickle(path: Path) -> list[str]:
-    """Return what a plain pickle imports when it is opened, without opening it; nothing for any other file."""
+    """Return what a plain pickle would import, without loading it; empty for any other file."""
     with open(path, "rb") as file:
         if file.read(1) != b"\x80":
             return []
@@ -284,7 +284,7 @@ def _code_in_pickle(path: Path) -> list[str]:
                     found.append(".".join(strings[-2:]))
                 elif isinstance(argument, str):
                     strings.append(argument)
-        except ValueError:  # of torch's old form, or of random bytes: not to be followed to its end
+        except ValueError:  # torch's old format, or random bytes: cannot be parsed to the end
             return []
     return list(dict.fromkeys(found))
 

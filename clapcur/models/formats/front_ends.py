@@ -1,10 +1,10 @@
-"""The front end of a checkpoint: what its family publishes, beside the filterbank that its file stores.
+"""The front end of a checkpoint: the published one of its family, compared with the filterbank in its file.
 
-torchlibrosa keeps the STFT kernels and the mel filters among the weights, so that loading PANNs' file into a model of
-another sample rate replaces that model's filters. We never store filters: those of a file are compared with the ones
-that a config computes, and where they differ the caller says which to hear with. The choice is a config again.
+torchlibrosa stores the STFT kernels and the mel filters among the weights, so that loading PANNs' file into a model
+with another sample rate replaces that model's filters. We never store filters: those of a file are compared with the
+ones that a config computes, and if they differ, the caller chooses which to use. The choice results in a config.
 
-Shapes: F frequency bins, M mel bands, T samples of a frame.
+Shapes: F frequency bins, M mel bands, T samples in a frame.
 """
 
 import dataclasses
@@ -32,12 +32,12 @@ BANDS = ((50.0, 14000.0), (50.0, 8000.0), (0.0, 14000.0), (0.0, 8000.0), (20.0, 
 def settle(
     published: FrontEndConfig, stored_FM: Tensor | None, choice: FrontEndChoice
 ) -> tuple[FrontEndConfig, Filters | None]:
-    """Return the front end to hear with, and how the stored filters compare.
+    """Return the front end to use, and how the stored filters compare with it.
 
     Parameters
     ----------
     published : FrontEndConfig
-        Of the family.
+        Front end of the family.
     stored_FM : Tensor, shape (F, M), or None
         Mel filters in the checkpoint.
     choice : "from_config", "from_checkpoint" or None
@@ -45,8 +45,8 @@ def settle(
     Raises
     ------
     CheckpointError
-        The stored filters are not those of the config and `choice` is None; or "from_checkpoint" where there are none,
-        or none that a config describes.
+        The stored filters differ from those of the config and `choice` is None; or the choice is "from_checkpoint" but
+        there are no stored filters, or none that a config can describe.
     """
     if stored_FM is None:
         if choice == "from_checkpoint":
@@ -70,14 +70,14 @@ def settle(
 
 
 def stored_filters(ledger: Ledger, prefix: str, n_fft: int) -> Tensor | None:
-    """Return the filters under torchlibrosa's names, and check that its STFT is the one that we compute.
+    """Return the filters under torchlibrosa's names, and check that its STFT is the same as ours.
 
     Parameters
     ----------
     ledger : Ledger
         The tensors of the checkpoint.
     prefix : str
-        Of the tower's names.
+        Prefix of the tower's names.
     n_fft : int
         Length of the window, in samples.
 
@@ -106,7 +106,7 @@ def torchlibrosa_tensors(config: FrontEndConfig, prefix: str) -> dict[str, Tenso
     """Return the front end as torchlibrosa stores it: the kernels of the STFT and the mel filters."""
     bins_F = torch.arange(config.n_fft // 2 + 1, dtype=torch.float64)
     samples_T = torch.arange(config.n_fft, dtype=torch.float64)
-    turns_FT = (bins_F[:, None] * samples_T) % config.n_fft / config.n_fft  # whole turns change nothing but rounding
+    turns_FT = (bins_F[:, None] * samples_T) % config.n_fft / config.n_fft  # removing whole turns affects only rounding
     window_T = torch.hann_window(config.n_fft, dtype=torch.float64)
     real_FT, imag_FT = (2 * torch.pi * turns_FT).cos() * window_T, -(2 * torch.pi * turns_FT).sin() * window_T
     return {

@@ -1,7 +1,7 @@
 """Hugging Face's `ClapModel`, from a folder or a name on the Hub; without fusion.
 
-The folder says everything but how a clip longer than the window is heard, which is at random there and at the centre
-here. Its text encoder is a RoBERTa under another name, and is kept as one.
+The folder defines everything except the crop of clips longer than the window, which is random there and central here.
+Its text encoder is a RoBERTa under another name, and is kept as a RoBERTa.
 
 References
 ----------
@@ -44,12 +44,12 @@ ROBERTA = (
 
 
 def recognises(ledger: Ledger) -> bool:
-    """Return whether these are the names of this family."""
+    """Return whether the tensor names are those of this family."""
     return bool(ledger.names("audio_model.audio_encoder.") and ledger.names("text_model."))
 
 
 def read(ledger: Ledger, ask: Ask) -> Reading:
-    """Understand a checkpoint."""
+    """Map a checkpoint to a config and named tensors."""
     from transformers import ClapConfig as TheirConfig
     from transformers import ClapFeatureExtractor
 
@@ -88,7 +88,7 @@ def read(ledger: Ledger, ask: Ask) -> Reading:
 
 
 def refusal(config: ClapConfig, encoder_type: str) -> str | None:
-    """Return why a model cannot take this form, or None."""
+    """Return why this format cannot represent a model, or None."""
     if config.audio.htsat is None:
         return "its audio tower is a Cnn14, but this format needs an HTSAT"
     if config.projection != "mlp":
@@ -145,7 +145,7 @@ def save(model: "Clap", folder: Path) -> None:
 
 
 def extractor(config: ClapConfig) -> Any:
-    """Return the feature extractor that hears as a model of ours does."""
+    """Return the feature extractor that matches a model's front end."""
     from transformers import ClapFeatureExtractor
 
     front_end = config.audio.front_end

@@ -1,7 +1,7 @@
-"""LAION-CLAP without fusion: HTSAT or Cnn14 with a RoBERTa or a BERT, read through its pooler.
+"""LAION-CLAP without fusion: HTSAT or Cnn14 with a RoBERTa or a BERT and its pooler.
 
-A file says neither its sample rate nor its window: they are those of `model_configs/*.json` and `hook.py`, with the
-waveform rounded to 16 bits.
+A file contains neither the sample rate nor the window: they are those of `model_configs/*.json` and `hook.py`, with
+the waveform rounded to 16 bits.
 
 References
 ----------
@@ -30,12 +30,12 @@ TRANSFORMS = "MLPs behind the embedding, of an unused loss"
 
 
 def recognises(ledger: Ledger) -> bool:
-    """Return whether these are the names of this family."""
+    """Return whether the tensor names are those of this family."""
     return bool(ledger.names(AUDIO) and ledger.names(TEXT) and "audio_projection.0.weight" in ledger)
 
 
 def read(ledger: Ledger, ask: Ask) -> Reading:
-    """Understand a checkpoint."""
+    """Map a checkpoint to a config and named tensors."""
     if any(part in name for name in ledger.names(AUDIO) for part in ("fusion_model.", "mel_conv2d.", "mel_conv1d.")):
         raise CheckpointError(
             "this LAION-CLAP was trained with fusion (four spectrograms of a long clip); only models without fusion "
@@ -47,7 +47,7 @@ def read(ledger: Ledger, ask: Ask) -> Reading:
     published = dataclasses.replace(FRONT_END, num_mels=len(ledger[f"{AUDIO}bn0.weight"]))
     front_end, filters = settle(published, stored_filters(ledger, AUDIO, published.n_fft), ask.front_end)
     audio = dataclasses.replace(read_audio(ledger, AUDIO), front_end=front_end)
-    # RoBERTa has one kind of segment, BERT two; all other names are the same.
+    # RoBERTa has one segment type, BERT two; all other names are the same.
     is_roberta = ledger[f"{TEXT}embeddings.token_type_embeddings.weight"].shape[0] == 1
     text = TextConfig(source="roberta-base" if is_roberta else "bert-base-uncased", pooling="pooler", max_tokens=77)
     encoder, tokenizer = ask.blank_encoder(text.source)
@@ -71,7 +71,7 @@ def read(ledger: Ledger, ask: Ask) -> Reading:
 
 
 def refusal(config: ClapConfig, encoder_type: str) -> str | None:
-    """Return why a model cannot take this form, or None."""
+    """Return why this format cannot represent a model, or None."""
     if config.projection != "mlp":
         return f"its projections are {config.projection!r}, but this format needs 'mlp'"
     if config.text.pooling != "pooler" or encoder_type not in ("bert", "roberta"):
@@ -85,7 +85,7 @@ def refusal(config: ClapConfig, encoder_type: str) -> str | None:
 def write(state: dict[str, Tensor], config: ClapConfig) -> dict[str, Tensor]:
     """Return a model's state under this family's names.
 
-    What its strict loading asks for beyond that, the AudioSet heads and the MLPs behind the embedding, is zeros: no
+    The other tensors that strict loading requires, the AudioSet heads and the MLPs after the embedding, are zeros: no
     embedding depends on them.
     """
     written = torchlibrosa_tensors(config.audio.front_end, AUDIO) | write_audio(state, AUDIO)
@@ -101,7 +101,7 @@ def write(state: dict[str, Tensor], config: ClapConfig) -> dict[str, Tensor]:
             written[f"{side}.sequential.{place}.weight"] = torch.zeros(dim, dim)
             written[f"{side}.sequential.{place}.bias"] = torch.zeros(dim)
     written |= write_unused(config.audio, AUDIO)
-    # newer releases of the package delete this name and fail where it is absent
+    # newer releases of the package delete this name and fail if it is absent
     positions = state["text.encoder.embeddings.position_embeddings.weight"].shape[0]
     written[f"{TEXT}embeddings.position_ids"] = torch.arange(positions)[None]
     return written | {"logit_scale_a": state["logit_scale"], "logit_scale_t": state["logit_scale"]}

@@ -1,4 +1,4 @@
-"""What a family's file makes: the tensors of a checkpoint, each taken under our name or ignored for a reason."""
+"""The tensors of a checkpoint, each of which is mapped to our name or ignored for a reason."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -16,52 +16,52 @@ FrontEndChoice = Literal["from_config", "from_checkpoint"] | None
 
 @dataclass(frozen=True)
 class Ask:
-    """What the caller of `load_checkpoint` chose."""
+    """The choices of the caller of `load_checkpoint`."""
 
     blank_encoder: Callable[[str], tuple[Any, Any]]
-    # a text encoder to be filled and its tokenizer, by the name that a family gives them
+    # returns a blank text encoder and its tokenizer, for the name that a family gives them
     tokenizer: Callable[[str], Any]
-    # the tokenizer alone
+    # only the tokenizer
     text_tower: Callable[[TextConfig], TextTower]
     # for files without a text side: a tower with its own weights
     front_end: FrontEndChoice = None
     config: ClapConfig | None = None
     folder: str | None = None
-    # where the weights came from, if that was a folder or a name on the Hub
+    # source of the weights, if it is a folder or a name on the Hub
 
 
 @dataclass(frozen=True)
 class Filters:
-    """How the filterbank that a checkpoint stores compares with the one that its config computes."""
+    """Comparison of the filterbank in a checkpoint with the one that its config computes."""
 
     stored: str
     # which filters the stored ones are
     computed: str
     # which filters the config of the format computes
     largest_difference: float
-    # between the two, as a share of the largest weight
+    # maximum difference, as a share of the largest weight
     used: Literal["from_config", "from_checkpoint"]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A checkpoint understood: what to build, and what of it is filled."""
+    """The result of reading a checkpoint: what to build, and which part has weights."""
 
     format: str
     config: ClapConfig
     text: TextTower
     filters: Filters | None = None
     fresh: tuple[str, ...] = ()
-    # prefixes of our names that this format never has and that start from fresh weights
+    # prefixes of our names that this format never contains, and that get fresh weights
 
 
 class Ledger:
-    """The tensors of a file by their names; what is neither taken nor ignored at the end is unexpected.
+    """The tensors of a file by name; those that are neither mapped nor ignored in the end are unexpected.
 
     Parameters
     ----------
     tensors : mapping
-        Their names -> tensors.
+        Names in the file -> tensors.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -75,24 +75,24 @@ class Ledger:
         return name in self.tensors
 
     def names(self, prefix: str) -> list[str]:
-        """Return the names that begin so and are not yet accounted for."""
+        """Return the names with this prefix that are not yet accounted for."""
         done = self.mapped.keys() | self.ignored.keys()
         return [name for name in self.tensors if name.startswith(prefix) and name not in done]
 
     def __getitem__(self, name: str) -> Tensor:
-        """Return a tensor; CheckpointError where the file lacks it."""
+        """Return a tensor; raise CheckpointError if the file lacks it."""
         if name not in self.tensors:
             raise CheckpointError(f"the checkpoint lacks {name}, which is needed to determine its sizes")
         return self.tensors[name]
 
     def count(self, pattern: str) -> int:
-        """Count the different numbers that are at the group of a pattern in names."""
+        """Count the distinct numbers that the group of a pattern matches in the names."""
         return len({found[1] for name in self.tensors if (found := re.match(pattern, name))})
 
     def take(self, theirs: str, *ours: str) -> None:
-        """Take a tensor under our name, or cut in equal parts along its rows under several."""
+        """Map a tensor to our name, or split it into equal parts along its rows for several names."""
         if theirs not in self.tensors:
-            return  # what is missing is found out by our names
+            return  # missing tensors are detected by our names
         tensor = self.tensors[theirs]
         if len(ours) > 1 and len(tensor) % len(ours):
             raise CheckpointError(f"{theirs} has {len(tensor)} rows, expected a multiple of {len(ours)}")
@@ -101,24 +101,24 @@ class Ledger:
         self.taken.update(zip(ours, parts, strict=True))
 
     def take_all(self, theirs: str, ours: str) -> None:
-        """Take everything under a prefix, with our prefix in its place."""
+        """Map all tensors under a prefix, replacing it by our prefix."""
         for name in self.names(theirs):
             self.take(name, ours + name.removeprefix(theirs))
 
     def ignore(self, pattern: str, reason: str) -> None:
-        """Leave out the names that match a pattern from start to end."""
+        """Ignore the names that match a pattern completely."""
         for name in self.names(""):
             if re.fullmatch(pattern, name):
                 self.ignored[name] = reason
 
     @property
     def unexpected(self) -> list[str]:
-        """Names that nobody accounted for."""
+        """Names that are neither mapped nor ignored."""
         return sorted(self.names(""))
 
 
 def tower(text: TextConfig, encoder: Any, tokenizer: Any) -> TextTower:
-    """Put a text tower together.
+    """Build a text tower from its parts.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def tower(text: TextConfig, encoder: Any, tokenizer: Any) -> TextTower:
     Raises
     ------
     CheckpointError
-        Encoder and tokenizer are not what the config says.
+        The encoder and the tokenizer do not match the config.
     """
     try:
         return TextTower(encoder, tokenizer, text.pooling, text.max_tokens, text.suffix)

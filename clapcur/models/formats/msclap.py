@@ -1,8 +1,8 @@
 """MS-CLAP 2022 and 2023, and clap_curation, which keeps the names of 2022.
 
-A file says neither its sample rate nor its window: those are the ones of the releases (`configs/config_2022.yml`, and
-for 2023 what `models/htsat.py` does, which is not what its yml says). 2022 is Cnn14 with a BERT, 2023 HTSAT with a
-GPT-2; which of them a file holds is read off its names, for the two sides on their own.
+A file contains neither the sample rate nor the window: these are taken from the releases (`configs/config_2022.yml`,
+and for 2023 the values in `models/htsat.py`, which differ from its yml). 2022 is Cnn14 with a BERT, 2023 is HTSAT with
+a GPT-2; the tensor names show which of them a file contains, for each side separately.
 
 References
 ----------
@@ -35,12 +35,12 @@ PADDING_2023 = "!"
 
 
 def recognises(ledger: Ledger) -> bool:
-    """Return whether these are the names of this family."""
+    """Return whether the tensor names are those of this family."""
     return bool(ledger.names(f"{AUDIO}base.") and ledger.names(f"{TEXT}base."))
 
 
 def read(ledger: Ledger, ask: Ask) -> Reading:
-    """Understand a checkpoint."""
+    """Map a checkpoint to a config and named tensors."""
     new_audio, new_text = is_htsat(ledger, HTSAT), f"{TEXT}base.wte.weight" in ledger
     prefix = HTSAT if new_audio else f"{AUDIO}base."
     published = FRONT_END_2023 if new_audio else FRONT_END_2022
@@ -69,7 +69,7 @@ def read(ledger: Ledger, ask: Ask) -> Reading:
 
 
 def refusal(config: ClapConfig, encoder_type: str) -> str | None:
-    """Return why a model cannot take this form, or None."""
+    """Return why this format cannot represent a model, or None."""
     if config.projection != "residual":
         return f"its projections are {config.projection!r}, but this format needs 'residual'"
     if config.text.pooling not in ("cls", "last"):
@@ -93,7 +93,7 @@ def write(state: dict[str, Tensor], config: ClapConfig) -> dict[str, Tensor]:
     ):
         written |= {theirs + name.removeprefix(ours): state[name] for name in state if name.startswith(ours)}
     written |= write_unused(config.audio, prefix)
-    if config.text.pooling == "cls":  # a BERT's pooler is in these files, and on no path to an embedding
+    if config.text.pooling == "cls":  # these files contain a BERT's pooler, although no embedding depends on it
         size = state["text.encoder.embeddings.word_embeddings.weight"].shape[1]
         written[f"{TEXT}base.pooler.dense.weight"] = torch.zeros(size, size)
         written[f"{TEXT}base.pooler.dense.bias"] = torch.zeros(size)

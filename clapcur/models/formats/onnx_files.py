@@ -1,8 +1,8 @@
-"""ONNX: both towers as graphs for a runtime without torch; out only.
+"""ONNX: both towers as graphs for a runtime without torch; export only.
 
-A folder of ``audio.onnx`` (waveforms of one window -> unit rows), ``text.onnx`` (token ids and mask -> unit rows), the
-tokenizer's files, and ``config.json``, which says rate, window, and how short clips are filled. The front end is inside
-the audio graph; the caption's suffix (`config.text.suffix`) is for the caller to add.
+A folder with ``audio.onnx`` (waveforms of one window -> unit rows), ``text.onnx`` (token ids and mask -> unit rows),
+the tokenizer's files, and ``config.json`` with the sample rate, the window, and how short clips are extended. The front
+end is part of the audio graph; the caller must add the caption's suffix (`config.text.suffix`).
 
 Shapes: B batch, T samples, D embedding.
 """
@@ -26,7 +26,7 @@ NEEDED = ("onnx", "onnxscript")
 
 
 class AudioGraph(nn.Module):
-    """Waveforms at the model's rate and of its window -> unit rows."""
+    """Waveforms of one window at the model's sample rate -> unit rows."""
 
     def __init__(self, model: "Clap") -> None:
         super().__init__()
@@ -51,12 +51,12 @@ class TextGraph(nn.Module):
 
 
 def save(model: "Clap", folder: Path) -> None:
-    """Write the graphs, the tokenizer and the config into a folder.
+    """Write the graphs, the tokenizer and the config to a folder.
 
     Raises
     ------
     CheckpointError
-        A package that the graphs are written with is not installed.
+        A package that is needed to write the graphs is not installed.
     """
     if lacking := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise CheckpointError(f"writing ONNX needs {' and '.join(lacking)}: run `pip install 'clapcur[onnx]'`")
@@ -78,7 +78,7 @@ def save(model: "Clap", folder: Path) -> None:
 
 def _export(graph: nn.Module, inputs: dict[str, Tensor], shapes: dict[str, object], path: Path) -> None:
     with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # torch's exporter warns of its own internals
+        warnings.simplefilter("ignore")  # torch's exporter warns about its own internals
         torch.onnx.export(
             graph.eval(), kwargs=inputs, f=path, input_names=list(inputs), output_names=["rows"],
             dynamic_shapes=shapes, dynamo=True, external_data=False, verbose=False,

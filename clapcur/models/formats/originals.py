@@ -1,6 +1,6 @@
-"""The towers under the names of their own releases: Cnn14 of PANNs and HTSAT, as LAION-CLAP and MS-CLAP carry them.
+"""The towers under the names of their own releases: PANNs' Cnn14 and HTSAT, as in LAION-CLAP and MS-CLAP.
 
-Cnn14 has those names here too. HTSAT is stored under Hugging Face's, which keep query, key and value apart.
+Cnn14 has the same names here. HTSAT is stored under Hugging Face's names, which separate query, key and value.
 """
 
 import math
@@ -35,12 +35,12 @@ HEAD = "head of 527 AudioSet classes, on no path to an embedding"
 
 
 def is_htsat(ledger: Ledger, prefix: str) -> bool:
-    """Return which of the two towers is under a prefix."""
+    """Return whether the tower under a prefix is HTSAT; otherwise it is Cnn14."""
     return f"{prefix}patch_embed.proj.weight" in ledger
 
 
 def read_audio(ledger: Ledger, prefix: str) -> AudioConfig:
-    """Take the tower under a prefix and return its sizes; the front end is for the caller to fill in."""
+    """Map the tower under a prefix and return its config; the caller fills in the front end."""
     ledger.ignore(re.escape(prefix) + r"(fc_audioset|tscam_conv|head)\.(weight|bias)", HEAD)
     if not is_htsat(ledger, prefix):
         first = ledger[f"{prefix}conv_block1.conv1.weight"].shape[0]
@@ -62,7 +62,7 @@ def read_audio(ledger: Ledger, prefix: str) -> AudioConfig:
 
 
 def htsat_names(theirs: str) -> tuple[str, ...]:
-    """Return Hugging Face's name, or three, for one of the release's."""
+    """Return Hugging Face's name, or its three names, for a name of the release."""
     found = re.fullmatch(r"(layers\.\d+\.blocks\.\d+\.)(.+?)(\.weight|\.bias)?", theirs)
     if not found:
         return (re.sub(r"^bn0\.", "batch_norm.", theirs),)
@@ -73,7 +73,7 @@ def htsat_names(theirs: str) -> tuple[str, ...]:
 
 
 def write_unused(config: AudioConfig, prefix: str, num_classes: int = 527) -> dict[str, Tensor]:
-    """Return what strict loading asks for beside the tower: the AudioSet head as zeros, and what HTSAT computes.
+    """Return the tensors that strict loading requires besides the tower: a zero AudioSet head, and HTSAT's buffers.
 
     No embedding depends on the head.
 
@@ -81,7 +81,7 @@ def write_unused(config: AudioConfig, prefix: str, num_classes: int = 527) -> di
     ----------
     config : AudioConfig
     prefix : str
-        Of the tower's names.
+        Prefix of the tower's names.
     num_classes : int
         Outputs of the head.
     """
@@ -102,13 +102,13 @@ def write_unused(config: AudioConfig, prefix: str, num_classes: int = 527) -> di
         for block in range(depth):
             name = f"{prefix}layers.{stage}.blocks.{block}."
             written[f"{name}attn.relative_position_index"] = _relative_positions(htsat.window)
-            if block % 2 and side > htsat.window:  # every second block looks through windows shifted by half
+            if block % 2 and side > htsat.window:  # every second block uses windows shifted by half
                 written[f"{name}attn_mask"] = _shift_mask(side, htsat.window)
     return written
 
 
 def _relative_positions(window: int) -> Tensor:
-    """Row of the bias table for each pair of patches in a window, shape (window^2, window^2)."""
+    """Return the row of the bias table for each pair of patches in a window, shape (window^2, window^2)."""
     place = torch.arange(window * window)
     down, right = place // window, place % window
     apart = [axis[:, None] - axis + window - 1 for axis in (down, right)]
@@ -116,7 +116,7 @@ def _relative_positions(window: int) -> Tensor:
 
 
 def _shift_mask(side: int, window: int) -> Tensor:
-    """-100 between patches that only the cyclic shift brought together, shape (windows, window^2, window^2)."""
+    """Return -100 for patches that are adjacent only by the cyclic shift, shape (windows, window^2, window^2)."""
     place = torch.arange(side)
     part = (place >= side - window).long() + (place >= side - window // 2).long()
     regions = (3 * part[:, None] + part).unflatten(1, (-1, window)).unflatten(0, (-1, window))
@@ -148,7 +148,7 @@ def write_audio(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _htsat_config(ledger: Ledger, prefix: str) -> HtsatConfig:
-    """Read the sizes off the shapes; the side of the picture shows in the masks of the shifted windows alone."""
+    """Derive the sizes from the shapes; the side of the picture follows only from the masks of the shifted windows."""
     start = re.escape(prefix)
     stages = ledger.count(rf"{start}layers\.(\d+)\.")
     tables = [ledger[f"{prefix}layers.{i}.blocks.0.attn.relative_position_bias_table"] for i in range(stages)]

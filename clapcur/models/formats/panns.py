@@ -1,6 +1,6 @@
-"""PANNs' Cnn14: an audio tower alone. The text tower, the projections and the window come from a config.
+"""PANNs' Cnn14: only an audio tower. The text tower, the projections and the window come from a config.
 
-A file that was trained at another rate than the config's brings its filters along; the caller says which to hear with.
+A file that was trained at another sample rate contains its own filters; the caller chooses which to use.
 
 References
 ----------
@@ -19,12 +19,12 @@ FRESH = ("audio_projection.", "text.", "text_projection.", "logit_scale")
 
 
 def recognises(ledger: Ledger) -> bool:
-    """Return whether these are the names of this family."""
+    """Return whether the tensor names are those of this family."""
     return "conv_block1.conv1.weight" in ledger and "fc1.weight" in ledger and not ledger.names("audio")
 
 
 def read(ledger: Ledger, ask: Ask) -> Reading:
-    """Understand a checkpoint."""
+    """Map a checkpoint to a config and named tensors."""
     if "pre_conv0.weight" in ledger:
         raise CheckpointError("this is PANNs' Wavegram-Logmel-Cnn14; only Cnn14 can be loaded")
     config = ask.config or ClapConfig()

@@ -1,6 +1,6 @@
-"""YAMNet as safetensors: an audio tower alone, as PANNs' Cnn14. Text tower, projections and window are a config's.
+"""YAMNet as safetensors: only an audio tower. The text tower, the projections and the window come from a config.
 
-The file is TensorFlow's model with its batch norms folded; `clapcur.models.yamnet` has the names.
+The file is TensorFlow's model with folded batch norms; the names are those of `clapcur.models.yamnet`.
 """
 
 import dataclasses
@@ -12,12 +12,12 @@ from clapcur.models.formats.panns import FRESH
 
 
 def recognises(ledger: Ledger) -> bool:
-    """Return whether these are the names of this family."""
+    """Return whether the tensor names are those of this family."""
     return "layer1.conv.weight" in ledger and "layer14.pointwise_conv.weight" in ledger
 
 
 def read(ledger: Ledger, ask: Ask) -> Reading:
-    """Understand a checkpoint."""
+    """Map a checkpoint to a config and named tensors."""
     config = ask.config or ClapConfig()
     if config.audio.htsat is not None:
         raise CheckpointError("these weights are a YAMNet, but the given config has an HTSAT; set audio.htsat to None")

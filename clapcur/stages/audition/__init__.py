@@ -1,16 +1,16 @@
-"""Audition: Improvement-Set -> a page on which people hear its pairs, and say which are wrong.
+"""Audition: Improvement-Set -> a page for listening to its pairs and marking wrong ones.
 
-A few hundred pairs, spread evenly over classes, from the borders of the thresholds, from the top and at random (see
-`clapcur.stages.audition.choosing`), each with its sound, spectrogram, caption, scores, class and source. The page is
-one HTML file without a server, on disk or in MLflow; it exports what was marked for `clapcur.data.marks`. Pairs that
-fell just below a threshold would be worth hearing too, but an Improvement-Set does not hold them.
+The page has a few hundred pairs, spread evenly over classes, taken from just above the threshold, from the top and at
+random (see `clapcur.stages.audition.choosing`), each with its audio, spectrogram, caption, scores, class and source. It
+is one HTML file without a server, on disk or in MLflow, and exports the marks for `clapcur.data.marks`. Pairs just
+below a threshold would be worth hearing too, but an Improvement-Set does not have them.
 
-Sounds are embedded while the page stays within its size, a clip of several pairs once. A clip whose file is not at its
-place, or cannot be decoded, has a line with the reason in place of its sound. What was at its place is no part of the
-artifact's identity: after files are put back, another seed makes a page with them.
+Audio is included as long as the page stays within its size limit; a clip of several pairs is included once. For a clip
+whose file is missing or cannot be decoded, the page shows the reason instead. Which files were missing is not part of
+the artifact's identity: after files are restored, use another seed to make a page with them.
 
 Payload: ``audition.html`` and ``pairs.csv`` (which pairs, why, and how many pairs each represents). Inputs:
-``improvement_set``, and the manifests by the roles that it was curated from, see `audition_inputs`.
+``improvement_set``, and the manifests that it was curated from, by role; see `audition_inputs`.
 """
 
 import base64
@@ -36,7 +36,7 @@ from clapcur.store.artifacts import Artifact, Stage, Store, Workspace, write_ato
 from clapcur.store.record import Outcome
 
 PAGE_FULL = "not embedded: the page has reached its size limit"
-HEAD_ROOM = 1024  # bytes for the line of the page that counts what has no sound
+HEAD_ROOM = 1024  # bytes reserved for the line of the page that counts clips without audio
 ID_COLUMNS = ["clip_id", "caption_id"]
 TABLE_COLUMNS = (
     "clip_id", "caption_id", "similarity", "class", "class_similarity", "rank", "threshold", "margin", "reason",
@@ -46,7 +46,7 @@ TABLE_COLUMNS = (
 
 @frozen
 class AuditionConfig:
-    """Which pairs are heard, and how much of their sounds the page holds."""
+    """Which pairs are on the page, and how much of their audio."""
 
     num_pairs: int = 200
     """Total number of pairs, spread evenly over the classes."""
@@ -64,7 +64,7 @@ class AuditionConfig:
     """Maximum size of the page, in MiB; files up to 20 MiB are sent to MLflow."""
 
     def __post_init__(self) -> None:
-        """Refuse values without a meaning."""
+        """Reject values that make no sense."""
         check_seed(self.seed)
         if self.num_pairs < 1:
             raise ValueError(f"num_pairs must be at least 1, got {self.num_pairs}")
@@ -79,16 +79,16 @@ class AuditionConfig:
             raise ValueError(f"max_seconds must be above 0, got {self.max_seconds:g}")
 
 
-OF_PAIRS = ("teacher_pairs", "captions", "generated", "pool")  # manifests that say what is in the pairs of a set
+OF_PAIRS = ("teacher_pairs", "captions", "generated", "pool")  # roles of the manifests that describe the pairs of a set
 
 
 def audition_inputs(store: Store, improvement_set: Artifact) -> dict[str, Artifact]:
-    """Return the inputs of an audition by role: the set, and the manifests that its record names for its pairs.
+    """Return the inputs of an audition by role: the set, and the manifests of its pairs that its record names.
 
     Raises
     ------
     ArtifactError
-        Another kind of artifact, or a manifest that is not in the store.
+        The artifact is not an Improvement-Set, or a manifest is not in the store.
     """
     if improvement_set.kind != "improvement_set":
         raise ArtifactError(f"expected an improvement_set, got the {improvement_set.kind} {improvement_set.id}")
@@ -99,18 +99,18 @@ def audition_inputs(store: Store, improvement_set: Artifact) -> dict[str, Artifa
 
 
 def audition(inputs: Mapping[str, Artifact], config: AuditionConfig, work: Workspace) -> Outcome:
-    """Choose the pairs, embed their sounds and write the page.
+    """Choose the pairs, and write the page with their audio.
 
-    Inputs by role: ``improvement_set``; the manifests that it was curated from, as `audition_inputs` names them.
+    Inputs by role: ``improvement_set``, and the manifests that it was curated from; see `audition_inputs`.
 
     Raises
     ------
     ManifestError
         A manifest contradicts itself.
     ArtifactError
-        A pair names a clip or a caption that none of the manifests has.
+        The clip or caption of a pair is in none of the manifests.
     ValueError
-        The pairs alone, without any sound, are larger than the page may be.
+        Even without audio, the pairs exceed the size limit of the page.
     """
     source = inputs["improvement_set"]
     chosen_from = ImprovementSet.open(source)
@@ -145,10 +145,10 @@ def audition(inputs: Mapping[str, Artifact], config: AuditionConfig, work: Works
 
 
 def _class_thresholds(source: Artifact, card: Card, scored: pd.DataFrame) -> dict[str, float]:
-    """Return the threshold that cut the pairs of each class.
+    """Return the threshold for the pairs of each class.
 
-    DS with a count that its classes share has one for each class, which its card does not tell: the lowest score that
-    was kept represents it.
+    DS with a count shared by its classes has one threshold per class, which its card does not list; the lowest kept
+    score is used instead.
     """
     cut, config = cut_by(card.strategy), source.record.config
     thresholds = dict.fromkeys(card.class_coverage, card.thresholds[cut])
@@ -161,7 +161,7 @@ def _class_thresholds(source: Artifact, card: Card, scored: pd.DataFrame) -> dic
 def _chosen_pairs(
     source: ImprovementSet, scored: pd.DataFrame, thresholds: Mapping[str, float], config: AuditionConfig
 ) -> pd.DataFrame:
-    """Return the chosen pairs of the set, in turns, with threshold and margin; ids are read of these alone."""
+    """Return the chosen pairs, alternating between classes, with threshold and margin; only their ids are read."""
     chosen = choose_pairs(
         scored["score"].to_numpy(), scored["class"].to_numpy(object), config.num_pairs,
         border=config.border, top=config.top, seed=config.seed,
@@ -179,7 +179,7 @@ def _chosen_pairs(
 
 
 def _with_texts(pairs: pd.DataFrame, manifests: Iterable[Manifest], source: Artifact) -> pd.DataFrame:
-    """Return the pairs with the text of each caption and the place of each clip."""
+    """Return the pairs with the text of each caption and the path of each clip."""
     captions: dict[str, str] = {}
     paths: dict[str, str] = {}
     for manifest in manifests:
@@ -198,7 +198,7 @@ def _facts(
     source: Artifact, card: Card, thresholds: Mapping[str, float], pairs: pd.DataFrame,
     config: AuditionConfig,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return what the head of the page says of the set."""
+    """Return the facts about the set for the head of the page."""
     here = pairs["class"].value_counts().to_dict()
     classes = [
         {"name": name, "threshold": thresholds[name], "here": here.get(name, 0), **coverage}
@@ -214,7 +214,7 @@ def _facts(
 def _silent_clips(
     pairs: pd.DataFrame, manifests: Iterable[Manifest], config: AuditionConfig
 ) -> dict[str, dict[str, str]]:
-    """Return what the page says of each clip, in the order of the pairs, before any sound is embedded."""
+    """Return the page's entry for each clip, in the order of the pairs, without audio."""
     paths = dict(zip(pairs["clip_id"], pairs["path"], strict=True))
     table = pd.concat([manifest.clips for manifest in manifests])
     durations = dict(zip(table["clip_id"], table["duration_s"], strict=True))
@@ -234,7 +234,7 @@ def _silent_clips(
 
 
 def _embed_sounds(clips: dict[str, dict[str, str]], room: int, config: AuditionConfig) -> None:
-    """Put sound and spectrogram into the clips, one by one, until the page has no room for the next."""
+    """Add audio and spectrogram to the clips, one by one, until the next does not fit on the page."""
     with progress("audition", len(clips), "clips") as advance:
         for name, silent in clips.items():
             try:

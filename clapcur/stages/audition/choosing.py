@@ -1,11 +1,12 @@
-"""Which pairs of an Improvement-Set are worth hearing: evenly over classes, and over scores inside a class.
+"""Choose the pairs of an Improvement-Set to listen to: evenly over classes, and over the scores within a class.
 
-A class gives three kinds of pairs. *border*: its lowest scores, the nearest above the threshold. *top*: its highest.
-*random*: one pair out of each of equally large parts of what is between, so that the draw covers the range of scores.
+Each class contributes three kinds of pairs. *border*: its lowest scores, just above the threshold. *top*: its highest
+scores. *random*: the scores in between are split into parts of equal size, and one pair is drawn from each part, so the
+draw covers the range of scores.
 
-Each pair has a weight: how many pairs of the set it represents. Border and top pairs are all there and weigh 1, a drawn
-one weighs as much as its part has pairs; the weights of a class add up to its size. A share that is weighted so (of
-pairs marked wrong, for instance) is therefore an estimate for the whole set, although the borders are heard more often.
+Each pair has a weight: the number of pairs of the set that it represents. Border and top pairs have weight 1, a drawn
+pair the size of its part; the weights of a class add up to its size. A weighted fraction (of pairs marked wrong, for
+instance) is therefore an estimate for the whole set, although border pairs are overrepresented.
 """
 
 from collections.abc import Mapping
@@ -20,28 +21,28 @@ REASONS = ("border", "top", "random")
 def choose_pairs(
     score_P: NDArray[np.float32], class_P: NDArray[np.object_], num_pairs: int, *, border: float, top: float, seed: int
 ) -> pd.DataFrame:
-    """Choose pairs to hear; the same arguments always choose the same ones.
+    """Choose pairs to listen to; the same arguments always choose the same pairs.
 
     Parameters
     ----------
     score_P : NDArray, shape (P,)
-        The score that the set's threshold cuts, one for each pair of the set.
+        Score of each pair to which the set's threshold applies.
     class_P : NDArray, shape (P,)
         The class of each pair.
     num_pairs : int
-        How many to choose; all of them where the set has fewer. Small classes give what they have, the others more.
+        Number of pairs to choose; all pairs if the set has fewer. Small classes contribute all they have, others more.
     border, top : float
-        Shares of the lowest and of the highest scores among the pairs of a class, rounded down; together below 1, so
+        Fractions of a class's pairs to take from its lowest and highest scores, rounded down; their sum is below 1, so
         that at least one pair of the class is drawn.
     seed : int
-        Of the draw, and of which classes get one pair more where they cannot all have the same number.
+        Seed of the draw, and of which classes get one more pair if the number cannot be split evenly.
 
     Returns
     -------
     DataFrame
-        ``row`` (index into the set's pairs), ``class``, ``reason`` (border, top or random), ``weight``. In turns: the
-        first pair of every class, then the second of every class, with the reasons mixed, so that whoever stops early
-        has heard all classes.
+        ``row`` (index into the set's pairs), ``class``, ``reason`` (border, top or random), ``weight``. The order
+        alternates: the first pair of every class, then the second, and so on, with mixed reasons, so that a listener
+        who stops early has heard all classes.
     """
     rng = np.random.default_rng(seed)
     rows = {str(name): np.asarray(of) for name, of in pd.Series(class_P).groupby(class_P).indices.items()}
@@ -58,7 +59,7 @@ def choose_pairs(
 
 
 def even_shares(sizes: Mapping[str, int], total: int) -> dict[str, int]:
-    """Share `total` between classes as evenly as their sizes allow; what is left over goes to the first ones."""
+    """Split `total` over classes as evenly as their sizes allow; the first classes get the remainder."""
     shares = dict.fromkeys(sizes, 0)
     left = min(total, sum(sizes.values()))
     while left:
@@ -74,7 +75,7 @@ def even_shares(sizes: Mapping[str, int], total: int) -> dict[str, int]:
 def _choose_in_class(
     ordered: NDArray[np.int64], count: int, border: float, top: float, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """Choose `count` of a class's pairs, which come ordered by score, lowest first; one at least is drawn."""
+    """Choose `count` of a class's pairs, which are ordered by score, lowest first; at least one is drawn at random."""
     num_border, num_top = int(border * count), int(top * count)
     parts = np.array_split(ordered[num_border : len(ordered) - num_top], count - num_border - num_top)
     drawn = [int(rng.choice(part)) for part in parts]

@@ -1,7 +1,7 @@
-"""One clip, small enough for a page: its sound as MP3 and its spectrogram as PNG.
+"""One clip, small enough for a page: its audio as MP3 and its spectrogram as PNG.
 
-MP3, because every browser plays it, and because the same samples are the same bytes: libsndfile gives an Ogg stream a
-random serial number.
+MP3 because every browser plays it, and because equal samples give equal bytes: libsndfile gives an Ogg stream a random
+serial number.
 """
 
 import functools
@@ -19,27 +19,27 @@ COMPRESSION = 0.5  # of LAME's variable bit rate: about 40 kbit/s at 22.05 kHz
 WIDTH, HEIGHT = 256, 64  # of a spectrogram, in pixels
 WINDOW = 1024  # samples; 46 ms at 22.05 kHz
 LOWEST_HZ = 50.0
-RANGE_DB = 70.0  # below the loudest pixel; what is softer is black
+RANGE_DB = 70.0  # below the loudest pixel; anything quieter is black
 COLOURS = 64
 
 
 def load_excerpt(
     path: Path | str, sample_rate: int, max_seconds: float, clip_id: str | None = None
 ) -> NDArray[np.float32]:
-    """Return a clip as the page plays it: mono, and of a long clip the middle, which is what a model hears of it.
+    """Return a clip as the page plays it: mono, and for a long clip its middle, as a model hears it.
 
-    Samples above full scale, which MP3 would clip, lower the whole clip.
+    If samples exceed full scale, which MP3 would clip, the whole clip is attenuated.
 
     Parameters
     ----------
     path : Path or str
-        A file, or an address (`clapcur.audio.addresses`).
+        A file or an address (`clapcur.audio.addresses`).
     sample_rate : int
-        Hz.
+        Sample rate of the result, in Hz.
     max_seconds : float
-        Longest excerpt, s.
+        Maximum duration of the excerpt, in s.
     clip_id : str, optional
-        The SHA-256 that the file's bytes must have.
+        SHA-256 that the file's bytes must have.
 
     Returns
     -------
@@ -48,7 +48,7 @@ def load_excerpt(
     Raises
     ------
     UnusableAudio
-        The file is not at its place, cannot be decoded, or is not the clip of this id.
+        The file is missing, cannot be decoded, or is not the clip with this id.
     """
     crops, length = load_crops(path, sample_rate, int(max_seconds * sample_rate), [0.5], "pad", clip_id)
     waveform = crops[0][:length]
@@ -66,9 +66,9 @@ def as_mp3(waveform: NDArray[np.float32], sample_rate: int) -> bytes:
 
 
 def as_spectrogram(waveform: NDArray[np.float32], sample_rate: int) -> bytes:
-    """Return the log-mel spectrogram of a waveform as PNG: time to the right, high frequencies above.
+    """Return the log-mel spectrogram of a waveform as PNG: time to the right, high frequencies at the top.
 
-    The colours go from the loudest pixel down to `RANGE_DB` below it. A column shows the greatest power of several
+    The colours range from the loudest pixel down to `RANGE_DB` below it. A column shows the maximum power over several
     windows, so that a click between two columns is not lost.
     """
     from matplotlib import colormaps
@@ -92,11 +92,11 @@ def _power(waveform: NDArray[np.float32]) -> NDArray[np.float64]:
 
 @functools.cache
 def _mel_filters(sample_rate: int) -> NDArray[np.float64]:
-    """Return triangles that are evenly spaced in mel (HTK's formula), each of sum 1, shape (HEIGHT, WINDOW / 2 + 1)."""
+    """Return triangular filters evenly spaced in mel (HTK), each with sum 1, shape (HEIGHT, WINDOW / 2 + 1)."""
     low, high = 2595 * np.log10(1 + np.array([LOWEST_HZ, sample_rate / 2]) / 700)
     edges = 700 * (10 ** (np.linspace(low, high, HEIGHT + 2) / 2595) - 1)
     bins = np.fft.rfftfreq(WINDOW, 1 / sample_rate)
-    width = np.maximum(np.diff(edges), sample_rate / WINDOW)  # low triangles are narrower than the bins are apart
+    width = np.maximum(np.diff(edges), sample_rate / WINDOW)  # low filters would be narrower than one bin
     rising = 1 - (edges[1:-1, None] - bins) / width[:-1, None]
     falling = 1 - (bins - edges[1:-1, None]) / width[1:, None]
     filters = np.clip(np.minimum(rising, falling), 0, 1)
@@ -104,7 +104,7 @@ def _mel_filters(sample_rate: int) -> NDArray[np.float64]:
 
 
 def _png(index_HW: NDArray[np.uint8], palette_C3: NDArray[np.uint8]) -> bytes:
-    """Return an image of palette indices as PNG: a third of the bytes that true colours would take."""
+    """Return an image of palette indices as PNG, a third of the size of true colours."""
     from PIL import Image
 
     height, width = index_HW.shape

@@ -1,4 +1,4 @@
-"""The audition page: one HTML file with pairs, sounds and spectrograms inside, which loads nothing from elsewhere."""
+"""The audition page: one self-contained HTML file with pairs, audio and spectrograms."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,20 +13,20 @@ STRATEGIES = {
 
 
 def as_html(facts: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]], clips: Mapping[str, Any]) -> str:
-    """Return the page.
+    """Return the page as HTML.
 
     Parameters
     ----------
     facts : mapping
-        ``set`` (id), ``strategy``, ``thresholds`` (of the set), ``num_pairs``, ``num_clips``, ``num_captions`` of the
-        set, ``seed``, and ``classes``: for each class ``name``, ``threshold``, ``pairs`` and ``clips`` of the set,
-        and how many pairs are ``here``.
+        Facts about the set: ``set`` (id), ``strategy``, ``thresholds``, ``num_pairs``, ``num_clips``,
+        ``num_captions``, ``seed``, and ``classes``: for each class ``name``, ``threshold``, the set's ``pairs`` and
+        ``clips``, and the number of its pairs on the page (``here``).
     pairs : sequence of mappings
         In the order of the page: clip_id, caption_id, caption, similarity, class, class_similarity, threshold, margin
-        (score above threshold) and reason.
+        (score minus threshold) and reason.
     clips : mapping
-        By clip id: path, recording_id, excerpt (which part is heard, in words), and ``audio`` and ``image`` in base64
-        or a ``note`` that says why there is none.
+        By clip id: path, recording_id, excerpt (which part is played, in words), and ``audio`` and ``image`` in
+        base64, or a ``note`` with the reason why there is no audio.
     """
     return render(
         "audition.html",
@@ -41,7 +41,7 @@ def as_html(facts: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]], clips:
 
 
 def cut_by(strategy: str) -> str:
-    """Return which of a set's thresholds cuts its pairs: that of its captions for DS, else that of the audio."""
+    """Return which threshold of a set applies to its pairs: the caption threshold for DS, else the audio threshold."""
     return "caption" if strategy == "ds" else "audio"
 
 
@@ -59,7 +59,7 @@ def _facts(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _protocol(facts: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]]) -> str:
-    """Say how the pairs came here, which decides what their marks can show."""
+    """Return how the pairs were chosen, which determines what their marks can show."""
     counts = {reason: sum(pair["reason"] == reason for pair in pairs) for reason in ("border", "top", "random")}
     cut = "class similarity" if facts["strategy"] == "ds" else "similarity"
     return (

@@ -1,20 +1,21 @@
 """Caption: tags x clips -> a manifest of the clips with captions that were generated for them.
 
 ==========  =======================================================================================================
-template    the clip's tags, said in a few ways
+template    the clip's tags in a few phrasings
 retrieve    the nearest existing caption among those that mention one of the clip's tags
 captioner   what a trained captioner says of the sound, with the clip's tags as a guide (BLAT)
 ==========  =======================================================================================================
 
-Each caption that was tried is kept with its verdict (`clapcur.data.generated`): text that is no caption, no tag
-mentioned, too far from the clip, further from it than the name of its tag, or not needed. The manifest has the pairs
-that stayed. It is a manifest like any other, so that a teacher can learn from it alone, and curation chooses from it.
+Each caption that was tried is recorded with its verdict (`clapcur.data.generated`): kept, or rejected because the text
+is no caption, mentions no tag, is too dissimilar to the clip, is less similar than the name of its tag, or is not
+needed. The manifest has the kept pairs. It is a manifest like any other: a teacher can be trained on it alone, and
+curation can select from it.
 
-Inputs by role: ``pool`` and ``tags``; for cosines ``checkpoint`` with ``pool_embeddings``; for retrieval also
-``captions`` with ``caption_embeddings``; for a captioner ``captioner``; ``evaluation``, whose clips and recordings are
-left out.
+Inputs by role: ``pool`` and ``tags``; for similarities ``checkpoint`` with ``pool_embeddings``; for retrieval also
+``captions`` with ``caption_embeddings``; for a captioner ``captioner``; optionally ``evaluation``,
+whose clips and recordings are left out.
 
-Sources: BLAT (arXiv 2303.07902) guides captions by tags; the rules are those of AudioSetCaps and of Wang et al. 2023.
+Sources: guiding captions by tags is from BLAT (arXiv 2303.07902); the rules are from AudioSetCaps and Wang et al. 2023.
 Neither template nor retrieval is BLAT's captioner; `clapcur.stages.captioner` trains one.
 """
 
@@ -48,8 +49,8 @@ from clapcur.store.artifacts import Artifact, Stage, Workspace, sha256_file
 from clapcur.store.record import Outcome
 
 VERSION = "1"
-MORE_TRIES = 2  # captions beyond those wanted, of which the best stays where none is near enough (AudioSetCaps)
-UNSAID = (  # classes of AudioSet that say where a sound was recorded, or that it is one
+MORE_TRIES = 2  # additional captions; the best of all is kept if none is similar enough (AudioSetCaps)
+UNSAID = (  # classes of AudioSet that only describe the place of recording, or that there is a sound
     "Silence", "Sound effect", "Noise", "Inside, small room", "Inside, large room or hall", "Inside, public space",
     "Outside, urban or manmade", "Outside, rural or natural", "Field recording", "Environmental noise", "Echo",
     "Reverberation",
@@ -99,7 +100,7 @@ class CaptionConfig:
     """Device of the scoring model; auto: the first GPU, or the CPU if there is none."""
 
     def __post_init__(self) -> None:
-        """Refuse values without a meaning."""
+        """Reject values that make no sense."""
         check_seed(self.seed)
         check_prompt(self.prompt)
         for name in ("num_captions", "most_tags", "least_words", "num_beams"):
@@ -116,12 +117,12 @@ class CaptionConfig:
 
 
 def stage_for(config: CaptionConfig) -> tuple[Stage, dict[str, Any]]:
-    """Return the stage, and the config that names its artifact: the ontology by its content.
+    """Return the stage, and the config that identifies its artifact: the ontology is identified by its content.
 
     Raises
     ------
     DataError
-        The ontology is not there.
+        The ontology file is missing.
     """
     identity = canonical(config)
     if config.ontology is not None:
@@ -136,16 +137,16 @@ def stage_for(config: CaptionConfig) -> tuple[Stage, dict[str, Any]]:
 
 
 def caption(inputs: Mapping[str, Artifact], config: CaptionConfig, work: Workspace) -> Outcome:
-    """Write the manifest of the clips that got a caption, and all captions that were tried.
+    """Write the manifest of the clips with a kept caption, and all captions that were tried.
 
     Inputs by role: see `clapcur.stages.caption`.
 
     Raises
     ------
     EmptySetError
-        No clip has a tag, or no caption stays.
+        No clip has a tag, or no caption is kept.
     DataError
-        Retrieval without captions or without a model; no captioner; or too many clips that it cannot hear.
+        Retrieval lacks captions or a model; a captioner is missing, or cannot hear too many clips.
     """
     pool, tags = Manifest.open(inputs["pool"]), Tags.open(inputs["tags"])
     listed = set(pool.clips.clip_id)
@@ -190,15 +191,15 @@ def caption(inputs: Mapping[str, Artifact], config: CaptionConfig, work: Workspa
 
 @dataclass(frozen=True)
 class _Judge:
-    """The model that says how near clips and texts are."""
+    """The model that scores texts against clips."""
 
     rows: Mapping[str, NDArray[np.float32]]
-    # of the clips
+    # unit rows of the clips
     embed_text: Any
 
     @classmethod
     def of(cls, inputs: Mapping[str, Artifact], config: CaptionConfig) -> "_Judge | None":
-        """Return the model, None where none is given."""
+        """Return the model; None if none is given."""
         if "checkpoint" not in inputs:
             if config.way == "retrieve":
                 raise DataError("retrieving captions needs a model: give `checkpoint` with `pool_embeddings`")

@@ -1,4 +1,4 @@
-"""Captions that exist: for each clip the nearest of those that mention one of its tags. This is not BLAT."""
+"""Retrieved captions: for each clip the most similar existing ones that mention one of its tags. This is not BLAT."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,19 +14,19 @@ def retrieved(
     tags: Mapping[str, Sequence[Tag]], clip_rows: Mapping[str, NDArray[np.float32]], texts: Sequence[str],
     text_rows_MD: NDArray[np.float32], most: int,
 ) -> dict[str, list[str]]:  # fmt: skip
-    """Return the nearest captions of each clip, nearest first, among those that mention one of its tags.
+    """Return the most similar captions of each clip, best first, among those that mention one of its tags.
 
     Parameters
     ----------
     tags : mapping
-        The tags of each clip.
+        Tags by clip id.
     clip_rows : mapping
-        The unit row of each clip, shape (D,).
+        Unit row of each clip, shape (D,), by clip id.
     texts : sequence of str, length M
     text_rows_MD : array, shape (M, D)
-        Their unit rows, of the same model.
+        Unit rows of the texts, from the same model.
     most : int
-        Captions of a clip.
+        Maximum number of captions per clip.
     """
     said = [stems(text) for text in texts]
     names = sorted({tag.name for of_clip in tags.values() for tag in of_clip})

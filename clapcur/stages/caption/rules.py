@@ -1,4 +1,4 @@
-"""Which generated captions stay: sanity of the text, a tag that is mentioned, and how near the clip is."""
+"""Rules for keeping generated captions: a plausible text, a mentioned tag, and the similarity to the clip."""
 
 import re
 from collections.abc import Sequence
@@ -14,15 +14,16 @@ NOT_SAID = re.compile(r"\d|[\[\]{}()<>|_#*\\]|https?:")
 
 
 def is_sane(text: str, least_words: int, most_words: int) -> bool:
-    """Return whether a text reads as a caption: no digit or bracket, of a plausible length, no word thrice in a row.
+    """Return whether a text reads like a caption.
 
-    At least half of its words are different ones.
+    It has no digits or brackets, a plausible length, no word three times in a row, and at least half of its words are
+    distinct.
 
     Parameters
     ----------
     text : str
     least_words, most_words : int
-        The shortest and the longest text that is allowed.
+        Minimum and maximum number of words.
     """
     words = text.lower().split()
     if not least_words <= len(words) <= most_words or NOT_SAID.search(text):
@@ -41,22 +42,23 @@ def chosen(
     verdicts: Sequence[str], similarity: Sequence[float], tag_similarity: float, least: float | None, most: int,
     above_tag: bool,
 ) -> list[str]:  # fmt: skip
-    """Return the verdict of each caption of one clip, tried in their order, with at most `most` kept.
+    """Return the verdicts on the captions of one clip, tried in order, with at most `most` kept.
 
     Parameters
     ----------
     verdicts : sequence of str
-        "" for those that the text alone does not rule out.
+        Verdicts on the text alone; "" if the text is acceptable.
     similarity : sequence of float
-        Of clip and caption; NaN where no model was asked.
+        Cosine of clip and caption; NaN without a model.
     tag_similarity : float
-        Of clip and the name of its strongest tag.
+        Cosine of the clip and the name of its strongest tag.
     least : float, optional
-        Cosine below which none stays.
+        Minimum cosine of a kept caption.
     most : int
+        Maximum number of kept captions.
     above_tag : bool
-        A caption must be at least as near as the name of the tag; where none of the tries is, the nearest one stays
-        (AudioSetCaps, JishengBai/AudioSetCaps, allows two more tries).
+        Whether a caption must be at least as similar as the name of the tag. If no caption is, the most similar one is
+        kept (AudioSetCaps, JishengBai/AudioSetCaps, allows two more tries).
     """
     result = list(verdicts)
     asked = not np.isnan(tag_similarity)

@@ -1,4 +1,4 @@
-"""Captions out of phrases: the tags of a clip, said in a few ways. No model is needed, and this is not BLAT."""
+"""Captions from templates: the tags of a clip in a few phrasings. No model is needed, and this is not BLAT."""
 
 import json
 import re
@@ -11,26 +11,26 @@ from clapcur.data.tags import Tag
 from clapcur.errors import DataError
 from clapcur.stages.caption.words import synonyms
 
-PHRASINGS = {  # ours, in the manner of captions of AudioCaps and Clotho
+PHRASINGS = {  # ours, in the style of the captions of AudioCaps and Clotho
     1: ("{}", "the sound of {}", "{} can be heard", "a recording of {}", "{} is heard nearby"),
     2: ("{} and {}", "the sound of {} and {}", "{} with {} in the background", "{} is heard along with {}"),
     3: ("{}, {} and {}", "the sound of {}, {} and {}", "{} and {} with {} in the background"),
 }
-LONGEST_DESCRIPTION = 10  # words of an ontology's description that still make a caption; ours
+LONGEST_DESCRIPTION = 10  # maximum number of words of a description that is used in a caption; ours
 NOISE_WORDS = re.compile(r"^((the|any|a) )?(characteristic )?sounds? (of|from|made by|emitted by|associated with) ")
-# with which the ontology's descriptions begin, and captions need not
+# beginnings of the ontology's descriptions that captions do not need
 
 
 def read_descriptions(path: Path) -> dict[str, str]:
-    """Return the beginning of each class's description in AudioSet's ontology (its JSON file), by name.
+    """Return the first sentence of each class's description in AudioSet's ontology (a JSON file), by class name.
 
-    "Sounds of a body of water with a current." gives "a body of water with a current". Descriptions that are long, or
+    "Sounds of a body of water with a current." becomes "a body of water with a current". Descriptions that are long, or
     have commas or numbers in their first sentence, are left out.
 
     Raises
     ------
     DataError
-        The file is not there, or no such list.
+        The file is missing, or is no ontology.
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
@@ -56,18 +56,18 @@ def phrased(tags: Sequence[Tag], most_tags: int, descriptions: dict[str, str], r
     Parameters
     ----------
     tags : sequence of Tag
-        Strongest first, at least one.
+        One or more tags, strongest first.
     most_tags : int
-        That one caption names, up to three.
+        Maximum number of tags in one caption, up to three.
     descriptions : dict
-        Of classes, as a further way to say each; may be empty.
+        Descriptions of classes as alternatives to their names; may be empty.
     rng : Generator
     """
     found: dict[str, None] = {}
     ways = {tag.name: [*synonyms(tag.name), *([descriptions[tag.name]] if tag.name in descriptions else [])]
             for tag in tags}  # fmt: skip
     most = min(most_tags, len(tags), max(PHRASINGS))
-    for number in range(most, 0, -1):  # those that name more come first
+    for number in range(most, 0, -1):  # captions with more tags come first
         drawn = []
         for phrasing in PHRASINGS[number]:
             for _ in range(2):

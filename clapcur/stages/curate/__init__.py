@@ -1,31 +1,31 @@
-"""Curate: embeddings -> Improvement-Set. Three strategies over one exact similarity join, two of generated captions.
+"""Curate: embeddings -> Improvement-Set. Three strategies select pairs by similarity, two use generated captions.
 
 ================ =========================== ==========================================================================
 DU               domain-unspecific           every (pool clip, caption) whose similarity reaches the audio threshold
 DS               domain-specific             the training pairs whose caption is at the caption threshold to a prompt
 ADS              augmented domain-specific   DU's rule with only the captions that reach the caption threshold
 TagCap           generated captions          pool clips with the captions that were generated for them
-TagCap ∩ classes of the classes              those of them whose caption reaches the caption threshold (ours)
+TagCap ∩ classes near the classes            TagCap pairs whose caption reaches the caption threshold (ours)
 ================ =========================== ==========================================================================
 
-Source: Wang et al. 2023 (arXiv 2305.01864), section 2.3, as its code does it. Departures: the class that won and
-every similarity are kept with each pair (the reference drops them); similarities are float32, not float16 (whose
-spacing at 0.7 is 4.9e-4); evaluation clips, their source recordings and their near-duplicates are excluded and
-counted; thresholds can be set by count or by precision, for a cosine of 0.7 means another thing to every teacher.
-Options that are ours: caps, doubles in the pool, a correction for hubs, clusters where an exact search is out of reach.
+Source: Wang et al. 2023 (arXiv 2305.01864), section 2.3, as implemented in its code. Differences: each pair keeps its
+nearest class and all similarities (the reference drops them); similarities are float32, not float16 (whose spacing at
+0.7 is 4.9e-4); evaluation clips, their source recordings and their near duplicates are excluded and counted; thresholds
+can be set by count or by precision, because a cosine of 0.7 means something different for every teacher. Our own
+options: caps, removal of duplicates in the pool, a correction of hubness, and clusters if an exact search is too slow.
 
-When a pool has grown, the set of its earlier version is taken over: only clips that are new are scored, and the
-result is the set that scoring all of them would give. What changed is counted in the card.
+When a pool has grown, the set of its earlier version is reused: only new clips are scored, and the result is the same
+set as if all clips were scored. The card counts the changes.
 
 Payload: ``pairs.parquet`` (see `clapcur.data.improvement_set`), ``card.json`` and the card's figures;
-``changes.parquet`` against the earlier set, where there is one::
+``changes.parquet`` relative to the earlier set, if there is one::
 
-    config           what can be said about a curation
+    config           the settings of a curation
     candidates       which captions and clips may enter
-    taken_over       what an earlier version of the set gives
+    taken_over       what is reused from an earlier version of the set
     calibration      a threshold by precision
     pool_join        clips of the pool against captions (DU, ADS)
-    training_pairs   pairs that are given: the training pairs (DS), or generated ones (TagCap)
+    training_pairs   given pairs: the training pairs (DS), or generated ones (TagCap)
 """
 
 from collections.abc import Mapping
@@ -61,15 +61,15 @@ def curate(inputs: Mapping[str, Artifact], config: CurateConfig, work: Workspace
     """Write an Improvement-Set.
 
     Inputs by role: ``teacher_pairs`` with ``teacher_clip_embeddings`` and ``teacher_caption_embeddings``;
-    ``prompt_embeddings``; for DU and ADS ``pool`` with ``pool_embeddings`` and, where there are unpaired captions,
+    ``prompt_embeddings``; for DU and ADS ``pool`` with ``pool_embeddings`` and, if there are unpaired captions,
     ``captions`` with ``caption_embeddings``; for TagCap ``pool`` with ``pool_embeddings`` and ``generated`` with
-    ``generated_embeddings``; ``evaluation`` with ``evaluation_embeddings`` only ever exclude;
-    ``parent`` with ``parent_pool``, the set of an earlier version of the pool and that version.
+    ``generated_embeddings``; ``evaluation`` with ``evaluation_embeddings``, used only to exclude clips; ``parent``
+    with ``parent_pool``, the set of an earlier version of the pool and that version.
 
     Raises
     ------
     EmptySetError
-        No pair is left; the message names thresholds that would give some.
+        No pair is left; the message names thresholds that would select some.
     """
     teacher_pairs = Manifest.open(inputs["teacher_pairs"])
     captions = candidate_captions(inputs, config)
@@ -132,7 +132,7 @@ def _write_pool_pairs(
     captions: Captions, clip_ids: NDArray[np.object_], rows_ND: NDArray[np.float32], thresholds: dict[str, float],
     evidence: dict[str, Any],
 ) -> None:  # fmt: skip
-    """Write the pairs of the pool (DU, ADS); note the threshold and what it rests on."""
+    """Write the pairs of the pool (DU, ADS); record the threshold and its evidence."""
     correction = None
     if config.hubness is not None and len(clip_ids) and len(captions.ids):
         sample_SD = rows_ND[: config.hubness.reference_clips]  # ids are hashes: a random sample
@@ -164,12 +164,12 @@ def _write_pool_pairs(
 
 
 def wrong_pairs(config: CurateConfig) -> set[tuple[str, str]]:
-    """Return the pairs (clip, caption) that people heard to be wrong."""
+    """Return the pairs (clip, caption) that people marked as wrong."""
     return {(clip, caption) for clip, caption, mark in config.marks if mark == "wrong"}
 
 
 def _coarse(histogram: NDArray[np.int64], num_counted: int, num_clips: int, num_bins: int = 200) -> Histogram:
-    """Return the histogram of the card, with bins over [-1, 1]."""
+    """Return the histogram for the card, with bins over [-1, 1]."""
     return Histogram(
         clips=num_counted,
         of_clips=num_clips,
@@ -182,7 +182,7 @@ def _how_to_fill(
     config: CurateConfig, thresholds: Mapping[str, float], captions: Captions, evidence: Mapping[str, Any],
     num_captions: int, exclusions: Mapping[str, int],
 ) -> str:  # fmt: skip
-    """Return why the set is empty and which threshold would give pairs."""
+    """Return why the set is empty, and which threshold would select pairs."""
     name = config.strategy.upper()
     if not len(captions.ids):
         return (

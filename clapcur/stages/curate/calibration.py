@@ -1,4 +1,4 @@
-"""A threshold by precision: on held-out pairs, or on what people heard."""
+"""A threshold by precision, measured on held-out pairs or on pairs that people marked."""
 
 from collections.abc import Mapping
 
@@ -26,20 +26,20 @@ def calibrate(
     Parameters
     ----------
     inputs : mapping of str to Artifact
-        By role, those of the stage.
+        Inputs of the stage, by role.
     config : CurateConfig
         Its audio threshold is a precision.
     captions : Captions
-        The candidates.
+        The candidate captions.
     teacher_pairs : Manifest
     correction : Correction or None
-        Of hubs.
+        Correction of hubness.
 
     Returns
     -------
     dict of str to float
-        ``target``; ``held_out_pairs``, how many couples of a clip and a caption were compared; and what
-        `precision_threshold` returns.
+        ``target``; ``held_out_pairs``, the number of pairs of clip and caption that were compared; and the result of
+        `precision_threshold`.
 
     Raises
     ------
@@ -56,33 +56,33 @@ def calibrate_on_marks(
     config: CurateConfig, clip_ids: NDArray[np.object_], rows_ND: NDArray[np.float32], captions: Captions,
     correction: Correction | None,
 ) -> dict[str, float]:  # fmt: skip
-    """Return the threshold that reaches the wanted precision on the pairs that people judged, and its evidence.
+    """Return the threshold that reaches the wanted precision on the pairs that people marked, and its evidence.
 
-    An audition hears more of the pairs at the border of a set than of others: the whole set is rather better.
+    An audition overrepresents pairs at the border of a set, so the precision of the whole set tends to be higher.
 
     Parameters
     ----------
     config : CurateConfig
         Its audio threshold is a precision; its marks are the judged pairs.
     clip_ids : NDArray, shape (N,)
-        The candidates.
+        The candidate clips.
     rows_ND : NDArray, shape (N, D), float32
         Unit rows of these clips.
     captions : Captions
-        The candidates.
+        The candidate captions.
     correction : Correction or None
-        Of hubs.
+        Correction of hubness.
 
     Returns
     -------
     dict of str to float
-        ``target``; ``marked_pairs``, how many of them are of these clips and captions; and what `precision_threshold`
-        returns.
+        ``target``; ``marked_pairs``, the number of marked pairs among these clips and captions; and the result of
+        `precision_threshold`.
 
     Raises
     ------
     EmptySetError
-        No marked pair is of these clips and captions, or no threshold reaches the precision.
+        No marked pair is among these clips and captions, or no threshold reaches the precision.
     """
     target = config.audio_threshold.precision
     assert target is not None
@@ -107,10 +107,10 @@ def _held_out_agreement(
     inputs: Mapping[str, Artifact], config: CurateConfig, captions: Captions, teacher_pairs: Manifest,
     correction: Correction | None,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:  # fmt: skip
-    """Score every held-out clip against every candidate caption, and tell whether their classes agree.
+    """Score every held-out clip against every candidate caption, and return whether their classes agree.
 
-    The class of a held-out clip is that of its own caption's nearest prompt: no label is read. The pool may be harder
-    than the held-out pairs, so the precision is that of the teacher's own domain.
+    The class of a held-out clip is that of the nearest prompt to its own caption; no label is read. The pool may be
+    harder than the held-out pairs: the precision holds for the teacher's own domain.
     """
     pairs = teacher_pairs.pairs[teacher_pairs.pairs.clip_id.isin(teacher_pairs.held_out(config.held_out))]
     pairs = pairs.drop_duplicates("clip_id")

@@ -1,4 +1,4 @@
-"""Which captions and clips may enter: the candidates, and who guards the evaluation."""
+"""Candidate captions and clips, and the exclusion of clips that overlap with the evaluation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from clapcur.store.artifacts import Artifact
 
 @dataclass(frozen=True)
 class Captions:
-    """Captions with their unit rows and the class whose prompt is nearest."""
+    """Captions with their unit rows and their nearest class prompts."""
 
     ids: NDArray[np.object_]
     texts: NDArray[np.object_]
@@ -37,9 +37,9 @@ class Captions:
 
 
 def candidate_captions(inputs: Mapping[str, Artifact], config: CurateConfig) -> Captions:
-    """Return the captions to choose from, with their classes: the teacher's and, in a pool, the unpaired ones.
+    """Return the captions to choose from, with their classes: the teacher's and, for a pool, the unpaired captions.
 
-    For TagCap those that were generated, and no others.
+    For TagCap, only the generated captions are returned.
     """
     sources = [("teacher_pairs", "teacher_caption_embeddings")]
     if config.strategy in GENERATED:
@@ -71,32 +71,32 @@ def candidate_captions(inputs: Mapping[str, Artifact], config: CurateConfig) -> 
 def candidate_clips(
     inputs: Mapping[str, Artifact], config: CurateConfig, teacher_pairs: Manifest
 ) -> tuple[NDArray[np.object_], NDArray[np.float32], dict[str, int], "Guard"]:
-    """Return the clips that may enter, and how many were excluded for what reason.
+    """Return the clips that may enter, and the number of excluded clips by reason.
 
     Parameters
     ----------
     inputs : mapping of str to Artifact
-        By role, those of the stage.
+        Inputs of the stage, by role.
     config : CurateConfig
     teacher_pairs : Manifest
 
     Returns
     -------
     ids_N : NDArray, shape (N,)
-        Sorted.
+        Sorted clip ids.
     rows_ND : NDArray, shape (N, D), float32
         Unit rows of these clips.
     counts : dict of str to int
-        Excluded clips by reason; each counts for the first one that applies.
+        Number of excluded clips by reason; a clip counts for the first reason that applies.
     guard : Guard
-        What the evaluation clips have to do with these.
+        Overlap of the evaluation clips with these clips.
     """
     is_ds = config.strategy == "ds"
     clips = teacher_pairs.clips if is_ds else Manifest.open(inputs["pool"]).clips
     table = EmbeddingTable.open(inputs["teacher_clip_embeddings" if is_ds else "pool_embeddings"])
     clips = clips.sort_values("clip_id", ignore_index=True)
     num_clips = len(clips)
-    if not is_ds:  # the teacher's own clips are trained on: one of them that is gone is an error
+    if not is_ds:  # the teacher was trained on its own clips, so a missing one is an error
         clips = clips[~clips.clip_id.isin(table.left_out.id)].reset_index(drop=True)
     rows_ND = table.select(clips.clip_id.tolist())
     reasons: dict[str, NDArray[np.bool_]] = {
@@ -120,24 +120,24 @@ def candidate_clips(
         counts["double"] = len(doubles)
         keep[doubles] = False
     ids_N = clips.clip_id.to_numpy(object)
-    if keep.all():  # a pool's rows are large: not twice
+    if keep.all():  # avoids a copy of the pool's rows, which are large
         return ids_N, rows_ND, counts, guard
     return ids_N[keep], rows_ND[keep], counts, guard
 
 
 @dataclass(frozen=True)
 class Guard:
-    """What the evaluation clips have to do with the candidates and with the teacher's own pairs."""
+    """Overlap of the evaluation clips with the candidates and with the teacher's own pairs."""
 
     candidates: Overlap | None = None
-    # None: there is no evaluation to keep away from
+    # None: there are no evaluation clips
     teacher_pairs: Overlap | None = None
-    # these are not excluded, for the teacher has learned from them; the scores of its clips say so
+    # not excluded, because the teacher was already trained on them; the scores report this overlap
     different_N: NDArray[np.float32] | None = None
-    # similarities of teacher clips to the nearest that is known to differ, where the threshold was found on them
+    # similarity of each teacher clip to the nearest clip known to differ, if the threshold was calibrated on these
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the card keeps of it."""
+        """Return the facts that the card records."""
         both = {"candidates": self.candidates, "teacher_pairs": self.teacher_pairs}
         return {name: found.as_json() for name, found in both.items() if found is not None}
 
@@ -146,7 +146,7 @@ def _guard(
     inputs: Mapping[str, Artifact], config: CurateConfig, clips: pd.DataFrame, rows_ND: NDArray[np.float32],
     teacher_pairs: Manifest,
 ) -> Guard:  # fmt: skip
-    """Compare the candidates, and the teacher's pairs, with the evaluation clips."""
+    """Compare the candidates and the teacher's pairs with the evaluation clips."""
     if "evaluation" not in inputs:
         return Guard()
     evaluation = Manifest.open(inputs["evaluation"]).clips
@@ -165,7 +165,7 @@ def _guard(
 
 
 def caption_thresholds(captions: Captions, config: CurateConfig) -> NDArray[np.float32]:
-    """Return the threshold that holds for each caption: one for all, or one for each class."""
+    """Return the threshold of each caption: one for all, or one per class."""
     threshold = config.caption_threshold
     if threshold.similarity is not None:
         return np.full(len(captions.ids), threshold.similarity, np.float32)
@@ -181,5 +181,5 @@ def caption_thresholds(captions: Captions, config: CurateConfig) -> NDArray[np.f
 
 
 def share_of_class(count: int, config: CurateConfig) -> int:
-    """Return the even share of a count that one class has."""
+    """Return the even share of a count for one class."""
     return max(1, count // len(config.class_names))

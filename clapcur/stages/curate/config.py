@@ -1,4 +1,4 @@
-"""What can be said about a curation."""
+"""The settings of a curation."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ class Approximate:
     """Number of clips that are also searched exactly, to measure the recall reported in the card."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers without a meaning."""
+        """Reject numbers that make no sense."""
         if not 1 <= self.num_probes <= self.num_clusters or self.num_checked < 1:
             raise ValueError(
                 "expected 1 <= num_probes <= num_clusters and num_checked > 0, got "
@@ -35,9 +35,9 @@ class Approximate:
 class Curation:
     """How the pairs of an Improvement-Set are chosen, whatever the strategy. The only place of these defaults.
 
-    Thresholds are counts, because a cosine of 0.7 means another thing to every teacher. Every class gets an even share
-    of a count, because one threshold for all leaves out classes of which a teacher is less sure (docs/demo.md). The
-    paper's rule is a similarity, even_classes false and no cap.
+    Thresholds are counts, because a cosine of 0.7 means something different for every teacher. Every class gets an even
+    share of a count, because one threshold for all leaves out classes of which a teacher is less certain
+    (docs/demo.md). The paper uses a similarity, even_classes false and no cap.
     """
 
     audio_threshold: Threshold = Threshold(count=2000)
@@ -85,19 +85,19 @@ class Curation:
     def of(
         self, strategy: ImprovementSetName, class_names: tuple[str, ...], prompt: str, held_out: float
     ) -> "CurateConfig":
-        """Return the curation of one strategy; DS leaves out what only a search in a pool has.
+        """Return the curation of one strategy; DS drops the options that apply only to searching a pool.
 
         Parameters
         ----------
         strategy : {"du", "ds", "ads", "tagcap", "tagcap-classes", "pl"}
         class_names : tuple of str
         prompt : str
-            With {} where the class name goes.
+            Class prompt; {} is replaced by the class name.
         held_out : float
             As in `CurateConfig`.
         """
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(Curation)}
-        if strategy == "pl":  # the labels were chosen when they were given
+        if strategy == "pl":  # the pairs were already selected when labels were assigned
             options |= {"audio_threshold": Threshold(similarity=-1.0), "max_per_clip": None}
         if strategy not in SEARCHED:
             options |= {"distinct_clips": None, "hubness": None, "approximate": None}

@@ -1,11 +1,11 @@
-"""Clips of a pool against captions: the thresholds, and the pairs that reach them and that the caps leave.
+"""Join the clips of a pool with captions: find the thresholds, and the pairs that pass caps and thresholds.
 
-The order is: the cap per caption, the cap per clip, the thresholds. A threshold by count is found on what the caps
-leave; were the thresholds of the classes applied before the caps, a pair that falls out would free a place for the next
-caption of its clip, and more pairs than asked for would be kept.
+The order is: cap per caption, cap per clip, thresholds. A threshold by count is determined after the caps. If class
+thresholds were applied before the caps, a dropped pair would free a place for the next caption of its clip, and more
+pairs than requested would be kept.
 
-Pairs come and go as Arrow tables of at most `BLOCK_PAIRS` rows; nothing here holds all of them but their similarities,
-where a threshold is found by count.
+Pairs are processed as Arrow tables of at most `BLOCK_PAIRS` rows. Only their similarities are ever all in memory, and
+only to find a threshold by count.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -34,16 +34,16 @@ from clapcur.stages.curate.candidates import Captions, share_of_class
 from clapcur.stages.curate.config import CurateConfig
 from clapcur.stages.curate.taken_over import TakenOver
 
-COUNTED_PAIRS = 2**26  # of a sample of the clips, for the histogram and the first guess of a threshold; ours, a second
-BLOCK_PAIRS = 2**18  # in memory at once, with their ids 50 MiB; ours
+COUNTED_PAIRS = 2**26  # of a sample of clips, for the histogram and the first guess of a threshold; ours, one second
+BLOCK_PAIRS = 2**18  # in memory at once, 50 MiB with their ids; ours
 HISTOGRAM_BINS = 20_000  # over [-1, 1]
-SPARE = 1.5  # how many more pairs than asked for a guessed threshold is to let through; ours
+SPARE = 1.5  # factor by which a guessed threshold should let through more pairs than requested; ours
 
-Thresholds = dict[str, float] | float  # one for each class, or one for all
+Thresholds = dict[str, float] | float  # one per class, or one for all
 
 
 class PoolJoin:
-    """The pairs of some clips with the candidate captions, and those taken over from an earlier set."""
+    """The pairs of clips with candidate captions, including those reused from an earlier set."""
 
     def __init__(
         self, clip_ids: NDArray[np.object_], rows_ND: NDArray[np.float32], captions: Captions, config: CurateConfig,
@@ -70,7 +70,7 @@ class PoolJoin:
             )
 
     def thresholds(self) -> Thresholds:
-        """Return the given similarity, or what keeps the given number of pairs: one for all, or one for each class."""
+        """Return the configured similarity, or the thresholds that keep the configured number of pairs."""
         threshold = self.config.audio_threshold
         if threshold.similarity is not None:
             return threshold.similarity
@@ -92,16 +92,16 @@ class PoolJoin:
         return share_of_class(count, self.config) if self.by_class else count
 
     def _groups(self) -> dict[str, NDArray[np.bool_]]:
-        """Return which captions share a threshold by count: those of a class, or all."""
+        """Return masks of captions that share a threshold by count: those of each class, or all."""
         if not self.by_class:
             return {"": np.ones(len(self.captions.ids), bool)}
         return {str(name): self.captions.classes == name for name in np.unique(self.captions.classes)}
 
     def _guess(self) -> Thresholds:
-        """Return thresholds that are surely, or probably, not above those that are looked for.
+        """Return thresholds that are certainly or probably not above the final ones.
 
-        Of a set that is taken over its own: with more clips the n-th best pair is only better. Else what a sample of
-        the clips tells, unless caps leave less of the pairs than the sample can know.
+        If an earlier set is reused, these are its own, because the n-th best pair can only improve with more clips.
+        Otherwise they are estimated from a sample of the clips, unless caps drop pairs that the sample cannot predict.
         """
         if (before := self.taken_over.thresholds()) is not None:
             return before
@@ -113,12 +113,12 @@ class PoolJoin:
             counts, num_clips = sample_histogram(self.rows_ND, self.captions.rows_MD[of_group], offsets, self.device)
             wanted = self._count * num_clips / len(self.clip_ids)
             spare = wanted if num_clips == len(self.clip_ids) else SPARE * wanted + 5 * np.sqrt(wanted) + 5
-            bin_width = 2 / HISTOGRAM_BINS  # a pair may be counted in the bin above its own
+            bin_width = 2 / HISTOGRAM_BINS  # rounding may count a pair in the bin above its own
             guess[name] = max(-1.0, threshold_for_count(counts, int(np.ceil(spare))) - bin_width)
         return guess if self.by_class else guess[""]
 
     def _similarities(self, least: Thresholds) -> dict[str, NDArray[np.float32]]:
-        """Return the similarities of all pairs from these thresholds on, by what shares a threshold."""
+        """Return the similarities of all pairs at or above these thresholds, by group that shares a threshold."""
         found: dict[str, list[NDArray[np.float32]]] = {name: [np.empty(0, np.float32)] for name in self._groups()}
         for blocks in (self.blocks(least), self.taken_over.blocks()):
             for block in blocks:
@@ -136,23 +136,23 @@ class PoolJoin:
         self, least: Thresholds, on_clips: Callable[[int], None] | None = None, some: slice = slice(None),
         exact: bool = False,
     ) -> Iterator[pa.Table]:  # fmt: skip
-        """Yield the pairs of the clips that are scored, sorted by clip: at least those that reach their threshold.
+        """Yield the pairs of the scored clips, sorted by clip: at least those that reach their threshold.
 
         Parameters
         ----------
         least : float or dict of str to float
-            Least similarity, for all captions or by class.
+            Minimum similarity, for all captions or by class.
         on_clips : callable, optional
-            Is told how many more clips are done.
+            Called with the number of clips done since the last call.
         some : slice
-            The clips that are scored, from the first one on.
+            Which of the clips to score.
         exact : bool
-            Search exactly, even where the config allows an approximate search.
+            Whether to search exactly even if the config allows an approximate search.
 
         Yields
         ------
         pyarrow.Table
-            Of at most `BLOCK_PAIRS` rows, with the columns of an Improvement-Set.
+            At most `BLOCK_PAIRS` rows with the columns of an Improvement-Set.
         """
         if self.is_empty:
             return
@@ -183,14 +183,14 @@ class PoolJoin:
                 done = int(block.audio_index[-1]) + 1
 
     def write(self, writer: ImprovementSetWriter, least: Thresholds) -> None:
-        """Write the pairs that reach their threshold, those taken over among them."""
+        """Write the pairs that reach their threshold, including reused ones."""
         with progress(f"curate {self.config.strategy}", len(self.clip_ids), "clips") as advance:
             new = self.blocks(least, advance)
             for pairs in merged(self.taken_over.blocks(), new) if self.taken_over.earlier else new:
                 writer.add(pairs.filter(_reaches(pairs, least)))
 
     def recall(self, least: Thresholds, num_checked: int) -> dict[str, float]:
-        """Search some clips exactly, and tell which share of their pairs the approximate search found."""
+        """Search some clips exactly, and return the fraction of their pairs that the approximate search found."""
         some = slice(0, num_checked)
         found, pairs = (
             sum(
@@ -205,9 +205,10 @@ def sample_histogram(
     rows_ND: NDArray[np.float32], text_MD: NDArray[np.float32],
     offsets: tuple[NDArray[np.float32], NDArray[np.float32]] | None, device: torch.device,
 ) -> tuple[NDArray[np.int64], int]:  # fmt: skip
-    """Count the pairs by similarity in `HISTOGRAM_BINS` over [-1, 1], and say of how many clips.
+    """Count the pairs by similarity in `HISTOGRAM_BINS` over [-1, 1].
 
-    Where there are more than `COUNTED_PAIRS`, of the first clips: ids are hashes, which makes them a random sample.
+    If there are more than `COUNTED_PAIRS` pairs, only the first clips are counted; ids are hashes, so these are a
+    random sample.
 
     Parameters
     ----------
@@ -223,7 +224,7 @@ def sample_histogram(
     -------
     NDArray, shape (HISTOGRAM_BINS,), int64
     int
-        Clips that were counted.
+        Number of clips that were counted.
     """
     num_clips = min(len(rows_ND), max(256, COUNTED_PAIRS // max(1, len(text_MD))))
     offsets = offsets and (offsets[0][:num_clips], offsets[1])
@@ -232,7 +233,7 @@ def sample_histogram(
 
 
 def _reaches(pairs: pa.Table, least: Thresholds) -> Any:
-    """Tell for each pair whether it reaches its threshold."""
+    """Return for each pair whether it reaches its threshold."""
     if not isinstance(least, Mapping):
         return pc.greater_equal(pairs["similarity"], pa.scalar(np.float32(least), pa.float32()))
     classes = pairs["class"].combine_chunks().dictionary_encode()

@@ -1,4 +1,4 @@
-"""What the set of an earlier version of the pool gives to this one."""
+"""Reuse the Improvement-Set of an earlier version of the pool."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,33 +17,34 @@ from clapcur.store.artifacts import Artifact
 
 @dataclass(frozen=True)
 class TakenOver:
-    """What the set of an earlier version of the pool gives to this one (DU and ADS)."""
+    """The part of an earlier pool version's Improvement-Set that is reused (DU and ADS)."""
 
     earlier: ImprovementSet | None
-    # None: nothing is taken over
+    # None: nothing is reused
     scored: frozenset[str] = frozenset()
-    # clips that were candidates then
+    # candidate clips of the earlier set
 
     @classmethod
     def open(
         cls, inputs: Mapping[str, Artifact], config: CurateConfig, version: str, clip_ids: NDArray[np.object_]
     ) -> "TakenOver":
-        """Return what can be taken over, which may be nothing.
+        """Return what can be reused, which may be nothing.
 
-        The earlier set must have been made by this version of the stage from the same config and the same other
-        inputs. A clip that left makes room for pairs which the earlier set did not keep; with a cap per caption, or
-        where doubles are looked for, a new clip takes the place of another; and hubs are measured on the whole pool.
-        Then all clips are scored again; so they are where clips had no embedding, then or now.
+        The earlier set must have been made by this version of the stage, from the same config and other inputs. All
+        clips are scored again if the result could differ otherwise: if a clip was removed (which makes room for pairs
+        that the earlier set did not keep), with a cap per caption or removal of duplicates (where a new clip can
+        replace another), with a correction of hubness (which is measured on the whole pool), and if any clip had no
+        embedding, then or now.
 
         Parameters
         ----------
         inputs : mapping of str to Artifact
-            By role, those of the stage.
+            Inputs of the stage, by role.
         config : CurateConfig
         version : str
-            Of the stage.
+            Version of the stage.
         clip_ids : NDArray, shape (N,)
-            The candidates of now.
+            The current candidates.
         """
         of_whole_pool = config.max_per_caption, config.distinct_clips, config.hubness
         if "parent" not in inputs or any(setting is not None for setting in of_whole_pool):
@@ -69,7 +70,7 @@ class TakenOver:
         return np.array([name not in self.scored for name in clip_ids], bool)
 
     def thresholds(self) -> dict[str, float] | float | None:
-        """Return the threshold that held then, or one for each class; None where nothing is taken over."""
+        """Return the thresholds of the earlier set, one for all or one per class; None if nothing is reused."""
         if self.earlier is None:
             return None
         card = self.earlier.card

@@ -1,4 +1,4 @@
-"""Pairs that are given, not searched: the training pairs (DS), and generated captions with their clips (TagCap)."""
+"""Given pairs, which need no search: the training pairs (DS), and generated captions with their clips (TagCap)."""
 
 from collections.abc import Set
 
@@ -24,22 +24,22 @@ def write_given_pairs(
     ----------
     writer : ImprovementSetWriter
     given : Manifest
-        Has the pairs.
+        Manifest of the pairs.
     clip_ids : NDArray, shape (N,)
         The eligible clips, sorted.
     rows_ND : NDArray, shape (N, D), float32
         Unit rows of these clips.
     captions : Captions
-        Those that were kept.
+        The kept captions.
     config : CurateConfig
     wrong : set of (str, str)
-        Clip and caption of the pairs that people heard to be wrong.
+        Clip and caption of the pairs that people marked as wrong.
 
     Returns
     -------
     dict of str to float
-        Of generated pairs the audio threshold of each class, under "" where one holds for all; of training pairs, which
-        are not asked how similar they are, nothing.
+        For generated pairs, the audio threshold of each class, or one for all under ""; empty for training pairs, whose
+        audio similarity is not compared.
     """
     pairs = given.pairs
     pairs = pairs[pairs.clip_id.isin(clip_ids) & pairs.caption_id.isin(captions.ids)]
@@ -71,7 +71,7 @@ def write_given_pairs(
 def _thresholds(
     similarity: NDArray[np.float32], classes: NDArray[np.object_], config: CurateConfig
 ) -> dict[str, float]:
-    """Return the given similarity, or what keeps the given number of pairs: for all, or for each class."""
+    """Return the configured similarity, or the thresholds that keep the configured number of pairs."""
     threshold = config.audio_threshold
     if threshold.similarity is not None:
         return {"": threshold.similarity}

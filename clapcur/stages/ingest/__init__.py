@@ -1,18 +1,18 @@
 """Ingest: a folder, a table or shards of audio and captions -> a manifest.
 
-``scan`` looks at everything and decides, ``stage_for`` makes the stage that writes what was decided::
+``scan`` reads everything and decides, ``stage_for`` returns the stage that writes the result::
 
-    config, source             what to read, the rows that come out from folders, tables, corpora and stores
+    config, source             what to read; the rows of folders, tables, corpora and object stores
     general_text               sentences of any text that describe what can be heard
     rows, shards               a record or a member of a shard -> a row
     probes                     every file hashed and checked once, remembered between runs
-    exclusion                  what may never enter a pool
+    exclusion                  clips that must never enter a pool
     scanning                   rows and probes -> clips, captions, pairs, quarantine
-    writing                    the identity and the payload
+    writing                    identity and payload
 
-The identity of a manifest is its content: which clips (by the hash of their bytes) with which recording, label and
-fold, which captions, which pairs, the rules, and how many were left out for which reason. Neither a path nor the order
-of rows is part of it.
+The identity of a manifest is its content: clips (by the hash of their bytes) with recording, label and fold; captions;
+pairs; the rules; and the numbers of rows that were left out, by reason. Neither paths nor the order of rows are part
+of it.
 """
 
 from clapcur.stages.ingest.config import POOL, Columns, IngestConfig, TextRules

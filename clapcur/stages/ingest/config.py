@@ -1,4 +1,4 @@
-"""What is ingested and under which rules."""
+"""What to ingest, and by which rules."""
 
 import math
 
@@ -6,7 +6,7 @@ from clapcur.audio import ProbeRules
 from clapcur.audio.access import Roots
 from clapcur.config import added, frozen, machine
 
-POOL = "pool:"  # begins a source that is not a place
+POOL = "pool:"  # prefix of a source that is a pool, not a path or URL
 
 
 @frozen
@@ -45,7 +45,7 @@ class TextRules:
     """Jaccard index of words and word pairs at or above which two sentences count as duplicates; null: keep all."""
 
     def __post_init__(self) -> None:
-        """Refuse values without a meaning."""
+        """Reject values that make no sense."""
         for name in ("least_score", "near_duplicate"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
@@ -90,11 +90,11 @@ class IngestConfig:
 
     @property
     def landed_in(self) -> str | None:
-        """The name of the pool that the source means, or None where it is a place."""
+        """Name of the pool that the source refers to; None if it is a path or URL."""
         return self.source.removeprefix(POOL) if self.source.startswith(POOL) else None
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense."""
+        """Reject values that make no sense."""
         if not 0 <= self.max_bad_fraction <= 1 or math.isnan(self.max_bad_fraction):
             raise ValueError(f"max_bad_fraction must be in [0, 1], got {self.max_bad_fraction}; a percentage?")
         others = {"audio_folder": self.audio_folder, "metadata": self.metadata}
@@ -111,7 +111,7 @@ class IngestConfig:
             raise ValueError(f"folds need `corpus`, got {', '.join(self.folds)} without it")
         if self.num_workers < 0:
             raise ValueError(f"num_workers must be 0 (one per CPU) or more, got {self.num_workers}")
-        for name in ("exclude", "roots"):  # a text passes for a sequence of texts
+        for name in ("exclude", "roots"):  # a string is also a sequence of strings
             if isinstance(given := getattr(self, name), str):
                 raise TypeError(f"{name} must be a list of paths, got the string {given!r}")
         Roots.of(self.roots)

@@ -1,10 +1,10 @@
-"""What may never enter: clips named by exclusion lists, so that an evaluation set cannot leak into a pool.
+"""Exclude the clips that exclusion lists name, so that an evaluation set cannot leak into a pool.
 
-An entry is a clip id, a hash of samples, a path or a recording id. A clip goes when an entry names it, any of the
-paths it is at, or any recording it was said to be cut from; so does the same sound in another container. Lists that
-corpora publish are read as they are: AudioCaps' and UrbanSound8K's tables name recordings by ``youtube_id`` and
-``fsID``, WavCaps' blacklists are JSON, and AudioSet's files are named ``Y{id}.wav``. How a list meets a clip is that of
-`clapcur.methods.contamination`.
+An entry is a clip id, a hash of samples, a path or a recording id. A clip is excluded if an entry names the clip, any
+of its paths, or any recording that it is said to be cut from; the same sound in another container is excluded too.
+Lists published with corpora are read as they are: the tables of AudioCaps and UrbanSound8K name recordings by
+``youtube_id`` and ``fsID``, WavCaps' blacklists are JSON, and AudioSet's files are named ``Y{id}.wav``. Entries are
+matched as in `clapcur.methods.contamination`.
 """
 
 import json
@@ -41,17 +41,17 @@ PLACE_OF_LIST = {"audioset": "youtube", "freesound": "freesound"}
 
 @dataclass(frozen=True)
 class Names:
-    """All that one clip is known by."""
+    """All names of one clip."""
 
     clip_id: str
     pcm_sha256: str
     paths: Set[str]
-    # absolute; of a member of a tar also as people say it, /pool/a.tar/dog.wav
+    # absolute; a member of a tar also as people write it, /pool/a.tar/dog.wav
     recording_ids: Set[str]
 
     @property
     def all_names(self) -> tuple[str, ...]:
-        """All of them alike: an entry of a list does not say which it is."""
+        """All names together, because an entry of a list does not state its type."""
         recordings = (key for name in self.recording_ids for key in known_as(name))
         return self.clip_id, self.pcm_sha256, *self.paths, *recordings
 
@@ -59,7 +59,7 @@ class Names:
 def excluded(
     clips: Sequence[Names], lists: Sequence[str], columns: Columns, base: str
 ) -> tuple[set[str], dict[str, dict[str, int]]]:
-    """Find the clips that must go.
+    """Find the clips that must be excluded.
 
     Parameters
     ----------
@@ -67,20 +67,20 @@ def excluded(
     lists : sequence of str
         Paths of exclusion lists.
     columns : Columns
-        What paths and recording ids are called in lists that are tables.
+        Names of the columns of paths and recording ids, for lists that are tables.
     base : str
-        What relative paths in a list are relative to: the same as in the source.
+        Folder or URL that relative paths in a list start from; the same as for the source.
 
     Returns
     -------
     (set of clip ids, dict)
-        The dict has for each list its ``entries``, how many of them ``hit``, the ``clips`` that they hit, and how many
-        entries hit ``without_place``, where some did: see `clapcur.data.recordings`.
+        For each list the dict has the number of ``entries``, how many of them ``hit``, the number of ``clips`` that
+        they hit and, if any, the number of entries that hit ``without_place``; see `clapcur.data.recordings`.
 
     Raises
     ------
     ManifestError
-        A list is missing, empty, or a table without a column to go by.
+        A list is missing or empty, or is a table without a usable column.
     """
     sounds = pd.DataFrame(
         {"clip_id": [clip.clip_id for clip in clips], "pcm_sha256": [clip.pcm_sha256 for clip in clips]}
@@ -108,7 +108,7 @@ def excluded(
 
 
 def _without_place(entry: str, found: Set[str]) -> bool:
-    """Return whether an entry met a clip only because one of the two does not name the place of its recording."""
+    """Return whether an entry matched a clip only because one of them does not name the origin of its recording."""
     name = recording_id(entry)
     return name not in found and not found.isdisjoint(set(asked_as(name)) - {name})
 
@@ -141,7 +141,7 @@ def _entries(path: Path, columns: Columns) -> set[str]:
 
 
 def _by_place(path: Path) -> set[str]:
-    """Return the recordings of a JSON file of lists by place, as WavCaps publishes what it leaves out."""
+    """Return the recordings in a JSON file of lists by origin, the format of WavCaps' blacklists."""
     try:
         lists = json.loads(read_text(path))
         known = {PLACE_OF_LIST[name.casefold()]: list(names) for name, names in lists.items()}

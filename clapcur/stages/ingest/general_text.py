@@ -1,7 +1,7 @@
-"""General text -> captions: the sentences of any text that describe what can be heard.
+"""General text -> captions: the sentences of any text that describe something audible.
 
-The rules are text only, and each sentence that is left out is counted by the first that applies: not text, too short,
-too long, not heard, a duplicate, a near duplicate. What is kept is in the order of its ids, like any captions.
+The rules use the text only. A rejected sentence counts for the first reason that applies: not text, too short, too
+long, not heard, a duplicate, a near duplicate. Kept sentences are in the order of their ids, like any captions.
 """
 
 from collections import Counter
@@ -16,36 +16,36 @@ from clapcur.methods.min_hash import NearDuplicates
 from clapcur.progress import progress
 from clapcur.stages.ingest.config import TextRules
 
-NUM_EXAMPLES = 5  # of each reason
-TOLD_EVERY = 10_000  # sentences
-LEAST_LETTERS = 0.6  # of the characters of a sentence; ours
+NUM_EXAMPLES = 5  # per reason
+TOLD_EVERY = 10_000  # sentences between two progress updates
+LEAST_LETTERS = 0.6  # minimum fraction of letters among the characters of a sentence; ours
 
 
 @dataclass
 class Sifted:
-    """What a text holds."""
+    """The result of sifting a text."""
 
     kept: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    # sentences by what became of them: kept, or the reason
+    # number of sentences by outcome: kept, or the reason for rejection
     examples: dict[str, list[tuple[str, str, float]]] = field(default_factory=dict)
-    # of each of these: where, sentence, score
+    # examples by outcome: where, sentence, score
     closest: tuple[float, str] = (0.0, "")
-    # the best score of those that are not heard, and its sentence
+    # the best score among sentences that are not heard, and that sentence
 
     def note(self, what: str, where: str, text: str, score: float) -> None:
-        """Count a sentence, and remember it where it is one of the first of its kind.
+        """Count a sentence, and keep it as an example if it is among the first with this outcome.
 
         Parameters
         ----------
         what : str
-            What became of it: kept, or the reason why not.
+            Outcome: kept, or the reason for rejection.
         where : str
-            For people.
+            Position in the text, for people.
         text : str
             The sentence.
         score : float
-            As `Hearing.score` gives it; 0 where it was not asked.
+            Score from `Hearing.score`; 0 if it was not scored.
         """
         self.counts[what] += 1
         some = self.examples.setdefault(what, [])
@@ -54,22 +54,22 @@ class Sifted:
 
 
 def sift(source: Path, rules: TextRules, hearing: Hearing | None = None) -> Sifted:
-    """Read a text and decide what is kept.
+    """Read a text and decide which sentences to keep.
 
     Parameters
     ----------
     source : Path
-        As `clapcur.data.text_corpus.sentences` takes it.
+        A source for `clapcur.data.text_corpus.sentences`.
     rules : TextRules
     hearing : Hearing, optional
-        The classifier; the one that is shipped by default.
+        Classifier of audible sentences; None: the one that is shipped.
 
     Raises
     ------
     DataError
         The source is missing or cannot be read.
     EmptySetError
-        Nothing in it can be heard; the message has what came closest.
+        No sentence is audible; the message has the one with the best score.
     """
     found, hearing = Sifted(), hearing or shipped()
     seen: set[str] = set()

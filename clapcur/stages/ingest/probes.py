@@ -1,7 +1,7 @@
-"""Every file probed once: in parallel, and remembered in a SQLite file between runs.
+"""Probe every file once, in parallel, and cache the answers in a SQLite file between runs.
 
-The memory is no truth: an answer holds for one path, size, time of change and set of rules; a file that is lost or
-broken costs time only. It is written every `CHUNK` clips, so that a killed ingest resumes where it stopped.
+The cache is only a cache: an answer is valid for one path, size, modification time and set of rules, and a lost or
+broken cache file only costs time. It is written every `CHUNK` clips, so a killed ingest resumes where it stopped.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ from clapcur.config import signature
 from clapcur.progress import progress
 from clapcur.stages.ingest.shards import Listing
 
-CHUNK = 256  # clips between two commits: about a second of work
-VERSION = 2  # of what `probe` says; raise it when its answers change
-PASSING = ("missing", "unreadable", "too_large")  # a network comes back, and a limit is raised
+CHUNK = 256  # clips between two commits, about a second of work
+VERSION = 2  # of the answers of `probe`; raise it when they change
+PASSING = ("missing", "unreadable", "too_large")  # may change: a network comes back, a limit is raised
 Answer = ClipInfo | Problem
 T = TypeVar("T")
 
@@ -43,14 +43,14 @@ def probe_all(
     Parameters
     ----------
     paths : sequence of str
-        Addresses, absolute, each once; those in one container side by side.
+        Absolute addresses without duplicates; those in one container are adjacent.
     rules : ProbeRules
     num_workers : int
-        Threads; 0 is one per CPU.
+        Number of threads; 0: one per CPU.
     cache : Path or None
-        Where answers are remembered.
+        SQLite file that caches answers; None: no cache.
     stamps : mapping or None
-        Of the containers that are known already.
+        Known stamps of containers.
     on_progress : callable or None
         Called with (done, total) after each chunk is on disk.
 
@@ -60,7 +60,7 @@ def probe_all(
         path -> ClipInfo or Problem.
     """
     answers: dict[str, Answer] = {}
-    known_stamps: dict[str, Stamp | None] = dict(stamps or {})  # a container is asked for once, not once a clip
+    known_stamps: dict[str, Stamp | None] = dict(stamps or {})  # one request per container, not per clip
 
     def stamp_of(path: str) -> Stamp | None:
         container = addresses.container_of(path)
@@ -91,24 +91,24 @@ def probe_all(
 
 
 def _lasts(answer: Answer) -> bool:
-    """Return whether an answer is about the content of a file, and holds for as long as that does not change."""
+    """Return whether an answer depends only on the content of a file, and is valid until that changes."""
     return isinstance(answer, ClipInfo) or answer.reason not in PASSING
 
 
 class ProbeCache:
-    """Answers by path, size, time of change and rules. Without a path, or when SQLite fails, it remembers nothing."""
+    """Cache of answers by path, size, modification time and rules; inactive without a path or if SQLite fails."""
 
     def __init__(self, path: Path | None, rules: ProbeRules) -> None:
         self._path = path
         self._rules = signature(
             {"version": VERSION, "rules": dataclasses.asdict(rules)}
-        )  # with those that no manifest signs
+        )  # including rules that are not part of a manifest's identity
         self._connection: sqlite3.Connection | None = None
         if path is not None:
             self._attempt(lambda connection: None)
 
     def recall(self, stamps: Mapping[str, Stamp]) -> dict[str, Answer]:
-        """Return the answers that still hold for these files."""
+        """Return the answers that are still valid for these files."""
 
         def read(connection: sqlite3.Connection) -> dict[str, Answer]:
             found: dict[str, Answer] = {}
@@ -124,7 +124,7 @@ class ProbeCache:
         return self._attempt(read) or {}
 
     def remember(self, answers: Mapping[str, tuple[Stamp, Answer]]) -> None:
-        """Keep answers; they are on disk when this returns."""
+        """Store answers; they are on disk when this returns."""
         rows = [
             (path, self._rules, *stamp, json.dumps(dataclasses.asdict(answer)))
             for path, (stamp, answer) in answers.items()
@@ -138,16 +138,16 @@ class ProbeCache:
             self._attempt(write)
 
     def listing(self, path: str, stamp: Stamp | None, make: Callable[[], Listing]) -> Listing:
-        """Return what a tar in an object store holds, as `make` lists it or listed it while the object was the same.
+        """Return the listing of a tar in an object store: cached if the object has not changed, else from `make`.
 
-        To list a tar is to read most of it; on a disk, the headers alone.
+        Listing a tar in an object store reads most of it; on a disk, only the headers.
 
         Parameters
         ----------
         path : str
             Address of the tar.
         stamp : Stamp or None
-            Of the object; None: its store is asked.
+            Stamp of the object; None: request it from the store.
         make : callable
             Lists the tar.
 
@@ -178,7 +178,7 @@ class ProbeCache:
         return listing
 
     def _attempt(self, action: Callable[[sqlite3.Connection], T]) -> T | None:
-        """Run `action`; a broken file is thrown away once, any other failure ends the remembering of this run."""
+        """Run `action`; a broken file is deleted once, and any other failure disables the cache for this run."""
         for is_second in (False, True):
             if self._path is None:
                 break
@@ -215,7 +215,7 @@ class ProbeCache:
             self._connection = None
 
     def __enter__(self) -> "ProbeCache":
-        """Start."""
+        """Return the cache."""
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -1,4 +1,4 @@
-"""A record of whatever form -> a row: which file, which captions, which label."""
+"""Records of any form -> rows: file, captions, label."""
 
 import ast
 import difflib
@@ -17,14 +17,14 @@ from clapcur.data.tables import cell_text, whole_number
 from clapcur.errors import ManifestError
 from clapcur.stages.ingest.config import Columns
 
-# What libsndfile reads, and behind the bar what it does not: listed, so that such files are seen in the quarantine.
+# Suffixes that libsndfile reads and, after the bar, suffixes that it does not, so that such files are quarantined.
 AUDIO_SUFFIXES = frozenset(
     ".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .nist .voc"
     " .m4a .mp4 .aac .wma .webm .amr".split()
 )
 PATH_LIKE = frozenset({"file", "filename", "filepath", "fname", "audio", "audiopath", "audiofile", "wav", "wavpath"})
 NUMBERED_CAPTION = re.compile(r".*captions?[ _.-]?\d+", re.IGNORECASE)
-LONGEST_CAPTION = 100_000  # characters; nobody wrote more about one sound
+LONGEST_CAPTION = 100_000  # characters; a longer text is no caption
 NO_CAPTION = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>"})  # how tools write a missing text
 QUOTED = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\"""")
 LIST = re.compile(rf"\[\s*(?:{QUOTED.pattern})(?:(?:\s*,\s*|\s+)(?:{QUOTED.pattern}))*\s*,?\s*\]")
@@ -37,14 +37,14 @@ class Row:
     """One row of a source: a file, captions, or both."""
 
     path: str = ""
-    # as it was written; "" where there are captions only
+    # as written in the source; "" if the row has only captions
     captions: tuple[str, ...] = ()
     # normalised
     label: str = ""
     fold: str = ""
     recording_id: str = ""
     problem: Problem | None = None
-    # of the row itself: no path, an empty caption
+    # a problem of the row itself, such as no path or an empty caption
     line: int = 0
 
 
@@ -56,18 +56,19 @@ def placed(row: Row, path: str) -> Row:
 def row_of(record: Mapping[str, Any] | ManifestError, columns: Columns, where: str, line: int) -> Row:
     """Return the row of a record.
 
-    Where a value that should be one is a list or an object, nothing but the path is taken. A record that could not be
-    read is a row with this problem alone.
+    If a value that should be single is a list or an object, only the path is used. A record that could not be read
+    becomes a row with only this problem.
 
     Parameters
     ----------
     record : mapping or ManifestError
-        Cells by column, or why there are none.
+        Cells by column, or the error if the record could not be read.
     columns : Columns
-        Those that are read.
+        The columns to read.
     where : str
-        For people.
+        Position in the source, for people.
     line : int
+        Number of the line.
     """
     if isinstance(record, ManifestError):
         return Row(problem=Problem("broken_row", str(record)), line=line)
@@ -77,7 +78,7 @@ def row_of(record: Mapping[str, Any] | ManifestError, columns: Columns, where: s
 
     path = ""
     try:
-        path = text(columns.path, strip=False)  # the name of a file may begin with a space
+        path = text(columns.path, strip=False)  # a file name may start with a space
         captions, problem = captions_of(record, columns.caption, where)
         if columns.path and not path.strip():
             path, captions, problem = "", (), Problem("missing", "the row gives no path")
@@ -88,25 +89,26 @@ def row_of(record: Mapping[str, Any] | ManifestError, columns: Columns, where: s
 
 
 def name_of(text: str) -> str:
-    """Return a label or a fold: ``1`` for ``1.0``, "" for what pandas writes for a missing value."""
+    """Return a normalised label or fold: ``1`` for ``1.0``, and "" for pandas' forms of a missing value."""
     return "" if text.casefold() in NO_NAME else whole_number(text)
 
 
 def captions_of(
     record: Mapping[str, Any], column: str | tuple[str, ...] | None, where: str
 ) -> tuple[tuple[str, ...], Problem | None]:
-    """Return the captions of a record, normalised, and what is wrong with them.
+    """Return the normalised captions of a record, and their problem, if any.
 
-    A list is several captions, also one that was written into a cell of a CSV. An empty caption beside others is a gap.
+    A list gives several captions, even if it is written as text in a cell of a CSV. An empty caption among others is
+    skipped.
 
     Parameters
     ----------
     record : mapping
         Cells by column.
     column : str, tuple of str or None
-        The columns that have captions.
+        Columns with captions.
     where : str
-        For people.
+        Position in the source, for people.
 
     Raises
     ------
@@ -136,41 +138,41 @@ def captions_of(
 
 
 def listed_texts(text: str) -> list[str] | None:
-    """Return the texts of a list that Python or numpy wrote into a cell, ``['a', 'b']``, or else the text itself.
+    """Return the texts of a list that Python or numpy wrote into a cell, such as ``['a', 'b']``; else the text itself.
 
-    None where it looks like such a list and is none: cut, or with other things than texts.
+    None if the text looks like such a list but is not: truncated, or with items that are not texts.
     """
     if not BEGINS_A_LIST.match(text):
         return [text]
     if not LIST.fullmatch(text):
         return None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)  # a backslash before a letter is a backslash
+        warnings.simplefilter("ignore", SyntaxWarning)  # a backslash before a letter is literal
         return [ast.literal_eval(item) for item in QUOTED.findall(text)]
 
 
 def caption_row(line: str, number: int) -> Row:
-    """Return the row of a line that is a caption."""
+    """Return the row of a line with one caption."""
     captions, problem = captions_of({"caption": line}, "caption", "")
     return Row(captions=captions, problem=problem, line=number)
 
 
 def resolve(columns: Columns, header: Sequence[str], table: Path | str) -> Columns:
-    """Return the columns with None for the defaults that the table does not have.
+    """Return the columns, with None for default columns that the table does not have.
 
     Parameters
     ----------
     columns : Columns
-        As the config names them.
+        Columns as named in the config.
     header : sequence of str
-        The columns of the table.
+        Columns of the table.
     table : Path or str
-        For the message.
+        The table, for the message.
 
     Raises
     ------
     ManifestError
-        The table lacks a column that the config names, or spells one of the defaults in another way.
+        The table lacks a column that the config names, or spells a default column differently.
     """
     claimed = {name for item in fields(columns) for name in _names(getattr(columns, item.name))}
     found: dict[str, Any] = {}
@@ -193,7 +195,7 @@ def resolve(columns: Columns, header: Sequence[str], table: Path | str) -> Colum
             )
         means_it = {_plain(wanted)} | (PATH_LIKE if item.name == "path" else set())
         same = [name for name in header if _plain(name) in means_it and name not in claimed]
-        if same:  # 'Labels' would be dropped silently, and 'filename' with all the audio
+        if same:  # otherwise 'Labels' would be dropped silently, and 'filename' with all the audio
             raise ManifestError(
                 f"{table} has no column {wanted!r}, but has {same[0]!r}; set `columns: {{{item.name}: {same[0]}}}` to "
                 f"use it, or `{item.name}: null` to ignore it"
@@ -210,6 +212,6 @@ def _plain(name: str) -> str:
 
 
 def hint(names: Sequence[str], header: Sequence[str]) -> str:
-    """Return a question after names that are nearly those that were looked for; "" where none is."""
+    """Return a question that suggests columns with similar names; "" if there are none."""
     near = dict.fromkeys(near for name in names for near in difflib.get_close_matches(name, header, n=1))
     return f"; did you mean {' and '.join(map(repr, near))}?" if near else ""

@@ -1,7 +1,7 @@
 """Rows and probes -> the tables of a manifest.
 
-Files of equal bytes are one clip, with the captions of all of them. Every row that cannot be used is in the
-quarantine with its reason; nothing is dropped without being counted.
+Files with equal bytes are one clip, with the captions of all of them. Every unusable row is in the quarantine with a
+reason; nothing is dropped without being counted.
 """
 
 from collections import Counter
@@ -22,24 +22,24 @@ from clapcur.stages.ingest.probes import Answer, ProbeCache, probe_all
 from clapcur.stages.ingest.rows import Row
 from clapcur.stages.ingest.source import Source, read_source
 
-Quarantined = tuple[str, str, str]  # path or line, reason, detail
+Quarantined = tuple[str, str, str]  # (path or line, reason, detail)
 
 
 @dataclass(frozen=True)
 class Scan:
-    """All that an ingest decides, before anything is written."""
+    """Everything that an ingest decides, before anything is written."""
 
     manifest: Manifest
     quarantine: pd.DataFrame
-    # path (as in the source), reason, detail
+    # columns path (as in the source), reason, detail
     counts: dict[str, int]
-    # clips, captions, pairs; rows of the source; quarantined; duplicates: files whose bytes another clip has already;
-    # same_sound: clips whose samples another clip has already; excluded: clips that an exclusion list named;
+    # clips, captions, pairs; rows of the source; quarantined; duplicates: files with the same bytes as another clip;
+    # same_sound: clips with the same samples as another clip; excluded: clips named by an exclusion list;
     # forgotten: clips that were taken down
     reasons: dict[str, int]
-    # how many are in the quarantine, by reason
+    # number of rows in the quarantine, by reason
     exclusions: dict[str, dict[str, int]]
-    # of each list: entries, hit, clips
+    # by exclusion list: entries, hit, clips
     rules: ProbeRules
     source: str
 
@@ -69,7 +69,7 @@ class _Clip:
         return Names(self.info.clip_id, self.info.pcm_sha256, paths, self.values["recording_id"])
 
     def value(self, name: str) -> str:
-        """Return the value of a column; of several, the first in the order of texts."""
+        """Return the value of a column; if there are several, the first in sorted order."""
         return min(self.values[name], default="")
 
 
@@ -79,23 +79,23 @@ def scan(
     on_progress: Callable[[int, int], None] | None = None,
     forgotten: Set[str] = frozenset(),
 ) -> Scan:
-    """Read a source, probe its files and decide what the manifest holds.
+    """Read a source, probe its files, and decide the content of the manifest.
 
     Parameters
     ----------
     config : IngestConfig
     probe_cache : Path or None
-        SQLite file that remembers probes, so that an unchanged file is not decoded again and a killed ingest continues.
+        SQLite file that caches probes, so that unchanged files are not decoded again and a killed ingest resumes.
     on_progress : callable or None
-        Called with (done, total) files, each time after the probe cache is on disk.
+        Called with (done, total) files whenever the probe cache is on disk.
     forgotten : set of str
-        Names of what was taken down (`clapcur.data.forgotten`): clips, sounds and recordings that never enter again,
-        whatever container they come in.
+        Names of everything that was taken down (`clapcur.data.forgotten`): clips, sounds and recordings that must never
+        enter again, in any container.
 
     Raises
     ------
     ManifestError
-        The source or a column is missing, nothing in it can be used, or more than `max_bad_fraction` of it cannot.
+        The source or a column is missing, or nothing or too little (see `max_bad_fraction`) of the source is usable.
     """
     if config.text is not None:
         return _scan_text(config, config.text)
@@ -142,7 +142,7 @@ def scan(
 
 
 def _scan_text(config: IngestConfig, rules: TextRules) -> Scan:
-    """Return the captions of general text; of what is left out there are counts, and a few examples of each reason."""
+    """Return the captions of general text, with counts of rejected sentences and a few examples for each reason."""
     found = sift(Path(config.source), rules)
     manifest = _manifest({}, set(found.kept))
     reasons = {name: number for name, number in sorted(found.counts.items()) if name != "kept"}
@@ -159,7 +159,7 @@ def _scan_text(config: IngestConfig, rules: TextRules) -> Scan:
 
 
 def _gather(source: Source, answers: dict[str, Answer]) -> tuple[dict[str, _Clip], set[str], Counter[Quarantined]]:
-    """Return the clips by id, the captions that have no clip, and what is bad with the number of its rows."""
+    """Return the clips by id, the captions without a clip, and the problems with their numbers of rows."""
     clips: dict[str, _Clip] = {}
     texts: set[str] = set()
     bad: Counter[Quarantined] = Counter(source.bad)
@@ -180,7 +180,7 @@ def _gather(source: Source, answers: dict[str, Answer]) -> tuple[dict[str, _Clip
 
 
 def _check(config: IngestConfig, source: Source, bad: Counter[Quarantined]) -> None:
-    """Refuse a source of which too much is bad: a wrong folder looks like a thousand missing files."""
+    """Reject a source with too many bad rows: a wrong folder looks like a thousand missing files."""
     num_bad, num_rows = bad.total(), len(source.rows) + source.bad.total()
     if num_bad <= config.max_bad_fraction * num_rows:
         return
@@ -192,7 +192,7 @@ def _check(config: IngestConfig, source: Source, bad: Counter[Quarantined]) -> N
 
 
 def _told(bad: Counter[Quarantined]) -> str:
-    """Return how many rows are bad for which reason, and the first of them."""
+    """Return the number of bad rows by reason, and the first of them."""
     by_reason = Counter[str]()
     for (_, reason, _), rows in bad.items():
         by_reason[reason] += rows
@@ -204,7 +204,7 @@ def _told(bad: Counter[Quarantined]) -> str:
 
 
 def _conflicts(clips: Iterable[_Clip]) -> Iterable[Quarantined]:
-    """Name the clips that were said to have more than one label, fold or recording; the first in order is kept."""
+    """Yield the clips with conflicting labels, folds or recordings, of which the first in sorted order is kept."""
     for clip in clips:
         for name, values in clip.values.items():
             if len(values) > 1:
@@ -233,7 +233,7 @@ def _manifest(clips: dict[str, _Clip], texts: set[str]) -> Manifest:
 
 
 def _table(schema: pa.Schema, rows: Sequence[tuple[object, ...]]) -> pd.DataFrame:
-    """Return rows as a table whose types do not depend on what is in it, or whether anything is."""
+    """Return rows as a table with fixed types, even if it is empty."""
     columns = list(zip(*rows, strict=True)) or [()] * len(schema)
     arrays = [pa.array(column, kind.type) for column, kind in zip(columns, schema, strict=True)]
     return pa.table(arrays, schema=schema).to_pandas()

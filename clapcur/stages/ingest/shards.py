@@ -1,17 +1,16 @@
-"""Containers of many clips -> the rows of their clips: tar shards as WebDataset writes them, Parquet with audio bytes.
+"""Containers of many clips -> the rows of their clips: tar shards in WebDataset's form, and Parquet with audio bytes.
 
-In a tar, members whose names agree up to the first dot of the file name are one sample. Of a sample, audio is a clip;
-``.txt`` is a caption of it; ``.json`` is a record as a table has it, with the captions under ``caption`` or, as
-LAION's shards have it, ``text``; ``.cls`` is its label. Where a sample has several clips, a description belongs to the
-clip that is named alike up to the last dot, if there is one, and to all of them if there is none. Other members are
-left alone.
+In a tar, members whose names agree up to the first dot of the file name are one sample. In a sample, audio is a clip;
+``.txt`` is its caption; ``.json`` is a record like a row of a table, with captions under ``caption`` or, as in LAION's
+shards, ``text``; ``.cls`` is its label. If a sample has several clips, a description belongs to the clip with the same
+name up to the last dot or, if there is none, to all clips. Other members are ignored.
 
-Where two members of a sample have the same name, nothing says which description belongs to which clip. Such clips have
-none, and the quarantine names the member.
+If two members of a sample have the same name, it is unknown which description belongs to which clip. Such clips get no
+description, and the quarantine names the member.
 
-A row of a Parquet file is a clip where a column holds audio: bytes, or a struct with ``bytes`` and ``path`` as Hugging
-Face writes it. Where a row group holds no bytes at all, the paths name files, relative to the Parquet file. The other
-columns are those of any table.
+A row of a Parquet file is a clip if a column has audio: bytes, or a struct with ``bytes`` and ``path`` as written by
+Hugging Face. If a row group has no bytes at all, the paths name files, relative to the Parquet file. The other columns
+are read as in any table.
 """
 
 import json
@@ -35,31 +34,31 @@ from clapcur.errors import ManifestError
 from clapcur.stages.ingest.config import Columns
 from clapcur.stages.ingest.rows import AUDIO_SUFFIXES, Row, captions_of, name_of, placed, resolve, row_of
 
-DESCRIPTIONS = (".json", ".txt", ".cls")  # of two values the first counts; captions all do
+DESCRIPTIONS = (".json", ".txt", ".cls")  # in order of precedence; captions are all kept
 REFUSED = (
     "compressed: reading one clip would require unpacking everything before it; unpack it to a .tar (gunzip, bunzip2, "
     "unxz or unzstd); compression saves little on audio"
 )
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
-MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # how gzip, bzip2, xz and Zstandard begin
+MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # first bytes of gzip, bzip2, xz and Zstandard files
 
 
 @dataclass
 class Listing:
-    """What a tar holds."""
+    """The contents of a tar."""
 
     clips: list[tuple[str, int, int]] = field(default_factory=list)
     # name, offset of the first byte, size
     texts: dict[str, str] = field(default_factory=dict)
-    # of the members that describe clips, by name
+    # texts of the members that describe clips, by name
     bad: list[tuple[str, str, str]] = field(default_factory=list)
-    # name, reason, detail; the name is "" where it is the tar itself
+    # name, reason, detail; the name is "" for the tar itself
     repeated: list[str] = field(default_factory=list)
-    # names that more than one of the members above have
+    # names of which the tar has several of the members above
 
     @classmethod
     def from_json(cls, text: str) -> "Listing | None":
-        """Return the listing of which `text` is the JSON; None for one that was written before `repeated` was."""
+        """Return a listing from JSON; None if it is in the older form without `repeated`."""
         values = json.loads(text)
         if "repeated" not in values:
             return None
@@ -75,14 +74,14 @@ class Shard:
     bad: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     # path, reason, detail, as in the quarantine
     without_file: int = 0
-    # descriptions of which there is no clip
+    # number of descriptions without a clip
 
 
 Remember = Callable[[str, Stamp | None, Callable[[], Listing]], Listing]
 
 
 def is_tar(path: str) -> bool:
-    """Return whether a name is that of a tar, compressed or not."""
+    """Return whether a file name is that of a tar, compressed or not."""
     return path.lower().endswith((".tar", *COMPRESSED))
 
 
@@ -92,15 +91,15 @@ def read_tar(path: str, written: str, columns: Columns, remember: Remember, stam
     Parameters
     ----------
     path : str
-        Absolute.
+        Absolute path or address.
     written : str
-        As people see it.
+        The path as written in the source.
     columns : Columns
-        What the values of a ``.json`` are called.
+        Names of the values in a ``.json``.
     remember : callable
-        Takes the path, its stamp and a function that lists it, and returns what that returns or has returned before.
+        Takes the path, its stamp and a function that lists the tar; returns the listing, cached if possible.
     stamp : Stamp or None
-        Of the tar, where it is known already.
+        Stamp of the tar, if known.
     """
     listing = remember(path, stamp, lambda: list_tar(path))
     shard = Shard()
@@ -125,7 +124,7 @@ def read_tar(path: str, written: str, columns: Columns, remember: Remember, stam
 
 
 def list_tar(path: str) -> Listing:
-    """List a tar without reading its audio; what is behind a damage is lost, and said to be."""
+    """List a tar without reading its audio; members after a damage are lost, which the listing reports."""
     listing = Listing()
     try:
         with open_container(path) as file:
@@ -143,7 +142,7 @@ def list_tar(path: str) -> Listing:
 
 
 class _Headers:
-    """A tar as `tarfile` reads it, header by header: one that states a huge size for itself would fill the memory."""
+    """A file for `tarfile` that limits single reads, because a header that states a huge size would fill the memory."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -157,7 +156,7 @@ class _Headers:
 
 def _list(file: BinaryIO, listing: Listing) -> None:
     file.seek(0)
-    lack, offset, room = "", -1, limit(CLIP)  # room: for all descriptions together
+    lack, offset, room = "", -1, limit(CLIP)  # room: bytes left for all descriptions together
     names = Counter[str]()
     try:
         with tarfile.open(fileobj=_Headers(file), mode="r:") as tar:  # type: ignore[call-overload]
@@ -169,12 +168,12 @@ def _list(file: BinaryIO, listing: Listing) -> None:
                 if not member.isdir() and _describes_or_is_audio(name):
                     names[name] += 1
                     room -= _take(file, member, name, listing, room)
-                tar.members.clear()  # it would keep them all
+                tar.members.clear()  # tarfile would keep all members in memory
             file.seek(tar.offset)
             if any(block := file.read(512)) or not block:
                 lack = "it has no end-of-archive mark"
     except (tarfile.TarError, ValueError, ArithmeticError, LookupError, EOFError, RecursionError) as error:
-        lack = str(error) or type(error).__name__  # not all that is wrong with a header is a TarError to tarfile
+        lack = str(error) or type(error).__name__  # tarfile raises other errors too for broken headers
     listing.repeated = [name for name, count in names.items() if count > 1]
     if lack:
         detail = f"{lack} after {len(listing.clips)} clips: the rest cannot be read"
@@ -223,13 +222,13 @@ def _stem(name: str) -> str:
 
 
 def _key(name: str) -> str:
-    """Return what the members of a sample share."""
+    """Return the key that the members of a sample share."""
     folder, slash, file = name.rpartition("/")
     return folder + slash + file.partition(".")[0]
 
 
 def _described(texts: dict[str, str], columns: Columns, written: str) -> Row:
-    """Return the row of a clip that these members describe, without its place."""
+    """Return the row of a clip that these members describe, without its path."""
     found = Row()
     for name, text in sorted(texts.items(), key=lambda item: DESCRIPTIONS.index(_suffix(item[0]))):
         where = f"{written}/{name}"
@@ -264,12 +263,12 @@ def _of_json(text: str, columns: Columns, where: str) -> Row:
 
 
 def audio_column(schema: pa.Schema, columns: Columns) -> str | None:
-    """Return the column of a Parquet file that holds audio; None where it is a table of paths or of captions.
+    """Return the column of a Parquet file that has audio; None for a table of paths or captions.
 
     Raises
     ------
     ManifestError
-        Several could.
+        Several columns could have the audio.
     """
     kinds = dict(zip(schema.names, schema.types, strict=True))
     found = [name for name, kind in kinds.items() if _holds_bytes(kind)]
@@ -294,31 +293,31 @@ def holds_audio(path: str, columns: Columns) -> bool:
     Raises
     ------
     OSError, ValueError
-        It cannot be read.
+        The file cannot be read.
     """
     return with_parquet(path, lambda file: audio_column(file.schema_arrow, columns)) is not None
 
 
 def read_cells(path: str, written: str, columns: Columns) -> Shard:
-    """Return the rows of a Parquet file that holds audio; of the audio itself nothing is read.
+    """Return the rows of a Parquet file with audio, without reading the audio.
 
     Parameters
     ----------
     path : str
         Address of the file.
     written : str
-        The same as the source has it; the rows have it in their addresses.
+        The same as written in the source; part of the addresses in the rows.
     columns : Columns
 
     Returns
     -------
     Shard
-        A file that cannot be read is among what is bad in it.
+        If the file cannot be read, its `bad` says so.
 
     Raises
     ------
     ManifestError
-        Its columns do not fit.
+        The columns do not fit.
     """
     shard = Shard()
 
@@ -354,14 +353,14 @@ def _cells(file: parquet.ParquetFile, path: str, written: str, columns: Columns)
         else:
             name = str((record.get(audio) or {}).get("path") or "")
             row = row_of(record, known, f"{written}, row {number}", number)
-        if name and is_elsewhere:  # a file beside the table, as before Hugging Face embeds it
+        if name and is_elsewhere:  # a file next to the table, as before Hugging Face embeds audio
             yield placed(row, addresses.absolute(posixpath.dirname(path), name))
         else:
             yield placed(row, addresses.cell_address(written, number, audio, name))
 
 
 def _are_without_bytes(file: parquet.ParquetFile, audio: str) -> Iterator[bool]:
-    """Return for each row whether its row group holds no audio at all, by the footer; nothing of it is read."""
+    """Yield for each row whether its row group has no audio at all, according to the footer of the file."""
     for index in range(file.num_row_groups):
         group = file.metadata.row_group(index)
         chunks = (group.column(place) for place in range(group.num_columns))
@@ -380,7 +379,7 @@ def _records(file: parquet.ParquetFile, columns: list[str]) -> Iterator[dict[str
 
 
 def _plain(batch: pa.RecordBatch) -> list[dict[str, Any] | Problem]:
-    """Return the rows of a batch as Python's values, with a problem in the place of each that cannot be one."""
+    """Return the rows of a batch as Python values, with a problem in place of each row that cannot be converted."""
     said = too_large(batch.nbytes, TEXT)
     if not said or batch.num_rows == 1:
         try:

@@ -1,4 +1,4 @@
-"""From a source to its rows: which file, which captions, which label, whatever form they were written in."""
+"""Sources of any form -> rows: file, captions, label."""
 
 import logging
 import os
@@ -23,28 +23,28 @@ log = logging.getLogger("clapcur")
 
 @dataclass
 class Source:
-    """All rows, and what their relative paths are relative to."""
+    """The rows of a source, and the base of their relative paths."""
 
     rows: list[Row]
     base: str
     # a folder or a URL
     counts: dict[str, int] = field(default_factory=dict)
     bad: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    # path, reason, detail -> how many clips a corpus should have that no row names, or what is wrong with a shard
+    # (path, reason, detail) -> number of rows: clips that a corpus lacks, problems of shards, refused rows
     about: str = ""
-    # what a corpus should have and the copy has
+    # what a corpus should have, and what the copy has
     num_refused: int = 0
-    # rows that name what may not be read or not be written down; they are in `bad` and no longer in `rows`
+    # rows whose files must not be read, or whose names cannot be stored; they are in `bad`, not in `rows`
     stamps: dict[str, Stamp] = field(default_factory=dict)
-    # of objects, as their store listed them: each need not be asked for again
+    # stamps of objects from the listing of their store, so that they need not be requested again
 
     def locate(self, path: str) -> str:
-        """Return the address of a path as it was written, wherever we are."""
+        """Return the absolute address of a path as written in the source."""
         return addresses.absolute(self.base, path)
 
 
 def list_anew(path: str, stamp: Stamp | None, make: Callable[[], Listing]) -> Listing:
-    """Return what a tar holds, and remember nothing.
+    """Return the listing of a tar, without caching it.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def read_source(config: IngestConfig, remember: Remember = list_anew) -> Source:
     Raises
     ------
     ManifestError
-        There is no such source, it holds nothing, or its columns do not fit the config.
+        The source does not exist, is empty, or its columns do not fit the config.
     """
     for place in (config.source, config.audio_folder or "", config.metadata or ""):
         if not addresses.is_utf8(place):
@@ -86,7 +86,7 @@ def read_source(config: IngestConfig, remember: Remember = list_anew) -> Source:
 
 
 def _place(config: IngestConfig) -> Source:
-    """Return the rows as the place has them: a shard is one row."""
+    """Return the rows of the source with each shard as one row."""
     path = Path(config.source)
     if addresses.is_url(config.source):
         return _store(config)
@@ -131,7 +131,7 @@ def _say(table: Path, spelling: Spelling) -> None:
 
 
 def _admit(source: Source, roots: Sequence[str]) -> None:
-    """Put the rows into the quarantine that name a file or an object that may not be read, or not be written down."""
+    """Move rows to the quarantine if their files or objects must not be read, or their names cannot be stored."""
     allowed = Roots.of((*roots, source.base if addresses.is_url(source.base) else os.path.abspath(source.base)))
     rows = []
     for row in source.rows:
@@ -148,7 +148,7 @@ def _admit(source: Source, roots: Sequence[str]) -> None:
 
 
 def _is_shard(path: str, columns: Columns, where_broken: bool) -> bool:
-    """Return whether a file holds many clips; of a Parquet file that cannot be read, `where_broken` says it."""
+    """Return whether a file has many clips; for an unreadable Parquet file, return `where_broken`."""
     if not path.lower().endswith(".parquet"):
         return is_tar(path)
     try:
@@ -158,7 +158,7 @@ def _is_shard(path: str, columns: Columns, where_broken: bool) -> bool:
 
 
 def _open_shards(source: Source, columns: Columns, remember: Remember) -> None:
-    """Put the clips of each shard in the place of its row."""
+    """Replace the row of each shard with the rows of its clips."""
     rows = []
     without_file = 0
     for row in source.rows:
@@ -186,7 +186,7 @@ def _open_shards(source: Source, columns: Columns, remember: Remember) -> None:
 
 
 def _store(config: IngestConfig) -> Source:
-    """List an object, or all objects under a URL: what is asked of the store is the list, and of tables the footer."""
+    """List an object, or all objects under a URL; only the listing, and the footers of tables, are requested."""
     url = config.source.rstrip("/")
     if config.metadata is not None or config.audio_folder is not None:
         raise ManifestError(f"{url} is a URL: list its clips in a local table, with URLs in its path column")
@@ -217,7 +217,7 @@ def _store(config: IngestConfig) -> Source:
 
 
 def _is_audio(path: str, columns: Columns) -> bool:
-    """Return whether a file of a folder is read: one clip, or many."""
+    """Return whether a file in a folder is read, as one clip or as a shard."""
     return _has_audio_suffix(path) or _is_shard(path, columns, where_broken=True)
 
 
@@ -262,7 +262,7 @@ def _folder(folder: Path, config: IngestConfig) -> Source:
 
 
 def _corpus(name: str, folder: Path, folds: Sequence[str]) -> Source:
-    """Read a copy of a corpus; a file that is not there is in a row all the same, and its probe says so."""
+    """Read a copy of a corpus; missing files have rows too, and their probes report them."""
     copy = read_copy(find_corpus(name), folder, folds)
     rows = []
     for line, entry in enumerate(copy.entries, 1):
@@ -281,9 +281,9 @@ def _corpus(name: str, folder: Path, folds: Sequence[str]) -> Source:
 
 
 def _audio_files(folder: Path, columns: Columns, bad: Counter[tuple[str, str, str]]) -> list[str]:
-    """Return relative paths; links to folders are followed, hidden files (macOS puts its ``._`` files there) are not.
+    """Return relative paths; links to folders are followed, and hidden files (such as macOS's ``._`` files) skipped.
 
-    Folders that cannot be read, and those that have the name of a sound and hold none, are added to `bad`.
+    Unreadable folders, and folders that are named like an audio file but have none, are added to `bad`.
     """
 
     def unreadable(error: OSError) -> None:
@@ -295,7 +295,7 @@ def _audio_files(folder: Path, columns: Columns, bad: Counter[tuple[str, str, st
     seen, found, named_as_sound = set(), [], []
     for root, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
         real = os.path.realpath(root)
-        if real in seen:  # a link to a parent would never end
+        if real in seen:  # a link to a parent would be an endless loop
             folders.clear()
             continue
         seen.add(real)

@@ -1,7 +1,7 @@
-r"""Paths in tables that are spelled otherwise than on the disk: written on Windows or a Mac, or by hand.
+r"""Paths in tables that are spelled differently than on disk: written on Windows or a Mac, or by hand.
 
-A path names the file of exactly that name. Only where there is none, the one file is taken whose path differs by white
-space at its ends, ``\`` in place of ``/``, the Unicode form or the case of the suffix.
+A path names the file with exactly that name. Only if there is none, the file is used whose path differs in leading or
+trailing white space, ``\`` instead of ``/``, the Unicode form or the case of the suffix, provided it is the only one.
 """
 
 import os
@@ -14,18 +14,18 @@ from clapcur.audio import addresses
 
 @dataclass
 class Spelling:
-    """Finds files by paths as people write them, relative to a folder."""
+    """Finds files by paths as written by people, relative to a folder."""
 
     base: str
     respelled: dict[str, str] = field(default_factory=dict)
-    # as written -> as on the disk
+    # as written -> as on disk
     near: dict[str, str] = field(default_factory=dict)
-    # of files that were not found: as written -> a file that may be meant
+    # for files that were not found: as written -> a similar file
     _names: dict[str, frozenset[str]] = field(default_factory=dict)
     _by_spelling: dict[str, dict[tuple[str, str], list[str]]] = field(default_factory=dict)
 
     def find(self, written: str) -> str:
-        """Return the path as it is on the disk; without outer white space where there is no such file."""
+        """Return the path as it is on disk; if there is no such file, the written path without outer white space."""
         path = written.strip()
         if addresses.is_url(path) or addresses.is_url(self.base) or addresses.container_of(path) != path:
             return path
@@ -39,7 +39,7 @@ class Spelling:
         return found
 
     def summary(self) -> list[str]:
-        """Return what people should know, a line for each kind."""
+        """Return lines for people about respelled and missing paths."""
         said = []
         for written, found in list(self.respelled.items())[:1]:
             number = len(self.respelled)
@@ -53,7 +53,7 @@ class Spelling:
         return name in self._listing(folder) or name in ("", ".", "..")
 
     def _walk(self, path: str) -> str | None:
-        """Return the path of a file whose parts are alike, one part after the other."""
+        """Return the path of a file with similarly spelled parts, matching one part after the other."""
         parts = PurePosixPath(path).parts
         found = PurePosixPath()
         for part in parts:
@@ -71,7 +71,7 @@ class Spelling:
         return str(found)
 
     def _alike(self, folder: str) -> dict[tuple[str, str], list[str]]:
-        """Return the names in a folder by how they may be written: the same file, or only near one."""
+        """Return the names in a folder by possible spellings, of the same file or of a similar one."""
         if folder not in self._by_spelling:
             found: dict[tuple[str, str], list[str]] = {}
             for name in sorted(self._listing(folder)):
@@ -82,7 +82,7 @@ class Spelling:
         return self._by_spelling[folder]
 
     def _listing(self, folder: str) -> frozenset[str]:
-        """Return the names in a folder, which is listed once: a look for each of a million files takes minutes."""
+        """Return the names in a folder, listed once, because checking a million files one by one takes minutes."""
         if folder not in self._names:
             try:
                 self._names[folder] = frozenset(os.listdir(folder))

@@ -1,4 +1,4 @@
-"""The manifest artifact of a scan: its identity, its payload, and where its clips are today."""
+"""The manifest artifact of a scan: its identity, its payload, and the current locations of its clips."""
 
 import hashlib
 import json
@@ -18,11 +18,11 @@ VERSION = "1"
 
 
 def stage_for(scan: Scan) -> tuple[Stage, dict[str, Any]]:
-    """Return the stage that writes this scan and the config that names its artifact.
+    """Return the stage that writes this scan, and the config that identifies its artifact.
 
-    What is decoded from a clip's bytes (duration, hash of samples) follows from its id and is not signed: another
-    version of a decoder must not rename a pool. Counts of what was left out are signed, so that the record of an
-    artifact that is found again is true of this source too; where bad files lie is not.
+    Decoded properties of a clip (duration, hash of samples) follow from its id and are not part of the identity, so
+    another version of a decoder does not change the id of a pool. Counts of left-out rows are part of it, so the record
+    of a reused artifact is true of this source too; the paths of bad files are not.
     """
     tables = scan.manifest
     identity = {
@@ -43,7 +43,7 @@ def stage_for(scan: Scan) -> tuple[Stage, dict[str, Any]]:
 
 
 def refresh_locations(artifact: Artifact, scan: Scan) -> bool:
-    """Write where the clips are now into a manifest that was made before, and tell whether anything had moved.
+    """Write the current locations of the clips into an existing manifest; return whether any clip had moved.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def refresh_locations(artifact: Artifact, scan: Scan) -> bool:
 
 
 def _digest(table: pd.DataFrame) -> str:
-    """Return the SHA-256 of a table's values, whatever library wrote them."""
+    """Return the SHA-256 of a table's values, independent of the library that made the table."""
     digest = hashlib.sha256()
     for name in table.columns:
         digest.update(json.dumps([name, table[name].tolist()], separators=(",", ":")).encode())

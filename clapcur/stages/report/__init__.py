@@ -1,13 +1,13 @@
-"""Report: scores of all rows and seeds -> one table, two plots and a page that needs nothing else.
+"""Report: scores of all rows and seeds -> one table, two plots and a self-contained page.
 
-One line per (strategy, soft labels), in the paper's order. Its accuracy is the mean over seeds. Its changes are paired:
-each seed is compared with the teacher, and with the control ``continued``, of the same seed, clip by clip. Intervals
-come from a bootstrap over the source recordings, of the correctness averaged over seeds; they say what other clips
-would change, while ``sd`` says what another seed would.
+There is one line per (strategy, soft labels), in the paper's order. Its accuracy is the mean over seeds. Its changes
+are paired: each seed is compared, clip by clip, with the teacher and with the control ``continued`` of the same seed.
+Intervals come from a bootstrap over source recordings of the correctness averaged over seeds; they show the variation
+over clips, while ``sd`` shows the variation over seeds.
 
 Payload: ``table.json`` (everything), ``table.csv``, ``table.md``, ``accuracy.png``, ``per_class.png`` and
-``report.html``. Inputs: ``scores`` artifacts by the roles that the rows name, and the checkpoint of each, whose role
-has ``checkpoint.`` in front; where order was scored, what each row hears of it, whose role has ``order.`` in front.
+``report.html``. Inputs: ``scores`` artifacts by the roles that the rows name; the checkpoint of each, with the prefix
+``checkpoint.`` before its role; and, if order was scored, the order scores of each, with the prefix ``order.``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,7 +64,7 @@ class ReportRow:
 
     @staticmethod
     def of(row: Row, seed: int) -> "ReportRow":
-        """Return the line of a row and seed, with the usual role of its scores."""
+        """Return the line for a row and seed, with the default role of its scores."""
         return ReportRow(**vars(row), seed=seed, scores=f"scores.{row.name}.seed{seed}")
 
     @property
@@ -74,13 +74,13 @@ class ReportRow:
 
     @property
     def order_scores(self) -> str:
-        """Role of what it hears of the order of sounds, where that was scored."""
+        """Role of its scores for the order of sounds, if that was scored."""
         return f"order.{self.scores}"
 
 
 @frozen
 class ReportConfig:
-    """What is laid side by side."""
+    """The rows to compare, and the texts of the report."""
 
     title: str
     """Title of the report."""
@@ -90,7 +90,7 @@ class ReportConfig:
     """Note for readers, such as that the audio is synthetic."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty report and a row that is there twice."""
+        """Reject an empty report and duplicate rows."""
         names = [f"{line.row.label} of seed {line.seed}" for line in self.rows]
         if not names:
             raise ValueError("a report needs at least one row")
@@ -111,7 +111,7 @@ class Scored:
 
     @classmethod
     def open(cls, line: ReportRow, inputs: Mapping[str, Artifact]) -> "Scored":
-        """Read finished scores, and the record of the checkpoint that they are of."""
+        """Read finished scores, and the record of their checkpoint."""
         artifact, checkpoint = inputs[line.scores], inputs[f"checkpoint.{line.scores}"]
         scores = ZeroShotScores.open(artifact)
         heard = inputs.get(line.order_scores)
@@ -119,17 +119,17 @@ class Scored:
 
     @cached_property
     def correct_N(self) -> NDArray[np.float64]:
-        """1 where the clip's nearest class prompt is its label."""
+        """1 for clips whose nearest class prompt is their label, else 0."""
         return np.array(self.clips.predicted == self.clips.label, np.float64)
 
     @cached_property
     def transductive_N(self) -> NDArray[np.float64]:
-        """1 where the class that the whole batch gives to the clip is its label."""
+        """1 for clips whose transductive class is their label, else 0."""
         return np.array(self.clips.transductive == self.clips.label, np.float64)
 
     @property
     def of_seed(self) -> SeedScores:
-        """What the table keeps of one seed."""
+        """Scores of one seed, as stored in the table."""
         known = self.scores.contamination
         return SeedScores(
             seed=self.line.seed,
@@ -154,9 +154,9 @@ def report(inputs: Mapping[str, Artifact], config: ReportConfig, work: Workspace
     ArtifactError
         An input is no zero-shot score.
     DataError
-        The rows were scored on different clips or under different protocols: their numbers cannot be compared.
+        The rows were scored on different clips or under different protocols, so their numbers cannot be compared.
     ValueError
-        A row names an input that was not given.
+        A row names an input that is missing.
     """
     wanted = {role for line in config.rows for role in (line.scores, f"checkpoint.{line.scores}")}
     if missing := sorted(wanted - set(inputs)):
@@ -174,26 +174,26 @@ def report(inputs: Mapping[str, Artifact], config: ReportConfig, work: Workspace
     write_atomic(work.path / "report.html", as_html(table, work.path))
     return Outcome(
         counts={"rows": len(rows), "scores": len(scored), "clips": protocol.num_clips},
-        # MLflow takes no + in a name
+        # MLflow does not allow + in a name
         metrics={f"accuracy.{line.row.name.replace('+', '_')}": line.accuracy for line in rows},
         facts={"verdict": table.verdict.text if table.verdict else ""},
     )
 
 
 def common_protocol(scored: Sequence[Scored]) -> ReportProtocol:
-    """Return what holds for every score: clips, prompt, classes and crops; and the budget where it is one.
+    """Return the protocol that all scores share: clips, prompt, classes and crops, and the budget if it is the same.
 
     Raises
     ------
     DataError
-        The rows differ in what must be equal.
+        The rows differ in a part that must be equal.
     """
     first = scored[0]
     for other in scored[1:]:
         both = f"{first.line.scores} and {other.line.scores}"
         theirs = vars(other.scores.protocol)
         for name, value in vars(first.scores.protocol).items():
-            if name != "seed" and theirs[name] != value:  # the seed draws the resamples, and moves no accuracy
+            if name != "seed" and theirs[name] != value:  # the seed only affects the resamples, not the accuracy
                 raise DataError(
                     f"{both} were scored under different protocols ({name}: {value!r} and {theirs[name]!r}) and cannot "
                     "be compared; evaluate them in the same way"
@@ -210,7 +210,7 @@ def common_protocol(scored: Sequence[Scored]) -> ReportProtocol:
 
 
 def summarise(scored: Sequence[Scored]) -> list[ReportLine]:
-    """Return one line per row of the comparison, over its seeds, in the paper's order."""
+    """Return one line per row of the comparison, summarised over its seeds, in the paper's order."""
     by_row: dict[Row, dict[int, Scored]] = {}
     for item in scored:
         by_row.setdefault(item.line.row, {})[item.line.seed] = item
@@ -247,7 +247,7 @@ def summarise(scored: Sequence[Scored]) -> list[ReportLine]:
 
 
 def common_order(heard: Sequence[Artifact]) -> str | None:
-    """Return in words how order was scored, None where it was not.
+    """Return a description of how order was scored; None if it was not.
 
     Raises
     ------
@@ -271,7 +271,7 @@ def common_order(heard: Sequence[Artifact]) -> str | None:
 
 
 def order_line(seeds: Mapping[int, Scored], teacher: Mapping[int, Scored] | None) -> OrderLine | None:
-    """Return what a row hears of order, averaged over its seeds, and the paired change against the teacher."""
+    """Return a row's score for order, averaged over its seeds, and the paired change relative to the teacher."""
     tables = {seed: items_of(item.heard, "order") for seed, item in seeds.items() if item.heard is not None}
     if not tables:
         return None
@@ -299,7 +299,7 @@ def order_line(seeds: Mapping[int, Scored], teacher: Mapping[int, Scored] | None
 
 
 def worst_contamination(items: Sequence[Scored]) -> Contamination:
-    """Return the contamination of the seed that has the most: one contaminated seed spoils the mean."""
+    """Return the contamination of the most contaminated seed, because one such seed invalidates the mean."""
     order = ("clean", "unknown", "contaminated")
     known = [item.of_seed.contamination for item in items]
     return max(known, key=lambda one: (order.index(one.status), one.num_clips))
@@ -310,7 +310,7 @@ def _change(
     base: Mapping[int, Scored] | None,
     what: Literal["correct_N", "transductive_N"] = "correct_N",
 ) -> Change | None:
-    """Return the paired change against a base, with its interval; None where there is nothing to compare."""
+    """Return the paired change relative to a base, with its interval; None if there is nothing to compare."""
     if not (pairs := _paired(seeds, base)):
         return None
     before_N = np.mean([getattr(partner, what) for _, partner in pairs], axis=0)
@@ -320,7 +320,7 @@ def _change(
 
 
 def _paired(seeds: Mapping[int, Scored], base: Mapping[int, Scored] | None) -> list[tuple[Scored, Scored]]:
-    """Return every seed with the base of the same seed. A base of one seed only is everybody's base."""
+    """Return every seed with the base of the same seed; a base with a single seed is paired with all seeds."""
     if not base:
         return []
     only = next(iter(base.values())) if len(base) == 1 else None
@@ -328,7 +328,7 @@ def _paired(seeds: Mapping[int, Scored], base: Mapping[int, Scored] | None) -> l
 
 
 def _bootstrap(like: Scored) -> dict[str, Any]:
-    """Return how every interval of the report is drawn: recordings, with all their clips."""
+    """Return the settings of every bootstrap in the report, which resamples recordings with all their clips."""
     seed = like.scores.protocol.seed
     return {
         "groups_N": like.clips.group.to_numpy(str), "level": LEVEL, "num_resamples": NUM_RESAMPLES,
@@ -337,7 +337,7 @@ def _bootstrap(like: Scored) -> dict[str, Any]:
 
 
 def class_changes(scored: Sequence[Scored], row: Row) -> dict[str, tuple[float, float]]:
-    """Return accuracy of the teacher and of a row in every class, averaged over their seeds."""
+    """Return the accuracies of the teacher and of a row in every class, averaged over their seeds."""
 
     def per_class(wanted: Row) -> dict[str, float]:
         items = [item for item in scored if item.line.row == wanted]
@@ -350,7 +350,7 @@ def class_changes(scored: Sequence[Scored], row: Row) -> dict[str, tuple[float, 
 
 
 def render(rows: Sequence[ReportLine]) -> "Table":
-    """Return the table for a terminal; a change whose interval leaves out zero is coloured."""
+    """Return the table for a terminal; changes whose interval excludes zero are coloured."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -361,7 +361,7 @@ def render(rows: Sequence[ReportLine]) -> "Table":
         table.add_column(name, justify="right", no_wrap=True)
     has_order = any(row.order for row in rows)
     for name in ("vs teacher", "vs continued", "transductive", *(("order",) if has_order else ())):
-        table.add_column(name, justify="right")  # breaks before the bracket where 80 columns are all there is
+        table.add_column(name, justify="right")  # breaks before the bracket in a terminal of 80 columns
 
     def change(of: Change | None) -> Text:
         if of is None:

@@ -1,4 +1,4 @@
-"""How a report looks: CSV, Markdown, two plots and one HTML page that loads nothing from elsewhere."""
+"""Formats of a report: CSV, Markdown, two plots and one self-contained HTML page."""
 
 import base64
 import csv
@@ -39,7 +39,7 @@ MEANING = {
     "+SL": "the same set, with soft labels",
     "TeminAL": "post-trained on composed sounds, to learn their order",
 }
-MARK = "†"  # behind the name of a row whose clips its checkpoint has learned from
+MARK = "†"  # after the name of a row whose checkpoint was trained on clips that it is scored on
 KNOWN_BY = {
     "clip": "the clip itself",
     "recording": "another clip of its recording",
@@ -49,7 +49,7 @@ CHANGES = ("vs_teacher", "vs_continued", "transductive_vs_teacher")
 
 
 def as_csv(rows: Sequence[ReportLine]) -> str:
-    """Return the table as CSV: shares from 0 to 1, one column per number, empty where there is none."""
+    """Return the table as CSV: fractions from 0 to 1, one column per number, missing numbers empty."""
     columns = ["name", "strategy", "soft_labels", "num_seeds", "accuracy", "sd", "interval_low", "interval_high"]
     columns += ["transductive", "transductive_interval_low", "transductive_interval_high"]
     columns += [f"{name}{part}" for name in CHANGES for part in ("", "_low", "_high")]
@@ -79,7 +79,7 @@ def as_csv(rows: Sequence[ReportLine]) -> str:
 
 
 def as_markdown(table: ReportTable) -> str:
-    """Return the table as Markdown to paste, in per cent; a change whose interval leaves out zero is bold."""
+    """Return the table as Markdown, in per cent; changes whose interval excludes zero are bold."""
     head = "| | accuracy | 95 % interval | vs teacher | vs continued | transductive | vs teacher |"
     has_order = any(row.order for row in table.rows)
     lines = [head + " order | vs teacher |" * has_order, "|---|--:|:-:|--:|--:|--:|--:|" + "--:|--:|" * has_order]
@@ -97,17 +97,17 @@ def as_markdown(table: ReportTable) -> str:
 
 
 def cell_text(text: str) -> str:
-    """Return a text as it may be in a cell of a Markdown table."""
+    """Return a text escaped for a cell of a Markdown table."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
 
 
 def name_text(row: ReportLine) -> str:
-    """Return the name of a row, marked where its checkpoint has learned from clips that it is scored on."""
+    """Return the name of a row, with `MARK` if its checkpoint was trained on clips that it is scored on."""
     return f"{row.name} {MARK}" if row.contamination.status == "contaminated" else str(row.name)
 
 
 def contamination_lines(rows: Sequence[ReportLine]) -> list[str]:
-    """Return which rows have clips that are new to the checkpoint, which have not, and of which it is unknown."""
+    """Return lines about which rows are contaminated, which are not, and for which this is unknown."""
     by_status: dict[str, list[ReportLine]] = {}
     for row in rows:
         by_status.setdefault(row.contamination.status, []).append(row)
@@ -128,7 +128,7 @@ def contamination_lines(rows: Sequence[ReportLine]) -> list[str]:
 
 
 def accuracy_text(row: ReportLine) -> str:
-    """Return the accuracy in per cent, with the standard deviation over seeds where there are several."""
+    """Return the accuracy in per cent, with the standard deviation over seeds if there are several."""
     return f"{100 * row.accuracy:.1f}" + (f" ± {100 * row.sd:.1f}" if row.sd is not None else "")
 
 
@@ -138,7 +138,7 @@ def interval_text(interval: Sequence[float], sign: str = "") -> str:
 
 
 def change_text(change: Change | None) -> tuple[str, bool]:
-    """Return a change in points with its interval, and whether the interval leaves out zero."""
+    """Return a change in points with its interval, and whether the interval excludes zero."""
     if change is None:
         return "-", False
     low, high = change.interval
@@ -146,7 +146,7 @@ def change_text(change: Change | None) -> tuple[str, bool]:
 
 
 def protocol_lines(table: ReportTable) -> list[str]:
-    """Return what a reader must know to read, or to repeat, the numbers."""
+    """Return the lines that a reader needs to interpret or reproduce the numbers."""
     facts, rows = table.protocol, table.rows
     seeds = sorted({seed.seed for row in rows for seed in row.by_seed})
     budget = facts.budget
@@ -185,7 +185,7 @@ def protocol_lines(table: ReportTable) -> list[str]:
 
 @side_picture
 def accuracy_figure(rows: Sequence[ReportLine], path: Path) -> None:
-    """Draw accuracy and interval of every row: seeds small, transductive accuracy hollow, the teacher as a line."""
+    """Plot accuracy and interval of every row; seeds are small, transductive is hollow, the teacher is a line."""
     from matplotlib.lines import Line2D
 
     rows = rows[:MAX_BARS]
@@ -225,16 +225,16 @@ def accuracy_figure(rows: Sequence[ReportLine], path: Path) -> None:
 
 @side_picture
 def per_class_figure(name: str, classes: Mapping[str, tuple[float, float]], path: Path) -> None:
-    """Draw what each class won or lost: from the teacher's accuracy to the row's, sorted by the change.
+    """Plot the change of each class, from the teacher's accuracy to the row's, sorted by the change.
 
-    Where there are too many classes, those that lost and those that won the most.
+    If there are too many classes, only those with the largest losses and gains are shown.
 
     Parameters
     ----------
     name : str
-        Of the row.
+        Name of the row.
     classes : mapping of str to (float, float)
-        Accuracy of the teacher and of the row in each class, 0 to 1.
+        Accuracy of the teacher and of the row in each class, from 0 to 1.
     path : Path
     """
     from matplotlib.lines import Line2D
@@ -284,7 +284,7 @@ def _save(figure: "Figure", path: Path) -> None:
 
 
 def as_html(table: ReportTable, folder: Path) -> str:
-    """Return the page; the plots in `folder` become part of it."""
+    """Return the page as HTML, including the plots in `folder`."""
     rows = table.rows
     best = max(row.accuracy for row in rows)
     best_name = table.best.name if table.best else ""
@@ -317,7 +317,7 @@ def as_html(table: ReportTable, folder: Path) -> str:
 
 
 def _shown(row: ReportLine, is_best: bool) -> dict[str, Any]:
-    """Return a row of the results as texts."""
+    """Return a row of the results as text for the page."""
     return {
         "name": name_text(row),
         "is_best": is_best,

@@ -1,4 +1,4 @@
-"""Runs the steps on the connection that `clapcur.store.database` holds: inside its transaction and behind its lock."""
+"""Run the migrations on the connection of `clapcur.store.database`, inside its transaction and under its lock."""
 
 from alembic import context
 

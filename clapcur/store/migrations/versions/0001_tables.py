@@ -8,7 +8,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make them."""
+    """Create the tables."""
     op.create_table(
         "artifact",
         sa.Column("id", sa.String(12), primary_key=True),
@@ -48,6 +48,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them; `clapcur catalog rebuild` makes their content again from the store."""
+    """Drop the tables; `clapcur catalog rebuild` recreates their content from the store."""
     for table in ("outbox", "lease", "edge", "artifact"):
         op.drop_table(table)

@@ -1,0 +1,64 @@
+"""The command that finds clips by what they sound like: search."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clapcur.cli.console import HomeOption, JsonOption, columns_table, open_home, print_json, show, working
+from clapcur.errors import DataError
+
+
+def search(
+    query: Annotated[str, typer.Argument(help="Words such as 'glass breaking', or an audio file.", show_default=False)],
+    clips: Annotated[
+        str,
+        typer.Argument(
+            help="Clips to search: a manifest, or a table or folder that `ingest` accepts.", show_default=False
+        ),
+    ],
+    model: Annotated[str, typer.Option(help="Checkpoint: an id, or a file or folder.")],
+    limit: Annotated[int, typer.Option(min=1, help="Number of clips to show.")] = 10,
+    num_crops: Annotated[int, typer.Option(min=1, help="Number of windows per clip to average.")] = 1,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the clips that are most similar to words or to a sound.
+
+    The search is exact; similarity is the cosine of the two embeddings. The embeddings of the clips are kept, so that
+    the next search in them takes seconds.
+    """
+    sound = Path(query)
+    where = open_home(home)
+    with working():
+        from clapcur.data.embeddings import EmbeddingTable
+        from clapcur.data.manifest import Manifest
+        from clapcur.flows.given import checkpoint_of, clips_of
+        from clapcur.methods.similarity import top_k
+        from clapcur.models.clap import load_model
+        from clapcur.stages.embed import EmbedConfig
+        from clapcur.stages.ingest.rows import AUDIO_SUFFIXES
+        from clapcur.tasks.embed import embed
+
+        if sound.suffix.lower() in AUDIO_SUFFIXES and not sound.is_file():
+            raise DataError(f"there is no audio file {sound}; to search for words, leave out {sound.suffix}")
+        checkpoint, manifest = checkpoint_of(where, model), clips_of(where, clips)
+        config, inputs = (
+            EmbedConfig(what="audio", num_crops=num_crops),
+            {"checkpoint": checkpoint, "manifest": manifest},
+        )
+        table = EmbeddingTable.open(embed(config, inputs, "pool"))
+        loaded = load_model(checkpoint.path)
+        wanted = loaded.embed_audio([sound], num_crops) if sound.is_file() else loaded.embed_text([query])
+        similarity_1K, index_1K = top_k(wanted, table.rows_ND, min(limit, len(table.ids)))
+    paths = Manifest.open(manifest).paths
+    found = [(float(cosine), table.ids[index]) for cosine, index in zip(similarity_1K[0], index_1K[0], strict=True)]
+    if as_json:
+        for cosine, clip in found:
+            print_json({"clip_id": clip, "path": paths[clip], "similarity": cosine})
+        return
+    show(
+        columns_table(
+            ("similarity", "clip", "path"), [(f"{cosine:.3f}", clip[:12], paths[clip]) for cosine, clip in found]
+        )
+    )
