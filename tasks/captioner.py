@@ -12,5 +12,14 @@ from clapcur.tasks.common import run_stage, stage_task
 def train_captioner(
     config: CaptionerTraining, inputs: Mapping[str, Artifact], campaign: Campaign | None = None
 ) -> Artifact:
-    """Train a captioner on ``pairs`` and their ``tags``; the curves are seen in MLflow while it runs."""
+    """Train a captioner on captioned clips and their tags; MLflow shows the curves while it runs.
+
+    Parameters
+    ----------
+    config : CaptionerTraining
+    inputs : mapping of str to Artifact
+        By role: ``checkpoint``, ``pairs`` and ``tags``.
+    campaign : Campaign, optional
+        The experiment that asks, for MLflow.
+    """
     return run_stage(STAGE, config, inputs, campaign, {"seed": config.seed}, is_live=True)
