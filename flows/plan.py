@@ -134,7 +134,7 @@ def _together(parts: list[Step]) -> Step:
 def _size(home: Home, record: Record) -> tuple[int, str]:
     """Return the number of items that a stage processes, and their unit."""
     stage, config, inputs = record.stage, record.config, record.inputs
-    if stage == "train":
+    if stage in ("train", "captioner"):
         return int(config["num_examples"]), "examples"
     if stage == "embed" and config["what"] == "prompts":
         return len(config["prompts"]), "prompts"

@@ -28,6 +28,7 @@ from clapcur.store.home import Home
 from clapcur.tasks.adopt import adopt
 from clapcur.tasks.audition import audition
 from clapcur.tasks.caption import caption
+from clapcur.tasks.captioner import train_captioner
 from clapcur.tasks.compose import compose
 from clapcur.tasks.curate import curate
 from clapcur.tasks.embed import embed
@@ -117,8 +118,9 @@ def tagged(
     pool: Artifact,
     campaign: Campaign | None = None,
     heard: Mapping[str, Artifact] | None = None,
+    role: str = "pool",
 ) -> Artifact:
-    """Return the tags of a pool.
+    """Return the tags of a pool, or of other clips.
 
     Parameters
     ----------
@@ -127,6 +129,8 @@ def tagged(
     campaign : Campaign, optional
     heard : mapping, optional
         Inputs for a teacher that tags, by role: ``checkpoint``, ``audio_embeddings`` and ``prompt_embeddings``.
+    role : str
+        What the clips are for.
     """
     settings = experiment.captioning
     assert settings is not None
@@ -137,7 +141,7 @@ def tagged(
     elif settings.needs_teacher:
         assert heard is not None
         inputs |= heard
-    return tag(config, inputs, "pool", campaign)
+    return tag(config, inputs, role, campaign)
 
 
 def generated(
@@ -164,7 +168,34 @@ def generated(
         has_own = "captions" in inputs
         given["captions"] = inputs["captions" if has_own else "teacher_pairs"]
         given["caption_embeddings"] = inputs["caption_embeddings" if has_own else "teacher_caption_embeddings"]
+    if settings.captions.way == "captioner":
+        given["captioner"] = captioner_of(experiment, teacher, inputs, campaign)
     return with_embeddings(teacher, caption(settings.captions, given, "generated", campaign), campaign)
+
+
+def captioner_of(
+    experiment: Experiment, teacher: Artifact, inputs: Mapping[str, Artifact], campaign: Campaign | None = None
+) -> Artifact:
+    """Train a captioner on the teacher's pairs, which are tagged as the pool is; return it.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    teacher : Artifact
+        Its audio tower hears.
+    inputs : mapping
+        Of the curation, as `candidates` returns them.
+    campaign : Campaign, optional
+    """
+    settings, pairs = experiment.captioning, inputs["teacher_pairs"]
+    assert settings is not None
+    heard = {
+        "checkpoint": teacher, "audio_embeddings": inputs["teacher_clip_embeddings"],
+        "prompt_embeddings": inputs["prompt_embeddings"],
+    }  # fmt: skip
+    tags = tagged(experiment, pairs, campaign, heard, "pairs")
+    given = {"checkpoint": teacher, "pairs": pairs, "tags": tags}
+    return train_captioner(settings.captioner_training(experiment.student.held_out), given, campaign)
 
 
 def pseudo_labelled(

@@ -22,7 +22,7 @@ from clapcur.store.home import Home
 
 P = ParamSpec("P")
 R = TypeVar("R")
-SHAPED_BY_CLIPS = ("improvement_set", "compositions", "checkpoint")
+SHAPED_BY_CLIPS = ("improvement_set", "compositions", "checkpoint", "captioner")
 # kinds that are rebuilt without a clip that was taken down
 READS = ("ingest", "pool", "merge", "adopt", "tagger")
 # stages that run even in a dry run: they only read, and the plan depends on what they find

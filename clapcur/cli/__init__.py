@@ -56,7 +56,8 @@ OURS = tuple(str(ROOT / package) + os.sep for package in ("clapcur", "flows", "t
 SECTIONS = {
     "Full pipeline": ("demo", "init", "plan", "improve", "compare"),
     "Stages": (
-        "download", "captions", "ingest", "adopt", "train-teacher", "embed", "tag", "caption", "pseudo-label",
+        "download", "captions", "ingest", "adopt", "train-teacher", "embed", "tag", "train-captioner", "caption",
+        "pseudo-label",
         "curate", "audition", "train-student", "evaluate", "post-train", "zste", "report",
     ),
     "Use a model": ("classify", "search", "export"),
@@ -171,7 +172,13 @@ COMMANDS = (
         "clapcur tag 9d02e7 --tagger yamnet.safetensors\n  clapcur tag 9d02e7 --checkpoint 5be7d1 --classes esc50",
     ),
     ("captions", captioning.captions, "clapcur captions book.txt.gz\n  clapcur captions subtitles/ --least-score 0.7"),
-    ("caption", captioning.caption, "clapcur caption 71aa40\n  clapcur caption 71aa40 --checkpoint 5be7d1"),
+    ("train-captioner", captioning.train_captioner, "clapcur train-captioner 71aa40 --checkpoint 5be7d1"),
+    (
+        "caption",
+        captioning.caption,
+        "clapcur caption 71aa40\n  clapcur caption 71aa40 --checkpoint 5be7d1\n"
+        "  clapcur caption 71aa40 --way captioner --captioner 0d93b2",
+    ),
     (
         "pseudo-label",
         captioning.pseudo_label,

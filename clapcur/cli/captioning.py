@@ -92,12 +92,61 @@ def tag(
     show_artifact(made, as_json)
 
 
+def train_captioner(
+    tags: Annotated[str, typer.Argument(help="Tags of captioned clips: the id printed by `tag`.", show_default=False)],
+    checkpoint: Annotated[str, typer.Option(help="A CLAP, whose audio tower hears.", show_default=False)],
+    num_examples: Annotated[int, typer.Option(min=1, help="Sample budget: total number of pairs seen.")] = 100_000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pairs per step.")] = 32,
+    num_windows: Annotated[
+        int, typer.Option(min=1, help="Number of windows of the tower per clip; 1 is the centre of the clip.")
+    ] = 1,
+    held_out: Annotated[
+        float, typer.Option(help="Fraction of the recordings that is held out and chooses the weights.")
+    ] = 0.1,
+    seed: Annotated[int, typer.Option(help="Seed of the weights and batches.")] = 0,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a captioner that writes captions from the sound and the tags of a clip (BLAT).
+
+    Learns from the clips of the tagged manifest that have captions. `caption --way captioner` captions others with it.
+    A training that was stopped resumes with the same command.
+    """
+    where = open_home(home)
+    given, model = find(where, tags, "tags"), find(where, checkpoint, "checkpoint")
+    pairs = where.store.find(given.record.inputs["manifest"])
+    with working():
+        from clapcur.models.captioner import CaptionerConfig
+        from clapcur.stages.captioner import CaptionerTraining
+        from clapcur.tasks.captioner import train_captioner as run
+
+        config = CaptionerTraining(
+            captioner=CaptionerConfig(num_windows=num_windows), num_examples=num_examples, batch_size=batch_size,
+            held_out=held_out, seed=seed,
+        )  # fmt: skip
+        made = run(config, {"checkpoint": model, "pairs": pairs, "tags": given})
+    if not as_json:
+        show_captioner(made)
+    show_artifact(made, as_json)
+
+
 def caption(
     tags: Annotated[str, typer.Argument(help="Tags: the id printed by `tag`.", show_default=False)],
     way: Annotated[
-        Literal["template", "retrieve"],
-        typer.Option(help="template: phrase the tags; retrieve: the nearest existing caption that mentions a tag."),
+        Literal["template", "retrieve", "captioner"],
+        typer.Option(
+            help="template: phrase the tags; retrieve: the nearest existing caption that mentions a tag; captioner: "
+            "generated from sound and tags by --captioner."
+        ),
     ] = "template",
+    captioner: Annotated[str, typer.Option(help="For --way captioner: the id printed by `train-captioner`.")] = "",
+    decoding: Annotated[
+        Literal["beam", "sample"],
+        typer.Option(help="For --way captioner. beam: the most probable captions; sample: drawn at random."),
+    ] = "beam",
+    temperature: Annotated[
+        float, typer.Option(help="For --decoding sample: below 1, probable words become more probable.")
+    ] = 1.0,
     checkpoint: Annotated[
         str, typer.Option(help="A CLAP that scores captions against clips; required for --way retrieve.")
     ] = "",
@@ -109,7 +158,7 @@ def caption(
     ontology: Annotated[
         Path | None, typer.Option(help="AudioSet's ontology.json, for more phrasings of a tag.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the choice of phrasings.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of phrasings, and of sampling.")] = 0,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -122,6 +171,8 @@ def caption(
     given = find(where, tags, "tags")
     if way == "retrieve" and not (checkpoint and captions):
         raise typer.BadParameter("--way retrieve needs --captions and --checkpoint")
+    if bool(captioner) != (way == "captioner"):
+        raise typer.BadParameter("--way captioner and --captioner go together: give both or neither")
     with working():
         from clapcur.stages.caption import CaptionConfig
         from clapcur.stages.embed import EmbedConfig
@@ -131,9 +182,11 @@ def caption(
         pool = where.store.find(given.record.inputs["manifest"])
         config = CaptionConfig(
             way=way, num_captions=num_captions, most_tags=most_tags, least_similarity=least_similarity, seed=seed,
-            ontology=str(ontology.absolute()) if ontology else None,
+            ontology=str(ontology.absolute()) if ontology else None, decoding=decoding, temperature=temperature,
         )  # fmt: skip
         inputs = {"pool": pool, "tags": given}
+        if captioner:
+            inputs["captioner"] = find(where, captioner, "captioner")
         if evaluation:
             inputs["evaluation"] = find(where, evaluation, "manifest")
         if checkpoint:
@@ -166,6 +219,20 @@ def show_tags(made: Artifact) -> None:
         if row["clips"]
     ]
     show(columns_table(("class", "clips", "mean", "threshold"), rows, right=("clips", "mean", "threshold")))
+
+
+def show_captioner(made: Artifact) -> None:
+    """Print the scores of the captions of held-out clips, with and without their tags."""
+    figures = made.record.metrics
+    rows = [
+        (
+            told, f"{figures[f'cider_d_{name}']:.2f}" if f"cider_d_{name}" in figures else "",
+            f"{100 * figures[f'distinct_{name}']:.0f} %", f"{figures[f'words_{name}']:.0f}",
+        )
+        for told, name in (("with tags", "tagged"), ("without tags", "untagged"))
+    ]  # fmt: skip
+    columns = ("held-out clips", "CIDEr-D", "distinct captions", "words")
+    show(columns_table(columns, rows, right=columns[1:]))
 
 
 def show_captions(made: Artifact) -> None:

@@ -218,7 +218,10 @@ def forget(
         from clapcur.flows.forget import forget as flow
 
         touched = run_flow(flow, clips, reason=reason, experiments=experiments)
-    kinds = ("manifests", "embeddings", "tags", "improvement_sets", "compositions", "checkpoints", "scores", "models")
+    kinds = (
+        "manifests", "embeddings", "tags", "improvement_sets", "compositions", "captioners", "checkpoints", "scores",
+        "models",
+    )  # fmt: skip
     if as_json:
         found: list[dict[str, Any]] = [
             {"clip_id": told["clip_id"]} | {kind: [entry["id"] for entry in told[kind]] for kind in kinds}

@@ -111,7 +111,7 @@ def impact(
 
 
 def _show_impact(found: dict[str, Any], as_json: bool) -> None:
-    kinds = ("tags", "improvement_sets", "compositions", "checkpoints", "scores", "models")
+    kinds = ("tags", "improvement_sets", "compositions", "captioners", "checkpoints", "scores", "models")
     if as_json:
         print_json({"clip_id": found["clip_id"]} | {kind: [entry["id"] for entry in found[kind]] for kind in kinds})
         return

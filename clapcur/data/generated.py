@@ -2,10 +2,10 @@
 
 The payload of a generated manifest is that of any manifest (`clapcur.data.manifest`), with the clips that have a kept
 caption. In addition, ``generated.parquet`` contains every caption that was tried: clip_id, caption_id, caption, way
-(template, retrieve or pseudo-label), tags (of the clip, strongest first, separated by semicolons), strength (of the
-strongest tag, see `clapcur.data.tags.Tag`; for a pseudo-label, its probability), similarity (of clip and caption),
-tag_similarity (of clip and the name of its strongest tag) and verdict. Similarities are cosines; they are missing if no
-model was used. Rows are sorted by clip.
+(template, retrieve, captioner or pseudo-label), tags (of the clip, strongest first, separated by semicolons), strength
+(of the strongest tag, see `clapcur.data.tags.Tag`; for a pseudo-label, its probability), similarity (of clip and
+caption), tag_similarity (of clip and the name of its strongest tag) and verdict. Similarities are cosines; they are
+missing if no model was used. Rows are sorted by clip.
 """
 
 from pathlib import Path

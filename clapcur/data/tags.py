@@ -10,9 +10,10 @@ Payload of a ``tags`` artifact:
 - ``left_out.parquet`` (optional): clips that could not be tagged (`clapcur.data.embeddings`).
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,7 @@ CLASSES = pa.schema(
 )  # fmt: skip
 TAGS = pa.schema({"clip_id": pa.string(), "class": pa.int32(), "probability": pa.float32()})
 IDS = pa.schema({"id": pa.string()})
+VectorForm = Literal["given", "probability"]  # 1 for each tag that is given; or the probability of each class
 Thresholds = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
@@ -122,3 +124,32 @@ class Tags:
             if len(tags) < most:
                 tags.append(Tag(names[row[1]], float(row.probability), float(row.strength)))
         return found
+
+    def vectors(
+        self, clip_ids: Sequence[str], class_names: Sequence[str], form: VectorForm = "given"
+    ) -> NDArray[np.float32]:
+        """Return tags as vectors over classes, shape (N, K), of the clips in their order; zeros where there is no tag.
+
+        Parameters
+        ----------
+        clip_ids : sequence of str
+        class_names : sequence of str
+            Classes of the vectors, in their order; tags of other classes are left out.
+        form : {"given", "probability"}
+            1 for each tag that reaches the threshold of its class; or the probability of each class.
+        """
+        vector_NK = np.zeros((len(clip_ids), len(class_names)), np.float32)
+        if not len(clip_ids):
+            return vector_NK
+        # They are sorted by clip: a block of clips needs few rows of a long table.
+        first = int(self.tags.clip_id.searchsorted(min(clip_ids)))
+        last = int(self.tags.clip_id.searchsorted(max(clip_ids), side="right"))
+        near, number = self.tags.iloc[first:last], self.tags["class"].to_numpy()[first:last]
+        probability = near.probability.to_numpy(np.float64)
+        column = pd.Index(class_names).get_indexer(pd.Index(self.classes.name))[number]
+        row = pd.Index(clip_ids).get_indexer(pd.Index(near.clip_id))
+        kept = (row >= 0) & (column >= 0)
+        if form == "given":
+            kept &= probability >= self.classes.threshold.to_numpy()[number]
+        vector_NK[row[kept], column[kept]] = probability[kept] if form == "probability" else 1.0
+        return vector_NK

@@ -6,6 +6,7 @@ read from records and tables in the store at every call. It covers every way in 
 - the pairs of an Improvement-Set and of replay, and the teacher's own pairs, including held-out ones;
 - the single sounds that compositions combine;
 - the model whose embeddings a set was chosen from, and the models that a training started from or learned from;
+- the pairs and the tags that a captioner learned from, and so the captions that it generated;
 - listeners' marks on a clip, on which a threshold was calibrated; a hubness correction, measured on the pool; and the
   tags behind generated captions, which are relative to the mean over all clips of the pool;
 - the evaluation clips that were used to select the weights.
@@ -96,11 +97,20 @@ class _Lineage:
             if artifact.kind != "manifest":
                 if why := self.why(artifact.kind, below):
                     yield why
+                if kind == "captioner" and artifact.kind == "tags":
+                    heard = self._store.find(artifact.record.inputs["manifest"])
+                    if why := _told(self._listed_in(heard), f"the manifest {heard.id} of the tags {below}"):
+                        yield why
             elif why := self._in_manifest(kind, role, config, artifact):
                 yield why
 
     def _in_manifest(self, kind: str, role: str, config: Mapping[str, Any], manifest: Artifact) -> str:
         """Explain how a manifest in this role brings in a forgotten clip; clips that a pool only lists do not count."""
+        hears_only = kind == "tags" or (kind == "embeddings" and config.get("what") == "audio")
+        if not hears_only and role not in ("pool", "clips", "evaluation"):
+            for captioner in self._captioners_of(manifest):
+                if why := self.why("captioner", captioner):
+                    return why
         if kind in ("embeddings", "tags") or role in ("pool", "captions", "clips"):
             is_measured = role == "pool" and kind == "improvement_set" and config.get("hubness")
             found = self._listed_in(manifest) if is_measured else set()
@@ -109,6 +119,14 @@ class _Lineage:
         else:
             found = self._listed_in(manifest)
         return _told(found, f"the {role} {manifest.id}".replace("_", " "))
+
+    def _captioners_of(self, manifest: Artifact) -> Set[str]:
+        """Return the captioners that generated captions of a manifest, or of one that was merged into it."""
+        record = manifest.record
+        if record.stage == "merge":
+            parts = (self._store.find(name) for name in record.inputs.values())
+            return set().union(*(self._captioners_of(part) for part in parts))
+        return {name for role, name in record.inputs.items() if role == "captioner"}
 
     def _averaged_over(self, manifest: Artifact) -> Set[str]:
         """Return the forgotten clips of the pools behind a manifest's generated captions: tags depend on all clips."""

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from clapcur.config import frozen
+from clapcur.config import added, frozen
 from clapcur.models.config import YAMNET_FRONT_END, AudioConfig, ClapConfig, YamnetConfig
 from clapcur.stages.caption import CaptionConfig
+from clapcur.stages.captioner import CaptionerTraining
 from clapcur.stages.tag import TagConfig
 from clapcur.stages.tagger import TaggerConfig
 
@@ -23,6 +24,9 @@ class Captioning:
     """When a tag is assigned."""
     captions: CaptionConfig = CaptionConfig()
     """How captions are generated, and which are kept."""
+    captioner: CaptionerTraining = added(CaptionerTraining())
+    """Training of the captioner on the experiment's pairs, with the teacher's audio tower; only with
+    `captions: {way: captioner}`."""
 
     @property
     def needs_teacher(self) -> bool:
@@ -34,6 +38,16 @@ class Captioning:
         if not self.needs_teacher:
             return self.tags
         return dataclasses.replace(self.tags, class_names=class_names, prompt=prompt)
+
+    def captioner_training(self, held_out: float) -> CaptionerTraining:
+        """Return the training of the captioner, which leaves out at least the pairs that students are selected with.
+
+        Parameters
+        ----------
+        held_out : float
+            Fraction of the recordings that the students hold out; a smaller one is a part of a larger one.
+        """
+        return dataclasses.replace(self.captioner, held_out=max(held_out, self.captioner.held_out))
 
     def without_model(self) -> CaptionConfig:
         """Return how the first captions are generated, before any model can score them against clips."""

@@ -166,6 +166,8 @@ class Experiment:
     def _check_without_pairs(self) -> None:
         if self.pool is None or self.captioning is None:
             raise ValueError("no captioned clips: give `pairs`, or `pool` and `captioning` to generate captions")
+        if self.captioning.captions.way == "captioner":
+            raise ValueError("a captioner learns from captioned clips: give `pairs`, or choose another way of captions")
         if self.captioning.needs_teacher and self.teacher is not None:
             raise ValueError(
                 "a teacher trained on generated captions cannot tag the clips for them: give `captioning: {tagger: "

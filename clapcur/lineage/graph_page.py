@@ -27,6 +27,7 @@ COLOURS = {  # on a light and on a dark background
     "embeddings": ("#6c757d", "#9aa8b1"),
     "improvement_set": ("#a8620d", "#e3a556"),
     "tagger": ("#1f6a96", "#6bb6e0"),
+    "captioner": ("#1f6a96", "#6bb6e0"),
     "tags": ("#3d7a8c", "#7fc3d4"),
     "compositions": ("#8a6d1a", "#d6b95c"),
     "scores": ("#7a4aa0", "#bd93e0"),

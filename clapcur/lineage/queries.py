@@ -25,9 +25,10 @@ from clapcur.tracking import registered_version
 MIN_CLIP_DIGITS = 6
 TRAINED_ON = ("improvement_set", "compositions", "replay", "teacher_pairs")  # roles whose pairs are trained on
 TABLES = {"improvement_set": "pairs.parquet", "compositions": "sources.parquet"}  # tables that list the selected clips
-INHERITED = (  # roles through which one model influences the next: as its start, or through its embeddings
+INHERITED = (  # roles through which one model influences the next: as its start, its embeddings or its captions
     "init", "teacher", "checkpoint", "prompt_embeddings", "pool_embeddings", "caption_embeddings",
-    "teacher_clip_embeddings", "teacher_caption_embeddings", "improvement_set", "replay", "compositions",
+    "teacher_clip_embeddings", "teacher_caption_embeddings", "improvement_set", "replay", "compositions", "captioner",
+    "generated", "teacher_pairs",
 )  # fmt: skip
 
 
@@ -304,9 +305,11 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
     dict
         ``clip_id``, then lists of ``{"id", "label", "uri", "because"}``:
 
-        - ``manifests`` that list the clip, and ``embeddings`` and ``tags`` of these;
+        - ``manifests`` that list the clip, or whose captions a captioner generated that learned from it, and
+          ``embeddings`` and ``tags`` of these;
         - ``improvement_sets`` that have it or were measured on it, or that an influenced checkpoint curated;
         - ``compositions`` made from it or from such a set;
+        - ``captioners`` that learned from it;
         - ``checkpoints`` trained on such a set or on given pairs with the clip, selected on it, or started from or
           taught by such a checkpoint;
         - ``scores`` of these checkpoints, and scores measured on the clip;
@@ -345,8 +348,11 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
             or (edge.input_id in manifests and edge.role == "evaluation")
         )
     }
-    further = _inheriting(catalog.downstream(*trained, roles=INHERITED), trained | held)
+    captioners = _learned_from(edges, kinds, manifests)
+    further = _inheriting(catalog.downstream(*trained, *captioners, roles=INHERITED), trained | captioners | held)
     kinds |= catalog.kinds(further)
+    captioners = {name: why for name, why in further.items() if kinds.get(name) == "captioner"} | captioners
+    written = {name: why for name, why in further.items() if kinds.get(name) == "manifest" and "captioner is" in why}
     checkpoints = {name: why for name, why in further.items() if kinds.get(name) == "checkpoint"} | trained
     held = {name: why for name, why in further.items() if kinds.get(name) in TABLES} | held
     measured = {
@@ -369,7 +375,7 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
         if edge.role == "manifest" and edge.input_id in manifests
     }
     below = measured | scored | embedded
-    kinds |= catalog.kinds([*checkpoints, *below, *held])
+    kinds |= catalog.kinds([*checkpoints, *captioners, *below, *held])
 
     def listed(kind: str, reasons: Mapping[str, str]) -> list[dict[str, str]]:
         wanted = {name: why for name, why in reasons.items() if kinds.get(name, kind) == kind}
@@ -377,11 +383,12 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
 
     return {
         "clip_id": clip_id,
-        "manifests": listed("manifest", dict.fromkeys(manifests, "lists it")),
+        "manifests": listed("manifest", written | dict.fromkeys(manifests, "lists it")),
         "embeddings": listed("embeddings", embedded),
         "tags": listed("tags", embedded),
         "improvement_sets": listed("improvement_set", held),
         "compositions": listed("compositions", held),
+        "captioners": listed("captioner", captioners),
         "checkpoints": listed("checkpoint", checkpoints),
         "scores": listed("scores", measured | scored) + listed("order_scores", measured | scored),
         "models": [
@@ -391,6 +398,17 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
             if standing.id in checkpoints
         ],
         "unread": sorted({file.parent.name for file in listing + choosing if not file.exists()}),
+    }
+
+
+def _learned_from(edges: Iterable[Edge], kinds: Mapping[str, str], manifests: Iterable[str]) -> dict[str, str]:
+    """Return the captioners that learned from manifests, or from tags of them, whose thresholds are means over all."""
+    heard = {edge.artifact_id for edge in edges if edge.role == "manifest" and edge.input_id in manifests}
+    return {
+        edge.artifact_id: f"learned from {edge.role} {edge.input_id}"
+        for edge in edges
+        if kinds.get(edge.artifact_id) == "captioner"
+        and ((edge.role == "pairs" and edge.input_id in manifests) or (edge.role == "tags" and edge.input_id in heard))
     }
 
 

@@ -108,14 +108,18 @@ class Cnn14(nn.Module):
             )
         return self.head(self.trunk(logmel_BLM))
 
-    def trunk(self, logmel_BLM: Tensor) -> Pooled:
-        """Return the pooled output of the convolutions, for the same input as `forward`."""
+    def frames(self, logmel_BLM: Tensor) -> Tensor:
+        """Return the output of the convolutions before the pooling over time, shape (B, C, L / 32)."""
         x = self.bn0(logmel_BLM.transpose(1, 2).unsqueeze(3))  # (B, M, L, 1): statistics per band
         x = x.transpose(1, 3)  # (B, 1, L, M)
         for i in range(1, 7):
             x = self.get_submodule(f"conv_block{i}")(x, pool=2 if i < 6 else 1)
             x = F.dropout(x, self.block_dropout, self.training)
-        x = x.mean(dim=3)  # over bands: (B, C, L / 32)
+        return x.mean(dim=3)  # over bands
+
+    def trunk(self, logmel_BLM: Tensor) -> Pooled:
+        """Return the pooled output of the convolutions, for the same input as `forward`."""
+        x = self.frames(logmel_BLM)
         return Pooled(x.amax(dim=2) + x.mean(dim=2), None if self.order_head is None else x)
 
     def head(self, pooled: Pooled) -> Tensor:

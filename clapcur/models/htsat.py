@@ -68,6 +68,11 @@ class Htsat(nn.Module):
             )
         return self.head(self.trunk(logmel_BLM))
 
+    def frames(self, logmel_BLM: Tensor) -> Tensor:
+        """Return what the transformer makes of clips before the pooling, averaged over bands, shape (B, F, L)."""
+        frames_BFL: Tensor = self.model(input_features=logmel_BLM.unsqueeze(1)).last_hidden_state.mean(dim=2)
+        return frames_BFL
+
     def trunk(self, logmel_BLM: Tensor) -> Pooled:
         """Return the pooled output of the transformer, for the same input as `forward`."""
         heard = self.model(input_features=logmel_BLM.unsqueeze(1))

@@ -120,9 +120,13 @@ class Yamnet(nn.Module):
             raise ValueError(f"expected log-mel frames of shape (batch, frames, bands), got {tuple(logmel_BLM.shape)}")
         return self.head(self.trunk(logmel_BLM))
 
+    def frames(self, logmel_BLM: Tensor) -> Tensor:
+        """Return the output of the convolutions before the pooling over time, shape (B, C, L / 32)."""
+        return self.maps(logmel_BLM).mean(dim=3)
+
     def trunk(self, logmel_BLM: Tensor) -> Pooled:
         """Return the pooled output of the convolutions, for the same input as `forward`."""
-        frames_BCL = self.maps(logmel_BLM).mean(dim=3)
+        frames_BCL = self.frames(logmel_BLM)
         return Pooled(frames_BCL.mean(dim=2), None if self.order_head is None else frames_BCL)
 
     def head(self, pooled: Pooled) -> Tensor:

@@ -322,7 +322,7 @@ def test_impact_gives_ids_of_everything_that_a_clip_touched(answer, lineage):
     assert code == 0 and out.count("\n") == 1
     assert json.loads(out) == {
         "clip_id": CLIPS[0], "tags": [], "improvement_sets": [lineage["set"]], "compositions": [],
-        "checkpoints": [lineage["student"]],
+        "captioners": [], "checkpoints": [lineage["student"]],
         "scores": [lineage["scores"]], "models": [],
     }  # fmt: skip
 

@@ -22,6 +22,7 @@ from clapcur.errors import CheckpointError, DataError
 from clapcur.experiments.config import experiment_from_file, starter
 from clapcur.experiments.preflight import check_config
 from clapcur.flows.compare import compare
+from clapcur.flows.plan import plan
 from clapcur.lineage import queries
 from clapcur.methods.thresholds import Threshold
 from clapcur.models.clap import Clap
@@ -191,6 +192,67 @@ def test_rows_of_generated_captions_stand_beside_the_papers_and_lead_to_their_ta
     assert {entry["id"] for entry in touched["tags"]} == {written.record.inputs["tags"]}
 
 
+CAPTIONER = [
+    "audio_threshold: {similarity: -1}", "pool: pool", "rows: [teacher, tagcap]", "captioning:",
+    "  tagger: tagger/yamnet.safetensors", "  tags: {factor: 0.5, window_s: 1}",
+    "  captions: {way: captioner, mention_tag: no, least_words: 1}",
+    "  captioner:", "    captioner: {hidden_size: 32, num_heads: 2, vocab_size: 200, max_tokens: 12, dropout: 0}",
+    "    num_examples: 800", "    batch_size: 8", "    learning_rate: 4.0e-3", "    final_learning_rate: 4.0e-4",
+    "    held_out: 0.3", "    num_evaluations: 2",
+]  # fmt: skip
+
+
+@pytest.fixture
+def with_captioner(tagger, tmp_path, monkeypatch) -> Path:
+    """Write an experiment whose captions a captioner generates."""
+    monkeypatch.setenv("CLAPCUR_HOME", str(tmp_path / "home"))
+    path = write_tones(tmp_path)
+    for index in range(10):
+        write_tone(tmp_path / f"pool/{index}.wav", 300 + 300 * index, seed=50 + index, duration_s=1.2)
+    with_captioning(path, CAPTIONER, without=("audio_threshold:",))
+    return path
+
+
+def test_a_captioner_learns_from_the_pairs_before_it_captions_the_pool(with_captioner):
+    """A plan that forgets the training of the captioner promises captions in no time."""
+    steps = [step.what for step in plan(experiment_from_file(with_captioner), compare.fn).steps]
+    order = ["train teacher", "tag pool", "tag pairs", "captioner", "caption generated", "curate tagcap"]
+    assert sorted(order, key=steps.index) == order
+    sizes = {step.what: (step.unit, step.new) for step in plan(experiment_from_file(with_captioner), compare.fn).steps}
+    assert sizes["captioner"] == ("examples", 800)
+
+
+def test_a_captioner_never_learns_from_pairs_that_select_a_student(with_captioner):
+    """Its captions would tell the student of them."""
+    experiment = experiment_from_file(with_captioner)
+    captioning = experiment.captioning
+    assert [captioning.captioner_training(share).held_out for share in (0.1, 0.4)] == [0.3, 0.4]
+    with pytest.raises(ValueError, match="a captioner learns from captioned clips: give `pairs`"):
+        dataclasses.replace(experiment, pairs=None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_student_learns_from_captions_that_a_captioner_generated(with_captioner):
+    report = compare.fn(experiment_from_file(with_captioner))
+    home = Home.open()
+    lines = {line.name: line for line in ReportTable.open(report).rows}
+    student = home.store.find(lines["TagCap"].by_seed[0].checkpoint)
+    written = home.store.find(student.record.inputs["captions"])
+    captioner = home.store.find(written.record.inputs["captioner"])
+    assert captioner.record.inputs["checkpoint"] == student.record.inputs["init"]
+    assert captioner.record.inputs["pairs"] == student.record.inputs["teacher_pairs"]
+    words = {word for caption in read_generated(written).caption for word in caption.split()}
+    assert words and words <= {"the", "sound", "of", "a", "low", "hum", "high", "whistle"}, "those of the pairs"
+    of_set = [pair for pair in queries.trace_pairs(home, student.id) if pair["role"] == "improvement_set"]
+    assert of_set and all(pair["way"] == "captioner" for pair in of_set)
+    clip = Manifest.open(home.store.find(captioner.record.inputs["pairs"])).pairs.clip_id[0]
+    touched = queries.impact(home, clip)
+    assert {entry["id"] for entry in touched["captioners"]} == {captioner.id}
+    assert student.id in {entry["id"] for entry in touched["checkpoints"]}
+    assert '"captioner"' in json.dumps(queries.trace(home, student.id))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_folder_and_a_tagger_are_enough(tagger, tmp_path, monkeypatch):
@@ -324,6 +386,48 @@ def test_the_commands_tag_and_caption_a_pool(tagger, tmp_path, monkeypatch):
     assert "tags of the clip" in shown and "such as" in shown
     assert "give exactly one of --tagger, --checkpoint and --table" in call("tag", pool, code=2)
     assert "--way retrieve needs --captions" in call("caption", tags["id"], "--way", "retrieve", code=2)
+
+
+@pytest.mark.slow
+def test_the_commands_train_a_captioner_and_caption_with_it(tagger, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLAPCUR_HOME", str(tmp_path / "home"))
+    write_tones(tmp_path)
+    all_classes = "hum whistle noise speech wind"  # whatever the tagger hears, the caption mentions it
+    table = pd.read_csv(tmp_path / "pairs.csv").assign(caption=all_classes)
+    table.to_csv(tmp_path / "pairs.csv", index=False)
+    for index in range(4):
+        write_tone(tmp_path / f"pool/{index}.wav", 300 + 600 * index, seed=50 + index, duration_s=1.2)
+    Clap.create(SMALL, captions=["this is a sound of low hum"], seed=0).save(tmp_path / "clap")
+
+    def call(*arguments, code=0):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    def made(*arguments):
+        return json.loads(call(*arguments, "--json").splitlines()[-1])
+
+    teacher = made("adopt", tmp_path / "clap")["id"]
+    tags = {}
+    for name, source in (("pairs", "pairs.csv"), ("pool", "pool")):
+        clips = made("ingest", tmp_path / source)["id"]
+        tags[name] = made("tag", clips, "--tagger", tagger, "--factor", 0.5)["id"]
+    asked = ("train-captioner", tags["pairs"], "--checkpoint", teacher, "--num-examples", 1600, "--batch-size", 16)
+    trained = made(*asked, "--held-out", 0.3)
+    assert trained["kind"] == "captioner" and trained["counts"]["clips"] == 16
+    shown = call(*asked, "--held-out", 0.3)
+    assert "with tags" in shown and "CIDEr-D" in shown
+    given = ("caption", tags["pool"], "--way", "captioner")
+    written = made(*given, "--captioner", trained["id"])
+    assert written["kind"] == "manifest" and written["counts"]["clips"] == 4
+    assert "hum whistle noise speech wind" in call(*given, "--captioner", trained["id"])
+    sampled = made(*given, "--captioner", trained["id"], "--decoding", "sample", "--temperature", 0.01, "--seed", 3)
+    assert sampled["id"] != written["id"]
+    assert "go together" in call(*given, code=2) and "go together" in call(
+        "caption", tags["pool"], "--captioner", trained["id"], code=2
+    )
+    refused = CliRunner().invoke(app, [*given, "--captioner", teacher])
+    assert "expected a captioner, got the checkpoint" in str(refused.exception)
 
 
 @pytest.mark.slow

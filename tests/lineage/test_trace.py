@@ -171,6 +171,7 @@ def test_a_pool_clip_touches_its_set_the_student_and_the_students_scores(home, m
         "tags": [],
         "improvement_sets": [made["set"].id],
         "compositions": [],
+        "captioners": [],
         "checkpoints": [made["student"].id],
         "scores": [made["student_scores"].id],
         "models": [],

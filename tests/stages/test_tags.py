@@ -324,3 +324,15 @@ def test_of_a_version_of_a_pool_only_what_landed_is_heard(tmp_path, monkeypatch)
     for name in ("tags.parquet", "classes.parquet"):
         one, other = (pd.read_parquet(artifact.path / name) for artifact in (whole, second))
         pd.testing.assert_frame_equal(one, other, rtol=1e-5)
+
+
+def test_tags_as_vectors_are_in_the_order_of_the_clips_and_classes_that_are_asked_for():
+    """A vector whose classes are in another order tells a captioner of another sound."""
+    rows = [("a", 0, 0.9), ("a", 2, 0.05), ("b", 1, 0.3)]
+    table = pd.DataFrame(rows, columns=["clip_id", "class", "probability"]).astype({"probability": np.float32})
+    names = pd.DataFrame({"name": NAMES, "mid": ""})
+    tags = Tags.of(names, table, ["a", "b", "c"], lambda mean_K: np.array([0.5, 0.3, 0.1, 0.1, 0.1]))
+    given = tags.vectors(["c", "b", "a"], ("Siren", "Rain", "Dog", "Flute"))
+    assert given.tolist() == [[0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
+    probable = tags.vectors(["a", "b"], NAMES, "probability")
+    np.testing.assert_allclose(probable, [[0.9, 0, 0.05, 0, 0], [0, 0.3, 0, 0, 0]], rtol=1e-6)

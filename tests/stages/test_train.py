@@ -19,11 +19,11 @@ from clapcur.config import canonical
 from clapcur.data.manifest import Manifest
 from clapcur.errors import CheckpointError, EmptySetError, Interrupted
 from clapcur.models.clap import Clap, load_model
+from clapcur.models.training_state import TrainingState
 from clapcur.stages.train import STAGE, SoftLabels, gather_data, mask, train
 from clapcur.stages.train.crops import Waveforms
 from clapcur.stages.train.loop import Meter
 from clapcur.stages.train.sampling import Mixture
-from clapcur.stages.train.saved_state import TrainingState
 from clapcur.store.artifacts import Store
 from clapcur.testing import clips_table, commit, manifest
 

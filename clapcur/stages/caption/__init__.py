@@ -3,6 +3,7 @@
 ==========  =======================================================================================================
 template    the clip's tags in a few phrasings
 retrieve    the nearest existing caption among those that mention one of the clip's tags
+captioner   what a trained captioner says of the sound, with the clip's tags as a guide (BLAT)
 ==========  =======================================================================================================
 
 Each caption that was tried is recorded with its verdict (`clapcur.data.generated`): kept, or rejected because the text
@@ -11,13 +12,15 @@ needed. The manifest has the kept pairs. It is a manifest like any other: a teac
 curation can select from it.
 
 Inputs by role: ``pool`` and ``tags``; for similarities ``checkpoint`` with ``pool_embeddings``; for retrieval also
-``captions`` with ``caption_embeddings``; optionally ``evaluation``, whose clips and recordings are left out.
+``captions`` with ``caption_embeddings``; for a captioner ``captioner``; optionally ``evaluation``,
+whose clips and recordings are left out.
 
 Sources: guiding captions by tags is from BLAT (arXiv 2303.07902); the rules are from AudioSetCaps and Wang et al. 2023.
-Neither template nor retrieval is BLAT's captioner.
+Neither template nor retrieval is BLAT's captioner; `clapcur.stages.captioner` trains one.
 """
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +31,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from clapcur.config import canonical, check_seed, frozen, machine
+from clapcur.config import added, canonical, check_seed, frozen, machine
 from clapcur.data.class_names import PROMPT, check_prompt
 from clapcur.data.embeddings import EmbeddingTable
 from clapcur.data.generated import GENERATED, KEPT, manifest_of, write_generated
@@ -37,6 +40,7 @@ from clapcur.data.tags import Tag, Tags
 from clapcur.errors import DataError, EmptySetError
 from clapcur.methods.contamination import overlap
 from clapcur.progress import progress
+from clapcur.stages.caption.generate import generated
 from clapcur.stages.caption.retrieve import retrieved
 from clapcur.stages.caption.rules import chosen, is_sane, says_a_tag
 from clapcur.stages.caption.template import phrased, read_descriptions
@@ -59,9 +63,9 @@ __all__ = ["CaptionConfig", "caption", "stage_for"]
 class CaptionConfig:
     """How captions are generated, and which stay."""
 
-    way: Literal["template", "retrieve"] = "template"
+    way: Literal["template", "retrieve", "captioner"] = "template"
     """Where captions come from. template: phrase the tags; retrieve: take the nearest existing caption that mentions a
-    tag."""
+    tag; captioner: generate them from sound and tags, with a captioner that was trained on captioned clips."""
     num_captions: int = 2
     """Maximum number of captions per clip."""
     most_tags: int = 3
@@ -84,7 +88,14 @@ class CaptionConfig:
     prompt: str = PROMPT
     """Prompt for comparing a tag with the clip; {} is replaced by the name of the tag."""
     seed: int = 0
-    """Seed of the choice of phrasings."""
+    """Seed of the choice of phrasings, and of the captions that are sampled."""
+    decoding: Literal["beam", "sample"] = added("beam")
+    """How a captioner chooses its captions. beam: the most probable ones; sample: drawn at random by their
+    probability."""
+    num_beams: int = added(3)
+    """Number of beams of a captioner, at least that of the captions that are tried; for decoding: beam."""
+    temperature: float = added(1.0)
+    """Temperature of a captioner; below 1, probable words become more probable; for decoding: sample."""
     device: str = machine("auto")
     """Device of the scoring model; auto: the first GPU, or the CPU if there is none."""
 
@@ -92,9 +103,11 @@ class CaptionConfig:
         """Reject values that make no sense."""
         check_seed(self.seed)
         check_prompt(self.prompt)
-        for name in ("num_captions", "most_tags", "least_words"):
+        for name in ("num_captions", "most_tags", "least_words", "num_beams"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be above 0 and finite, got {self.temperature:g}")
         if self.most_words < self.least_words:
             raise ValueError(f"most_words {self.most_words} is less than least_words {self.least_words}")
         if self.least_similarity is not None and not -1 <= self.least_similarity <= 1:
@@ -133,7 +146,7 @@ def caption(inputs: Mapping[str, Artifact], config: CaptionConfig, work: Workspa
     EmptySetError
         No clip has a tag, or no caption is kept.
     DataError
-        Retrieval lacks captions or a model.
+        Retrieval lacks captions or a model; a captioner is missing, or cannot hear too many clips.
     """
     pool, tags = Manifest.open(inputs["pool"]), Tags.open(inputs["tags"])
     listed = set(pool.clips.clip_id)
@@ -153,7 +166,10 @@ def caption(inputs: Mapping[str, Artifact], config: CaptionConfig, work: Workspa
         raise EmptySetError(
             f"cannot caption any of the {len(pool.clips)} clips of the pool {inputs['pool'].id}: {_why_none(counts)}"
         )
-    tried = _tried(inputs, config, given, judge)
+    if config.way == "captioner":
+        tried = _generated(inputs, config, given, pool, tags, work, counts)
+    else:
+        tried = _tried(inputs, config, given, judge)
     table = _judged(tried, given, config, judge)
     kept = table[table.verdict.isin(KEPT)]
     if kept.empty:
@@ -216,6 +232,25 @@ def _tried(
             found[clip] = phrased(tags, config.most_tags, descriptions, rng)[:most]
             advance(1)
     return found
+
+
+def _generated(
+    inputs: Mapping[str, Artifact], config: CaptionConfig, given: Mapping[str, Sequence[Tag]], pool: Manifest,
+    tags: Tags, work: Workspace, counts: dict[str, int],
+) -> dict[str, list[str]]:  # fmt: skip
+    """Return what a captioner says of each clip; add to the counts what it cannot hear or does not know."""
+    from clapcur.models.captioner import Decoding
+
+    if "captioner" not in inputs:
+        raise DataError("no captioner to generate captions with: give `captioner`, or choose another way")
+    decoding = Decoding(way=config.decoding, num_beams=config.num_beams, temperature=config.temperature)
+    found = generated(
+        inputs["captioner"], sorted(given), pool, tags, config.num_captions + MORE_TRIES, decoding, config.seed,
+        config.device, work,
+    )  # fmt: skip
+    said = {"not_heard": len(found.not_heard), "unknown_classes": found.unknown_classes}
+    counts |= {name: number for name, number in said.items() if number}
+    return found.captions
 
 
 def _judged(

@@ -16,6 +16,7 @@ from clapcur.models.adapters import ADAPTER, add_adapters, digest_of, merge_adap
 from clapcur.models.clap import Clap, load_model
 from clapcur.models.config import Tower
 from clapcur.models.parts import let_learn
+from clapcur.models.training_state import StopRequest, TrainingState
 from clapcur.progress import progress
 from clapcur.stages.train.config import TrainConfig
 from clapcur.stages.train.crops import DECODED, Waveforms
@@ -23,7 +24,6 @@ from clapcur.stages.train.data import TrainingData, gather_data
 from clapcur.stages.train.features import POOLED, AudioFeatures, TextFeatures, is_trunk_frozen
 from clapcur.stages.train.ranks import Ranks, first_of
 from clapcur.stages.train.sampling import Batch, Mixture
-from clapcur.stages.train.saved_state import StopRequest, TrainingState
 from clapcur.stages.train.selection import (
     held_out_batches,
     held_out_loss,
