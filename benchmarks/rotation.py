@@ -8,9 +8,12 @@ tower; both stay frozen and the projections learn, so that each clip passes its 
 Settings are chosen on one half of the recordings of each fold (``--half development``), and scored once on the other
 (``--half final``). Every student has the budget of the row ``continued``. The row ``oracle`` learns the true labels of
 the pool in place of what curation chose, and exists here alone: it is what labels would be worth. The row ``no pairs``
-is a teacher without a captioned clip: it learned captions that were written from the tags of the pool.
+is a teacher without a captioned clip: it learned captions that were written from the tags of the pool. The row ``ads
+glosses`` searches WordNet's glosses in place of AudioCaps, and ``tagcap captioner`` has its captions from a captioner
+that was trained on the teacher's pairs.
 
     python benchmarks/rotation.py --output rotation.jsonl           # three folds, three seeds, the rows of the table
+    python benchmarks/rotation.py --output text.jsonl --rows teacher continued tagcap "ads+sl glosses"     # see --help
     python benchmarks/rotation.py --summary rotation.jsonl          # both halves as a table, and the figure
     python benchmarks/rotation.py --folds 2 --seeds 0 --rows teacher pl --steps 20          # minutes: does it run
 
@@ -28,6 +31,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from general_text import WORDNET, glosses
 from us8k import CAPTIONS_PER_CLIP, DATA, PHRASES, TEACHER_CLIPS_PER_CLASS, base, read_manifest, write_csv
 
 from clapcur.store.artifacts import Artifact
@@ -37,7 +41,11 @@ FOLDS = ("1", "2", "10")
 ROWS = (
     "teacher", "continued", "sl", "du", "du+sl", "ds", "ds+sl", "ads", "ads+sl", "pl alone", "pl", "pl+sl", "oracle",
 )  # fmt: skip
-FROM_TAGS = ("tagcap", "tagcap+sl", "tagcap-classes", "tagcap-classes+sl", "no pairs")
+OTHER_TEXT = (
+    "tagcap", "tagcap+sl", "tagcap-classes", "tagcap-classes+sl", "no pairs",
+    "tagcap captioner", "tagcap+sl captioner", "ads glosses", "ads+sl glosses",
+)  # fmt: skip
+ALIAS = {"oracle": "pl", "pl alone": "pl", "no pairs": "teacher"}
 STEPS = {"teacher": 400, "student": 300}
 
 
@@ -83,6 +91,9 @@ def write_tables(data: Path, folder: Path, fold: str, num_captions: int) -> dict
         "captions": write_csv(folder / "captions.csv", captions, ("caption",)),
         "evaluation": write_csv(folder / "evaluation.csv", evaluation, ("path", "label", "recording_id", "fold")),
     }
+    if WORDNET.is_dir():  # the half that the classifier of what can be heard was not fitted to
+        where["glosses"] = folder / "glosses.txt"
+        where["glosses"].write_text("\n".join(glosses()[1]))
     where["class_names"] = folder / "classes.txt"
     where["class_names"].write_text("\n".join(sorted({row["label"] for row in evaluation})))
     return where
@@ -139,13 +150,20 @@ def rows_of(experiment, tables, manifests, seed, fold, names, campaign) -> Itera
     from clapcur.data.rows import GENERATED, TAGGED, Row
     from clapcur.data.scores import predictions
     from clapcur.flows import steps
-    from clapcur.stages.ingest import IngestConfig
+    from clapcur.stages.ingest import IngestConfig, TextRules
     from clapcur.tasks.curate import curate
     from clapcur.tasks.ingest import ingest
 
     teacher = steps.teacher_of(experiment, seed, manifests, campaign)
     texts = prompts(experiment.class_names, experiment.prompt)
     inputs = steps.candidates(teacher, manifests, texts, experiment.num_crops, campaign)
+
+    captioning = experiment.captioning
+    training = dataclasses.replace(captioning.captioner, num_examples=32 * 1500, final_learning_rate=5e-5)
+    written_by = dataclasses.replace(captioning.captions, way="captioner")
+    with_captioner = dataclasses.replace(
+        experiment, captioning=dataclasses.replace(captioning, captions=written_by, captioner=training)
+    )
 
     def labelled_by(name: str) -> dict[str, Artifact]:
         """Return the captions that a row of pseudo-labels learns: those of one kind of evidence, or the truth."""
@@ -160,16 +178,21 @@ def rows_of(experiment, tables, manifests, seed, fold, names, campaign) -> Itera
         if name == "no pairs":
             without = dataclasses.replace(experiment, pairs=None)
             return steps.teacher_of(without, seed, steps.ingest_all(without, campaign), campaign), {}
-        sets, given = {}, inputs
+        sets, given, found = {}, inputs, manifests
         if row.strategy in GENERATED:
-            written = steps.generated(experiment, teacher, inputs, campaign) if row.strategy in TAGGED else None
+            settings = with_captioner if name.endswith(" captioner") else experiment
+            written = steps.generated(settings, teacher, inputs, campaign) if row.strategy in TAGGED else None
             given = steps.without_search(inputs) | (written or labelled_by(name))
+        if name.endswith(" glosses"):
+            text = ingest(IngestConfig(source=str(tables["glosses"]), text=TextRules()), "captions", campaign)
+            found = {**manifests, "captions": text}
+            given = steps.candidates(teacher, found, texts, experiment.num_crops, campaign)
         if row.improvement_set is not None:
             sets[row.improvement_set] = curate(experiment.curate(row.improvement_set), given, seed, campaign)
-        return steps.checkpoint_of(experiment, row, seed, manifests, teacher, sets, campaign), sets
+        return steps.checkpoint_of(experiment, row, seed, found, teacher, sets, campaign), sets
 
     for name in names:
-        row = Row.parse({"oracle": "pl", "pl alone": "pl", "no pairs": "teacher"}.get(name, name))
+        row = Row.parse(ALIAS.get(name, name.split()[0]))
         made, sets = learned(name, row)
         scores = steps.score(experiment, row, seed, manifests, made, campaign)
         table = predictions(scores)
@@ -300,7 +323,7 @@ def draw(table: list[dict[str, object]], path: Path) -> None:
 def main() -> None:
     """Run the rows and append a JSON line for each to ``--output``, or sum up such a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=(*ROWS, *FROM_TAGS))
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=(*ROWS, *OTHER_TEXT))
     parser.add_argument("--folds", nargs="+", default=list(FOLDS), choices=FOLDS)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--steps", type=int, help="of teacher and students; default: as published")
