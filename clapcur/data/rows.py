@@ -12,6 +12,7 @@ from clapcur.config import added, frozen
 from clapcur.store.record import Record
 
 ImprovementSetName = Literal["du", "ds", "ads", "tagcap", "tagcap-classes", "pl"]
+PoolSetName = Literal["du", "ads", "tagcap", "tagcap-classes", "pl"]
 StudentStrategy = Literal["continued", "sl", ImprovementSetName]
 Strategy = Literal["teacher", StudentStrategy]
 IMPROVEMENT_SETS: tuple[ImprovementSetName, ...] = get_args(ImprovementSetName)
@@ -20,6 +21,7 @@ PAPER_SETS: tuple[ImprovementSetName, ...] = ("du", "ds", "ads")
 SEARCHED: tuple[ImprovementSetName, ...] = ("du", "ads")  # sets whose pairs are found by comparing a pool with captions
 TAGGED: tuple[ImprovementSetName, ...] = ("tagcap", "tagcap-classes")  # sets of captions written from tags
 GENERATED: tuple[ImprovementSetName, ...] = (*TAGGED, "pl")  # sets of captions written for a pool's clips
+FROM_POOL: tuple[PoolSetName, ...] = get_args(PoolSetName)  # sets of a pool's clips, which change when clips land
 LABELS = {"tagcap": "TagCap", "tagcap-classes": "TagCap ∩ classes"}  # labels other than the name in capitals
 
 

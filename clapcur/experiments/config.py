@@ -23,7 +23,7 @@ from clapcur.data.class_names import (
     read_class_names,
 )
 from clapcur.data.marks import marks_from_file
-from clapcur.data.rows import GENERATED, PAPER_ROWS, SEARCHED, TAGGED, ImprovementSetName, Row
+from clapcur.data.rows import FROM_POOL, PAPER_ROWS, TAGGED, ImprovementSetName, PoolSetName, Row
 from clapcur.data.tables import whole_number
 from clapcur.experiments.captioning import Captioning, captioning_values, tower_of
 from clapcur.experiments.order import OrderEvaluation, PostTraining
@@ -53,8 +53,8 @@ class LandingRules:
     """Maximum wait in hours, after which fewer new clips also start a curation."""
     min_changed: float = 0.02
     """Minimum fraction of changed pairs in the Improvement-Set; below it no student is trained."""
-    strategy: Literal["du", "ads"] = "ads"
-    """Strategy of the new student's Improvement-Set."""
+    strategy: PoolSetName = "ads"
+    """Strategy of the new student's Improvement-Set; tagcap and tagcap-classes need `captioning`."""
     soft_labels: bool = True
     """Whether the new student is trained with soft labels."""
     min_change: float = 0.0
@@ -145,11 +145,14 @@ class Experiment:
             check_seed(seed, "a seed")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must be one or more distinct numbers, got {list(self.seeds)}")
-        searching = {*SEARCHED, *GENERATED}
-        if self.pool is None and (needs := sorted({row.strategy for row in self.rows} & searching)):
+        if self.pool is None and (needs := sorted({row.strategy for row in self.rows} & {*FROM_POOL})):
             raise ValueError(f"the rows {', '.join(needs)} need unpaired audio: give `pool`")
         if self.captioning is None and (needs := sorted({row.strategy for row in self.rows} & {*TAGGED})):
             raise ValueError(f"the rows {', '.join(needs)} need generated captions: give `captioning`")
+        if self.captioning is None and self.on_landing.strategy in TAGGED:
+            raise ValueError(
+                f"on_landing: the strategy {self.on_landing.strategy} needs generated captions: give `captioning`"
+            )
         if self.pairs is None:
             self._check_without_pairs()
         if self.teacher is None and self.checkpoint is None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from clapcur.data.class_names import check_class_names
 from clapcur.data.manifest import Manifest
-from clapcur.data.rows import GENERATED, SEARCHED, ImprovementSetName
+from clapcur.data.rows import FROM_POOL, SEARCHED, ImprovementSetName
 from clapcur.errors import EmptySetError, ManifestError
 from clapcur.experiments.captioning import Captioning
 from clapcur.experiments.config import Experiment
@@ -140,7 +140,7 @@ def _check_held_out(experiment: Experiment, pairs: Manifest) -> None:
 def _check_candidates(experiment: Experiment, opened: Mapping[str, Manifest], wanted: set[ImprovementSetName]) -> None:
     """Reject an experiment in which no clip may enter a set: all are held out or overlap with the evaluation."""
     held_out = opened["pairs"].held_out(experiment.student.held_out)
-    for role, strategies in (("pool", wanted & {*SEARCHED, *GENERATED}), ("pairs", wanted & {"ds"})):
+    for role, strategies in (("pool", wanted & {*FROM_POOL}), ("pairs", wanted & {"ds"})):
         if not strategies:
             continue
         clips = opened[role].clips

@@ -15,12 +15,13 @@ from typing import Any
 from clapcur.config import canonical
 from clapcur.data.forgotten import are_forgotten, forgotten_names
 from clapcur.data.manifest import Manifest
-from clapcur.errors import DataError
+from clapcur.errors import ArtifactError, DataError
 from clapcur.stages.pool import STAGE, PoolConfig, check_pool_name
 from clapcur.store.artifacts import Artifact, Stage, write_atomic
 from clapcur.store.catalog import Catalog
 from clapcur.store.home import Home
 from clapcur.store.leases import Lease
+from clapcur.store.record import Record
 
 FOLLOWED = "followed.json"  # in the home: the experiments that are kept up to date
 
@@ -28,8 +29,10 @@ FOLLOWED = "followed.json"  # in the home: the experiments that are kept up to d
 OF_A_VERSION = {
     "embed": ("manifest", "previous"),
     "tag": ("manifest", "previous"),
-    "curate": ("pool", "pool_embeddings", "parent", "parent_pool"),
+    "curate": ("pool", "pool_embeddings", "generated", "generated_embeddings", "parent", "parent_pool"),
 }
+SAVED_WORK = ("previous", "parent", "parent_pool")  # roles of earlier results: without them, the result is the same
+MADE_OF_POOL = ("pool", "manifest", "pool_embeddings", "audio_embeddings", "tags")  # roles behind generated captions
 
 
 def turn(home: Home, name: str) -> AbstractContextManager[Lease]:
@@ -71,6 +74,43 @@ def ancestors(home: Home, version: Artifact) -> list[Artifact]:
         version = home.store.find(parent)
         found.append(version)
     return found
+
+
+def earlier(home: Home, manifest: Artifact) -> list[Artifact]:
+    """Return the manifests that correspond to this one for earlier versions of its pool, newest first.
+
+    They are the earlier versions of a pool, or captions that were generated for these in the same way. A manifest that
+    is neither has none.
+    """
+    pool = manifest.record.inputs.get("pool")
+    if pool is None:
+        return ancestors(home, manifest)
+    made = [one for version in ancestors(home, home.store.find(pool)) for one in _made_from(home, version, "pool")]
+    return [one for one in made if one.kind == "manifest" and is_alike(home, one, manifest)]
+
+
+def is_alike(home: Home, one: Artifact, other: Artifact) -> bool:
+    """Return whether two artifacts were made in the same way, if need be from different versions of one pool."""
+    if one.id == other.id:
+        return True
+    mine, theirs = one.record, other.record
+    if mine.stage == theirs.stage == STAGE.name:
+        return bool(mine.config["name"] == theirs.config["name"])
+    if (mine.stage, mine.version, mine.config) != (theirs.stage, theirs.version, theirs.config):
+        return False
+    inputs = [
+        {role: name for role, name in record.inputs.items() if role not in SAVED_WORK} for record in (mine, theirs)
+    ]
+    if inputs[0].keys() != inputs[1].keys():
+        return False
+    changed = [role for role, name in inputs[0].items() if inputs[1][role] != name]
+    try:
+        return all(
+            role in MADE_OF_POOL and is_alike(home, home.store.find(inputs[0][role]), home.store.find(inputs[1][role]))
+            for role in changed
+        )
+    except ArtifactError:  # removed by `clapcur gc`, so that nothing is known of it
+        return False
 
 
 def forgotten(home: Home) -> frozenset[str]:
@@ -133,7 +173,7 @@ def with_earlier(home: Home, stage: Stage, config: Any, inputs: Mapping[str, Art
     role, *added = OF_A_VERSION[stage.name]
     if role not in inputs:
         return dict(inputs)
-    before = ancestors(home, inputs[role])
+    before = earlier(home, inputs[role])
     if not before:
         return dict(inputs)
     for version in (inputs[role], *before):
@@ -167,8 +207,25 @@ def _made_of(
         record = artifact.record
         same = {name: value for name, value in record.inputs.items() if name not in changing} == wanted
         if (record.stage, record.version) == (stage.name, stage.version) and same:
-            if record.config == canonical(config):
+            if record.config == canonical(config) and _of_captions_alike(home, record, inputs):
                 found.append(artifact)
+    return sorted(found, key=lambda artifact: -artifact.record.finished)
+
+
+def _of_captions_alike(home: Home, record: Record, inputs: Mapping[str, Artifact]) -> bool:
+    """Return whether the generated captions that a set was curated from, if any, were made as those of `inputs`."""
+    if "generated" not in inputs:
+        return True
+    try:
+        return is_alike(home, home.store.find(record.inputs["generated"]), inputs["generated"])
+    except ArtifactError:
+        return False
+
+
+def _made_from(home: Home, source: Artifact, role: str) -> list[Artifact]:
+    """Return what was made directly from an artifact in this role, newest first."""
+    edges = Catalog.open(home).downstream(source.id, roles=[role])
+    found = [home.store.find(edge.artifact_id) for edge in edges if edge.input_id == source.id]
     return sorted(found, key=lambda artifact: -artifact.record.finished)
 
 
@@ -202,6 +259,19 @@ class News:
         if self.new_clips and self.hours >= max_wait_hours:
             return f"{self.new_clips:,} new clips have waited {self.hours:.1f} h (maximum: {max_wait_hours:g} h)"
         return ""
+
+    def missing(self, min_new_clips: int, max_wait_hours: float) -> str:
+        """Return what a curation still waits for; an empty string if it is due."""
+        if self.due(min_new_clips, max_wait_hours):
+            return ""
+        said = f"{self.new_clips:,} of {min_new_clips:,} new clips"
+        if not self.new_clips:
+            return said
+        return f"{said}; due in {_duration(max_wait_hours - self.hours)} at the latest"
+
+
+def _duration(hours: float) -> str:
+    return f"{hours / 24:.0f} d" if hours >= 48 else f"{hours:.0f} h" if hours >= 2 else f"{hours * 60:.0f} min"
 
 
 def news(home: Home, version: Artifact, curation: Any) -> News:

@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from curation_world import CLASSES, World
-from safetensors.torch import save_file
-from tiny_yamnet import SMALL
+from tiny_yamnet import SMALL, write_tagger
 from typer.testing import CliRunner
 
 from clapcur.cli import app
@@ -26,8 +24,6 @@ from clapcur.flows.plan import plan
 from clapcur.lineage import queries
 from clapcur.methods.thresholds import Threshold
 from clapcur.models.clap import Clap
-from clapcur.models.config import YamnetConfig
-from clapcur.models.taggers import YamnetTagger
 from clapcur.stages import curate as module
 from clapcur.stages.curate import CurateConfig, curate
 from clapcur.store.artifacts import Store
@@ -126,19 +122,8 @@ def test_a_row_is_read_back_from_its_name_and_its_label(row):
 
 @pytest.fixture
 def tagger(tmp_path) -> Path:
-    """Write a tagger of five classes as YAMNet's file is, and the list of its classes beside it."""
-    folder = tmp_path / "tagger"
-    folder.mkdir()
-    torch.manual_seed(0)
-    model = YamnetTagger(5, YamnetConfig(channels=4))
-    with torch.no_grad():
-        model.classifier.weight.mul_(20)  # of random features all classes are alike
-    tensors = {name.removeprefix("tower."): value for name, value in model.state_dict().items()}
-    save_file(tensors, folder / "yamnet.safetensors")
-    names = ("Hum", "Whistle", "Noise, static", "Speech", "Wind")
-    rows = ["index,mid,display_name", *(f'{index},/m/{index},"{name}"' for index, name in enumerate(names))]
-    (folder / "class_map.csv").write_text("\n".join(rows))
-    return folder / "yamnet.safetensors"
+    """Write a tagger of five classes."""
+    return write_tagger(tmp_path / "tagger")
 
 
 def with_captioning(path: Path, lines: list[str], without: tuple[str, ...] = ()) -> None:

@@ -1,0 +1,134 @@
+"""Re-curation of every strategy that takes clips of a pool: what it reuses, and what it keeps."""
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import pandas as pd
+import pytest
+from tiny_yamnet import write_tagger
+
+from clapcur.config import signature
+from clapcur.data.manifest import Manifest
+from clapcur.data.rows import FROM_POOL, IMPROVEMENT_SETS, Row
+from clapcur.data.tags import Tags
+from clapcur.experiments.config import Experiment, LandingRules, experiment_from_file
+from clapcur.flows.land import land
+from clapcur.flows.steps import improvement_sets, ingest_all, teacher_of
+from clapcur.lineage import pools
+from clapcur.stages.ingest import IngestConfig
+from clapcur.store.artifacts import Artifact
+from clapcur.store.catalog import Campaign
+from clapcur.store.home import Home
+from clapcur.testing import write_tone, write_tones
+
+WRITTEN = ("tagcap", "tagcap-classes", "pl")
+FIRST, MORE = range(6), range(6, 9)
+
+
+@pytest.fixture
+def quiet(monkeypatch) -> None:
+    """Send nothing to MLflow, which takes longer than everything else here."""
+    monkeypatch.setattr("clapcur.tasks.common.tracking.deliver", lambda home: None)
+
+
+@pytest.fixture
+def config(tmp_path, quiet) -> Path:
+    """Give an experiment with a tagger, whose pool is what landed as ``field``."""
+    path = write_tones(tmp_path)
+    write_tagger(tmp_path / "tagger")
+    kept = [line for line in path.read_text().splitlines() if not line.strip().startswith(("rows:", "audio_thr"))]
+    lines = [
+        "audio_threshold: {similarity: -1}", "pool: pool:field", "rows: [teacher, tagcap, tagcap-classes, pl]",
+        "on_landing: {min_new_clips: 2, max_wait_hours: 100, min_changed: 0.5, strategy: tagcap, soft_labels: false}",
+        "captioning:", "  tagger: tagger/yamnet.safetensors", "  tags: {factor: 1.0, window_s: 1}",
+        "  captions: {above_tag: no}",
+    ]  # fmt: skip
+    path.write_text("\n".join([*kept, *(" " * 8 + line for line in lines)]))
+    return path
+
+
+def drop(folder: Path, numbers: range) -> Artifact:
+    """Land tones of these numbers, with those that are in the folder."""
+    for number in numbers:
+        write_tone(folder / f"{number}.wav", 250 + 350 * number, seed=50 + number, duration_s=1.2)
+    return land.fn(IngestConfig(source=str(folder)), "field")
+
+
+def sets_of(experiment: Experiment) -> dict[str, Artifact]:
+    campaign = Campaign(experiment.name, "test", signature(experiment))
+    manifests = ingest_all(experiment, campaign)
+    teacher = teacher_of(experiment, 5, manifests, campaign)
+    return improvement_sets(experiment, manifests, teacher, 5, campaign)
+
+
+def test_every_set_of_pool_clips_can_be_made_on_landing():
+    """A new strategy that landings do not know is curated once and then never again."""
+    assert set(FROM_POOL) == set(IMPROVEMENT_SETS) - {"ds"}, "ds is chosen from the pairs"
+    kinds = LandingRules.__dataclass_fields__["strategy"].type
+    assert get_args(kinds) == FROM_POOL
+    assert [LandingRules(strategy=name).row.strategy for name in FROM_POOL] == list(FROM_POOL)
+    assert LandingRules().row == Row(strategy="ads", soft_labels=True), "an older experiment keeps its student"
+
+
+def test_a_strategy_of_generated_captions_is_refused_where_nothing_generates_them(config):
+    text = config.read_text()
+    config.write_text(text[: text.index("        captioning:")].replace(", tagcap, tagcap-classes", ""))
+    with pytest.raises(ValueError, match="on_landing: the strategy tagcap needs generated captions: give `captioning`"):
+        experiment_from_file(config)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_generated_sets_of_a_grown_pool_are_those_of_one_landing(config, tmp_path, monkeypatch):
+    """Thresholds of tags are relative to the whole pool: captions of known clips change when others land."""
+    experiment, folder = experiment_from_file(config), tmp_path / "field"
+    monkeypatch.setenv("CLAPCUR_HOME", str(tmp_path / "grown"))
+    home = Home.open()
+    v1 = drop(folder, FIRST)
+    first = sets_of(experiment)
+    v2 = drop(folder, MORE)
+    grown = sets_of(experiment)
+    assert sets_of(experiment) == grown
+    for name in WRITTEN:
+        record = grown[name].record
+        assert (record.inputs["parent"], record.inputs["parent_pool"]) == (first[name].id, v1.id)
+        news = pools.news(home, v2, experiment.curate(name))
+        assert news.curated == v2 and news.new_clips == 0
+        changes = json.loads((grown[name].path / "card.json").read_text())["changes"]
+        before, after = (set(keyed(one[name]).index) for one in (first, grown))
+        assert (changes["added"], changes["removed"]) == (len(after - before), len(before - after))
+
+    # only what is new was heard and embedded
+    of_v2 = [one for one in home.store if v2.id in one.record.inputs.values()]
+    heard = {one.record.stage: one.record.counts for one in of_v2 if one.record.stage in ("tag", "embed")}
+    assert heard["tag"]["heard"] == heard["embed"]["embedded"] == len(MORE)
+    assert heard["tag"]["clips"] == heard["embed"]["rows"] == len(FIRST) + len(MORE)
+    for name in WRITTEN:
+        known, now = (captions_of(home, one[name]) for one in (first, grown))
+        embedded = home.store.find(grown[name].record.inputs["generated_embeddings"]).record.counts
+        assert (embedded["rows"], embedded["embedded"]) == (len(now), len(now - known))
+
+    monkeypatch.setenv("CLAPCUR_HOME", str(tmp_path / "at once"))
+    drop(folder, MORE)
+    anew = sets_of(experiment)
+    for name in WRITTEN:
+        assert "parent" not in anew[name].record.inputs
+        pd.testing.assert_frame_equal(keyed(grown[name]), keyed(anew[name]), rtol=0, atol=1e-5)
+    thresholds = [tags_of(home, one["tagcap"]).classes.threshold for one in (first, grown)]
+    assert (thresholds[0] != thresholds[1]).any(), "or the pool as a whole had no influence"
+
+
+def keyed(chosen: Artifact) -> pd.DataFrame:
+    """Return the pairs of a set by clip and caption, without the rank, which rounding may exchange."""
+    table = pd.read_parquet(chosen.path / "pairs.parquet").set_index(["clip_id", "caption_id"]).sort_index()
+    return table.drop(columns="rank", errors="ignore")
+
+
+def captions_of(home: Home, chosen: Artifact) -> set[str]:
+    return set(Manifest.open(home.store.find(chosen.record.inputs["generated"])).captions.caption_id)
+
+
+def tags_of(home: Home, chosen: Artifact) -> Tags:
+    written = home.store.find(chosen.record.inputs["generated"])
+    return Tags.open(home.store.find(written.record.inputs["tags"]))
