@@ -38,7 +38,8 @@ def recurate(experiment: Experiment, force: bool = False) -> Artifact:
     """Update the student of an experiment after the named pool (``pool: pool:NAME``) has changed.
 
     A second call on the same pool repeats no work, so it does no harm if a landing is announced twice. If a clip is
-    taken down meanwhile, the flow starts again without that clip.
+    taken down meanwhile, the flow starts again without that clip. Without pairs, the teacher of generated captions is
+    kept when the pool grows (`clapcur.flows.steps.kept_captions`).
 
     Parameters
     ----------
@@ -89,7 +90,7 @@ def bring_up_to_date(experiment: Experiment, force: bool) -> Artifact:
         experiment.name, f"recurate v{version.record.config['version']}", signature([experiment, version.id])
     )
     preflight.check_config(experiment)
-    manifests = ingest_all(experiment, campaign)
+    manifests = ingest_all(experiment, campaign, keep_pairs=True)
     teacher = teacher_of(experiment, seed, manifests, campaign)
     sets = improvement_sets(experiment, manifests, teacher, seed, campaign)
     chosen = sets[rules.strategy]

@@ -9,10 +9,14 @@ from collections.abc import Mapping
 
 from clapcur.config import from_dict
 from clapcur.data.class_names import prompts
+from clapcur.data.forgotten import are_forgotten
+from clapcur.data.generated import refresh_locations
+from clapcur.data.manifest import Manifest
 from clapcur.data.rows import GENERATED, TAGGED, Row
 from clapcur.experiments import preflight
 from clapcur.experiments.config import Experiment
 from clapcur.experiments.order import OrderEvaluation, PostTraining, warn_of_deaf_tower
+from clapcur.lineage import pools
 from clapcur.models.config import ClapConfig
 from clapcur.models.folder import read_config
 from clapcur.stages.audition import AuditionConfig
@@ -22,6 +26,7 @@ from clapcur.stages.ingest import IngestConfig
 from clapcur.stages.merge import MergeConfig
 from clapcur.stages.train import TrainConfig
 from clapcur.stages.zste import ZsteConfig
+from clapcur.store import dry_run
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
 from clapcur.store.home import Home
@@ -52,11 +57,19 @@ CANDIDATES = (  # embeddings that a curation compares: role of the table, what i
 )
 
 
-def ingest_all(experiment: Experiment, campaign: Campaign) -> dict[str, Artifact]:
+def ingest_all(experiment: Experiment, campaign: Campaign, keep_pairs: bool = False) -> dict[str, Artifact]:
     """Ingest everything that an experiment names, check that it fits, and return the manifests by role.
 
     In addition to the roles of `Manifests` there are ``single_sounds`` and ``order``, if the experiment sets them. For
     a named pool, the manifest is its newest version.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    campaign : Campaign
+    keep_pairs : bool
+        For an experiment without pairs: whether to keep the pairs that were first generated for the pool, instead of
+        generating them for its newest version; see `kept_captions`.
     """
     manifests = {}
     for role in ("pairs", "pool", "captions", "evaluation"):
@@ -67,7 +80,8 @@ def ingest_all(experiment: Experiment, campaign: Campaign) -> dict[str, Artifact
     if experiment.captioning is not None and experiment.captioning.tagger is not None:
         adopt_tagger(experiment.captioning.tagger, campaign)  # unfit classes must fail before any training
     if experiment.pairs is None:
-        manifests["pairs"] = first_captions(experiment, manifests, campaign)
+        kept = kept_captions(experiment, manifests) if keep_pairs else None
+        manifests["pairs"] = kept or first_captions(experiment, manifests, campaign)
     if experiment.more_pairs or experiment.share_of_pairs < 1:
         parts = [manifests["pairs"], *(ingest(config, "pairs", campaign) for config in experiment.more_pairs)]
         manifests["pairs"] = merge(MergeConfig(share=experiment.share_of_pairs), parts, "pairs", campaign)
@@ -111,6 +125,33 @@ def first_captions(experiment: Experiment, manifests: Manifests, campaign: Campa
     tags = tagged(experiment, pool, campaign, heard)
     given = {"pool": pool, "tags": tags, "evaluation": manifests["evaluation"]}
     return caption(settings.without_model(), given, "pairs", campaign)
+
+
+def kept_captions(experiment: Experiment, manifests: Manifests) -> Artifact | None:
+    """Return the pairs that were first generated for an earlier version of the pool; None if there are none.
+
+    A student and the champion can be compared only if both come from one teacher, and a teacher of generated captions
+    is another one for every version of the pool. So its first pairs are kept until they would be generated in another
+    way, or a clip of the pool behind them is taken down: tags are relative to the mean over all clips.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        An experiment with `captioning`.
+    manifests : mapping of str to Artifact
+        By role: ``pool`` and ``evaluation``.
+    """
+    home = Home.open()
+    with dry_run.dry_run():
+        found = pools.earlier(home, first_captions(experiment, manifests))
+    taken_down = pools.forgotten(home)
+    for kept in reversed(found):
+        pool = Manifest.open(home.store.find(kept.record.inputs["pool"]))
+        if not are_forgotten(pool.clips, taken_down).any():
+            if not dry_run.is_read_only():
+                refresh_locations(kept, manifests["pool"])
+            return kept
+    return None
 
 
 def tagged(

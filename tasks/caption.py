@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from clapcur.data.generated import refresh_locations
 from clapcur.stages import caption as stage_module
 from clapcur.stages.caption import CaptionConfig
+from clapcur.store import dry_run
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
 from clapcur.tasks.common import run_stage, stage_task
@@ -28,6 +29,6 @@ def caption(
     """
     stage, identity = stage_module.stage_for(config)
     artifact = run_stage(stage, identity, inputs, campaign, {"role": role})
-    if artifact.is_made:
+    if artifact.is_made and not dry_run.is_read_only():
         refresh_locations(artifact, inputs["pool"])
     return artifact

@@ -102,6 +102,8 @@ def run_stage(
     if dry := dry_run.current():
         if what.name not in READS or not all(artifact.is_made for artifact in inputs.values()):
             return dry.ask(home.store, key, tags)
+        if dry.temporary is not None:
+            return dry.read(home.store, what, config, inputs)
 
     def check(is_written: bool) -> None:
         if what.kind in SHAPED_BY_CLIPS:

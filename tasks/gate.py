@@ -1,11 +1,13 @@
 """Two scores -> decision: which student is champion."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 from clapcur.data import champions
 from clapcur.data.takedowns import why_tainted
 from clapcur.errors import OutdatedError
 from clapcur.stages.gate import STAGE, GateConfig
+from clapcur.store import dry_run
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
 from clapcur.store.home import Home
@@ -32,7 +34,7 @@ def gate(config: GateConfig, inputs: Mapping[str, Artifact], campaign: Campaign 
         other scores must be compared.
     """
     home = Home.open()
-    with champions.turn(home, config.dataset) as lease:
+    with nullcontext() if dry_run.is_read_only() else champions.turn(home, config.dataset) as lease:
         for role in ("teacher", "champion", "challenger"):
             if inputs[role].is_made and (why := why_tainted(home.store, inputs[role])):
                 raise OutdatedError(
@@ -44,5 +46,6 @@ def gate(config: GateConfig, inputs: Mapping[str, Artifact], campaign: Campaign 
                 f"the champion of {config.dataset} changed from {inputs['champion'].id} to {now.id}; run the same "
                 "command again to compare with it"
             )
-        lease.check()
+        if lease is not None:
+            lease.check()
         return run_stage(STAGE, config, inputs, campaign, {"role": "gate", "dataset": config.dataset})

@@ -3,6 +3,7 @@
 from clapcur.lineage import pools
 from clapcur.stages import ingest as stage_module
 from clapcur.stages.ingest import IngestConfig
+from clapcur.store import dry_run
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
 from clapcur.store.home import Home
@@ -23,9 +24,13 @@ def ingest(config: IngestConfig, role: str, campaign: Campaign | None = None) ->
     campaign : Campaign, optional
         Campaign that the MLflow run belongs to.
     """
-    home = Home.open()
-    scan = stage_module.scan(config, probe_cache=home.root / "probes.db", forgotten=pools.forgotten(home))
+    home, dry = Home.open(), dry_run.current()
+    cache = home.root / "probes.db"
+    if dry and dry.temporary:
+        cache = dry.copy(cache)
+    scan = stage_module.scan(config, probe_cache=cache, forgotten=pools.forgotten(home))
     stage, identity = stage_module.stage_for(scan)
     artifact = run_stage(stage, identity, {}, campaign, {"role": role})
-    stage_module.refresh_locations(artifact, scan)
+    if not dry_run.is_read_only():
+        stage_module.refresh_locations(artifact, scan)
     return artifact

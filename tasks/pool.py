@@ -1,10 +1,13 @@
 """A landing, or clips that were taken down -> the next version of a pool."""
 
+from contextlib import nullcontext
+
 from prefect.events import emit_event
 from prefect.settings import PREFECT_API_URL
 
 from clapcur.lineage import pools
 from clapcur.stages.pool import STAGE
+from clapcur.store import dry_run
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
 from clapcur.store.home import Home
@@ -30,15 +33,16 @@ def grow(name: str, landing: Artifact | None = None, campaign: Campaign | None =
         Campaign that the MLflow run belongs to.
     """
     home = Home.open()
-    with pools.turn(home, name) as lease:
+    with nullcontext() if dry_run.is_read_only() else pools.turn(home, name) as lease:
         following = pools.next_version(home, name, landing)
         if following is None:
             return pools.head(home, name)
         config, inputs = following
         tags = {"role": "pool", "pool": name, "name": f"{name} v{config.version}"}
-        lease.check()  # raises if another process took over; its version is then the parent of the next
+        if lease is not None:
+            lease.check()  # raises if another process took over; its version is then the parent of the next
         version = run_stage(STAGE, config, inputs, campaign, tags)
-    if PREFECT_API_URL.value():
+    if PREFECT_API_URL.value() and not dry_run.is_read_only():
         counts = version.record.counts
         payload = {"pool": name, "version": config.version, "id": version.id, "added": counts["added"]}
         emit_event(LANDED, {"prefect.resource.id": f"clapcur.pool.{name}"}, payload=payload)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from clapcur.data.generated import refresh_locations
 from clapcur.stages.pseudo_label import STAGE, PseudoLabelConfig
+from clapcur.store import dry_run
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
 from clapcur.tasks.common import run_stage, stage_task
@@ -24,6 +25,6 @@ def pseudo_label(
         Campaign that the MLflow run belongs to.
     """
     artifact = run_stage(STAGE, config, inputs, campaign, {"role": "pseudo-labels"})
-    if artifact.is_made:
+    if artifact.is_made and not dry_run.is_read_only():
         refresh_locations(artifact, inputs["pool"])
     return artifact

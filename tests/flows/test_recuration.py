@@ -1,6 +1,10 @@
 """Re-curation of every strategy that takes clips of a pool: what it reuses, and what it keeps."""
 
+import dataclasses
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import get_args
 
@@ -9,11 +13,16 @@ import pytest
 from tiny_yamnet import write_tagger
 
 from clapcur.config import signature
+from clapcur.data import champions
+from clapcur.data.decision import Decision
 from clapcur.data.manifest import Manifest
 from clapcur.data.rows import FROM_POOL, IMPROVEMENT_SETS, Row
 from clapcur.data.tags import Tags
 from clapcur.experiments.config import Experiment, LandingRules, experiment_from_file
+from clapcur.flows.forget import forget
 from clapcur.flows.land import land
+from clapcur.flows.plan import plan_recuration
+from clapcur.flows.recurate import recurate
 from clapcur.flows.steps import improvement_sets, ingest_all, teacher_of
 from clapcur.lineage import pools
 from clapcur.stages.ingest import IngestConfig
@@ -22,25 +31,33 @@ from clapcur.store.catalog import Campaign
 from clapcur.store.home import Home
 from clapcur.testing import write_tone, write_tones
 
+pytestmark = pytest.mark.usefixtures("leaves_no_trace")  # of the log that a command writes
 WRITTEN = ("tagcap", "tagcap-classes", "pl")
 FIRST, MORE = range(6), range(6, 9)
 
 
-@pytest.fixture
-def quiet(monkeypatch) -> None:
+@pytest.fixture(scope="module")
+def quiet() -> Iterator[None]:
     """Send nothing to MLflow, which takes longer than everything else here."""
-    monkeypatch.setattr("clapcur.tasks.common.tracking.deliver", lambda home: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clapcur.tasks.common.tracking.deliver", lambda home: None)
+        patch.setattr("clapcur.tasks.common.tracking.live", lambda *arguments: nullcontext(lambda step, metrics: None))
+        yield
 
 
 @pytest.fixture
-def config(tmp_path, quiet) -> Path:
-    """Give an experiment with a tagger, whose pool is what landed as ``field``."""
-    path = write_tones(tmp_path)
-    write_tagger(tmp_path / "tagger")
+def config(tmp_path) -> Path:
+    return write_config(tmp_path)
+
+
+def write_config(folder: Path) -> Path:
+    """Write an experiment with a tagger, whose pool is what landed as ``field``."""
+    path = write_tones(folder)
+    write_tagger(folder / "tagger")
     kept = [line for line in path.read_text().splitlines() if not line.strip().startswith(("rows:", "audio_thr"))]
     lines = [
         "audio_threshold: {similarity: -1}", "pool: pool:field", "rows: [teacher, tagcap, tagcap-classes, pl]",
-        "on_landing: {min_new_clips: 2, max_wait_hours: 100, min_changed: 0.5, strategy: tagcap, soft_labels: false}",
+        "on_landing: {min_new_clips: 3, max_wait_hours: 96, min_changed: 0, strategy: tagcap, soft_labels: false}",
         "captioning:", "  tagger: tagger/yamnet.safetensors", "  tags: {factor: 1.0, window_s: 1}",
         "  captions: {above_tag: no}",
     ]  # fmt: skip
@@ -80,7 +97,7 @@ def test_a_strategy_of_generated_captions_is_refused_where_nothing_generates_the
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_generated_sets_of_a_grown_pool_are_those_of_one_landing(config, tmp_path, monkeypatch):
+def test_generated_sets_of_a_grown_pool_are_those_of_one_landing(quiet, config, tmp_path, monkeypatch):
     """Thresholds of tags are relative to the whole pool: captions of known clips change when others land."""
     experiment, folder = experiment_from_file(config), tmp_path / "field"
     monkeypatch.setenv("CLAPCUR_HOME", str(tmp_path / "grown"))
@@ -132,3 +149,64 @@ def captions_of(home: Home, chosen: Artifact) -> set[str]:
 def tags_of(home: Home, chosen: Artifact) -> Tags:
     written = home.store.find(chosen.record.inputs["generated"])
     return Tags.open(home.store.find(written.record.inputs["tags"]))
+
+
+# -- what is kept of an experiment without pairs, and what a dry run says
+
+
+@pytest.fixture(scope="module")
+def begun(quiet, tmp_path_factory) -> Path:
+    """Make a home whose first landing was curated, for an experiment without pairs."""
+    folder = tmp_path_factory.mktemp("begun")
+    path = write_config(folder)
+    path.write_text(path.read_text().replace("pairs: pairs.csv", "pairs: null"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLAPCUR_HOME", str(folder / "home"))
+        drop(folder / "field", FIRST)
+        assert recurate.fn(experiment_from_file(path)).kind == "decision"
+        assert Home.open().login
+    return folder
+
+
+@pytest.fixture
+def copied(begun, tmp_path, monkeypatch) -> Path:
+    """Give a copy of that home, the sounds and the experiment file."""
+    shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("CLAPCUR_HOME", str(tmp_path / "home"))
+    return tmp_path / "tones.yaml"
+
+
+def teachers(home: Home) -> list[str]:
+    return [one.id for one in home.store.of_kind("checkpoint") if one.record.tags["row"] == "teacher"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_first_teacher_of_generated_captions_stays(quiet, copied, tmp_path):
+    """Every landing trained another teacher, and its student was compared with a champion of another one."""
+    experiment, home = experiment_from_file(copied), Home.open()
+    (teacher,) = teachers(home)
+    drop(tmp_path / "field", MORE)
+    planned = {step.what: (step.new, step.reused) for step in plan_recuration(experiment).steps}
+    assert planned["train teacher"] == (0, experiment.teacher.num_examples)
+    assert planned["tag pool"] == planned["embed pool"] == (len(MORE), len(FIRST))
+    decision = recurate.fn(experiment)
+    assert decision.record.inputs["teacher"] == teacher and teachers(home) == [teacher]
+    student = home.store.find(Decision.open(decision).challenger).record
+    chosen = home.store.find(student.inputs["improvement_set"]).record
+    assert chosen.inputs["pool"] == student.inputs["pool"] == pools.head(home, "field").id, "the student hears all"
+    assert "parent" in chosen.inputs and chosen.inputs["teacher_pairs"] == student.inputs["teacher_pairs"]
+
+    first = Manifest.open(pools.versions(home, "field")[0]).clips.clip_id
+    forget.fn([first[0]], "asked")
+    recurate.fn(experiment)
+    assert len(teachers(home)) == 2, "tags are relative to the mean over all clips, so the first captions are gone"
+    newest = champions.standing(home.store, experiment.name)["teacher"]
+    assert newest.id == teachers(home)[1]
+    learned = Manifest.open(home.store.find(newest.record.inputs["teacher_pairs"])).pairs.clip_id
+    assert first[0] not in set(learned)
+
+    tags = dataclasses.replace(experiment.captioning.tags, factor=0.9)
+    other = dataclasses.replace(experiment, captioning=dataclasses.replace(experiment.captioning, tags=tags))
+    steps = {step.what: step.new for step in plan_recuration(other).steps}
+    assert steps["train teacher"] == experiment.teacher.num_examples, "other captions are another teacher's"
