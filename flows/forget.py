@@ -2,20 +2,27 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
+from clapcur.data import champions
+from clapcur.data.forgotten import are_forgotten
 from clapcur.data.manifest import Manifest
 from clapcur.data.recordings import asked_as, recording_id
+from clapcur.data.takedowns import all_tainted
 from clapcur.errors import ArtifactError, DataError
 from clapcur.experiments.config import Experiment
-from clapcur.flows.recurate import recurate
+from clapcur.flows.recurate import pool_name, recurate
 from clapcur.lineage import pools
 from clapcur.lineage.queries import clips_named, clips_of_recording, impact
 from clapcur.stages.tombstone import Tombstone
+from clapcur.store.artifacts import Artifact
 from clapcur.store.home import Home
+from clapcur.store.readable import model_name
+from clapcur.tasks.common import SHAPED_BY_CLIPS
 from clapcur.tasks.pool import grow
 from clapcur.tasks.tombstone import bury
 
@@ -50,8 +57,30 @@ def forget(clips: Sequence[str], reason: str = "", experiments: Sequence[Experim
         A name refers to no known clip.
     """
     home = Home.open()
+    touched, stones = asked_for(home, clips, reason)
+    for stone in stones:  # only after every name was resolved
+        bury(stone)
+    for name in pools.names(home):
+        if touched.keys() & set(Manifest.open(pools.head(home, name)).clips.clip_id):
+            grow(name)
+    for experiment in experiments:
+        recurate(experiment)
+    return list(touched.values())
+
+
+def asked_for(home: Home, clips: Sequence[str], reason: str) -> tuple[dict[str, dict[str, Any]], list[Tombstone]]:
+    """Return what each clip to take down influenced, by clip id, and the tombstones to write.
+
+    Parameters
+    ----------
+    home : Home
+    clips : sequence of str
+        Names as for `forget`.
+    reason : str
+        Reason, stored in the tombstones.
+    """
     touched: dict[str, dict[str, Any]] = {}
-    stones = []
+    stones: list[Tombstone] = []
     for name in clips:
         recording = recording_of(home, name)
         told = [impact(home, clip) for clip in (clips_of_recording(home, recording) if recording else [name])]
@@ -63,14 +92,64 @@ def forget(clips: Sequence[str], reason: str = "", experiments: Sequence[Experim
             for clip, sound in sounds.items()
         ]
         touched |= {one["clip_id"]: one for one in told}
-    for stone in stones:  # only after every name was resolved
-        bury(stone)
-    for name in pools.names(home):
-        if touched.keys() & set(Manifest.open(pools.head(home, name)).clips.clip_id):
-            grow(name)
-    for experiment in experiments:
-        recurate(experiment)
-    return list(touched.values())
+    return touched, stones
+
+
+@dataclass(frozen=True)
+class TakeDown:
+    """What a take-down would do."""
+
+    touched: tuple[dict[str, Any], ...]
+    """For each clip, everything that it influenced, as `forget` returns it."""
+    pools: dict[str, int]
+    """Number of clips that would leave, by name of the pool."""
+    outdated: tuple[tuple[Artifact, str], ...]
+    """Artifacts that would not be used any more, and why."""
+    aliases: tuple[tuple[str, Artifact, Artifact | None], ...]
+    """Aliases that would move: name, such as ``clapcur-esc50@champion``, the checkpoint now and then."""
+    experiments: tuple[str, ...]
+    """Names of the experiments that would be curated again."""
+
+
+def plan_take_down(clips: Sequence[str], experiments: Sequence[Experiment] = ()) -> TakeDown:
+    """Return what `forget` would do. Nothing is written.
+
+    Parameters
+    ----------
+    clips : sequence of str
+    experiments : sequence of Experiment
+        As for `forget`.
+    """
+    home = Home.open()
+    touched, stones = asked_for(home, clips, "")
+    now = pools.forgotten(home)
+    then = now.union(*(names_of(stone) for stone in stones))
+    shaped = [artifact for kind in SHAPED_BY_CLIPS for artifact in home.store.of_kind(kind)]
+    before = all_tainted(home.store, shaped, now) if now else {}
+    why = all_tainted(home.store, shaped, then)
+    leaving = {
+        name: int(are_forgotten(Manifest.open(pools.head(home, name)).clips, then).sum()) for name in pools.names(home)
+    }
+    moving, datasets = [], set()
+    for dataset in champions.datasets(home.store):
+        standing = champions.standing(home.store, dataset)
+        left = champions.standing(home.store, dataset, then)
+        moved = [(alias, one) for alias, one in standing.items() if left.get(alias) != one]
+        moving += [(f"{model_name(dataset)}@{alias}", one, left.get(alias)) for alias, one in moved]
+        datasets |= {dataset} if moved else set()
+    return TakeDown(
+        touched=tuple(touched.values()),
+        pools={name: number for name, number in leaving.items() if number},
+        outdated=tuple((one, why[one.id]) for one in shaped if one.id in why and one.id not in before),
+        aliases=tuple(moving),
+        experiments=tuple(one.name for one in experiments if leaving.get(pool_name(one)) or one.name in datasets),
+    )
+
+
+def names_of(stone: Tombstone) -> set[str]:
+    """Return the names that a tombstone adds to what is forgotten; see `clapcur.data.forgotten`."""
+    recording = asked_as(stone.recording_id) if stone.recording_id else ()
+    return {*filter(None, (stone.clip_id, stone.pcm_sha256)), *recording}
 
 
 def recording_of(home: Home, name: str) -> str:

@@ -1,11 +1,12 @@
 """Plan a flow: take its own steps in a dry run, to see what it would compute."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from clapcur.data import champions
 from clapcur.data.manifest import Manifest
+from clapcur.data.rows import SEARCHED
 from clapcur.experiments.config import Experiment
 from clapcur.flows.recurate import bring_up_to_date, pool_name
 from clapcur.lineage import pools
@@ -63,6 +64,10 @@ class Plan:
     num_reused: int
     due: str | None = None
     """For a re-curation: why it is due, empty if it is not; None for any other flow."""
+    missing: str = ""
+    """For a re-curation that is not due: what it waits for."""
+    news: pools.News | None = None
+    """For a re-curation: the changes to the pool since the last one."""
 
     @property
     def seconds(self) -> float:
@@ -75,7 +80,7 @@ class Plan:
         return tuple(step.what for step in self.steps if step.seconds is None)
 
 
-def plan(experiment: Experiment, flow: Callable[[Experiment], Any], due: str | None = None) -> Plan:
+def plan(experiment: Experiment, flow: Callable[[Experiment], Any]) -> Plan:
     """Return what a flow would compute for an experiment, and how long that takes.
 
     Tables, sounds and checkpoints are read, so errors in them are reported; nothing is trained, embedded or scored.
@@ -85,8 +90,6 @@ def plan(experiment: Experiment, flow: Callable[[Experiment], Any], due: str | N
     experiment : Experiment
     flow : callable
         Function of a flow, such as ``clapcur.flows.compare.compare.fn``.
-    due : str, optional
-        For a re-curation: why it is due, empty if it is not. Copied to the plan.
     """
     home, found = Home.open(), dict[str, list[Step]]()
     with dry_run() as run:
@@ -97,19 +100,28 @@ def plan(experiment: Experiment, flow: Callable[[Experiment], Any], due: str | N
             found.setdefault(step.what, []).append(step)
     steps = tuple(_together(parts) for parts in found.values())
     reused = sum(artifact.is_made for artifact in run.asked.values())
-    return Plan(steps, len(run.asked), reused, due)
+    return Plan(steps, len(run.asked), reused)
 
 
-def plan_recuration(experiment: Experiment) -> Plan:
-    """Return what `clapcur.flows.recurate` would do if it were due, and whether it is.
+def plan_recuration(experiment: Experiment, force: bool = False) -> Plan:
+    """Return what `clapcur.flows.recurate` would do if it were due, and whether it is. Nothing is written to the home.
 
     The plan includes a student, although one is trained only if enough pairs change, which is not known in advance.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    force : bool
+        Whether the flow would be forced, and so is due in any case.
     """
     home, rules = Home.open(), experiment.on_landing
-    news = pools.news(home, grow(pool_name(experiment)), experiment.curate(rules.strategy))
-    outdated = champions.why_outdated(home.store, experiment.name)
-    due = news.due(rules.min_new_clips, rules.max_wait_hours) or outdated
-    return plan(experiment, lambda one: bring_up_to_date(one, force=True), due)
+    with dry_run(writes=False):
+        news = pools.news(home, grow(pool_name(experiment)), experiment.curate(rules.strategy))
+        outdated = champions.why_outdated(home.store, experiment.name)
+        due = news.due(rules.min_new_clips, rules.max_wait_hours) or outdated or ("it is forced" if force else "")
+        missing = "" if due else news.missing(rules.min_new_clips, rules.max_wait_hours)
+        planned = plan(experiment, lambda one: bring_up_to_date(one, force=True))
+    return replace(planned, due=due, missing=missing, news=news)
 
 
 def _step(home: Home, artifact: Artifact, rates: "_Rates") -> Step:
@@ -151,11 +163,16 @@ def _taken_over(home: Home, record: Record) -> int:
     if work is None or work.before not in inputs:
         return 0
     before = inputs[work.before]
-    now = _ids(home, inputs[work.role], "clips")
+    manifest = home.store.find(inputs[work.role])
+    what = "captions" if record.config.get("what") == "captions" and manifest.is_made else "clips"
+    now = _ids(home, manifest.id, what)
     if record.stage == "curate":
+        if record.config["strategy"] not in SEARCHED:
+            return 0  # all pairs are given, and only compared with thresholds
         earlier = _ids(home, before, "clips")
         return 0 if earlier - now else len(earlier)  # if the pool lost clips, all pairs are scored again
-    return len(now & _ids(home, home.store.find(before).record.inputs["manifest"], "clips"))
+    earlier = _ids(home, home.store.find(before).record.inputs["manifest"], what)
+    return len(now & earlier)
 
 
 def _ids(home: Home, manifest: str, what: str) -> set[str]:

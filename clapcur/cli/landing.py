@@ -3,6 +3,7 @@
 import csv
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,8 +27,15 @@ from clapcur.errors import DataError
 from clapcur.store.artifacts import Artifact
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from clapcur.flows.forget import TakeDown
     from clapcur.stages.ingest import IngestConfig
 
+INFLUENCED = (  # lists in the answer to what a clip influenced, in the order in which they are shown
+    "manifests", "embeddings", "tags", "improvement_sets", "compositions", "captioners", "checkpoints", "scores",
+    "models",
+)  # fmt: skip
 PoolName = Annotated[str, typer.Option("--pool", help="Name of the pool: letters, digits and _ . -")]
 Config = Annotated[Path, typer.Argument(help="Experiment file with `pool: pool:NAME`.", show_default=False)]
 
@@ -153,9 +161,9 @@ def recurate(
     from clapcur.experiments.config import experiment_from_file
 
     experiment = experiment_from_file(config)
-    where = open_home(home)
+    where = open_home(home, must_exist=dry_run)
     if dry_run:
-        return show_dry_run("recurate", experiment, as_json)
+        return show_dry_run("recurate", experiment, as_json, force=force)
     from clapcur.cli.experiments import run_flow
     from clapcur.lineage import pools
 
@@ -196,6 +204,9 @@ def forget(
         list[str], typer.Argument(help="Clip ids, their first digits, or paths of audio files.", show_default=False)
     ],
     reason: Annotated[str, typer.Option(help="Reason, stored in the record.")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the clips and what would be outdated; change nothing.")
+    ] = False,
     config: Annotated[
         list[Path] | None,
         typer.Option(help="Experiments whose students are in use; default: every experiment re-curated before."),
@@ -214,28 +225,70 @@ def forget(
     from clapcur.lineage import pools
 
     experiments = [experiment_from_file(path) for path in config or pools.followed(where)]
+    if dry_run:
+        with working():
+            from clapcur.flows.forget import plan_take_down
+
+            planned = plan_take_down(clips, experiments)
+        return show_take_down(planned, as_json)
     with working():
         from clapcur.flows.forget import forget as flow
 
         touched = run_flow(flow, clips, reason=reason, experiments=experiments)
-    kinds = (
-        "manifests", "embeddings", "tags", "improvement_sets", "compositions", "captioners", "checkpoints", "scores",
-        "models",
-    )  # fmt: skip
     if as_json:
         found: list[dict[str, Any]] = [
-            {"clip_id": told["clip_id"]} | {kind: [entry["id"] for entry in told[kind]] for kind in kinds}
+            {"clip_id": told["clip_id"]} | {kind: [entry["id"] for entry in told[kind]] for kind in INFLUENCED}
             for told in touched
         ]
         print_json({"home": str(where.root), "forgotten": found})
         return
     for told in touched:
-        show(f"clip {told['clip_id']} is forgotten; it influenced")
-        rows = [
-            (kind.replace("_", " "), entry["id"], entry["label"], entry["because"])
-            for kind in kinds
-            for entry in told[kind]
-        ]
-        show(columns_table(("", "id", "made by", "because"), rows))
+        show(f"clip {told['clip_id']} is forgotten; it influenced", influenced_table(told))
     if not experiments:
         show("Nothing was recomputed: no experiment was re-curated before; name those in use with --config.")
+
+
+def influenced_table(told: Mapping[str, Any]) -> "RenderableType":
+    """Return a table of everything that a clip influenced."""
+    rows = [
+        (kind.replace("_", " "), entry["id"], entry["label"], entry["because"])
+        for kind in INFLUENCED
+        for entry in told[kind]
+    ]
+    return columns_table(("", "id", "made by", "because"), rows)
+
+
+def show_take_down(planned: "TakeDown", as_json: bool) -> None:
+    """Print what a take-down would do, or one line of JSON."""
+    from clapcur.store.readable import label
+
+    if as_json:
+        print_json(
+            {
+                "dry_run": True,
+                "clips": [{kind: told[kind] for kind in ("clip_id", *INFLUENCED)} for told in planned.touched],
+                "pools": planned.pools,
+                "outdated": [
+                    {"id": one.id, "kind": one.kind, "label": label(one.record), "because": why}
+                    for one, why in planned.outdated
+                ],
+                "aliases": [
+                    {"alias": alias, "checkpoint": one.id, "then": then.id if then else None}
+                    for alias, one, then in planned.aliases
+                ],
+                "experiments": planned.experiments,
+            }
+        )
+        return
+    for told in planned.touched:
+        show(f"clip {told['clip_id']} would be forgotten; it influenced", influenced_table(told))
+    rows = [(one.kind.replace("_", " "), one.id, label(one.record), why) for one, why in planned.outdated]
+    if rows:
+        show("These would be outdated:", columns_table(("", "id", "made by", "because"), rows))
+    for alias, one, then in planned.aliases:
+        show(f"{alias}: {one.id} -> {then.id if then else 'none'}")
+    for name, number in planned.pools.items():
+        show(f"clips that would leave the pool {name}: {number:,}")
+    if planned.experiments:
+        show(f"These would be curated again: {', '.join(planned.experiments)}.")
+    show("Nothing was changed. Outdated artifacts stay in the store until `clapcur gc --delete` removes them.")

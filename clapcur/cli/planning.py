@@ -58,7 +58,7 @@ def show_dry_run(name: str, experiment: "Experiment", as_json: bool, **options: 
         from clapcur.flows import plan as plans
 
         if name == "recurate":
-            made = plans.plan_recuration(experiment)
+            made = plans.plan_recuration(experiment, **options)
         else:
             flow = getattr(import_module(f"clapcur.flows.{name}"), name)
             made = plans.plan(experiment, partial(flow.fn, **options))
@@ -69,6 +69,10 @@ def show_plan(made: "Plan", as_json: bool) -> None:
     """Print the steps of a plan and their estimated time, or one line of JSON."""
     if as_json:
         facts = {"results": made.num_results, "reused": made.num_reused, "seconds": made.seconds, "due": made.due}
+        if made.news is not None:
+            news = made.news
+            facts |= {"missing": made.missing, "new_clips": news.new_clips, "gone_clips": news.gone_clips}
+            facts |= {"hours_waited": news.hours, "version": news.version.id}
         print_json({**facts, "unknown": made.unknown, "steps": [asdict(step) for step in made.steps]})
         return
     rows = [
@@ -79,8 +83,8 @@ def show_plan(made: "Plan", as_json: bool) -> None:
     show(columns_table(("", "new", "reused", "of", "about"), rows, right=("new", "reused", "about")))
     show(f"{made.num_reused:,} of {made.num_results:,} results already exist.{_time_left(made)}")
     if made.due is not None:
-        now = f"Due: {made.due}."
-        show(now if made.due else "Not due yet; `clapcur recurate --force` runs it anyway.")
+        not_yet = f"Not due yet: {made.missing}. `clapcur recurate --force` runs it anyway."
+        show(f"Due: {made.due}." if made.due else not_yet)
 
 
 def _time_left(made: "Plan") -> str:

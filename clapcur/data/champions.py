@@ -5,7 +5,7 @@ decided before or after the take-down. MLflow shows the same aliases on a regist
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from contextlib import AbstractContextManager
 
 from clapcur.config import signature
@@ -65,12 +65,19 @@ def decision_that_holds(store: Store, dataset: str, champion: Artifact, challeng
     return None
 
 
-def standing(store: Store, dataset: str) -> dict[str, Artifact]:
+def standing(store: Store, dataset: str, names: Set[str] | None = None) -> dict[str, Artifact]:
     """Return the checkpoints by alias: ``teacher``, ``champion`` and ``challenger`` (the newest one).
 
     The champion is the last promoted student, or the teacher until one was promoted. A checkpoint that is lost, or
     whose lineage contains a forgotten clip, is skipped: the previously promoted one takes its place, then the teacher.
     An alias without a clean checkpoint is left out; before the first decision, all are.
+
+    Parameters
+    ----------
+    store : Store
+    dataset : str
+    names : set of str, optional
+        What is forgotten (`clapcur.data.forgotten`); by default everything that has a tombstone now.
     """
     made = list(reversed(decisions(store, dataset)))
     promoted = [decision.challenger for _, decision in made if decision.promoted]
@@ -81,7 +88,7 @@ def standing(store: Store, dataset: str) -> dict[str, Artifact]:
         "champion": promoted + before[-1:] + teachers if promoted else before + teachers,
         "challenger": [decision.challenger for _, decision in made],
     }
-    names = forgotten_names(store)
+    names = forgotten_names(store) if names is None else names
     known: dict[str, Artifact | None] = {}
     found = {alias: _first_clean(store, candidates, names, known) for alias, candidates in wanted.items()}
     return {alias: artifact for alias, artifact in found.items() if artifact is not None}
@@ -97,7 +104,7 @@ def why_outdated(store: Store, dataset: str) -> str:
 
 
 def _first_clean(
-    store: Store, candidates: Iterable[str], names: frozenset[str], known: dict[str, Artifact | None]
+    store: Store, candidates: Iterable[str], names: Set[str], known: dict[str, Artifact | None]
 ) -> Artifact | None:
     for name in candidates:
         if name not in known:
@@ -108,7 +115,7 @@ def _first_clean(
     return None
 
 
-def _why_not(store: Store, checkpoint: str, names: frozenset[str]) -> str:
+def _why_not(store: Store, checkpoint: str, names: Set[str]) -> str:
     try:
         return why_tainted(store, store.find(checkpoint), names)
     except ArtifactError as error:

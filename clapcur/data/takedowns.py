@@ -15,7 +15,7 @@ Earlier versions of a pool, of its embeddings and of its sets are not followed: 
 the same without them. A part of the lineage that is lost or damaged counts as containing the clip.
 """
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,20 @@ def why_tainted(store: Store, artifact: Artifact | Key, names: Set[str] | None =
         return ""
     lineage = _Lineage(store, names)
     return lineage.why(artifact.kind, artifact.id, artifact if isinstance(artifact, Key) else None)
+
+
+def all_tainted(store: Store, artifacts: Iterable[Artifact], names: Set[str]) -> dict[str, str]:
+    """Return those of some artifacts whose lineage contains a forgotten clip: why, by id.
+
+    Parameters
+    ----------
+    store : Store
+    artifacts : iterable of Artifact
+    names : set of str
+        What is forgotten, or would be (`clapcur.data.forgotten`).
+    """
+    lineage = _Lineage(store, names)
+    return {artifact.id: why for artifact in artifacts if (why := lineage.why(artifact.kind, artifact.id))}
 
 
 def check_clean(store: Store, key: Key, is_written: bool) -> None:

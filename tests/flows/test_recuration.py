@@ -1,6 +1,7 @@
 """Re-curation of every strategy that takes clips of a pool: what it reuses, and what it keeps."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from clapcur.data.manifest import Manifest
 from clapcur.data.rows import FROM_POOL, IMPROVEMENT_SETS, Row
 from clapcur.data.tags import Tags
 from clapcur.experiments.config import Experiment, LandingRules, experiment_from_file
-from clapcur.flows.forget import forget
+from clapcur.flows.forget import forget, plan_take_down
 from clapcur.flows.land import land
 from clapcur.flows.plan import plan_recuration
 from clapcur.flows.recurate import recurate
@@ -210,3 +211,81 @@ def test_the_first_teacher_of_generated_captions_stays(quiet, copied, tmp_path):
     other = dataclasses.replace(experiment, captioning=dataclasses.replace(experiment.captioning, tags=tags))
     steps = {step.what: step.new for step in plan_recuration(other).steps}
     assert steps["train teacher"] == experiment.teacher.num_examples, "other captions are another teacher's"
+
+
+def content(home: Path) -> dict[str, str]:
+    """Return the digest of every file of a home."""
+    files = sorted(path for path in home.rglob("*") if path.is_file())
+    return {str(path.relative_to(home)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_dry_run_of_a_recuration_says_what_is_missing_and_writes_nothing(copied, tmp_path, answer):
+    home = Home.open()
+    version = drop(tmp_path / "field", range(6, 8))
+    before = content(home.root)
+    code, out, err = answer("recurate", copied, "--dry-run", "--json")
+    assert code == 0, err
+    said = json.loads(out)
+    assert (said["due"], said["missing"]) == ("", "2 of 3 new clips; due in 4 d at the latest")
+    assert (said["new_clips"], said["gone_clips"], said["version"]) == (2, 0, version.id)
+    assert 0 <= said["hours_waited"] < 1
+    steps = {step["what"]: (step["new"], step["reused"]) for step in said["steps"]}
+    assert steps["embed pool"] == steps["tag pool"] == (2, 6) and steps["train tagcap"][0] > 0
+    _, out, _ = answer("recurate", copied, "--dry-run")
+    assert "Not due yet: 2 of 3 new clips; due in 4 d at the latest." in out
+    _, out, _ = answer("recurate", copied, "--dry-run", "--force")
+    assert "Due: it is forced." in out
+    assert content(home.root) == before
+
+    # where tables must be read that were never ingested, and a clip leaves
+    text = copied.read_text()
+    copied.write_text(text.replace("min_new_clips: 3", "min_new_clips: 2").replace("pairs: null", "pairs: pairs.csv"))
+    code, out, err = answer("recurate", copied, "--dry-run", "--json")
+    assert code == 0, err
+    said = json.loads(out)
+    assert said["due"] == "2 new clips (threshold: 2)" and said["missing"] == ""
+    assert {step["what"]: step["new"] for step in said["steps"]}["train teacher"] == 16
+    assert content(home.root) == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_dry_run_of_a_take_down_names_what_it_would_undo_and_writes_nothing(quiet, copied, tmp_path, answer):
+    """What it says of aliases and artifacts is what the take-down then does."""
+    experiment, home = experiment_from_file(copied), Home.open()
+    version = pools.head(home, "field")
+    clip = Manifest.open(version).clips.clip_id[0]
+    (decision,) = home.store.of_kind("decision")
+    standing = champions.standing(home.store, experiment.name)
+    before = content(home.root)
+    code, out, err = answer("forget", clip[:12], "--dry-run", "--config", copied, "--json")
+    assert code == 0, err
+    said = json.loads(out)
+    (told,) = said["clips"]
+    assert said["dry_run"] and told["clip_id"] == clip and said["pools"] == {"field": 1}
+    assert said["experiments"] == [experiment.name]
+    assert version.id in {entry["id"] for entry in told["manifests"]}
+    made = {kind: {one.id for one in home.store.of_kind(kind)} for kind in ("improvement_set", "checkpoint")}
+    outdated = {one["id"]: one for one in said["outdated"]}
+    assert outdated.keys() == made["improvement_set"] | made["checkpoint"], "all learned from the pool"
+    assert outdated[Decision.open(decision).challenger]["label"] == "train tagcap"
+    assert all(clip[:12] in one["because"] for one in outdated.values())
+    model = f"clapcur-{experiment.name}"
+    expected = [{"alias": f"{model}@{name}", "checkpoint": one.id, "then": None} for name, one in standing.items()]
+    assert said["aliases"] == expected and len(expected) == 3
+    code, out, err = answer("forget", clip[:12], "--dry-run", "--config", copied)
+    assert code == 0, err
+    assert f"clip {clip} would be forgotten" in out and "Nothing was changed" in out
+    assert f"{model}@champion" in out and "train tagcap" in out
+    assert content(home.root) == before
+
+    planned = plan_take_down([clip])
+    assert planned.experiments == () and planned.pools == {"field": 1}
+    forget.fn([clip], "asked")
+    assert champions.standing(home.store, experiment.name) == {}
+    again = plan_take_down([Manifest.open(version).clips.clip_id[1]])
+    assert again.outdated == () and again.aliases == (), "all of it is outdated already"
+    code, _, err = answer("forget", "0123456789abcdef", "--dry-run")
+    assert code == 1 and "0123456789abcdef" in err
