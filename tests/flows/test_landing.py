@@ -117,6 +117,19 @@ def test_fifty_drops_do_not_train_fifty_students(new, gone, hours, curated, said
     assert said in why and bool(why) == bool(said)
 
 
+@pytest.mark.parametrize(
+    ("new", "hours", "said"),
+    [
+        (0, 999.0, "0 of 100 new clips"), (37, 72.0, "37 of 100 new clips; due in 4 d at the latest"),
+        (1, 160.8, "1 of 100 new clips; due in 7 h at the latest"),
+        (99, 167.5, "99 of 100 new clips; due in 30 min at the latest"), (100, 0.0, ""), (1, 168.0, ""),
+    ],
+)  # fmt: skip
+def test_what_a_curation_waits_for_is_told_until_it_is_due(new, hours, said):
+    version = Artifact("manifest", "0" * 12, "/nowhere")
+    assert pools.News(version, version, new, 0, hours).missing(100, 168) == said
+
+
 # -- the gate
 
 

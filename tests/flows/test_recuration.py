@@ -27,9 +27,12 @@ from clapcur.flows.recurate import recurate
 from clapcur.flows.steps import improvement_sets, ingest_all, teacher_of
 from clapcur.lineage import pools
 from clapcur.stages.ingest import IngestConfig
+from clapcur.stages.tombstone import STAGE as BURY
+from clapcur.stages.tombstone import Tombstone
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
 from clapcur.store.home import Home
+from clapcur.store.runner import run
 from clapcur.testing import write_tone, write_tones
 
 pytestmark = pytest.mark.usefixtures("leaves_no_trace")  # of the log that a command writes
@@ -239,7 +242,7 @@ def test_a_dry_run_of_a_recuration_says_what_is_missing_and_writes_nothing(copie
     assert "Due: it is forced." in out
     assert content(home.root) == before
 
-    # where tables must be read that were never ingested, and a clip leaves
+    # where tables must be read that were never ingested
     text = copied.read_text()
     copied.write_text(text.replace("min_new_clips: 3", "min_new_clips: 2").replace("pairs: null", "pairs: pairs.csv"))
     code, out, err = answer("recurate", copied, "--dry-run", "--json")
@@ -248,6 +251,19 @@ def test_a_dry_run_of_a_recuration_says_what_is_missing_and_writes_nothing(copie
     assert said["due"] == "2 new clips (threshold: 2)" and said["missing"] == ""
     assert {step["what"]: step["new"] for step in said["steps"]}["train teacher"] == 16
     assert content(home.root) == before
+
+    # where a clip was taken down, and is in the pool still
+    clip = Manifest.open(version).clips.clip_id[0]
+    run(BURY, Tombstone(clip_id=clip, pcm_sha256=""), {}, home)
+    copied.write_text(text)
+    before = content(home.root)
+    code, out, err = answer("recurate", copied, "--dry-run", "--json")
+    assert code == 0, err
+    said = json.loads(out)
+    assert (said["due"], said["gone_clips"], said["new_clips"]) == ("1 clips were taken down", 1, 2)
+    steps = {step["what"]: (step["new"], step["reused"]) for step in said["steps"]}
+    assert steps["tag pool"] == (2, 5) and steps["train teacher"][0] > 0
+    assert content(home.root) == before and pools.head(home, "field") == version
 
 
 @pytest.mark.slow
