@@ -33,7 +33,7 @@ WORK = {
     "embed": Work("manifest", "embedded", before="previous"),
     "tag": Work("manifest", "heard", before="previous"),
     "curate": Work("pool", "candidate_clips", before="parent_pool"),
-    "caption": Work("pool", "pool_clips"),
+    "caption": Work("pool", "pool_clips", before="previous"),
     "pseudo_label": Work("pool", "pool_clips"),
 }  # by stage; any other stage makes one result, and its time does not depend on a size
 
@@ -155,7 +155,7 @@ def _taken_over(home: Home, record: Record) -> int:
     if record.stage == "curate":
         earlier = _ids(home, before, "clips")
         return 0 if earlier - now else len(earlier)  # if the pool lost clips, all pairs are scored again
-    return len(now & _ids(home, home.store.find(before).record.inputs["manifest"], "clips"))
+    return len(now & _ids(home, home.store.find(before).record.inputs[work.role], "clips"))
 
 
 def _ids(home: Home, manifest: str, what: str) -> set[str]:
@@ -192,7 +192,7 @@ class _Rates:
     def _kind(record: Record) -> tuple[Any, ...]:
         config = record.config
         learning = str(config.get("frozen_towers")), config.get("adapt")
-        return record.stage, config.get("what"), bool(config.get("order")), *learning
+        return record.stage, config.get("what"), config.get("way"), bool(config.get("order")), *learning
 
 
 def _amount_done(record: Record) -> int:
@@ -200,4 +200,4 @@ def _amount_done(record: Record) -> int:
     if record.stage == "train":
         return int(record.config["num_examples"])
     work = WORK.get(record.stage)
-    return int(record.counts.get(work.done, 0)) if work else 1
+    return int(record.counts.get(work.done, 0) - record.counts.get("reused_clips", 0)) if work else 1
