@@ -34,7 +34,7 @@ WORK = {
     "embed": Work("manifest", "embedded", before="previous"),
     "tag": Work("manifest", "heard", before="previous"),
     "curate": Work("pool", "candidate_clips", before="parent_pool"),
-    "caption": Work("pool", "pool_clips"),
+    "caption": Work("pool", "pool_clips", before="previous"),
     "pseudo_label": Work("pool", "pool_clips"),
 }  # by stage; any other stage makes one result, and its time does not depend on a size
 
@@ -171,7 +171,7 @@ def _taken_over(home: Home, record: Record) -> int:
             return 0  # all pairs are given, and only compared with thresholds
         earlier = _ids(home, before, "clips")
         return 0 if earlier - now else len(earlier)  # if the pool lost clips, all pairs are scored again
-    earlier = _ids(home, home.store.find(before).record.inputs["manifest"], what)
+    earlier = _ids(home, home.store.find(before).record.inputs[work.role], what)
     return len(now & earlier)
 
 
@@ -209,7 +209,7 @@ class _Rates:
     def _kind(record: Record) -> tuple[Any, ...]:
         config = record.config
         learning = str(config.get("frozen_towers")), config.get("adapt")
-        return record.stage, config.get("what"), bool(config.get("order")), *learning
+        return record.stage, config.get("what"), config.get("way"), bool(config.get("order")), *learning
 
 
 def _amount_done(record: Record) -> int:
@@ -217,4 +217,4 @@ def _amount_done(record: Record) -> int:
     if record.stage == "train":
         return int(record.config["num_examples"])
     work = WORK.get(record.stage)
-    return int(record.counts.get(work.done, 0)) if work else 1
+    return int(record.counts.get(work.done, 0) - record.counts.get("reused_clips", 0)) if work else 1

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 
 from clapcur.data.generated import refresh_locations
+from clapcur.lineage import pools
 from clapcur.stages import caption as stage_module
 from clapcur.stages.caption import CaptionConfig
 from clapcur.store import dry_run
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
+from clapcur.store.home import Home
 from clapcur.tasks.common import run_stage, stage_task
 
 
@@ -16,6 +18,9 @@ def caption(
     config: CaptionConfig, inputs: Mapping[str, Artifact], role: str, campaign: Campaign | None = None
 ) -> Artifact:
     """Generate captions for the clips of ``pool``, guided by their tags.
+
+    If the captioner captioned the pool before, or an earlier version of it, it hears only clips that are new or have
+    other tags now.
 
     Parameters
     ----------
@@ -28,6 +33,8 @@ def caption(
         Campaign that the MLflow run belongs to.
     """
     stage, identity = stage_module.stage_for(config)
+    if config.way == "captioner":
+        inputs = pools.with_earlier_captions(Home.open(), stage, identity, inputs)
     artifact = run_stage(stage, identity, inputs, campaign, {"role": role})
     if artifact.is_made and not dry_run.is_read_only():
         refresh_locations(artifact, inputs["pool"])

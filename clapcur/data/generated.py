@@ -5,7 +5,8 @@ caption. In addition, ``generated.parquet`` contains every caption that was trie
 (template, retrieve, captioner or pseudo-label), tags (of the clip, strongest first, separated by semicolons), strength
 (of the strongest tag, see `clapcur.data.tags.Tag`; for a pseudo-label, its probability), similarity (of clip and
 caption), tag_similarity (of clip and the name of its strongest tag) and verdict. Similarities are cosines; they are
-missing if no model was used. Rows are sorted by clip.
+missing if no model was used. For a clip without a tag, which only a captioner captions, tags is empty, and strength and
+tag_similarity are missing. Rows are sorted by clip, those of a clip in the order in which they were tried.
 """
 
 from pathlib import Path

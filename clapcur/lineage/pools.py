@@ -30,8 +30,9 @@ OF_A_VERSION = {
     "embed": ("manifest", "previous"),
     "tag": ("manifest", "previous"),
     "curate": ("pool", "pool_embeddings", "generated", "generated_embeddings", "parent", "parent_pool"),
+    "caption": ("pool", "tags", "pool_embeddings", "previous", "previous_tags"),
 }
-SAVED_WORK = ("previous", "parent", "parent_pool")  # roles of earlier results: without them, the result is the same
+SAVED_WORK = ("previous", "previous_tags", "parent", "parent_pool")  # earlier results, which only save work
 MADE_OF_POOL = ("pool", "manifest", "pool_embeddings", "audio_embeddings", "tags")  # roles behind generated captions
 
 
@@ -187,11 +188,49 @@ def with_earlier(home: Home, stage: Stage, config: Any, inputs: Mapping[str, Art
     return dict(inputs)
 
 
+def with_earlier_captions(home: Home, stage: Stage, config: Any, inputs: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """Add captions of this pool under other tags, or of an earlier version, so that only other clips are captioned.
+
+    As in `with_earlier`, the result of the most recent version is added, or the inputs of the result that answers this
+    very question.
+
+    Parameters
+    ----------
+    home : Home
+    stage : Stage
+        `clapcur.stages.caption`.
+    config : object
+        Config of the stage.
+    inputs : mapping of str to Artifact
+        By role.
+
+    Returns
+    -------
+    dict of str to Artifact
+        `inputs`, with ``previous`` and ``previous_tags`` if there are any.
+    """
+    asked = {role: artifact.id for role, artifact in inputs.items()}
+    pool, *before = [inputs["pool"], *ancestors(home, inputs["pool"])]
+    of_version = {version.id: _made_of(home, stage, config, inputs, "pool", version) for version in (pool, *before)}
+    for made in of_version[pool.id]:
+        then = made.record.inputs
+        if asked.items() <= then.items():
+            added = [role for role in ("previous", "previous_tags") if role in then]
+            return {**inputs, **{role: _of_then(home, made, role) for role in added}}
+    for made in (made for results in of_version.values() for made in results):
+        try:
+            return {**inputs, "previous": made, "previous_tags": home.store.find(made.record.inputs["tags"])}
+        except ArtifactError:  # without its tags, nobody knows what guided it
+            continue
+    return dict(inputs)
+
+
 def _of_then(home: Home, made: Artifact, name: str) -> Artifact:
     """Return an input of an artifact; an input that only saved work may be missing, so its id is enough."""
     known = made.record.inputs[name]
-    if name in ("previous", "parent"):
-        return Artifact(made.kind, known, str(home.store.folder(made.kind, known)))
+    if name in ("previous", "previous_tags", "parent"):
+        kind = "tags" if name == "previous_tags" else made.kind
+        return Artifact(kind, known, str(home.store.folder(kind, known)))
     return home.store.find(known)
 
 

@@ -299,7 +299,7 @@ class Captioner(nn.Module):
 
     def generate(
         self, frames_NLC: Tensor, tags_NK: Tensor, num_captions: int = 1, decoding: Decoding | None = None,
-        seed: int = 0,
+        seed: int = 0, clip_ids: Sequence[str] | None = None,
     ) -> list[list[str]]:  # fmt: skip
         """Return captions of clips, the most probable first where they come of a beam search.
 
@@ -312,8 +312,10 @@ class Captioner(nn.Module):
         decoding : Decoding, optional
             A beam search where not given.
         seed : int
-            Of sampling; the generators of torch are left as they were. What is drawn for a clip depends on the clips
-            beside it.
+            Of sampling; the generators of torch are left as they were.
+        clip_ids : sequence of str, length N, optional
+            What is drawn for a clip depends on its id and the seed, not on the clips beside it. By default, their
+            places are their ids.
 
         Returns
         -------
@@ -321,6 +323,8 @@ class Captioner(nn.Module):
             For each clip `num_captions` of them.
         """
         from transformers import DynamicCache, EncoderDecoderCache
+
+        from clapcur.models.tag_guided_bert import GumbelNoise
 
         decoding = decoding or Decoding()
         check_seed(seed)
@@ -331,23 +335,26 @@ class Captioner(nn.Module):
                 f"expected a tag vector of {len(self.class_names)} classes for each of {len(frames_NLC)} clips, got "
                 f"shape {tuple(tags_NK.shape)}"
             )
+        clip_ids = [str(place) for place in range(len(frames_NLC))] if clip_ids is None else clip_ids
+        if len(clip_ids) != len(frames_NLC):
+            raise ValueError(f"expected an id for each of {len(frames_NLC)} clips, got {len(clip_ids)}")
         ids = self.tokenizer
         config = self.decoder.config
-        how: dict[str, Any]
-        if decoding.way == "beam":
-            how = {"do_sample": False, "num_beams": max(decoding.num_beams, num_captions)}
-        else:
-            how = {"do_sample": True, "num_beams": 1, "temperature": decoding.temperature, "top_k": 0}
-        starts_N1 = torch.full((len(frames_NLC), 1), ids.cls_token_id, device=self.device)
-        devices = [self.device] if self.device.type == "cuda" else []
-        with evaluating(self.decoder), torch.no_grad(), torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
+        with evaluating(self.decoder), torch.no_grad():
+            heard_NLD, tags_NK = self.decoder.heard(frames_NLC.to(self.device)), tags_NK.to(self.device)
+            how: dict[str, Any]
+            if decoding.way == "beam":
+                how = {"num_beams": max(decoding.num_beams, num_captions), "num_return_sequences": num_captions}
+            else:  # one row for each caption
+                heard_NLD, tags_NK = (each.repeat_interleave(num_captions, dim=0) for each in (heard_NLD, tags_NK))
+                names = [f"{seed} {clip} {number}" for clip in clip_ids for number in range(num_captions)]
+                how = {"num_beams": 1, "logits_processor": [GumbelNoise(decoding.temperature, names)]}
+            starts_N1 = torch.full((len(tags_NK), 1), ids.cls_token_id, device=self.device)
             decoder: Any = self.decoder  # the types of transformers do not know a decoder with cross-attention
             tokens = decoder.generate(
-                starts_N1, attention_mask=torch.ones_like(starts_N1), tags=tags_NK.to(self.device),
-                encoder_hidden_states=self.decoder.heard(frames_NLC.to(self.device)),
+                starts_N1, attention_mask=torch.ones_like(starts_N1), tags=tags_NK, encoder_hidden_states=heard_NLD,
                 past_key_values=EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config)),
-                num_return_sequences=num_captions, max_length=self.config.max_tokens, min_new_tokens=1,
+                do_sample=False, max_length=self.config.max_tokens, min_new_tokens=1,
                 pad_token_id=ids.pad_token_id, eos_token_id=ids.sep_token_id,
                 suppress_tokens=[ids.pad_token_id, ids.unk_token_id, ids.cls_token_id, ids.mask_token_id], **how,
             )  # fmt: skip

@@ -3,12 +3,15 @@
 Shapes: B batch, S tokens, L frames, C channels of a frame, K classes, D width of the decoder, V vocabulary.
 """
 
+import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertLMHeadModel
+from transformers import BertConfig, BertLMHeadModel, LogitsProcessor
 
 
 class TagGuidedBert(BertLMHeadModel):
@@ -82,6 +85,34 @@ class TagGuidedBert(BertLMHeadModel):
             inputs_embeds=words_BSD, encoder_hidden_states=encoder_hidden_states, attention_mask=attention_mask,
             past_key_values=past_key_values, use_cache=use_cache, **kwargs,
         )  # fmt: skip
+
+
+class GumbelNoise(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
+    """Noise that makes the largest logit of a row a sample of its softmax (the Gumbel-max trick).
+
+    The noise of a row depends on its name and the number of its tokens alone. The samplers of torch have one stream
+    for a whole batch instead, so that a caption would depend on the clips beside it.
+
+    Parameters
+    ----------
+    temperature : float
+    names : sequence of str
+        One for each row.
+
+    References
+    ----------
+    Maddison et al. 2014, A* Sampling, arXiv:1411.0030, section 2.
+    """
+
+    def __init__(self, temperature: float, names: Sequence[str]) -> None:
+        self._temperature = temperature
+        digests = [hashlib.sha256(name.encode()).digest() for name in names]
+        self._generators = [np.random.default_rng(int.from_bytes(digest)) for digest in digests]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the logits of the next tokens with noise, shape (B, V)."""
+        noise_BV = np.stack([generator.gumbel(size=scores.shape[1]) for generator in self._generators])
+        return scores + torch.from_numpy(self._temperature * noise_BV).to(scores)
 
 
 def sinusoids(length: int, width: int) -> Tensor:

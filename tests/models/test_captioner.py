@@ -1,10 +1,13 @@
 """The captioner: its logits against a plain computation, what tags do to them, and its folder."""
 
 import copy
+import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
+import scipy.stats
 import tiny_htsat
 import tiny_yamnet
 import torch
@@ -28,6 +31,7 @@ from clapcur.models.clap import Clap
 from clapcur.models.order_head import OrderHeadConfig, Pooled
 from clapcur.models.tag_guided_bert import sinusoids
 from clapcur.models.towers import for_inference, frames_of
+from clapcur.testing import write_tone
 
 SMALL = CaptionerConfig(hidden_size=32, num_heads=2, vocab_size=120, max_tokens=12)
 CLASSES = ("dog", "rain", "siren")
@@ -146,6 +150,86 @@ def test_a_seed_gives_the_same_captions_and_another_seed_others(captioner, frame
     beams = captioner.generate(frames, torch.zeros(3, 3), 4)
     assert beams == captioner.generate(frames, torch.zeros(3, 3), 4, seed=9)
     assert all(len(set(texts)) == 4 for texts in beams), "a beam search gives no caption twice"
+
+
+WAYS = (Decoding(), Decoding(way="sample", temperature=1.3))
+
+
+@pytest.mark.parametrize("decoding", WAYS, ids=lambda decoding: decoding.way)
+def test_captions_of_a_clip_do_not_depend_on_the_clips_beside_it(captioner, decoding):
+    """A pool that grows shifts its batches: old clips would get other captions than before."""
+    frames = captioner.frames(torch.randn((7, 1, 8000), generator=torch.Generator().manual_seed(4)))
+    tags_NK = torch.eye(3)[[0, 1, 2, 0, 1, 2, 0]]
+    names = list("abcdefg")
+
+    def said(*rows):
+        rows = list(rows)
+        clips = [names[row] for row in rows]
+        texts = captioner.generate(frames[rows], tags_NK[rows], 3, decoding, seed=2, clip_ids=clips)
+        return dict(zip(clips, texts, strict=True))
+
+    together = said(*range(7))
+    assert said(6, 5, 4, 3, 2, 1, 0) == together and len({tuple(texts) for texts in together.values()}) >= 3
+    alone = {clip: texts for row in range(7) for clip, texts in said(row).items()}
+    assert alone == together and said(2, 5) == {name: together[name] for name in "cf"}
+
+
+def test_more_captions_of_a_clip_begin_with_those_that_it_had(captioner, frames):
+    sample = Decoding(way="sample")
+    few, many = (captioner.generate(frames, torch.eye(3), number, sample, clip_ids=list("abc")) for number in (2, 5))
+    assert few == [texts[:2] for texts in many]
+
+
+@pytest.mark.parametrize("decoding", WAYS, ids=lambda decoding: decoding.way)
+def test_clips_of_other_lengths_beside_a_clip_do_not_change_its_captions(captioner, decoding, tmp_path):
+    """Padding that is heard, or positions that shift with the longest clip, show only in mixed batches."""
+    seconds = (0.15, 2.1, 0.5, 1.0)
+    paths = [write_tone(tmp_path / f"{s}.wav", 500 * (i + 1), seed=i, duration_s=s) for i, s in enumerate(seconds)]
+
+    def said(batch_size):
+        texts, start = [], 0
+        for frames in captioner.hear(paths, batch_size, num_workers=1):
+            names = [str(path) for path in paths[start : start + len(frames)]]
+            texts += captioner.generate(frames, torch.zeros(len(frames), 3), 2, decoding, clip_ids=names)
+            start += len(frames)
+        return texts
+
+    assert said(4) == said(1) == said(3)
+
+
+def test_sampled_captions_have_the_probabilities_of_the_model(captioner, frames):
+    """Noise of the wrong scale, or that tokens share, gives fluent captions of another distribution."""
+    short = copy.copy(captioner)
+    short.config = dataclasses.replace(SMALL, max_tokens=3)  # the start and two tokens
+    ids, temperature = captioner.tokenizer, 0.4
+    barred = [ids.pad_token_id, ids.unk_token_id, ids.cls_token_id, ids.mask_token_id]
+
+    def log_probabilities(tokens_NS, more=()):
+        count = len(tokens_NS)
+        with torch.no_grad():
+            logits_NV = captioner.logits(frames[:1].expand(count, -1, -1), torch.zeros(count, 3), tokens_NS)[:, -1]
+        logits_NV[:, [*barred, *more]] = -torch.inf
+        return (logits_NV.double() / temperature).log_softmax(dim=1)
+
+    start = torch.tensor([[ids.cls_token_id]])
+    first_V = log_probabilities(start, [ids.sep_token_id])[0]
+    both = torch.stack([start.expand(len(first_V), 1)[:, 0], torch.arange(len(first_V))], dim=1)
+    probability_VV = (first_V[:, None] + log_probabilities(both)).exp()
+    expected = {}
+    for first, second in torch.argwhere(probability_VV > 0).tolist():
+        text = ids.decode([first, second], skip_special_tokens=True)
+        expected[text] = expected.get(text, 0) + probability_VV[first, second].item()
+    assert sum(expected.values()) == pytest.approx(1)
+    number = 4000
+    (texts,) = short.generate(frames[:1], torch.zeros(1, 3), number, Decoding(way="sample", temperature=temperature))
+    ranked = sorted(expected, key=expected.get, reverse=True)
+    place = dict(zip(ranked, np.floor(20 * np.cumsum([expected[text] for text in ranked]) * 0.9999), strict=True))
+    groups = sorted(set(place.values()))
+    observed = [sum(place[text] == group for text in texts) for group in groups]
+    wanted = [number * sum(expected[text] for text in ranked if place[text] == group) for group in groups]
+    assert len(groups) >= 15 and scipy.stats.chisquare(observed, wanted).pvalue > 0.01
+    flat = [number * sum(place[text] == group for text in ranked) / len(ranked) for group in groups]
+    assert scipy.stats.chisquare(observed, flat).pvalue < 1e-6, "the test must tell another distribution"
 
 
 def test_a_low_temperature_is_close_to_the_most_probable_caption(captioner, frames):
@@ -284,6 +368,8 @@ def test_a_decoding_without_a_meaning_is_refused(settings, message):
 def test_what_cannot_be_captioned_is_said_in_one_line(captioner, frames):
     with pytest.raises(ValueError, match=r"a tag vector of 3 classes for each of 3 clips, got shape \(3, 2\)"):
         captioner.generate(frames, torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="an id for each of 3 clips, got 2"):
+        captioner.generate(frames, torch.zeros(3, 3), clip_ids=["a", "b"])
     with pytest.raises(ValueError, match="num_captions must be at least 1, got 0"):
         captioner.generate(frames, torch.zeros(3, 3), 0)
     with pytest.raises(ValueError, match="distinct class names"):

@@ -15,11 +15,16 @@ Inputs by role: ``pool`` and ``tags``; for similarities ``checkpoint`` with ``po
 ``captions`` with ``caption_embeddings``; for a captioner ``captioner``; optionally ``evaluation``,
 whose clips and recordings are left out.
 
+A clip without a tag gets no caption, except by a captioner, which hears it; the rules that compare a caption with the
+clip's tags then do not apply. If earlier captions of the same captioner are given (``previous`` with
+``previous_tags``), they are reused for the clips whose tags are the same; the other ways only look up or phrase.
+
 Sources: guiding captions by tags is from BLAT (arXiv 2303.07902); the rules are from AudioSetCaps and Wang et al. 2023.
 Neither template nor retrieval is BLAT's captioner; `clapcur.stages.captioner` trains one.
 """
 
 import hashlib
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -48,13 +53,14 @@ from clapcur.stages.caption.words import synonyms
 from clapcur.store.artifacts import Artifact, Stage, Workspace, sha256_file
 from clapcur.store.record import Outcome
 
-VERSION = "1"
+VERSION = "2"
 MORE_TRIES = 2  # additional captions; the best of all is kept if none is similar enough (AudioSetCaps)
 UNSAID = (  # classes of AudioSet that only describe the place of recording, or that there is a sound
     "Silence", "Sound effect", "Noise", "Inside, small room", "Inside, large room or hall", "Inside, public space",
     "Outside, urban or manmade", "Outside, rural or natural", "Field recording", "Environmental noise", "Echo",
     "Reverberation",
 )  # fmt: skip
+log = logging.getLogger("clapcur")
 
 __all__ = ["CaptionConfig", "caption", "stage_for"]
 
@@ -76,9 +82,9 @@ class CaptionConfig:
     """Minimum cosine of clip and caption, scored by `checkpoint`; null: no minimum."""
     above_tag: bool = True
     """Keep only captions that are at least as similar to the clip as the name of its strongest tag; if there are none,
-    keep the most similar one. Applies only if a checkpoint scores the captions."""
+    keep the most similar one. Applies only if a checkpoint scores the captions, and to clips with a tag."""
     mention_tag: bool = True
-    """Keep only captions that mention one of the clip's tags."""
+    """Keep only captions that mention one of the clip's tags; applies to clips with a tag."""
     least_words: int = 1
     """Minimum number of words in a caption."""
     most_words: int = 30
@@ -144,14 +150,12 @@ def caption(inputs: Mapping[str, Artifact], config: CaptionConfig, work: Workspa
     Raises
     ------
     EmptySetError
-        No clip has a tag, or no caption is kept.
+        No clip has a tag that a caption could name, or no caption is kept.
     DataError
         Retrieval lacks captions or a model; a captioner is missing, or cannot hear too many clips.
     """
     pool, tags = Manifest.open(inputs["pool"]), Tags.open(inputs["tags"])
-    listed = set(pool.clips.clip_id)
-    given = {clip: found for clip, found in tags.given(config.most_tags, config.unsaid).items() if clip in listed}
-    counts = {"pool_clips": len(pool.clips), "tagged_clips": len(given)}
+    given, counts = _to_caption(pool, tags, config)
     if "evaluation" in inputs:
         known = overlap(pool.clips, Manifest.open(inputs["evaluation"]).clips)
         excluded = known.reason_of()
@@ -182,11 +186,29 @@ def caption(inputs: Mapping[str, Artifact], config: CaptionConfig, work: Workspa
     counts |= {
         "clips": kept.clip_id.nunique(), "captions": kept.caption_id.nunique(), "pairs": len(kept), "tried": len(table),
     }  # fmt: skip
+    if without_tag := kept.clip_id[kept.tags == ""].nunique():
+        counts["captioned_without_tag"] = without_tag
     counts |= {f"verdict.{name}": int(number) for name, number in sorted(Counter(table.verdict).items())}
     metrics = {"distinct_captions": kept.caption_id.nunique() / len(kept)}
     if judge is not None:
         metrics["similarity"] = float(kept.similarity.mean())
     return Outcome(counts=counts, metrics=metrics)
+
+
+def _to_caption(pool: Manifest, tags: Tags, config: CaptionConfig) -> tuple[dict[str, list[Tag]], dict[str, int]]:
+    """Return the clips that can get a caption with their tags, and the counts of those with and without a tag."""
+    found = tags.given(config.most_tags, config.unsaid)
+    known = sorted(set(pool.clips.clip_id) & set(tags.clip_ids))
+    given = {clip: found[clip] for clip in known if clip in found}
+    counts = {"pool_clips": len(pool.clips), "tagged_clips": len(given)}
+    if untagged := len(known) - len(given):
+        counts["untagged_clips"] = untagged
+        is_heard = config.way == "captioner"
+        consequence = "the captioner hears them all the same" if is_heard else "they get no caption"
+        log.info("%d of %d clips have no tag: %s", untagged, len(known), consequence)
+        if is_heard:
+            given = {clip: found.get(clip, []) for clip in known}
+    return given, counts
 
 
 @dataclass(frozen=True)
@@ -238,17 +260,20 @@ def _generated(
     inputs: Mapping[str, Artifact], config: CaptionConfig, given: Mapping[str, Sequence[Tag]], pool: Manifest,
     tags: Tags, work: Workspace, counts: dict[str, int],
 ) -> dict[str, list[str]]:  # fmt: skip
-    """Return what a captioner says of each clip; add to the counts what it cannot hear or does not know."""
+    """Return what a captioner says of each clip; add to the counts what it cannot hear or know, and what it reused."""
     from clapcur.models.captioner import Decoding
 
     if "captioner" not in inputs:
         raise DataError("no captioner to generate captions with: give `captioner`, or choose another way")
     decoding = Decoding(way=config.decoding, num_beams=config.num_beams, temperature=config.temperature)
+    before = (inputs["previous"], inputs["previous_tags"]) if "previous" in inputs else None
     found = generated(
         inputs["captioner"], sorted(given), pool, tags, config.num_captions + MORE_TRIES, decoding, config.seed,
-        config.device, work,
+        config.device, work, before,
     )  # fmt: skip
-    said = {"not_heard": len(found.not_heard), "unknown_classes": found.unknown_classes}
+    said = {
+        "not_heard": len(found.not_heard), "unknown_classes": found.unknown_classes, "reused_clips": found.num_reused,
+    }  # fmt: skip
     counts |= {name: number for name, number in said.items() if number}
     return found.captions
 
@@ -260,7 +285,7 @@ def _judged(
     judge: "_Judge | None",
 ) -> pd.DataFrame:
     """Return all captions with their cosines and verdicts, sorted by clip."""
-    names = {clip: config.prompt.format(synonyms(tags[0].name)[0]) for clip, tags in given.items()}
+    names = {clip: config.prompt.format(synonyms(tags[0].name)[0]) for clip, tags in given.items() if tags}
     row_of: dict[str, NDArray[np.float32]] = {}
     if judge is not None:
         texts = sorted({text for captions in tried.values() for text in captions} | set(names.values()))
@@ -272,13 +297,13 @@ def _judged(
         similarity, tag_similarity = [np.nan] * len(captions), np.nan
         if judge is not None:
             similarity = [float(judge.rows[clip] @ row_of[text]) for text in tried[clip]]
-            tag_similarity = float(judge.rows[clip] @ row_of[names[clip]])
+            tag_similarity = float(judge.rows[clip] @ row_of[names[clip]]) if tags else np.nan
         verdicts = chosen(
             verdicts, similarity, tag_similarity, config.least_similarity, config.num_captions, config.above_tag
         )
-        said = "; ".join(tag.name for tag in tags)
+        said, strength = "; ".join(tag.name for tag in tags), tags[0].strength if tags else np.nan
         rows += [
-            (clip, caption_id(text), text, config.way, said, tags[0].strength, near, tag_similarity, verdict)
+            (clip, caption_id(text), text, config.way, said, strength, near, tag_similarity, verdict)
             for text, near, verdict in zip(captions, similarity, verdicts, strict=True)
         ]
     return pd.DataFrame(rows, columns=GENERATED.names)
@@ -287,7 +312,7 @@ def _judged(
 def _by_text(text: str, tags: Sequence[Tag], config: CaptionConfig) -> str:
     if not is_sane(text, config.least_words, config.most_words):
         return "no_caption"
-    return "no_tag" if config.mention_tag and not says_a_tag(text, tags) else ""
+    return "no_tag" if config.mention_tag and tags and not says_a_tag(text, tags) else ""
 
 
 def _why_none(counts: Mapping[str, int]) -> str:

@@ -1,6 +1,9 @@
-"""Captions that a captioner generates (BLAT): from the sound of a clip, with its tags as a guide."""
+"""Captions that a captioner generates (BLAT): from the sound of a clip, with its tags as a guide.
 
-import hashlib
+The captions of a clip depend on its sound, its tags, the captioner and the seed, not on other clips, up to the rounding
+of another batch.
+"""
+
 import json
 import logging
 from collections.abc import Sequence
@@ -8,14 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clapcur.audio import UnusableAudio
-from clapcur.data.manifest import Manifest
+from clapcur.data.generated import read_generated
+from clapcur.data.manifest import Manifest, normalise_caption
 from clapcur.data.tags import Tags
 from clapcur.errors import DataError
 from clapcur.progress import progress
 from clapcur.store.artifacts import Artifact, Workspace, write_atomic
 
 BLOCK = 512  # clips that are captioned before it is noted on disk; ours
-BATCH = 32  # clips at a time; fixed, for what is sampled for a clip depends on the clips beside it; ours
+BATCH = 32  # clips at a time; ours
 MAX_BAD = 0.01  # fraction of the clips that may be missing, changed or unusable; as in the tags
 log = logging.getLogger("clapcur")
 
@@ -30,11 +34,13 @@ class Generated:
     # clip and reason
     unknown_classes: int = 0
     # classes of the tags that the captioner never learned
+    num_reused: int = 0
+    # clips whose captions were generated earlier
 
 
 def generated(
     captioner: Artifact, clips: Sequence[str], pool: Manifest, tags: Tags, num_captions: int, decoding: Any, seed: int,
-    device: str, work: Workspace,
+    device: str, work: Workspace, before: tuple[Artifact, Artifact] | None = None,
 ) -> Generated:  # fmt: skip
     """Return captions of clips, block by block: a run that was killed resumes with the next block.
 
@@ -55,6 +61,9 @@ def generated(
     device : str
     work : Workspace
         Whose scratch remembers the blocks.
+    before : tuple of Artifact, optional
+        Captions by the same captioner with the same settings, and the tags that guided them. They are reused for the
+        clips whose tags are the same.
 
     Raises
     ------
@@ -76,10 +85,14 @@ def generated(
             "%d of %d classes of the tags are unknown to the captioner %s and do not guide it", found.unknown_classes,
             len(names), captioner.id,
         )  # fmt: skip
-    blocks = [list(clips[start : start + BLOCK]) for start in range(0, len(clips), BLOCK)]
+    if before is not None:
+        found.captions = _said_before(model, clips, tags, *before)
+        found.num_reused = len(found.captions)
+    new = [clip for clip in clips if clip not in found.captions]
+    blocks = [new[start : start + BLOCK] for start in range(0, len(new), BLOCK)]
     files = [work.scratch / f"captions-{index:05d}.json" for index in range(len(blocks))]
     done = sum(len(block) for block, file in zip(blocks, files, strict=True) if work.is_done(file.stem))
-    with progress("caption", len(clips), "clips", done=done) as advance:
+    with progress("caption", len(new), "clips", done=done) as advance:
         for block, file in zip(blocks, files, strict=True):
             if not work.is_done(file.stem):
                 said = _block(model, block, pool, tags, num_captions, decoding, seed)
@@ -99,6 +112,23 @@ def generated(
     return found
 
 
+def _said_before(
+    model: Any, clips: Sequence[str], tags: Tags, captions: Artifact, tags_of_then: Artifact
+) -> dict[str, list[str]]:
+    """Return the earlier captions of the clips of which the captioner is told what it was told then."""
+    then, table = Tags.open(tags_of_then), read_generated(captions)
+    said: dict[str, list[str]] = {}
+    for clip, caption in zip(table.clip_id, table.caption, strict=True):
+        said.setdefault(clip, []).append(caption)
+    known, found = [clip for clip in clips if clip in said], {}
+    for start in range(0, len(known), BLOCK):
+        block = known[start : start + BLOCK]
+        now_NK, then_NK = (each.vectors(block, model.class_names, model.config.tag_vector) for each in (tags, then))
+        is_same = (now_NK == then_NK).all(axis=1)
+        found |= {clip: said[clip] for clip, same in zip(block, is_same, strict=True) if same}
+    return found
+
+
 def _block(
     model: Any, clips: Sequence[str], pool: Manifest, tags: Tags, num_captions: int, decoding: Any, seed: int
 ) -> dict[str, Any]:
@@ -112,9 +142,9 @@ def _block(
     captions: dict[str, list[str]] = {}
     for start, frames in zip(range(0, len(clips), BATCH), heard, strict=True):
         part = clips[start : start + BATCH]
-        digest = hashlib.sha256(f"{seed} {part[0]}".encode()).digest()
-        drawn = int.from_bytes(digest[:8]) >> 1
-        texts = model.generate(frames, vector_NK[start : start + BATCH], num_captions, decoding, drawn)
-        captions |= {clip: list(dict.fromkeys(said)) for clip, said in zip(part, texts, strict=True)}
+        texts = model.generate(frames, vector_NK[start : start + BATCH], num_captions, decoding, seed, part)
+        captions |= {
+            clip: list(dict.fromkeys(map(normalise_caption, said))) for clip, said in zip(part, texts, strict=True)
+        }
     lost = {clip: bad[path].detail for clip, path in zip(clips, paths, strict=True) if path in bad}
     return {"captions": captions | {clip: [] for clip in lost}, "not_heard": list(lost.items())}

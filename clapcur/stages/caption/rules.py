@@ -51,7 +51,7 @@ def chosen(
     similarity : sequence of float
         Cosine of clip and caption; NaN without a model.
     tag_similarity : float
-        Cosine of the clip and the name of its strongest tag.
+        Cosine of the clip and the name of its strongest tag; NaN without a model or a tag.
     least : float, optional
         Minimum cosine of a kept caption.
     most : int
@@ -61,14 +61,14 @@ def chosen(
         kept (AudioSetCaps, JishengBai/AudioSetCaps, allows two more tries).
     """
     result = list(verdicts)
-    asked = not np.isnan(tag_similarity)
     open_ones = [index for index, verdict in enumerate(result) if not verdict]
-    if asked and least is not None:
+    if least is not None:
         for index in open_ones:
-            if similarity[index] < least:
+            if similarity[index] < least:  # never where it is NaN
                 result[index] = "too_far"
     open_ones = [index for index in open_ones if not result[index]]
-    near = [i for i in open_ones if not (asked and above_tag) or similarity[i] >= tag_similarity]
+    is_compared = above_tag and not np.isnan(tag_similarity)
+    near = [i for i in open_ones if not is_compared or similarity[i] >= tag_similarity]
     for place, index in enumerate(near):
         result[index] = "kept" if place < most else "not_needed"
     for index in open_ones:
