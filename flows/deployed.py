@@ -26,6 +26,7 @@ from clapcur.config import read_mapping, signature
 from clapcur.data.class_names import prompts
 from clapcur.data.rows import IMPROVEMENT_SETS, ImprovementSetName, Row, StudentStrategy, chosen_rows
 from clapcur.errors import ArtifactError, ClapcurError, DataError, Interrupted
+from clapcur.experiments.captioning import Captioning
 from clapcur.experiments.config import Experiment, experiment_from_file
 from clapcur.flows import steps
 from clapcur.flows.compare import compare as compare_flow
@@ -189,12 +190,46 @@ def embed_pool(config: Config, teacher: Teacher = "", seed: Seed = 0) -> State:
     return done(embed(audio, {"checkpoint": checkpoint, "manifest": manifests["pool"]}, "pool", campaign(experiment)))
 
 
+@deployed("tag", hours=48)
+def tag(config: Config, teacher: Teacher = "", seed: Seed = 0) -> State:
+    """Tag the pool, as configured in the experiment's `captioning`.
+
+    The teacher is used only if it tags, over the class names: if there is neither a tagger nor a table of tags.
+    """
+    experiment = load(config, (seed,))
+    settings = captioning_of(experiment, config)
+    if experiment.pool is None:
+        raise ArtifactError(f"{config} has no pool; add `pool`, a folder or a table of audio files")
+    manifests = steps.ingest_all(experiment, campaign(experiment))
+    heard = None
+    if settings.needs_teacher:
+        checkpoint = teacher_of(experiment, teacher, seed, manifests)
+        heard = steps.heard_by(experiment, checkpoint, manifests["pool"], "pool", campaign(experiment))
+    return done(steps.tagged(experiment, manifests["pool"], campaign(experiment), heard))
+
+
+@deployed("train-captioner", hours=24 * 7)
+def train_captioner(config: Config, teacher: Teacher = "", seed: Seed = 0) -> State:
+    """Train a captioner on the tagged pairs of an experiment, with the audio tower of its teacher.
+
+    Its settings are those of `captioner` in the experiment's `captioning`.
+    """
+    experiment = load(config, (seed,))
+    captioning_of(experiment, config)
+    if experiment.pairs is None:
+        raise DataError(f"{config} has no captioned clips for a captioner to learn from: add `pairs`")
+    needed = replace(experiment, pool=None, captions=None, rows=())
+    manifests = steps.ingest_all(needed, campaign(experiment))
+    checkpoint = teacher_of(experiment, teacher, seed, manifests)
+    inputs = {"teacher_pairs": manifests["pairs"]}
+    return done(steps.captioner_of(experiment, checkpoint, inputs, campaign(experiment)))
+
+
 @deployed("caption", hours=48)
 def caption(config: Config, teacher: Teacher = "", seed: Seed = 0) -> State:
     """Tag the pool and generate captions for it, as configured in the experiment's `captioning`."""
     experiment = load(config, (seed,))
-    if experiment.captioning is None:
-        raise DataError(f"{config} does not configure captioning: add `captioning: {{tagger: FILE}}`")
+    captioning_of(experiment, config)
     manifests = steps.ingest_all(experiment, campaign(experiment))
     checkpoint = teacher_of(experiment, teacher, seed, manifests)
     texts = prompts(experiment.class_names, experiment.prompt)
@@ -277,6 +312,13 @@ def load(config: str, seeds: Sequence[int] = ()) -> Experiment:
     logging.getLogger("clapcur").setLevel(logging.INFO)
     experiment = experiment_from_file(config_path(config))
     return replace(experiment, seeds=tuple(seeds)) if seeds else experiment
+
+
+def captioning_of(experiment: Experiment, config: str) -> Captioning:
+    """Return how an experiment generates captions; raise DataError if it does not."""
+    if experiment.captioning is None:
+        raise DataError(f"{config} does not configure captioning: add `captioning: {{tagger: FILE}}`")
+    return experiment.captioning
 
 
 def campaign(experiment: Experiment) -> Campaign:

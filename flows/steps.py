@@ -116,12 +116,7 @@ def first_captions(experiment: Experiment, manifests: Manifests, campaign: Campa
         adopted = experiment.adopt(experiment.seeds[0])
         assert adopted is not None  # an experiment without a tagger, a table or a checkpoint is rejected
         teacher = adopt(adopted, {}, campaign)
-        config, inputs = EmbedConfig(what="audio", num_crops=experiment.num_crops), {"manifest": pool}
-        heard = {
-            "checkpoint": teacher,
-            "audio_embeddings": embed(config, {"checkpoint": teacher, **inputs}, "pool", campaign),
-            "prompt_embeddings": embed_prompts(teacher, prompts(experiment.class_names, experiment.prompt), campaign),
-        }
+        heard = heard_by(experiment, teacher, pool, "pool", campaign)
     tags = tagged(experiment, pool, campaign, heard)
     given = {"pool": pool, "tags": tags, "evaluation": manifests["evaluation"]}
     return caption(settings.without_model(), given, "pairs", campaign)
@@ -152,6 +147,29 @@ def kept_captions(experiment: Experiment, manifests: Manifests) -> Artifact | No
                 refresh_locations(kept, manifests["pool"])
             return kept
     return None
+
+
+def heard_by(
+    experiment: Experiment, teacher: Artifact, clips: Artifact, role: str, campaign: Campaign | None = None
+) -> dict[str, Artifact]:
+    """Embed clips and class prompts with a teacher; return the inputs by which it tags the clips, by role.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    teacher : Artifact
+    clips : Artifact
+        Manifest.
+    role : str
+        What the clips are for.
+    campaign : Campaign, optional
+    """
+    config = EmbedConfig(what="audio", num_crops=experiment.num_crops)
+    return {
+        "checkpoint": teacher,
+        "audio_embeddings": embed(config, {"checkpoint": teacher, "manifest": clips}, role, campaign),
+        "prompt_embeddings": embed_prompts(teacher, prompts(experiment.class_names, experiment.prompt), campaign),
+    }
 
 
 def tagged(
@@ -225,15 +243,12 @@ def captioner_of(
     teacher : Artifact
         Its audio tower hears.
     inputs : mapping
-        Of the curation, as `candidates` returns them.
+        ``teacher_pairs``; for example those of the curation, as `candidates` returns them.
     campaign : Campaign, optional
     """
     settings, pairs = experiment.captioning, inputs["teacher_pairs"]
     assert settings is not None
-    heard = {
-        "checkpoint": teacher, "audio_embeddings": inputs["teacher_clip_embeddings"],
-        "prompt_embeddings": inputs["prompt_embeddings"],
-    }  # fmt: skip
+    heard = heard_by(experiment, teacher, pairs, "pairs", campaign) if settings.needs_teacher else None
     tags = tagged(experiment, pairs, campaign, heard, "pairs")
     given = {"checkpoint": teacher, "pairs": pairs, "tags": tags}
     return train_captioner(settings.captioner_training(experiment.student.held_out), given, campaign)

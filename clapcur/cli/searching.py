@@ -1,4 +1,4 @@
-"""The command that finds clips by what they sound like: search."""
+"""The command that finds clips by what they sound like, or captions by what they describe: search."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,19 +14,24 @@ def search(
     clips: Annotated[
         str,
         typer.Argument(
-            help="Clips to search: a manifest, or a table or folder that `ingest` accepts.", show_default=False
+            help="Clips to search, or captions: a manifest, or a table, folder or text file that `ingest` accepts.",
+            show_default=False,
         ),
     ],
     model: Annotated[str, typer.Option(help="Checkpoint: an id, or a file or folder.")],
-    limit: Annotated[int, typer.Option(min=1, help="Number of clips to show.")] = 10,
+    captions: Annotated[
+        bool,
+        typer.Option("--captions", help="Search the captions instead of the clips; needless if there are no clips."),
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Number of clips or captions to show.")] = 10,
     num_crops: Annotated[int, typer.Option(min=1, help="Number of windows per clip to average.")] = 1,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the clips that are most similar to words or to a sound.
+    """Find the clips, or the captions, that are most similar to words or to a sound.
 
-    The search is exact; similarity is the cosine of the two embeddings. The embeddings of the clips are kept, so that
-    the next search in them takes seconds.
+    The search is exact; similarity is the cosine of the two embeddings. The embeddings of clips and captions are kept,
+    so that the next search in them takes seconds.
     """
     if not query.strip():
         raise typer.BadParameter("the query is empty; give words such as 'glass breaking', or an audio file")
@@ -45,22 +50,27 @@ def search(
         if sound.suffix.lower() in AUDIO_SUFFIXES and not sound.is_file():
             raise DataError(f"there is no audio file {sound}; to search for words, leave out {sound.suffix}")
         checkpoint, manifest = checkpoint_of(where, model), clips_of(where, clips)
-        config, inputs = (
-            EmbedConfig(what="audio", num_crops=num_crops),
-            {"checkpoint": checkpoint, "manifest": manifest},
-        )
-        table = EmbeddingTable.open(embed(config, inputs, "pool"))
+        opened, inputs = Manifest.open(manifest), {"checkpoint": checkpoint, "manifest": manifest}
+        if captions and opened.captions.empty:
+            raise DataError(
+                f"{clips} has no captions to search; give a table or text file that has, or omit --captions"
+            )
+        if is_text := captions or opened.clips.empty:
+            embedded = embed(EmbedConfig(what="captions"), inputs, "caption")
+            text_of = dict(zip(opened.captions.caption_id, opened.captions.caption, strict=True))
+        else:
+            embedded, text_of = embed(EmbedConfig(what="audio", num_crops=num_crops), inputs, "pool"), opened.paths
+        table = EmbeddingTable.open(embedded)
         loaded = load_model(checkpoint.path)
         wanted = loaded.embed_audio([sound], num_crops) if sound.is_file() else loaded.embed_text([query])
         similarity_1K, index_1K = top_k(wanted, table.rows_ND, min(limit, len(table.ids)))
-    paths = Manifest.open(manifest).paths
     found = [(float(cosine), table.ids[index]) for cosine, index in zip(similarity_1K[0], index_1K[0], strict=True)]
     if as_json:
-        for cosine, clip in found:
-            print_json({"clip_id": clip, "path": paths[clip], "similarity": cosine})
-        return
-    show(
-        columns_table(
-            ("similarity", "clip", "path"), [(f"{cosine:.3f}", clip[:12], paths[clip]) for cosine, clip in found]
-        )
-    )
+        what, named = ("caption_id", "caption") if is_text else ("clip_id", "path")
+        for cosine, name in found:
+            print_json({what: name, named: text_of[name], "similarity": cosine})
+    elif is_text:
+        show(columns_table(("similarity", "caption"), [(f"{cosine:.3f}", text_of[name]) for cosine, name in found]))
+    else:
+        rows = [(f"{cosine:.3f}", name[:12], text_of[name]) for cosine, name in found]
+        show(columns_table(("similarity", "clip", "path"), rows))

@@ -6,7 +6,8 @@ read from records and tables in the store at every call. It covers every way in 
 - the pairs of an Improvement-Set and of replay, and the teacher's own pairs, including held-out ones;
 - the single sounds that compositions combine;
 - the model whose embeddings a set was chosen from, and the models that a training started from or learned from;
-- the pairs and the tags that a captioner learned from, and so the captions that it generated;
+- the pairs and the tags that a captioner learned from, and the models that scored or chose generated captions, and so
+  these captions, also where a manifest was merged from them, a pool has them, or others were retrieved from them;
 - listeners' marks on a clip, on which a threshold was calibrated; a hubness correction, measured on the pool; and the
   tags behind generated captions, which are relative to the mean over all clips of the pool;
 - the evaluation clips that were used to select the weights.
@@ -26,6 +27,8 @@ from clapcur.store.record import checked_record
 
 SHORTCUTS = {"embeddings": ("previous",), "tags": ("previous",), "improvement_set": ("parent", "parent_pool")}
 # Roles of inputs that only saved work: the result would be the same without them.
+NO_CAPTIONS = ("pool", "evaluation", "previous", "previous_tags")
+# roles of the inputs of a manifest that neither are nor shape its captions
 EXCLUDING = ("evaluation", "evaluation_embeddings")  # roles in a curation that only exclude clips
 
 
@@ -122,8 +125,8 @@ class _Lineage:
         """Explain how a manifest in this role brings in a forgotten clip; clips that a pool only lists do not count."""
         hears_only = kind == "tags" or (kind == "embeddings" and config.get("what") == "audio")
         if not hears_only and role not in ("pool", "clips", "evaluation"):
-            for captioner in self._captioners_of(manifest):
-                if why := self.why("captioner", captioner):
+            for model in self._models_behind(manifest):
+                if why := self.why(model.kind, model.id):
                     return why
         if kind in ("embeddings", "tags") or role in ("pool", "captions", "clips"):
             is_measured = role == "pool" and kind == "improvement_set" and config.get("hubness")
@@ -134,22 +137,24 @@ class _Lineage:
             found = self._listed_in(manifest)
         return _told(found, f"the {role} {manifest.id}".replace("_", " "))
 
-    def _captioners_of(self, manifest: Artifact) -> Set[str]:
-        """Return the captioners that generated captions of a manifest, or of one that was merged into it."""
-        record = manifest.record
-        if record.stage == "merge":
-            parts = (self._store.find(name) for name in record.inputs.values())
-            return set().union(*(self._captioners_of(part) for part in parts))
-        return {name for role, name in record.inputs.items() if role == "captioner"}
+    def _models_behind(self, manifest: Artifact) -> Set[Artifact]:
+        """Return what wrote, scored or chose the captions of a manifest, or of those that they were taken from."""
+        found = set[Artifact]()
+        for role, name in manifest.record.inputs.items():
+            if role not in NO_CAPTIONS:
+                below = self._store.find(name)
+                found |= self._models_behind(below) if below.kind == "manifest" else {below}
+        return found
 
     def _averaged_over(self, manifest: Artifact) -> Set[str]:
         """Return the forgotten clips of the pools behind a manifest's generated captions: tags depend on all clips."""
-        record = manifest.record
-        if record.stage == "merge":
-            parts = (self._store.find(name) for name in record.inputs.values())
-            return set().union(*(self._averaged_over(part) for part in parts))
-        pool = record.inputs.get("pool")
-        return self._listed_in(self._store.find(pool)) if pool else set()
+        found = set[str]()
+        for role, name in manifest.record.inputs.items():
+            if role == "pool":
+                found |= self._listed_in(self._store.find(name))
+            elif role not in NO_CAPTIONS and (below := self._store.find(name)).kind == "manifest":
+                found |= self._averaged_over(below)
+        return found
 
     def _in_set(
         self, folder: Path, config: Mapping[str, Any], inputs: Mapping[str, str], is_written: bool

@@ -13,6 +13,7 @@ from typing import Any
 from clapcur.data import champions
 from clapcur.data.forgotten import are_forgotten
 from clapcur.data.recordings import asked_as, known_as, recording_id, without_place
+from clapcur.data.takedowns import NO_CAPTIONS
 from clapcur.errors import ArtifactError, DamagedArtifact, DataError
 from clapcur.store import readable
 from clapcur.store.artifacts import LOCATIONS, Artifact, check_payload, sha256_file
@@ -28,7 +29,7 @@ TABLES = {"improvement_set": "pairs.parquet", "compositions": "sources.parquet"}
 INHERITED = (  # roles through which one model influences the next: as its start, its embeddings or its captions
     "init", "teacher", "checkpoint", "prompt_embeddings", "pool_embeddings", "caption_embeddings",
     "teacher_clip_embeddings", "teacher_caption_embeddings", "improvement_set", "replay", "compositions", "captioner",
-    "generated", "teacher_pairs",
+    "generated", "teacher_pairs", "captions", "pairs", "tags",
 )  # fmt: skip
 
 
@@ -305,8 +306,9 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
     dict
         ``clip_id``, then lists of ``{"id", "label", "uri", "because"}``:
 
-        - ``manifests`` that list the clip, or whose captions a captioner generated that learned from it, and
-          ``embeddings`` and ``tags`` of these;
+        - ``manifests`` that list the clip, and ``embeddings`` and ``tags`` of these; manifests of captions that such a
+          model wrote, scored or chose, or that were written for a pool with the clip, by tags relative to the mean
+          over all its clips; and manifests that such captions were merged into or retrieved for;
         - ``improvement_sets`` that have it or were measured on it, or that an influenced checkpoint curated;
         - ``compositions`` made from it or from such a set;
         - ``captioners`` that learned from it;
@@ -349,10 +351,15 @@ def impact(home: Home, clip: str) -> dict[str, Any]:
         )
     }
     captioners = _learned_from(edges, kinds, manifests)
-    further = _inheriting(catalog.downstream(*trained, *captioners, roles=INHERITED), trained | captioners | held)
+    written = {
+        edge.artifact_id: f"was written for the pool {edge.input_id}"
+        for edge in edges
+        if kinds.get(edge.artifact_id) == "manifest" and edge.role == "pool" and edge.input_id in manifests
+    }
+    further = _inheriting(catalog, {*trained, *captioners, *written})
     kinds |= catalog.kinds(further)
     captioners = {name: why for name, why in further.items() if kinds.get(name) == "captioner"} | captioners
-    written = {name: why for name, why in further.items() if kinds.get(name) == "manifest" and "captioner is" in why}
+    written = {name: why for name, why in further.items() if kinds.get(name) == "manifest"} | written
     checkpoints = {name: why for name, why in further.items() if kinds.get(name) == "checkpoint"} | trained
     held = {name: why for name, why in further.items() if kinds.get(name) in TABLES} | held
     measured = {
@@ -464,8 +471,22 @@ def clips_of_recording(home: Home, name: str) -> list[str]:
     return sorted(found)
 
 
-def _inheriting(edges: Iterable[Edge], trained: Mapping[str, str]) -> dict[str, str]:
-    return {edge.artifact_id: f"{edge.role} is {edge.input_id}" for edge in edges if edge.artifact_id not in trained}
+def _inheriting(catalog: Catalog, starts: Set[str]) -> dict[str, str]:
+    """Return what models, and manifests of captions that they shaped, influence, with the reason of each."""
+    edges = catalog.downstream(*starts)
+    kinds = catalog.kinds({name for edge in edges for name in (edge.artifact_id, edge.input_id)})
+    from_input: dict[str, list[Edge]] = {}
+    for edge in edges:
+        of_manifests = kinds.get(edge.input_id) == kinds.get(edge.artifact_id) == "manifest"
+        if edge.role not in NO_CAPTIONS if of_manifests else edge.role in INHERITED:
+            from_input.setdefault(edge.input_id, []).append(edge)
+    found: dict[str, str] = {}
+    waiting = sorted(starts)
+    while waiting:
+        for edge in from_input.pop(waiting.pop(), ()):
+            found[edge.artifact_id] = f"{edge.role} is {edge.input_id}"
+            waiting.append(edge.artifact_id)
+    return {name: why for name, why in found.items() if name not in starts}
 
 
 def _entry(home: Home, kind: str, name: str, because: str) -> dict[str, str]:

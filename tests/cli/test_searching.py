@@ -5,6 +5,7 @@ import json
 import pytest
 from tiny_clap import CONFIG
 
+from clapcur.data.manifest import caption_id
 from clapcur.models.clap import Clap
 from clapcur.testing import write_tone
 
@@ -46,6 +47,37 @@ def test_a_sound_finds_itself_first_and_words_find_what_the_model_says(answer, h
     assert [row["similarity"] for row in found(out)] == pytest.approx([cosine for cosine, _ in expected], abs=1e-5)
     code, out, err = answer("search", "high whistle", sounds, "--model", model, "--limit", 2)
     assert code == 0 and out.count(".wav") == 2, err
+
+
+@pytest.mark.parametrize("suffix", ["txt", "csv"])
+def test_a_sound_finds_its_nearest_captions(answer, home, model, sounds, tmp_path, suffix):
+    """A search that embeds the captions as anything else, or ranks the clips, has plausible numbers too."""
+    texts = ["low hum", "high whistle", "rain", "a low hum in the rain"]
+    table = tmp_path / f"captions.{suffix}"
+    table.write_text("\n".join((["caption"] if suffix == "csv" else []) + texts))
+    code, out, err = answer("search", sounds / "3.wav", table, "--model", model, "--json", "--limit", 3)
+    assert code == 0, err
+    loaded = Clap.create(CONFIG, captions=["low hum", "high whistle", "rain"], seed=1).eval()
+    cosines = (loaded.embed_audio([sounds / "3.wav"]) @ loaded.embed_text(texts).T)[0]
+    expected = sorted(zip(cosines.tolist(), texts, strict=True), reverse=True)[:3]
+    assert [row["caption"] for row in found(out)] == [text for _, text in expected]
+    assert [row["similarity"] for row in found(out)] == pytest.approx([cosine for cosine, _ in expected], abs=1e-5)
+    assert all(row["caption_id"] == caption_id(row["caption"]) for row in found(out))
+    before = {one.id for one in home.store}
+    code, out, err = answer("search", "rain", table, "--model", model, "--limit", 1)
+    assert code == 0 and out.split()[-1] == "rain" and {one.id for one in home.store} == before, err
+
+
+def test_captions_beside_clips_are_searched_when_asked_for(answer, home, model, sounds, tmp_path):
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text(f"path,caption\n{sounds / '0.wav'},low hum\n{sounds / '5.wav'},high whistle\n")
+    asked = ("search", "high whistle", pairs, "--model", model, "--json")
+    code, out, err = answer(*asked)
+    assert code == 0 and {"path", "clip_id", "similarity"} == found(out)[0].keys(), err
+    code, out, err = answer(*asked, "--captions")
+    assert code == 0 and [row["caption"] for row in found(out)] == ["high whistle", "low hum"], err
+    code, _, err = answer("search", "rain", sounds, "--model", model, "--captions")
+    assert code == 1 and "has no captions to search" in err
 
 
 def test_the_next_search_embeds_nothing_again(answer, home, model, sounds):

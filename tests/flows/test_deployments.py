@@ -25,7 +25,7 @@ def load(entry):
 def test_the_promised_deployments_are_there():
     promised = {
         "train-teacher", "embed-pool", "curate", "train-student", "evaluate", "improve", "compare", "land", "reconcile",
-        "recurate", "forget", "post-train", "zste",
+        "recurate", "forget", "post-train", "zste", "tag", "train-captioner", "caption",
     }  # fmt: skip
     assert promised <= set(NAMES)
     assert len(set(NAMES)) == len(NAMES)

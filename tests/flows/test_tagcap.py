@@ -19,6 +19,7 @@ from clapcur.data.rows import GENERATED_ROWS, PAPER_ROWS, Row
 from clapcur.errors import CheckpointError, DataError
 from clapcur.experiments.config import experiment_from_file, starter
 from clapcur.experiments.preflight import check_config
+from clapcur.flows import deployed
 from clapcur.flows.compare import compare
 from clapcur.flows.plan import plan
 from clapcur.lineage import queries
@@ -214,6 +215,41 @@ def test_a_captioner_never_learns_from_pairs_that_select_a_student(with_captione
     assert [captioning.captioner_training(share).held_out for share in (0.1, 0.4)] == [0.3, 0.4]
     with pytest.raises(ValueError, match="a captioner learns from captioned clips: give `pairs`"):
         dataclasses.replace(experiment, pairs=None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_deployed_stages_make_what_the_next_one_takes(with_captioner, monkeypatch):
+    """A stage that is started from its form under another config makes an artifact that no other stage finds."""
+    monkeypatch.setattr("clapcur.flows.deployed.publish", lambda made: None)  # needs a flow run and its server
+    home, made = Home.open(), {}
+    for flow in (deployed.tag, deployed.train_captioner, deployed.caption):
+        state = flow.fn(str(with_captioner))
+        assert state.is_completed(), state.message
+        made[flow.name] = home.store.find(state.message.split()[-1])
+    assert [one.kind for one in made.values()] == ["tags", "captioner", "manifest"]
+    inputs = made["caption"].record.inputs
+    assert (inputs["tags"], inputs["captioner"]) == (made["tag"].id, made["train-captioner"].id)
+    assert made["train-captioner"].record.inputs["checkpoint"] == inputs["checkpoint"]
+    num_made = len(list(home.store))
+    assert deployed.train_captioner.fn(str(with_captioner)).message.endswith(made["train-captioner"].id)
+    assert len(list(home.store)) == num_made
+
+
+def test_the_deployed_stages_say_what_an_experiment_lacks(tagger, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLAPCUR_HOME", str(tmp_path / "home"))
+    path = write_tones(tmp_path)
+    for flow in (deployed.tag, deployed.train_captioner, deployed.caption):
+        state = flow.fn(str(path))
+        assert state.is_failed() and "does not configure captioning: add `captioning:" in state.message
+    with_captioning(path, ["captioning: {tagger: tagger/yamnet.safetensors}", "rows: [teacher]"])
+    assert "has no pool; add `pool`" in deployed.tag.fn(str(path)).message
+    (tmp_path / "pool").mkdir()
+    with_captioning(path, ["pool: pool", "rows: [teacher]"], without=("pairs:",))
+    assert (
+        "no captioned clips for a captioner to learn from: add `pairs`"
+        in deployed.train_captioner.fn(str(path)).message
+    )
 
 
 @pytest.mark.slow

@@ -132,6 +132,86 @@ def test_captions_that_were_merged_are_followed_to_their_captioner(made):
     assert why_tainted(made.store, teacher, {CLIP["other"]}) == ""
 
 
+HANDS = {
+    "merged": {"part00": "own", "part01": "captions"},
+    "merged under other names": {"theirs": "captions", "mine": "own"},
+    "merged twice": {"part00": "own", "part01": "merged"},
+    "landed in a pool": {"parent": "own", "landing": "captions"},
+    "retrieved": {"pool": "own", "captions": "captions"},
+}
+
+
+def passed_on(made, hand):
+    """Return a manifest that has the captions by one of the `HANDS`, and a student that learned from it."""
+    own = manifest(made.store, "own", clips_table([CLIP["strange"]]), [(CLIP["strange"], "one's own")])
+    from_ = {"own": own, "captions": made.captions}
+    if "merged" in HANDS[hand].values():
+        from_["merged"] = copied(made, "merged once", {"part00": own, "part01": made.captions})
+    merged = copied(made, hand, {role: from_[name] for role, name in HANDS[hand].items()})
+    return merged, commit(made.store, "checkpoint", f"student {hand}", write_nothing, {"teacher_pairs": merged})
+
+
+def copied(made, name, inputs):
+    pairs = Manifest.open(made.captions)
+    return commit(made.store, "manifest", name, lambda work: pairs.write(work.path), inputs)
+
+
+@pytest.mark.parametrize("hand", HANDS)
+def test_captions_are_followed_into_whatever_has_them(made, hand):
+    """A manifest that was merged by hand looks like one's own captions; a take-down must reach the students of it."""
+    merged, student = passed_on(made, hand)
+    found = touched(made, "learned")
+    assert merged.id in found["manifests"] and student.id in found["checkpoints"]
+    assert f"the pairs {made.pairs.id}" in why_tainted(made.store, student, {CLIP["learned"]})
+    assert why_tainted(made.store, student, {CLIP["other"]}) == ""
+    unconcerned = touched(made, "other")
+    assert merged.id not in unconcerned["manifests"] and student.id not in unconcerned["checkpoints"]
+
+
+@pytest.mark.parametrize("role", ["captioner", "pairs", "checkpoint", "tags"])
+def test_captions_that_an_influenced_model_wrote_scored_or_guided_are_followed(made, role):
+    """A model that learned from a clip also decides which captions others learn from."""
+    model = made.teacher  # learned from captions of the first captioner
+    others = manifest(made.store, "others", clips_table([CLIP["strange"]]))
+    inputs = {"pool": others}
+    if role == "tags":
+        tags = commit(made.store, "tags", "zero-shot", write_nothing, {"manifest": others, "checkpoint": model})
+        inputs |= {"tags": tags}
+    elif role == "pairs":  # of a second captioner
+        tags = commit(made.store, "tags", "again", write_nothing, {"manifest": made.captions})
+        second = {"checkpoint": made.tower, "pairs": made.captions, "tags": tags}
+        inputs |= {"captioner": commit(made.store, "captioner", "second", write_nothing, second)}
+    else:
+        inputs |= {role: made.captioner if role == "captioner" else model}
+    written = copied(made, f"by {role}", inputs)
+    student = commit(made.store, "checkpoint", f"student by {role}", write_nothing, {"teacher_pairs": written})
+    found = touched(made, "learned")
+    assert written.id in found["manifests"] and student.id in found["checkpoints"]
+    assert f"the pairs {made.pairs.id}" in why_tainted(made.store, student, {CLIP["learned"]})
+    assert student.id not in touched(made, "other")["checkpoints"]
+    assert why_tainted(made.store, student, {CLIP["other"]}) == ""
+
+
+def test_earlier_captions_of_a_pool_only_saved_work(made):
+    """Every version of a pool would otherwise be outdated with the first."""
+    inputs = {"pool": made.pool, "captioner": made.other, "previous": made.captions}
+    later = copied(made, "later", inputs)
+    student = commit(made.store, "checkpoint", "of later", write_nothing, {"teacher_pairs": later})
+    assert why_tainted(made.store, student, {CLIP["learned"]}) == ""
+    assert student.id not in touched(made, "learned")["checkpoints"]
+    assert student.id in touched(made, "other")["checkpoints"]
+
+
+def test_a_clip_of_the_pool_without_a_caption_touches_the_captions_of_the_others(made):
+    """The tags that guided them are relative to the mean over all clips of the pool."""
+    pool = manifest(made.store, "two", clips_table([CLIP["wild"], CLIP["strange"]]))
+    written = copied(made, "of two", {"pool": pool, "captioner": made.other})
+    student = commit(made.store, "checkpoint", "of two", write_nothing, {"teacher_pairs": written})
+    found = touched(made, "strange")
+    assert found["manifests"][written.id] == f"was written for the pool {pool.id}"
+    assert student.id in found["checkpoints"] and why_tainted(made.store, student, {CLIP["strange"]})
+
+
 def test_embeddings_of_the_sounds_of_captioned_clips_are_not_shaped_by_the_captions(made):
     stage = Stage("embed", "1", "embeddings", lambda inputs, config, work: Outcome())
     for what, is_tainted in (("audio", False), ("captions", True)):

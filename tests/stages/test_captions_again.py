@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from captioning_corpus import THINGS, CaptionedTones
 from clapcur.data.generated import KEPT, read_generated
 from clapcur.data.manifest import Manifest
 from clapcur.data.tags import Tags
+from clapcur.flows.plan import plan
 from clapcur.models.captioner import Captioner
 from clapcur.models.clap import load_model
 from clapcur.stages.caption import CaptionConfig, caption, stage_for
@@ -158,6 +160,9 @@ def test_the_task_finds_the_captions_of_the_version_before(corpus, captioner, he
     assert work == 8 and "previous" not in first.record.inputs
     grown = grow("field", corpus.manifest_of("landed second", clips[8:]))
     tags_2 = tags_of(corpus, "tags 2", grown)
+    inputs = {"pool": grown, "tags": tags_2, "captioner": captioner}
+    (step,) = plan(SimpleNamespace(name="any"), lambda _: caption_task(BEAM, inputs, "generated")).steps
+    assert (step.unit, step.new, step.reused) == ("clips", 4, 8)
     second, work = asked(grown, tags_2)
     assert work == 4 and second.record.inputs["previous"] == first.id
     assert second.record.inputs["previous_tags"] == tags.id
