@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clapcur.cli import logs
 from clapcur.errors import DataError
 from clapcur.store.artifacts import Artifact
 from clapcur.store.home import Home
@@ -20,6 +21,7 @@ from clapcur.store.home import Home
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+log = logging.getLogger("clapcur")
 PIPED_WIDTH = 200  # columns if stdout is not a terminal, so that nothing is cut
 
 RootsOption = Annotated[
@@ -39,16 +41,8 @@ HomeOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="One line of JSON instead of a table.")]
 
 
-class StderrHandler(logging.Handler):
-    """Writes to the current stderr, which a progress bar may have replaced."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print only the message, because these lines are for people."""
-        print(self.format(record), file=sys.stderr, flush=True)
-
-
 def open_home(root: Path | None, must_exist: bool = False) -> Home:
-    """Return the home, and set up this process to use it and to log to stderr.
+    """Return the home, and set up this process to use it and to log to stderr and the log file.
 
     Parameters
     ----------
@@ -58,18 +52,16 @@ def open_home(root: Path | None, must_exist: bool = False) -> Home:
         Whether to fail if the home does not exist. For commands that only read: with an empty home in the wrong folder
         they would report that nothing was found.
     """
-    chosen = Path(root or os.environ.get("CLAPCUR_HOME") or ".clapcur").expanduser()
+    chosen = logs.chosen_home(root)
     if must_exist and not chosen.is_dir():
         raise DataError(f"no clapcur home found at {chosen.absolute()}; give --home or set CLAPCUR_HOME")
     home = Home.open(chosen)
     for name, value in home.environment().items():
         os.environ.setdefault(name, value)
     os.environ["CLAPCUR_HOME"] = str(home.root)
-    log = logging.getLogger("clapcur")
-    if not any(isinstance(handler, StderrHandler) for handler in log.handlers):
-        log.addHandler(StderrHandler())
-    log.setLevel(logging.INFO)
-    log.propagate = False  # Prefect would print every line a second time
+    logs.show_lines(logs.current().volume)
+    logs.current().open(home.root)
+    log.debug("home %s, catalog %s, MLflow %s", home.root, home.database_url, home.mlflow_uri)
     return home
 
 

@@ -81,6 +81,7 @@ def run(
         An input has changed since it was written; this is found before anything is computed with it.
     """
     key = stage.key(config, inputs)
+    log.debug("%s: looking for the %s %s, made from %s", stage.name, key.kind, key.id, dict(key.inputs))
     catalog = Catalog.open(home)
     artifact = _reuse(key, home, catalog, campaign, verify, discard=False)
     said = {"tags": dict(tags or {}), "campaign": asdict(campaign) if campaign else None}
@@ -130,6 +131,7 @@ def _make(
     key = stage.key(config, inputs)
     for artifact in inputs.values():
         check_payload(artifact.path)
+    log.debug("%s: computing the %s %s, version %s", stage.name, key.kind, key.id, key.version)
     try:
         work = home.store.open(key)
         work.environment.update(environment())
