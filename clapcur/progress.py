@@ -148,8 +148,12 @@ def _bar(description: str, total: int | None, unit: str, done: int) -> Iterator[
         bar = _bars[0]
         row = bar.add_task(escape(description), total=total, completed=done, unit=unit, note="")
 
+    shown = ""
+
     def advance(amount: int = 1, note: str = "") -> None:
-        bar.update(row, advance=amount, **({"note": escape(note)} if note else {}))
+        nonlocal shown
+        shown = escape(note) if note else shown
+        bar.update(row, advance=amount, note=shown)
 
     try:
         yield advance

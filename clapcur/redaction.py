@@ -6,9 +6,8 @@ import re
 HIDDEN = "***"
 MIN_LENGTH = 6  # characters of a variable's value; a shorter one would hide parts of ordinary words
 
-SECRET = (
-    r"password|passwd|passphrase|pwd|token|secret|api[-_]?key|access[-_]?key(?:[-_]id)?|auth(?:[-_]string)?|signature"
-)
+SECRET = r"password|passwd|passphrase|token|secret|api[-_]?key|access[-_]?key(?:[-_]id)?|auth(?:[-_]string)?|signature"
+# PWD is the current folder, and no secret
 SECRET_VARIABLE = re.compile(rf"(?:^|_|pg)(?:{SECRET}|login|key|credentials?)(?:_|$)", re.IGNORECASE)
 PATTERNS = (
     # scheme://user:password@host, where the password may hold any character: the last @ ends it

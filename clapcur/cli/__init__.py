@@ -37,6 +37,7 @@ from clapcur.cli import (
     checkpoints,
     collecting,
     corpora,
+    doctor,
     experiments,
     landing,
     logs,
@@ -67,7 +68,7 @@ SECTIONS = {
     "Use a model": ("classify", "search", "export"),
     "Lineage": ("ls", "show", "trace", "impact", "pairs", "why"),
     "New audio": ("up", "land", "watch", "recurate", "forget"),
-    "Maintenance": ("gc", "verify", "sync", "catalog"),
+    "Maintenance": ("doctor", "gc", "verify", "sync", "catalog"),
 }  # fmt: skip
 
 
@@ -195,6 +196,7 @@ COMMANDS = (
     ("sync", tracing.sync, "clapcur sync"),
     ("gc", collecting.gc, "clapcur gc\n  clapcur gc --reports 3 --keep 5be7d1 --delete"),
     ("verify", collecting.verify, "clapcur verify --all\n  clapcur verify 5be7d1 41c09e --json"),
+    ("doctor", doctor.doctor, "clapcur doctor\n  clapcur doctor --json"),
     ("up", servers.up, "clapcur up\n  clapcur up --prefect-port 4300 --no-gpu"),
     ("land", landing.land, "clapcur land recordings/2026-11 --pool field"),
     ("watch", landing.watch, "clapcur watch inbox/ --pool field"),

@@ -84,11 +84,10 @@ class CommandLog:
 
     def ask(self, quiet: bool, verbose: bool) -> None:
         """Note which options were given, before or after the command's name."""
-        asked: set[Volume] = {self.volume} - {"normal"}
-        asked |= ({"quiet"} if quiet else set()) | ({"verbose"} if verbose else set())
-        if len(asked) > 1:
+        is_quiet, is_verbose = quiet or self.volume == "quiet", verbose or self.volume == "verbose"
+        if is_quiet and is_verbose:
             raise typer.BadParameter("give --quiet or --verbose, not both")
-        self.volume = next(iter(asked), "normal")
+        self.volume = "quiet" if is_quiet else "verbose" if is_verbose else "normal"
 
     def begin(self, command: str, root: Path) -> None:
         """Show lines as the options ask for, and open the log file if the home exists.

@@ -28,7 +28,7 @@ SECRETS = [
 ]  # fmt: skip
 HARMLESS = [
     "s3://bucket/a:b@c.wav", "http://127.0.0.1:5000/#/experiments/1", "max_tokens=77, tokenizer=gpt2", "a key: 3",
-    'clapcur search "a password is whispered"', "sqlite:////home/me/.clapcur/catalog.db", "user@host:/path",
+    'clapcur search "a password is whispered"', "sqlite:////data/.clapcur/catalog.db", "user@host:/path",
 ]  # fmt: skip
 
 
