@@ -17,6 +17,7 @@ from clapcur.cli import logs
 from clapcur.errors import DataError
 from clapcur.store.artifacts import Artifact
 from clapcur.store.home import Home
+from clapcur.store.readable import count_name
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -134,7 +135,7 @@ def show_artifact(artifact: Artifact, as_json: bool, **more: Any) -> None:
     if as_json:
         print_json(known | {"counts": record.counts, "metrics": record.metrics} | more)
         return
-    numbers = {name: f"{value:,}" for name, value in record.counts.items()}
+    numbers = {count_name(name): f"{value:,}" for name, value in record.counts.items()}
     numbers |= {name: f"{value:.4g}" for name, value in record.metrics.items()}
     show(facts_table({artifact.kind: artifact.id, "folder": artifact.uri} | numbers | more))
 

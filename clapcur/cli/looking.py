@@ -22,7 +22,7 @@ from clapcur.cli.console import (
 from clapcur.cli.tracing import ArtifactId
 from clapcur.data.class_names import PROMPT, find_class_names
 from clapcur.errors import ArtifactError
-from clapcur.store.readable import label, shown_inputs
+from clapcur.store.readable import count_name, label, shown_inputs
 from clapcur.store.record import Record
 
 UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -101,7 +101,7 @@ def show_one(artifact: ArtifactId, home: HomeOption = None, as_json: JsonOption 
     if as_json:
         print_json(record.to_dict() | {"folder": str(found.path)})
         return
-    numbers = {name: f"{value:,}" for name, value in record.counts.items()}
+    numbers = {count_name(name): f"{value:,}" for name, value in record.counts.items()}
     numbers |= {name: f"{value:.4g}" for name, value in record.metrics.items()}
     facts: dict[str, Any] = {
         record.kind.replace("_", " "): record.id,

@@ -30,7 +30,12 @@ def shown_inputs(record: Record) -> dict[str, str]:
 
 def in_words(count: str, number: float) -> str:
     """Return a count of a record in words: ``189 pairs``, not ``189 teacher_pairs_pairs``."""
-    return f"{number:,} {WORDS.get(count, count.replace('_', ' '))}"
+    return f"{number:,} {count_name(count)}"
+
+
+def count_name(count: str) -> str:
+    """Return what a count of a record counts: ``pairs``, not ``teacher_pairs_pairs``."""
+    return WORDS.get(count, count.replace("_", " "))
 
 
 def label(record: Record) -> str:
@@ -41,14 +46,14 @@ def label(record: Record) -> str:
 
 
 def summary(record: Record, reused: bool = False) -> str:
-    """Summarise an artifact in one line: its accuracy, its first count and its computing time."""
-    said = ["reused"] if reused else []
+    """Summarise an artifact in one line: made or reused, its accuracy, its first count and its computing time."""
+    said = ["reused" if reused else "made"]
     if "accuracy" in record.metrics:
         said.append(f"accuracy {record.metrics['accuracy']:.3f}")
     said += [in_words(name, count) for name, count in list(record.counts.items())[:1]]
     if not reused:
         said.append(f"{record.seconds:.1f} s")
-    return f"{label(record)} -> {record.kind.replace('_', ' ')} {record.id} ({', '.join(said)})"
+    return f"{run_name(record)} -> {record.kind.replace('_', ' ')} {record.id} ({', '.join(said)})"
 
 
 def run_name(record: Record) -> str:

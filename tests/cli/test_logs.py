@@ -1,5 +1,6 @@
 """What a command says beside its result: --quiet, --verbose, and the log file in the home."""
 
+import contextlib
 import logging
 import os
 import re
@@ -14,6 +15,9 @@ from command_runs import run
 from clapcur import __version__, progress
 from clapcur.cli import logs
 from clapcur.redaction import is_secret, redacted
+from clapcur.store import runner
+from clapcur.store.artifacts import Stage
+from clapcur.store.record import Outcome
 
 SECRETS = [
     ("postgresql://clapcur:hunter2/x@y@db/clapcur", "postgresql://clapcur:***@db/clapcur"),
@@ -215,3 +219,75 @@ def test_two_commands_of_one_second_have_a_file_each(home):
 )
 def test_a_duration_has_its_two_largest_units(seconds, text):
     assert progress.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (
+            (1250, "steps", 400, 300, 100.0, "loss 1.32"),
+            "400 of 1,250 steps (32 %), 3.0 steps/s, 4 min 43 s left, loss 1.32",
+        ),
+        ((10, "clips", 2, 2, 60.0), "2 of 10 clips (20 %), 30.0 s per clip, 4 min 0 s left"),
+        ((None, "sentences", 5000, 5000, 10.0), "5,000 sentences, 500.0 sentences/s"),
+        ((0, "clips", 0, 0, 0.0), "0 of 0 clips (0 %)"),
+    ],
+)
+def test_a_line_of_progress_has_rate_and_time_left(arguments, text):
+    """A resumed training must not count the steps of the run before it into its speed."""
+    assert progress.line("train", *arguments) == f"train: {text}"
+
+
+def test_progress_names_the_artifact_and_goes_to_the_log(home, answer, monkeypatch, caplog):
+    """Twelve trainings that are all called "train" leave nobody knowing which one runs."""
+    monkeypatch.setattr(progress, "LOG_EVERY_S", 0.0)
+
+    def compute(inputs, config, work):
+        for description in ("train", "hear"):
+            with progress.progress(description, 2, "steps") as advance:
+                advance(1, "loss 0.5")
+        return Outcome()
+
+    stage = Stage("train", "1", "checkpoint", compute)
+    with caplog.at_level(logging.INFO, "clapcur"):
+        runner.run(stage, {"n": 1}, {}, home, tags={"row": "ads+sl", "seed": 3})
+    train, hear, made = (record.getMessage() for record in caplog.records if record.levelno == logging.INFO)
+    assert train.startswith("train ads+sl seed 3: 1 of 2 steps (50 %), ") and train.endswith(" left, loss 0.5")
+    assert hear.startswith("train ads+sl seed 3: hear: 1 of 2 steps (50 %), ")
+    assert made.startswith("train ads+sl seed 3 -> checkpoint ") and "(made, " in made
+
+
+TERMINAL = """
+import sys, time
+from clapcur import progress
+from clapcur.cli import logs
+progress.LOG_EVERY_S = 0.0
+progress.show("quiet" not in sys.argv)
+logs.show_lines("quiet" if "quiet" in sys.argv else "normal")
+with progress.task("train [ads+sl] seed 0"), progress.progress("train", 3, "steps") as advance:
+    with progress.progress("probe", 2, "clips") as other:  # of a second thread
+        advance(1, "loss [0.5]")
+        other(1)
+        time.sleep(0.3)
+"""
+
+
+@pytest.mark.parametrize("volume", ["normal", "quiet"])
+def test_a_terminal_shows_a_bar_and_no_lines(volume):
+    """Two bars at once, and brackets in a name, ended in an error of the library that draws them."""
+    ours, theirs = os.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "160"}
+    command = [sys.executable, "-c", TERMINAL, volume]
+    done = subprocess.run(command, stderr=theirs, env=environment, timeout=60)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal is an error
+        while more := os.read(ours, 2**16):
+            shown += more
+    os.close(ours)
+    assert done.returncode == 0, shown
+    if volume == "quiet":
+        assert shown == b""
+    else:
+        assert b"train [ads+sl] seed 0" in shown and b"1/3 steps" in shown and b"loss [0.5]" in shown
+        assert b"1/2 clips" in shown and b"(33 %)" not in shown
