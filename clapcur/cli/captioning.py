@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from clapcur.cli.arguments import find
+from clapcur.cli.completion import artifacts
 from clapcur.cli.console import (
     HomeOption,
     JsonOption,
@@ -93,7 +94,14 @@ def tag(
 
 
 def train_captioner(
-    tags: Annotated[str, typer.Argument(help="Tags of captioned clips: the id printed by `tag`.", show_default=False)],
+    tags: Annotated[
+        str,
+        typer.Argument(
+            help="Tags of captioned clips: the id printed by `tag`.",
+            show_default=False,
+            autocompletion=artifacts("tags"),
+        ),
+    ],
     checkpoint: Annotated[str, typer.Option(help="A CLAP, whose audio tower hears.", show_default=False)],
     num_examples: Annotated[int, typer.Option(min=1, help="Sample budget: total number of pairs seen.")] = 100_000,
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs per step.")] = 32,
@@ -131,7 +139,9 @@ def train_captioner(
 
 
 def caption(
-    tags: Annotated[str, typer.Argument(help="Tags: the id printed by `tag`.", show_default=False)],
+    tags: Annotated[
+        str, typer.Argument(help="Tags: the id printed by `tag`.", show_default=False, autocompletion=artifacts("tags"))
+    ],
     way: Annotated[
         Literal["template", "retrieve", "captioner"],
         typer.Option(

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 log = logging.getLogger("clapcur")
+UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))  # of an age
 PIPED_WIDTH = 200  # columns if stdout is not a terminal, so that nothing is cut
 
 RootsOption = Annotated[
@@ -153,6 +155,13 @@ def show_quarantine(manifest: Artifact, num_named: int = 5) -> None:
     named = pd.read_parquet(path, columns=["path", "reason", "detail"]).head(num_named)
     show(columns_table(("first in quarantine", "reason", ""), list(named.itertuples(index=False, name=None))))
     show(f"all of them, with paths: {path}")
+
+
+def age(finished: float) -> str:
+    """Return the time since an artifact was finished (Unix seconds), in its largest unit."""
+    seconds = max(0.0, time.time() - finished)
+    length, unit = next(((length, unit) for length, unit in UNITS if seconds >= length), UNITS[-1])
+    return f"{int(seconds // length)} {unit}"
 
 
 def command_line(program: str, home: Home) -> str:

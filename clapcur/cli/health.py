@@ -22,7 +22,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from clapcur.redaction import HIDDEN, is_secret, redacted
-from clapcur.store.home import Home
+from clapcur.store.home import Home, open_to_read
 
 IMPORT_S, FILES_S, ANSWER_S = 40.0, 20.0, 5.0  # longest wait for a library, for the files of a home, for a server
 GIB = 2**30
@@ -373,8 +373,6 @@ def catalog(home: Home) -> Iterator[Line]:
 
 
 def _unreadable(file: Path) -> str | None:
-    from clapcur.store.database import open_to_read
-
     try:
         with closing(open_to_read(file)) as db:
             db.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -387,7 +385,6 @@ def moved(home: Home) -> Iterator[Line]:
     """Look for former locations of the home in MLflow's file."""
     import sqlalchemy as sa
 
-    from clapcur.store.database import open_to_read
     from clapcur.tracking.moved import former_roots
 
     if not home.mlflow_file.exists() or not home.mlflow_uri.startswith("sqlite"):

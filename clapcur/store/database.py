@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import sqlalchemy as sa
 
 from clapcur.errors import ArtifactError
+from clapcur.store.home import open_to_read
 
 HEAD = "0001"  # the newest migration in clapcur/store/migrations/versions, which must result in the tables below
 VERSION = sa.table("catalog_version", sa.column("version_num"))  # not Alembic's default: MLflow may share the database
@@ -194,25 +195,6 @@ def _copy_in_memory(file: Path) -> sa.Engine:
                 source.backup(memory)
             break
     return sa.create_engine("sqlite://", creator=lambda: memory, poolclass=sa.StaticPool)
-
-
-def open_to_read(file: Path, ignores_journal: bool = False) -> sqlite3.Connection:
-    """Open a SQLite file without writing to it, nor to its folder.
-
-    Parameters
-    ----------
-    file : Path
-    ignores_journal : bool
-        Whether to read the file alone. To read its journal too, SQLite may need to write the journal's index.
-
-    Raises
-    ------
-    sqlite3.Error
-        The file cannot be read.
-    """
-    has_journal = not ignores_journal and Path(f"{file}-wal").exists()  # without one, SQLite would create it
-    how = "mode=ro" if has_journal else "mode=ro&immutable=1"
-    return sqlite3.connect(f"file:{quote(os.fsencode(file))}?{how}", uri=True, check_same_thread=False)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

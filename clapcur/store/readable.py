@@ -40,9 +40,13 @@ def count_name(count: str) -> str:
 
 def label(record: Record) -> str:
     """Return a short name for an artifact, from its stage and tags: ``curate ads``, ``train ads+sl``."""
-    tags = record.tags
+    return label_of(record.stage, record.tags)
+
+
+def label_of(stage: str, tags: Mapping[str, Any]) -> str:
+    """Return the label of an artifact of this stage with these tags."""
     named = next((str(tags[name]) for name in ("name", "row", "strategy", "role") if name in tags), "")
-    return f"{record.stage} {named}".rstrip()
+    return f"{stage} {named}".rstrip()
 
 
 def summary(record: Record, reused: bool = False) -> str:
