@@ -26,7 +26,7 @@ def audition(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a page for listening to the pairs of a set and marking them.
+    """Write a page to listen to the pairs of a set.
 
     The page is one HTML file that needs no server. Play each clip, see its spectrogram, caption and scores, mark wrong
     pairs, and export the marks.

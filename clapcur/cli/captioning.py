@@ -115,10 +115,11 @@ def train_captioner(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a captioner that writes captions from the sound and the tags of a clip (BLAT).
+    """Train a captioner that writes captions from the sound.
 
-    Learns from the clips of the tagged manifest that have captions. `caption --way captioner` captions others with it.
-    A training that was stopped resumes with the same command.
+    The captioner also reads the tags of a clip (BLAT). Learns from the clips of the tagged manifest that have
+    captions. `caption --way captioner` captions others with it. A training that was stopped resumes with the same
+    command.
     """
     where = open_home(home)
     given, model = find(where, tags, "tags"), find(where, checkpoint, "checkpoint")
@@ -281,10 +282,10 @@ def captions(
     most_words: Annotated[int, typer.Option(min=1, help="Maximum number of words in a sentence.")] = 30,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which sentences of a text would become captions, and why others would not.
+    """Show which sentences of a text would become captions.
 
-    Writes nothing. To use the sentences, build a manifest with `ingest --text`, or set
-    `captions: {source: FILE, text: {}}` in a config to use them as captions for DU and ADS.
+    Gives the reasons why others would not. Writes nothing. To use the sentences, build a manifest with `ingest
+    --text`, or set `captions: {source: FILE, text: {}}` in a config to use them as captions for DU and ADS.
     """
     from clapcur.stages.ingest import TextRules
     from clapcur.stages.ingest.general_text import sift
@@ -327,9 +328,10 @@ def pseudo_label(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Give each clip the class that it most likely is, by the teacher, tags and the other clips of its recording.
+    """Give each clip the class that it most likely is.
 
-    Gives a manifest of pairs, which `curate --strategy pl --generated` takes.
+    Decides by the teacher, by tags and by the other clips of the recording. Gives a manifest of pairs, which
+    `curate --strategy pl --generated` takes.
     """
     names = find_class_names(classes, Path.cwd())
     where = open_home(home)

@@ -23,7 +23,7 @@ def search(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the clips that are most similar to words or to a sound.
+    """Find the clips most similar to words or to a sound.
 
     The search is exact; similarity is the cosine of the two embeddings. The embeddings of the clips are kept, so that
     the next search in them takes seconds.

@@ -375,10 +375,10 @@ def evaluate(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a checkpoint: zero-shot classification or retrieval.
+    """Score a checkpoint: classification or retrieval.
 
-    The transductive score, which classifies all clips jointly, is reported separately. Missing embeddings are computed
-    first.
+    Both are zero-shot. The transductive score, which classifies all clips jointly, is reported separately. Missing
+    embeddings are computed first.
     """
     if retrieval == bool(classes):
         raise typer.BadParameter("give either --classes or --retrieval")

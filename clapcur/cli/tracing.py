@@ -152,7 +152,10 @@ def pairs(
     home: HomeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per pair.")] = False,
 ) -> None:
-    """List the pairs of a set, a student or a manifest, best first."""
+    """List the pairs of a set, a student or a manifest.
+
+    The pairs with the highest similarity come first.
+    """
     from clapcur.data.class_names import readable
     from clapcur.lineage import queries as lineage
 

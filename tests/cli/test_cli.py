@@ -94,6 +94,16 @@ def test_every_command_has_help_with_an_example_of_itself(answer, command):
     assert example.strip().startswith(" ".join(["clapcur", *command]))
 
 
+def test_every_command_is_listed_once_with_a_whole_line(answer, monkeypatch):
+    """A line that ends in dots leaves people guessing what they would get."""
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = re.findall(
+        r"^  ([a-z][a-z-]+)  +(\S.*)$", answer("--help")[1].partition("Full pipeline:")[2], re.MULTILINE
+    )
+    assert sorted(name for name, _ in listed) == sorted([*COMMANDS, "catalog"])
+    assert [line for _, line in listed if not re.fullmatch(r"[A-Z].*[^.]\.", line)] == []
+
+
 def test_the_examples_are_commands_that_parse(monkeypatch):
     """An example with an option that was renamed is worse than none: every one is run up to its first line of code."""
     group = typer.main.get_command(cli.app)
