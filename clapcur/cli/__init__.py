@@ -13,13 +13,16 @@ exit meaning
 143  stopped by SIGTERM; a training has saved its state, and the same command continues from it
 ==== =====================================================================================
 
-Every expected error is one line that says what to do. A traceback means a bug, ours or a library's;
-`CLAPCUR_TRACEBACK=1` shows a traceback for every error.
+Every error is one line. For one that we expect, it says what to do; any other means a bug, ours or a library's, and
+the line names the log file with its traceback (`clapcur.cli.logs`). ``--verbose`` shows the traceback as well, and
+`CLAPCUR_TRACEBACK=1` shows it for every error.
 """
 
 import gc
+import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -34,8 +37,10 @@ from clapcur.cli import (
     checkpoints,
     collecting,
     corpora,
+    doctor,
     experiments,
     landing,
+    logs,
     looking,
     ordering,
     planning,
@@ -63,7 +68,7 @@ SECTIONS = {
     "Use a model": ("classify", "search", "export"),
     "Lineage": ("ls", "show", "trace", "impact", "pairs", "why"),
     "New audio": ("up", "land", "watch", "recurate", "forget"),
-    "Maintenance": ("gc", "verify", "sync", "catalog"),
+    "Maintenance": ("doctor", "gc", "verify", "sync", "catalog"),
 }  # fmt: skip
 
 
@@ -191,6 +196,7 @@ COMMANDS = (
     ("sync", tracing.sync, "clapcur sync"),
     ("gc", collecting.gc, "clapcur gc\n  clapcur gc --reports 3 --keep 5be7d1 --delete"),
     ("verify", collecting.verify, "clapcur verify --all\n  clapcur verify 5be7d1 41c09e --json"),
+    ("doctor", doctor.doctor, "clapcur doctor\n  clapcur doctor --json"),
     ("up", servers.up, "clapcur up\n  clapcur up --prefect-port 4300 --no-gpu"),
     ("land", landing.land, "clapcur land recordings/2026-11 --pool field"),
     ("watch", landing.watch, "clapcur watch inbox/ --pool field"),
@@ -199,8 +205,10 @@ COMMANDS = (
     ("forget", landing.forget, 'clapcur forget 9f3a01 recordings/voice.wav --reason "asked on 3 May"'),
 )
 for name, command, example in COMMANDS:
-    app.command(name, epilog=f"\b\nExample:\n  {example}")(command)
-catalog_app.command("rebuild", epilog="\b\nExample:\n  clapcur catalog rebuild")(tracing.rebuild)
+    app.command(name, epilog=f"\b\nExample:\n  {example}")(logs.logged(name, command))
+catalog_app.command("rebuild", epilog="\b\nExample:\n  clapcur catalog rebuild")(
+    logs.logged("catalog rebuild", tracing.rebuild)
+)
 app.add_typer(catalog_app, name="catalog")
 
 
@@ -215,8 +223,10 @@ def _print_version(value: bool) -> None:
 @app.callback()
 def _clapcur(
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Show the version."),
+    quiet: logs.QuietOption = False,
+    verbose: logs.VerboseOption = False,
 ) -> None:
-    pass
+    logs.current().ask(quiet, verbose)
 
 
 def main() -> None:
@@ -247,45 +257,65 @@ def run_by_torchrun(arguments: Sequence[str]) -> int:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code; errors that a user can fix become one line on stderr."""
+    """Run one command and return its exit code; an error becomes one line on stderr."""
     arguments = arguments or ["--help"]
-    if os.environ.get("CLAPCUR_TRACEBACK"):
-        return _exit_code(app(list(arguments), prog_name="clapcur", standalone_mode=False))
+    log = logs.new(arguments)
+    code = FAILED
     try:
         code = _exit_code(app(list(arguments), prog_name="clapcur", standalone_mode=False))
-    except typer.TyperException as error:
-        return _say(_usage(error, arguments), USAGE)
-    except Exception as error:  # errors that users can fix become one line, others are raised again
-        if stop := next(
-            (cause for cause in _causes(error) if isinstance(cause, (Interrupted, KeyboardInterrupt))), None
-        ):
-            return _stopped(stop)
-        if isinstance(error, ProcessError) and (refused := _refused_by_home()):  # the cause
-            return _say(f"error: {refused}; {error}", FAILED)
-        if isinstance(error, ClapcurError):
-            return _say(f"error: {error}", FAILED)
-        if why := why_not_written(error):
-            return _say(f"error: {why} ({error}); finished work is kept: fix this and run again", FAILED)
-        if type(error).__module__.startswith("pyarrow"):
-            return _say(f"error: cannot read a table: {error}; `clapcur verify --all` finds the damaged files", FAILED)
-        if isinstance(error, OSError):
-            said = f"{error.strerror}: {error.filename}" if error.filename else str(error)
-            return _say(f"error: {said}", FAILED)
-        if isinstance(error, (ValueError, TypeError)) and _is_raised_by_us(error):
-            return _say(f"error: {error}", USAGE)
-        if refused := _refused_by_home():  # servers and databases in the home fail with errors of their own
-            return _say(f"error: {refused}; finished work is kept: fix this and run again", FAILED)
-        if (database := _database_error(error)) is not None:
-            said = f"the catalog database does not respond ({database}); finished work is kept"
-            return _say(f"error: {said}: run again once the database is up", FAILED)
-        raise
-    return _stopped(KeyboardInterrupt()) if code == CTRL_C else code
+    except Exception as error:
+        if os.environ.get("CLAPCUR_TRACEBACK"):
+            log.write(logging.ERROR, "stopped by an error", error)
+            raise
+        line, code, is_expected = _explained(error, arguments)
+        if is_expected:
+            log.write(logging.ERROR, printable(line), error)
+        elif log.path is not None or log.volume == "verbose":
+            log.write(logging.CRITICAL, "unexpected error", error)
+            if log.volume == "verbose":
+                traceback.print_exception(error)
+            where = f"its traceback is in {log.path}" if log.path else "its traceback is above"
+            line = f"error: {line}. This is a bug, of clapcur or of a library; {where}"
+        else:  # nowhere to keep the traceback
+            raise
+        return _say(line, code)
+    finally:
+        log.end(code)
+    return _say(*_stopped(KeyboardInterrupt())) if code == CTRL_C else code
 
 
-def _stopped(stop: BaseException) -> int:
+def _explained(error: Exception, arguments: Sequence[str]) -> tuple[str, int, bool]:
+    """Return the line about an error, the exit code, and whether it is an error that we expect."""
+    if isinstance(error, typer.TyperException):
+        return _usage(error, arguments), USAGE, True
+    if stop := next((cause for cause in _causes(error) if isinstance(cause, (Interrupted, KeyboardInterrupt))), None):
+        return *_stopped(stop), True
+    if isinstance(error, ProcessError) and (refused := _refused_by_home()):  # the cause
+        return f"error: {refused}; {error}", FAILED, True
+    if isinstance(error, ClapcurError):
+        return f"error: {error}", FAILED, True
+    if why := why_not_written(error):
+        return f"error: {why} ({error}); finished work is kept: fix this and run again", FAILED, True
+    if type(error).__module__.startswith("pyarrow"):
+        said = f"cannot read a table: {error}; `clapcur verify --all` finds the damaged files"
+        return f"error: {said}", FAILED, True
+    if isinstance(error, OSError):
+        said = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+        return f"error: {said}", FAILED, True
+    if isinstance(error, (ValueError, TypeError)) and _is_raised_by_us(error):
+        return f"error: {error}", USAGE, True
+    if refused := _refused_by_home():  # servers and databases in the home fail with errors of their own
+        return f"error: {refused}; finished work is kept: fix this and run again", FAILED, True
+    if (database := _database_error(error)) is not None:
+        said = f"the catalog database does not respond ({database}); finished work is kept"
+        return f"error: {said}: run again once the database is up", FAILED, True
+    return "".join(traceback.format_exception_only(error)).strip(), FAILED, False
+
+
+def _stopped(stop: BaseException) -> tuple[str, int]:
     if isinstance(stop, Interrupted):
-        return _say(f"interrupted: {stop}", TERMINATED)
-    return _say("interrupted; finished work is kept: run the same command again to resume", CTRL_C)
+        return f"interrupted: {stop}", TERMINATED
+    return "interrupted; finished work is kept: run the same command again to resume", CTRL_C
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -322,7 +352,8 @@ def _say(line: str, code: int) -> int:
 
 def _usage(error: typer.TyperException, arguments: Sequence[str]) -> str:
     """Return a usage error as one line that names the command for help."""
-    command = [argument for argument in arguments[:1] if argument in {name for name, *_ in COMMANDS}]
+    named = [argument for argument in arguments if not argument.startswith("-")]
+    command = [argument for argument in named[:1] if argument in {name for name, *_ in COMMANDS}]
     said = error.format_message().removeprefix("Invalid value: ").rstrip(".")
     return f"error: {said}; see `{' '.join(['clapcur', *command, '--help'])}`"
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from clapcur.cli.completion import artifacts
 from clapcur.config import from_dict, read_mapping
 from clapcur.store.artifacts import Artifact
 from clapcur.store.home import Home
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 
 CLASSES_HELP = "Class names: a file with one name per line, or a built-in list such as esc50."
 Checkpoint = Annotated[
-    str, typer.Argument(help="Checkpoint: an id, its first digits, or its MLflow run.", show_default=False)
+    str,
+    typer.Argument(
+        help="Checkpoint: an id, its first digits, or its MLflow run.",
+        show_default=False,
+        autocompletion=artifacts("checkpoint"),
+    ),
 ]
 ClassFile = Annotated[str | None, typer.Option("--classes", help=CLASSES_HELP)]
 

@@ -5,12 +5,19 @@ from typing import Annotated
 import typer
 
 from clapcur.cli.arguments import find
+from clapcur.cli.completion import artifacts
 from clapcur.cli.console import HomeOption, JsonOption, open_home, show, show_artifact, working
 
 
 def audition(
     improvement_set: Annotated[
-        str, typer.Argument(metavar="SET", help="Improvement-Set: an id or its first digits.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="SET",
+            help="Improvement-Set: an id or its first digits.",
+            show_default=False,
+            autocompletion=artifacts("improvement_set"),
+        ),
     ],
     num_pairs: Annotated[
         int, typer.Option(min=1, help="Number of pairs on the page, spread evenly over the classes.")
@@ -19,7 +26,7 @@ def audition(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a page for listening to the pairs of a set and marking them.
+    """Write a page to listen to the pairs of a set.
 
     The page is one HTML file that needs no server. Play each clip, see its spectrogram, caption and scores, mark wrong
     pairs, and export the marks.

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from clapcur.cli.arguments import find
+from clapcur.cli.completion import artifacts
 from clapcur.cli.console import (
     HomeOption,
     JsonOption,
@@ -93,7 +94,14 @@ def tag(
 
 
 def train_captioner(
-    tags: Annotated[str, typer.Argument(help="Tags of captioned clips: the id printed by `tag`.", show_default=False)],
+    tags: Annotated[
+        str,
+        typer.Argument(
+            help="Tags of captioned clips: the id printed by `tag`.",
+            show_default=False,
+            autocompletion=artifacts("tags"),
+        ),
+    ],
     checkpoint: Annotated[str, typer.Option(help="A CLAP, whose audio tower hears.", show_default=False)],
     num_examples: Annotated[int, typer.Option(min=1, help="Sample budget: total number of pairs seen.")] = 100_000,
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs per step.")] = 32,
@@ -107,10 +115,11 @@ def train_captioner(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a captioner that writes captions from the sound and the tags of a clip (BLAT).
+    """Train a captioner that writes captions from the sound.
 
-    Learns from the clips of the tagged manifest that have captions. `caption --way captioner` captions others with it.
-    A training that was stopped resumes with the same command.
+    The captioner also reads the tags of a clip (BLAT). Learns from the clips of the tagged manifest that have
+    captions. `caption --way captioner` captions others with it. A training that was stopped resumes with the same
+    command.
     """
     where = open_home(home)
     given, model = find(where, tags, "tags"), find(where, checkpoint, "checkpoint")
@@ -131,7 +140,9 @@ def train_captioner(
 
 
 def caption(
-    tags: Annotated[str, typer.Argument(help="Tags: the id printed by `tag`.", show_default=False)],
+    tags: Annotated[
+        str, typer.Argument(help="Tags: the id printed by `tag`.", show_default=False, autocompletion=artifacts("tags"))
+    ],
     way: Annotated[
         Literal["template", "retrieve", "captioner"],
         typer.Option(
@@ -271,10 +282,10 @@ def captions(
     most_words: Annotated[int, typer.Option(min=1, help="Maximum number of words in a sentence.")] = 30,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which sentences of a text would become captions, and why others would not.
+    """Show which sentences of a text would become captions.
 
-    Writes nothing. To use the sentences, build a manifest with `ingest --text`, or set
-    `captions: {source: FILE, text: {}}` in a config to use them as captions for DU and ADS.
+    Gives the reasons why others would not. Writes nothing. To use the sentences, build a manifest with `ingest
+    --text`, or set `captions: {source: FILE, text: {}}` in a config to use them as captions for DU and ADS.
     """
     from clapcur.stages.ingest import TextRules
     from clapcur.stages.ingest.general_text import sift
@@ -317,9 +328,10 @@ def pseudo_label(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Give each clip the class that it most likely is, by the teacher, tags and the other clips of its recording.
+    """Give each clip the class that it most likely is.
 
-    Gives a manifest of pairs, which `curate --strategy pl --generated` takes.
+    Decides by the teacher, by tags and by the other clips of the recording. Gives a manifest of pairs, which
+    `curate --strategy pl --generated` takes.
     """
     names = find_class_names(classes, Path.cwd())
     where = open_home(home)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clapcur.cli.completion import artifacts
 from clapcur.cli.console import HomeOption, JsonOption, columns_table, open_home, print_json, show
 
 if TYPE_CHECKING:
@@ -59,7 +60,12 @@ def gc(
 def verify(
     ids: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ID]...", help="Artifacts: ids or their first digits.", show_default=False),
+        typer.Argument(
+            metavar="[ID]...",
+            help="Artifacts: ids or their first digits.",
+            show_default=False,
+            autocompletion=artifacts(),
+        ),
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Check the whole store; the default if no ID is given.")

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -13,13 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clapcur.cli import logs
 from clapcur.errors import DataError
 from clapcur.store.artifacts import Artifact
 from clapcur.store.home import Home
+from clapcur.store.readable import count_name
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+log = logging.getLogger("clapcur")
+UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))  # of an age
 PIPED_WIDTH = 200  # columns if stdout is not a terminal, so that nothing is cut
 
 RootsOption = Annotated[
@@ -39,16 +44,8 @@ HomeOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="One line of JSON instead of a table.")]
 
 
-class StderrHandler(logging.Handler):
-    """Writes to the current stderr, which a progress bar may have replaced."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print only the message, because these lines are for people."""
-        print(self.format(record), file=sys.stderr, flush=True)
-
-
 def open_home(root: Path | None, must_exist: bool = False) -> Home:
-    """Return the home, and set up this process to use it and to log to stderr.
+    """Return the home, and set up this process to use it and to log to stderr and the log file.
 
     Parameters
     ----------
@@ -58,18 +55,16 @@ def open_home(root: Path | None, must_exist: bool = False) -> Home:
         Whether to fail if the home does not exist. For commands that only read: with an empty home in the wrong folder
         they would report that nothing was found.
     """
-    chosen = Path(root or os.environ.get("CLAPCUR_HOME") or ".clapcur").expanduser()
+    chosen = logs.chosen_home(root)
     if must_exist and not chosen.is_dir():
         raise DataError(f"no clapcur home found at {chosen.absolute()}; give --home or set CLAPCUR_HOME")
     home = Home.open(chosen)
     for name, value in home.environment().items():
         os.environ.setdefault(name, value)
     os.environ["CLAPCUR_HOME"] = str(home.root)
-    log = logging.getLogger("clapcur")
-    if not any(isinstance(handler, StderrHandler) for handler in log.handlers):
-        log.addHandler(StderrHandler())
-    log.setLevel(logging.INFO)
-    log.propagate = False  # Prefect would print every line a second time
+    logs.show_lines(logs.current().volume)
+    logs.current().open(home.root)
+    log.debug("home %s, catalog %s, MLflow %s", home.root, home.database_url, home.mlflow_uri)
     return home
 
 
@@ -142,7 +137,7 @@ def show_artifact(artifact: Artifact, as_json: bool, **more: Any) -> None:
     if as_json:
         print_json(known | {"counts": record.counts, "metrics": record.metrics} | more)
         return
-    numbers = {name: f"{value:,}" for name, value in record.counts.items()}
+    numbers = {count_name(name): f"{value:,}" for name, value in record.counts.items()}
     numbers |= {name: f"{value:.4g}" for name, value in record.metrics.items()}
     show(facts_table({artifact.kind: artifact.id, "folder": artifact.uri} | numbers | more))
 
@@ -160,6 +155,13 @@ def show_quarantine(manifest: Artifact, num_named: int = 5) -> None:
     named = pd.read_parquet(path, columns=["path", "reason", "detail"]).head(num_named)
     show(columns_table(("first in quarantine", "reason", ""), list(named.itertuples(index=False, name=None))))
     show(f"all of them, with paths: {path}")
+
+
+def age(finished: float) -> str:
+    """Return the time since an artifact was finished (Unix seconds), in its largest unit."""
+    seconds = max(0.0, time.time() - finished)
+    length, unit = next(((length, unit) for length, unit in UNITS if seconds >= length), UNITS[-1])
+    return f"{int(seconds // length)} {unit}"
 
 
 def command_line(program: str, home: Home) -> str:

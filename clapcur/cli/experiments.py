@@ -78,7 +78,10 @@ def init(
     data: DataOption = None,
     selection: SelectionOption = "held_out",
 ) -> None:
-    """Write a commented experiment file to start from, or a complete one from the paper."""
+    """Write an experiment file to start from.
+
+    The file has comments and needs your paths; with --recipe it is a complete experiment of the paper.
+    """
     if path.exists():
         raise DataError(f"{path} already exists; choose another file, or edit this one")
     if recipe is None:
@@ -134,7 +137,7 @@ def improve(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a student that improves on its teacher, from your recordings.
+    """Train a student on your recordings to improve a teacher.
 
     Compares the student with its teacher and with the control: the teacher, trained further for the same budget.
     Give an experiment file, or the four paths --pairs, --pool, --classes and --evaluation. With --tagger, or with a

@@ -2,16 +2,17 @@
 
 import csv
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from clapcur.cli.completion import artifacts
 from clapcur.cli.console import (
     HomeOption,
     JsonOption,
+    age,
     columns_table,
     facts_table,
     open_home,
@@ -22,10 +23,9 @@ from clapcur.cli.console import (
 from clapcur.cli.tracing import ArtifactId
 from clapcur.data.class_names import PROMPT, find_class_names
 from clapcur.errors import ArtifactError
-from clapcur.store.readable import label, shown_inputs
+from clapcur.store.readable import count_name, label, shown_inputs
 from clapcur.store.record import Record
 
-UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 SHOWN_CLASSES = 3  # per file, in the table
 
 
@@ -82,13 +82,6 @@ def _size(row: dict[str, Any]) -> str:
     return f"{row['bytes'] / 2**20:,.1f} MiB"
 
 
-def age(finished: float) -> str:
-    """Return the time since an artifact was finished (Unix seconds), in its largest unit."""
-    seconds = max(0.0, time.time() - finished)
-    length, unit = next(((length, unit) for length, unit in UNITS if seconds >= length), UNITS[-1])
-    return f"{int(seconds // length)} {unit}"
-
-
 def show_one(artifact: ArtifactId, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show one artifact.
 
@@ -101,7 +94,7 @@ def show_one(artifact: ArtifactId, home: HomeOption = None, as_json: JsonOption 
     if as_json:
         print_json(record.to_dict() | {"folder": str(found.path)})
         return
-    numbers = {name: f"{value:,}" for name, value in record.counts.items()}
+    numbers = {count_name(name): f"{value:,}" for name, value in record.counts.items()}
     numbers |= {name: f"{value:.4g}" for name, value in record.metrics.items()}
     facts: dict[str, Any] = {
         record.kind.replace("_", " "): record.id,
@@ -119,7 +112,11 @@ def show_one(artifact: ArtifactId, home: HomeOption = None, as_json: JsonOption 
 def classify(
     files: Annotated[list[Path], typer.Argument(help="Audio files or folders.", show_default=False)],
     model: Annotated[
-        str, typer.Option(help="Checkpoint: an id, an alias such as clapcur-esc50@champion, or a folder.")
+        str,
+        typer.Option(
+            help="Checkpoint: an id, an alias such as clapcur-esc50@champion, or a folder.",
+            autocompletion=artifacts("checkpoint"),
+        ),
     ],
     classes: Annotated[str, typer.Option(help="Class names: a file with one per line, a built-in list, or a,b,c.")],
     prompt: Annotated[str, typer.Option(help="Class prompt; {} is replaced by the class name.")] = PROMPT,

@@ -47,10 +47,11 @@ def zste(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score how well a checkpoint recognises the order of sounds, zero-shot.
+    """Score how well a checkpoint hears the order of sounds.
 
-    Combines two labelled sounds, in sequence and at the same time, and lets the model choose among captions. Shows
-    each task with its chance level and a 95 % interval. The checkpoint may be a file or folder that was not adopted.
+    The score is zero-shot. Combines two labelled sounds, in sequence and at the same time, and lets the model
+    choose among captions. Shows each task with its chance level and a 95 % interval. The checkpoint may be a file
+    or folder that was not adopted.
     """
     where = open_home(home)
     with working():
@@ -92,11 +93,11 @@ def post_train(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Teach a checkpoint the order of sounds, from single sounds only (TeminAL).
+    """Teach a checkpoint the order of sounds.
 
-    Combines sounds by class, with captions such as "a dog before a bell"; an Improvement-Set needs no labels. Replays
-    earlier pairs with soft labels to prevent forgetting. Keeps the weights that recognise order best on held-out groups
-    without losing accuracy on single sounds.
+    Needs single sounds only (TeminAL). Combines sounds by class, with captions such as "a dog before a bell"; an
+    Improvement-Set needs no labels. Replays earlier pairs with soft labels to prevent forgetting. Keeps the weights
+    that recognise order best on held-out groups without losing accuracy on single sounds.
     """
     from clapcur.experiments.order import PostTraining, post_training_from_file
 

@@ -28,7 +28,7 @@ def search(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the clips, or the captions, that are most similar to words or to a sound.
+    """Find the clips or captions most similar to words or a sound.
 
     The search is exact; similarity is the cosine of the two embeddings. The embeddings of clips and captions are kept,
     so that the next search in them takes seconds.

@@ -1,5 +1,6 @@
 """The command that runs Prefect, MLflow and workers on this machine."""
 
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Annotated
 import typer
 
 from clapcur.cli.console import HomeOption, columns_table, open_home, show
+
+log = logging.getLogger("clapcur")
 
 
 def up(
@@ -53,7 +56,7 @@ def up(
         artifact_root=artifact_root,
     )
     listen_for_the_end()
-    print(f"starting; logs are in {where.root / 'logs'}", file=sys.stderr, flush=True)
+    log.info("starting; logs are in %s", where.root / "logs")
     try:
         with servers.running(local) as processes:
             show(columns_table(("", "address"), [("Prefect", local.prefect), ("MLflow", local.mlflow)]))
@@ -61,12 +64,12 @@ def up(
             show(f"Log in to MLflow as {user} with {password}, to Prefect with {where.login}")
             show("Stop both with Ctrl-C.")
             sys.stdout.flush()
-            processes.supervise(lambda said: print(said, file=sys.stderr, flush=True))
+            processes.supervise(log.warning)
     except ProcessError as error:
         print(*error.last_lines, sep="\n", file=sys.stderr, flush=True)
         raise
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr, flush=True)
+        log.info("stopped")
 
 
 def listen_for_the_end() -> None:

@@ -17,6 +17,7 @@ from clapcur.cli.arguments import (
     training_from_file,
 )
 from clapcur.cli.arguments import near_duplicate as same_sound
+from clapcur.cli.completion import artifacts
 from clapcur.cli.console import (
     HomeOption,
     JsonOption,
@@ -35,7 +36,12 @@ from clapcur.data.rows import GENERATED, ImprovementSetName, Row
 from clapcur.store.artifacts import Artifact
 from clapcur.store.home import Home
 
-ManifestId = Annotated[str, typer.Argument(help="Manifest: the id printed by `ingest`.", show_default=False)]
+ManifestId = Annotated[
+    str,
+    typer.Argument(
+        help="Manifest: the id printed by `ingest`.", show_default=False, autocompletion=artifacts("manifest")
+    ),
+]
 PromptOption = Annotated[str, typer.Option("--prompt", help="Class prompt; {} is replaced by the class name.")]
 CropsOption = Annotated[
     int, typer.Option("--num-crops", min=1, help="Number of crops per clip to average; 1 is the centre crop.")
@@ -162,13 +168,31 @@ def train_teacher(
 
 
 def train_student(
-    teacher: Annotated[str, typer.Option(help="Checkpoint that the student starts from.")],
-    pairs: Annotated[str, typer.Option(help="Manifest of the teacher's pairs, to hold out and to replay.")],
+    teacher: Annotated[
+        str, typer.Option(help="Checkpoint that the student starts from.", autocompletion=artifacts("checkpoint"))
+    ],
+    pairs: Annotated[
+        str,
+        typer.Option(
+            help="Manifest of the teacher's pairs, to hold out and to replay.", autocompletion=artifacts("manifest")
+        ),
+    ],
     config: TrainingFile,
     improvement_set: Annotated[
-        str, typer.Option("--set", help="Improvement-Set to train on; default: the teacher's pairs.")
+        str,
+        typer.Option(
+            "--set",
+            help="Improvement-Set to train on; default: the teacher's pairs.",
+            autocompletion=artifacts("improvement_set"),
+        ),
     ] = "",
-    pool: Annotated[str, typer.Option(help="Manifest of the set's clips; default: the one it was curated from.")] = "",
+    pool: Annotated[
+        str,
+        typer.Option(
+            help="Manifest of the set's clips; default: the one it was curated from.",
+            autocompletion=artifacts("manifest"),
+        ),
+    ] = "",
     captions: Annotated[
         str, typer.Option(help="Manifest of the set's captions; default: the one it was curated from.")
     ] = "",
@@ -245,13 +269,21 @@ def curate(
         ImprovementSetName,
         typer.Option(help="Domain-unspecific (du), -specific (ds), augmented (ads), or generated captions (tagcap)."),
     ],
-    checkpoint: Annotated[str, typer.Option(help="Teacher checkpoint.")],
-    pairs: Annotated[str, typer.Option(help="Manifest of the teacher's pairs.")],
+    checkpoint: Annotated[str, typer.Option(help="Teacher checkpoint.", autocompletion=artifacts("checkpoint"))],
+    pairs: Annotated[str, typer.Option(help="Manifest of the teacher's pairs.", autocompletion=artifacts("manifest"))],
     classes: Annotated[str, typer.Option(help=CLASSES_HELP)],
-    pool: Annotated[str, typer.Option(help="Manifest of audio without captions, for DU and ADS.")] = "",
+    pool: Annotated[
+        str,
+        typer.Option(help="Manifest of audio without captions, for DU and ADS.", autocompletion=artifacts("manifest")),
+    ] = "",
     captions: Annotated[str, typer.Option(help="Manifest of additional captions.")] = "",
     generated: Annotated[str, typer.Option(help="Manifest that `caption` generated for the pool, for tagcap.")] = "",
-    evaluation: Annotated[str, typer.Option(help="Evaluation manifest; its clips and recordings are left out.")] = "",
+    evaluation: Annotated[
+        str,
+        typer.Option(
+            help="Evaluation manifest; its clips and recordings are left out.", autocompletion=artifacts("manifest")
+        ),
+    ] = "",
     config: Annotated[
         Path | None,
         typer.Option(
@@ -343,10 +375,10 @@ def evaluate(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a checkpoint: zero-shot classification or retrieval.
+    """Score a checkpoint: classification or retrieval.
 
-    The transductive score, which classifies all clips jointly, is reported separately. Missing embeddings are computed
-    first.
+    Both are zero-shot. The transductive score, which classifies all clips jointly, is reported separately. Missing
+    embeddings are computed first.
     """
     if retrieval == bool(classes):
         raise typer.BadParameter("give either --classes or --retrieval")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from clapcur.cli.completion import artifacts
 from clapcur.cli.console import HomeOption, JsonOption, columns_table, open_home, print_json, show
 from clapcur.errors import ArtifactError, DataError
 from clapcur.store.artifacts import Artifact, explain_difference
@@ -27,6 +28,7 @@ ArtifactId = Annotated[
     typer.Argument(
         help="Artifact id, its first digits, an MLflow run id, or a model such as clapcur-esc50@champion.",
         show_default=False,
+        autocompletion=artifacts(),
     ),
 ]
 
@@ -129,7 +131,11 @@ def _show_impact(found: dict[str, Any], as_json: bool) -> None:
 def pairs(
     artifact: Annotated[
         str,
-        typer.Argument(help="Improvement-Set, checkpoint or manifest: an id or its first digits.", show_default=False),
+        typer.Argument(
+            help="Improvement-Set, checkpoint or manifest: an id or its first digits.",
+            show_default=False,
+            autocompletion=artifacts(),
+        ),
     ],
     class_name: Annotated[
         str, typer.Option("--class", help="Show only pairs whose caption is nearest to this class.")
@@ -146,7 +152,10 @@ def pairs(
     home: HomeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per pair.")] = False,
 ) -> None:
-    """List the pairs of a set, a student or a manifest, best first."""
+    """List the pairs of a set, a student or a manifest.
+
+    The pairs with the highest similarity come first.
+    """
     from clapcur.data.class_names import readable
     from clapcur.lineage import queries as lineage
 
@@ -222,6 +231,7 @@ def why(
         typer.Argument(
             help="Artifact to compare with; default: the most similar earlier one of the same stage.",
             show_default=False,
+            autocompletion=artifacts(),
         ),
     ] = "",
     home: HomeOption = None,

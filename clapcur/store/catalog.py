@@ -17,7 +17,7 @@ from clapcur.errors import ArtifactError
 from clapcur.store.artifacts import Store
 from clapcur.store.database import ARTIFACT, EDGE, OUTBOX, connect, insert
 from clapcur.store.home import Home
-from clapcur.store.leases import Lease, hold, is_held
+from clapcur.store.leases import Lease, hold, is_held, stale
 from clapcur.store.record import Record
 
 OUTBOX_TRIES = 5  # after so many failures a message waits for `clapcur sync`
@@ -62,8 +62,8 @@ class Message(NamedTuple):
 class Catalog:
     """The tables of one database; missing tables are created."""
 
-    def __init__(self, url: str) -> None:
-        self._engine, self._writer = connect(url)
+    def __init__(self, url: str, peek: bool = False) -> None:
+        self._engine, self._writer = connect(url, peek)
         self._is_copy = self._engine.dialect.name == "sqlite" and not self._engine.url.database
 
     @classmethod
@@ -73,6 +73,17 @@ class Catalog:
         if catalog._is_copy:
             catalog.catch_up(home.store)
         return catalog
+
+    @classmethod
+    def peek(cls, home: Home) -> "Catalog":
+        """Return the catalog of a home as it is, without writing anything or completing it from the store.
+
+        Raises
+        ------
+        ArtifactError
+            The tables are missing or of another version, and cannot be migrated in memory.
+        """
+        return cls(home.database_url, peek=True)
 
     def index(self, record: Record, payload: Mapping[str, Any]) -> None:
         """Add a finished artifact, its edges and an outbox message in one transaction.
@@ -144,8 +155,7 @@ class Catalog:
 
     def catch_up(self, store: Store) -> int:
         """Add the artifacts that a crash kept out of the catalog and return their number."""
-        with self._engine.begin() as db:
-            known = dict(db.execute(sa.select(ARTIFACT.c.id, ARTIFACT.c.finished)).tuples().all())
+        known = self.finished()
         records = [artifact.record for artifact in store]
         missing = [record for record in records if known.get(record.id) != record.finished]
         for record in missing:
@@ -198,6 +208,15 @@ class Catalog:
             names = ", ".join(f"{row.kind} {row.id}" for row in found[:5])
             raise ArtifactError(f"{name!r} matches {len(found)} ids, give more digits: {names}")
         return str(found[0].id)
+
+    def finished(self) -> dict[str, float]:
+        """Return when each artifact was finished, by id."""
+        with self._engine.begin() as db:
+            return dict(db.execute(sa.select(ARTIFACT.c.id, ARTIFACT.c.finished)).tuples().all())
+
+    def stale_leases(self) -> list[str]:
+        """Return the names of leases whose owners ended without releasing them; the next owner takes them over."""
+        return stale(self._engine)
 
     def of_kind(self, kind: str) -> list[str]:
         """Return the ids of all artifacts of a kind, in the order in which they were finished."""

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import sqlalchemy as sa
 
 from clapcur.errors import ArtifactError
+from clapcur.store.home import open_to_read
 
 HEAD = "0001"  # the newest migration in clapcur/store/migrations/versions, which must result in the tables below
 VERSION = sa.table("catalog_version", sa.column("version_num"))  # not Alembic's default: MLflow may share the database
@@ -64,27 +65,39 @@ OUTBOX = sa.Table(
 )
 
 
-def connect(url: str) -> tuple[sa.Engine, sa.Engine]:
+def connect(url: str, peek: bool = False) -> tuple[sa.Engine, sa.Engine]:
     """Return an engine for reading and one for writing; missing tables are created and old ones migrated.
 
     A transaction of the writer takes SQLite's lock at its beginning: a transaction that first reads and then writes
     fails if another one wrote in between, whatever the timeout.
 
+    Parameters
+    ----------
+    url : str
+    peek : bool
+        Whether to write nothing at all: SQLite's file is copied to memory, and PostgreSQL's tables must exist.
+
     Raises
     ------
     ArtifactError
-        The tables were created by a newer clapcur.
+        The tables were created by a newer clapcur, or cannot be migrated now.
     """
     if url.startswith("postgresql://"):
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     engine = sa.create_engine(url, poolclass=sa.NullPool)  # no connection stays open across a fork
     if engine.dialect.name == "sqlite":
-        if is_read_only(file := file_of(engine.url)):
+        if is_read_only(file := file_of(engine.url)) or peek:
             engine = _copy_in_memory(file)
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
     writer = engine.execution_options(writes=True)
     if _version(engine) != HEAD:
+        if peek and engine.dialect.name != "sqlite":
+            engine.connect().close()  # if the server is down, this says so
+            raise ArtifactError(
+                f"the catalog {engine.url.render_as_string()} has no tables of this version of clapcur; "
+                "the next command that writes creates or migrates them"
+            )
         _bring_up_to_date(engine, writer)
     return engine, writer
 
@@ -176,9 +189,9 @@ def _copy_in_memory(file: Path) -> sa.Engine:
     Without its journal the file may be out of date; the store provides what is missing.
     """
     memory = sqlite3.connect(":memory:", check_same_thread=False)
-    for how in ("mode=ro", "mode=ro&immutable=1"):  # the first needs the journal's index, the second ignores both
+    for ignores_journal in (False, True):
         with suppress(sqlite3.Error):
-            with closing(sqlite3.connect(f"file:{quote(os.fsencode(file))}?{how}", uri=True)) as source:
+            with closing(open_to_read(file, ignores_journal)) as source:
                 source.backup(memory)
             break
     return sa.create_engine("sqlite://", creator=lambda: memory, poolclass=sa.StaticPool)

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -206,6 +207,25 @@ def sqlite_url(path: Path, odd_dialect: str) -> str:
     if b"?" not in name and name.decode(errors="replace") == str(path):
         return f"sqlite:///{path}"
     return f"{odd_dialect}:///file:{quote(name)}?uri=true"
+
+
+def open_to_read(file: Path, ignores_journal: bool = False) -> sqlite3.Connection:
+    """Open a SQLite file without writing to it, nor to its folder.
+
+    Parameters
+    ----------
+    file : Path
+    ignores_journal : bool
+        Whether to read the file alone. To read its journal too, SQLite may need to write the journal's index.
+
+    Raises
+    ------
+    sqlite3.Error
+        The file cannot be read.
+    """
+    has_journal = not ignores_journal and Path(f"{file}-wal").exists()  # without one, SQLite would create it
+    how = "mode=ro" if has_journal else "mode=ro&immutable=1"
+    return sqlite3.connect(f"file:{quote(os.fsencode(file))}?{how}", uri=True, check_same_thread=False)
 
 
 def _mode_of_new_home() -> int:

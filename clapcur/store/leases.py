@@ -141,6 +141,14 @@ def is_held(engine: sa.Engine, name: str) -> bool:
     return owner is not None and not _is_gone(owner)
 
 
+def stale(engine: sa.Engine) -> list[str]:
+    """Return the names of leases that have expired, or whose owner on this machine is dead."""
+    with engine.begin() as db:
+        now = _now(db)
+        rows = db.execute(sa.select(LEASE.c.name, LEASE.c.owner, LEASE.c.until)).all()
+    return sorted(name for name, owner, until in rows if until < now or _is_gone(owner))
+
+
 def _now(db: sa.Connection) -> float:
     """Return the current time; with PostgreSQL that of the database, which several machines share."""
     if db.dialect.name == "postgresql":

@@ -30,25 +30,34 @@ def shown_inputs(record: Record) -> dict[str, str]:
 
 def in_words(count: str, number: float) -> str:
     """Return a count of a record in words: ``189 pairs``, not ``189 teacher_pairs_pairs``."""
-    return f"{number:,} {WORDS.get(count, count.replace('_', ' '))}"
+    return f"{number:,} {count_name(count)}"
+
+
+def count_name(count: str) -> str:
+    """Return what a count of a record counts: ``pairs``, not ``teacher_pairs_pairs``."""
+    return WORDS.get(count, count.replace("_", " "))
 
 
 def label(record: Record) -> str:
     """Return a short name for an artifact, from its stage and tags: ``curate ads``, ``train ads+sl``."""
-    tags = record.tags
+    return label_of(record.stage, record.tags)
+
+
+def label_of(stage: str, tags: Mapping[str, Any]) -> str:
+    """Return the label of an artifact of this stage with these tags."""
     named = next((str(tags[name]) for name in ("name", "row", "strategy", "role") if name in tags), "")
-    return f"{record.stage} {named}".rstrip()
+    return f"{stage} {named}".rstrip()
 
 
 def summary(record: Record, reused: bool = False) -> str:
-    """Summarise an artifact in one line: its accuracy, its first count and its computing time."""
-    said = ["reused"] if reused else []
+    """Summarise an artifact in one line: made or reused, its accuracy, its first count and its computing time."""
+    said = ["reused" if reused else "made"]
     if "accuracy" in record.metrics:
         said.append(f"accuracy {record.metrics['accuracy']:.3f}")
     said += [in_words(name, count) for name, count in list(record.counts.items())[:1]]
     if not reused:
         said.append(f"{record.seconds:.1f} s")
-    return f"{label(record)} -> {record.kind.replace('_', ' ')} {record.id} ({', '.join(said)})"
+    return f"{run_name(record)} -> {record.kind.replace('_', ' ')} {record.id} ({', '.join(said)})"
 
 
 def run_name(record: Record) -> str:

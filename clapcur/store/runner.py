@@ -20,11 +20,13 @@ from sqlalchemy.exc import DBAPIError
 
 from clapcur import __version__
 from clapcur.errors import ArtifactError, Interrupted, LeaseLostError
+from clapcur.progress import task
 from clapcur.store.artifacts import Artifact, Key, Spread, Stage, check_payload, here, why_not_written
 from clapcur.store.catalog import Campaign, Catalog, payload_of
 from clapcur.store.home import Home
 from clapcur.store.leases import Lease
-from clapcur.store.readable import summary
+from clapcur.store.readable import run_name, summary
+from clapcur.store.record import Record
 
 LIBRARIES = (
     "faiss-gpu", "mlflow", "numpy", "pandas", "prefect", "pyarrow", "torch", "torchaudio",
@@ -81,6 +83,7 @@ def run(
         An input has changed since it was written; this is found before anything is computed with it.
     """
     key = stage.key(config, inputs)
+    log.debug("%s: looking for the %s %s, made from %s", stage.name, key.kind, key.id, dict(key.inputs))
     catalog = Catalog.open(home)
     artifact = _reuse(key, home, catalog, campaign, verify, discard=False)
     said = {"tags": dict(tags or {}), "campaign": asdict(campaign) if campaign else None}
@@ -130,12 +133,14 @@ def _make(
     key = stage.key(config, inputs)
     for artifact in inputs.values():
         check_payload(artifact.path)
+    log.debug("%s: computing the %s %s, version %s", stage.name, key.kind, key.id, key.version)
     try:
         work = home.store.open(key)
         work.environment.update(environment())
         work.spread = spread
         work.on_step = _while_held(lease, on_step)
-        outcome = stage.compute(inputs, config, work)
+        with task(run_name(Record.planned(key, tags=said["tags"]))):
+            outcome = stage.compute(inputs, config, work)
         lease.check()
         check(True)
         return home.store.commit(work, outcome, started, **said)

@@ -192,6 +192,7 @@ def _deliver(home: Home, catalog: Catalog, mends: bool = False) -> Delivery:
                 page.tell_standings()
 
     _with_page(home, catalog, tell)
+    log.debug("sent %d records to MLflow at %s", delivered, home.mlflow_uri)
     return Delivery(delivered, catalog.num_waiting())
 
 

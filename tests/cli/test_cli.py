@@ -94,6 +94,16 @@ def test_every_command_has_help_with_an_example_of_itself(answer, command):
     assert example.strip().startswith(" ".join(["clapcur", *command]))
 
 
+def test_every_command_is_listed_once_with_a_whole_line(answer, monkeypatch):
+    """A line that ends in dots leaves people guessing what they would get."""
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = re.findall(
+        r"^  ([a-z][a-z-]+)  +(\S.*)$", answer("--help")[1].partition("Full pipeline:")[2], re.MULTILINE
+    )
+    assert sorted(name for name, _ in listed) == sorted([*COMMANDS, "catalog"])
+    assert [line for _, line in listed if not re.fullmatch(r"[A-Z].*[^.]\.", line)] == []
+
+
 def test_the_examples_are_commands_that_parse(monkeypatch):
     """An example with an option that was renamed is worse than none: every one is run up to its first line of code."""
     group = typer.main.get_command(cli.app)
@@ -270,13 +280,36 @@ def test_a_stop_is_a_stop_whatever_fails_because_of_it(answer, lineage, monkeypa
     assert got == code and err.startswith("interrupted") and err.count("\n") == 1
 
 
-def test_a_bug_keeps_its_traceback(answer, lineage, monkeypatch):
-    """A ValueError from a library below us is no usage error: told in one line it could not be found."""
+@pytest.fixture
+def buggy(lineage, monkeypatch):
+    """Let `trace` fail as a library fails; gives the artifact to ask for."""
     import clapcur.lineage.queries
 
     monkeypatch.setattr(clapcur.lineage.queries, "trace", lambda home, name: json.loads("{"))
+    return lineage["student"]
+
+
+def test_a_bug_keeps_its_traceback_in_the_log_file(answer, buggy):
+    """A ValueError from a library below us is no usage error: told in one line alone it could not be found."""
+    code, out, err = answer("trace", buggy)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    path = Path(re.search(r"JSONDecodeError: Expecting .* This is a bug.* its traceback is in (\S+)$", err)[1])
+    text = path.read_text()
+    assert "Traceback (most recent call last)" in text and "json.decoder.JSONDecodeError" in text
+    assert text.splitlines()[-1].endswith(" s") and "exit code 1 after" in text
+
+
+def test_verbose_shows_the_traceback_of_a_bug(answer, buggy):
+    """Who asked for everything must not be sent to a file."""
+    err = answer("trace", buggy, "--verbose")[2]
+    assert "Traceback (most recent call last)" in err and "This is a bug" in err.splitlines()[-1]
+
+
+def test_a_bug_without_a_log_file_is_raised(home, buggy, leaves_no_trace):
+    """Otherwise its traceback would be lost."""
+    (home.root / "logs").write_text("in the way of a folder")
     with pytest.raises(json.JSONDecodeError):
-        cli.run(["trace", lineage["student"]])
+        cli.run(["trace", buggy])
 
 
 # -- what programs rely on

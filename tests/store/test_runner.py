@@ -407,7 +407,7 @@ def test_each_stage_says_in_one_line_what_it_made(home, calls, caplog):
             artifact = run(two_parts(calls), {"n": 3}, {}, home, tags={"strategy": "ads"})
     first, second = (record.getMessage() for record in caplog.records)
     took = artifact.record.finished - artifact.record.started
-    assert first == f"curate ads -> improvement set {artifact.id} (1,234 pairs, {took:.1f} s)"
+    assert first == f"curate ads -> improvement set {artifact.id} (made, 1,234 pairs, {took:.1f} s)"
     assert second == f"curate ads -> improvement set {artifact.id} (reused, 1,234 pairs)"
 
 
@@ -417,4 +417,4 @@ def test_the_line_of_scores_shows_the_accuracy():
         "scores", id="a" * 12, stage="evaluate", started=1.0, finished=3.5, counts={"clips": 400},
         metrics={"accuracy": 0.82345}, tags={"row": "ads+sl", "strategy": "ads"},
     )  # fmt: skip
-    assert summary(scores) == f"evaluate ads+sl -> scores {'a' * 12} (accuracy 0.823, 400 clips, 2.5 s)"
+    assert summary(scores) == f"evaluate ads+sl -> scores {'a' * 12} (made, accuracy 0.823, 400 clips, 2.5 s)"
