@@ -34,10 +34,10 @@ def in_words(count: str, number: float) -> str:
 
 
 def label(record: Record) -> str:
-    """Return a short name for an artifact, from its stage and tags: ``curate ads``, ``train ads+sl``."""
+    """Return a short name for an artifact, from its stage and tags: ``curate ads``, ``train ads+sl``, ``report``."""
     tags = record.tags
     named = next((str(tags[name]) for name in ("name", "row", "strategy", "role") if name in tags), "")
-    return f"{record.stage} {named}".rstrip()
+    return f"{record.stage} {named}".rstrip() if named != record.stage else named
 
 
 def summary(record: Record, reused: bool = False) -> str:
@@ -49,12 +49,6 @@ def summary(record: Record, reused: bool = False) -> str:
     if not reused:
         said.append(f"{record.seconds:.1f} s")
     return f"{label(record)} -> {record.kind.replace('_', ' ')} {record.id} ({', '.join(said)})"
-
-
-def run_name(record: Record) -> str:
-    """Return a run name for people: the label of the record and, if it has one, the seed."""
-    seed = record.tags.get("seed")
-    return label(record) if seed is None else f"{label(record)} seed {seed}"
 
 
 def dataset_name(record: Record) -> str:
