@@ -10,6 +10,7 @@ from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
 from clapcur.store.home import Home
 from clapcur.tasks.common import run_stage, stage_task
+from clapcur.tasks.pages import show
 
 
 @stage_task("gate-{config.dataset}")
@@ -45,4 +46,5 @@ def gate(config: GateConfig, inputs: Mapping[str, Artifact], campaign: Campaign 
                 "command again to compare with it"
             )
         lease.check()
-        return run_stage(STAGE, config, inputs, campaign, {"role": "gate", "dataset": config.dataset})
+        decided = run_stage(STAGE, config, inputs, campaign, {"role": "gate", "dataset": config.dataset})
+    return show(decided)
