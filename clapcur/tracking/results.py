@@ -106,6 +106,9 @@ def model_note(store: Store, dataset: str, standing: Mapping[str, Artifact]) -> 
         assert verdict is not None
         if champions.RECOMMENDED in standing:
             parts.append(f"Use `{name}@{champions.RECOMMENDED}`. {verdict.text}\n\n{_scores(verdict)}")
+        elif verdict.is_better:
+            why = "the winner of the last comparison is lost, or was made from a clip that was taken down"
+            parts.append(f"No version is recommended: {why}.")
         else:
             parts.append(f"No version is recommended. {verdict.text}")
     parts.append(

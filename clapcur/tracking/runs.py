@@ -241,7 +241,8 @@ class MlflowPage:
                 return
             model = self.client.create_registered_model(name, {"clapcur.dataset": dataset})
         told = results.model_note(self._store, dataset, standing)
-        if model.description != told and (model.description or "").startswith(results.model_head(dataset)[:12]):
+        written = model.description or ""
+        if told != written and (not written or written.startswith(results.model_head(dataset))):
             self.client.update_registered_model(name, told)
         for alias in (*champions.ALIASES, champions.RECOMMENDED):
             if alias in model.aliases and alias not in standing:
