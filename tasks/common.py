@@ -116,7 +116,8 @@ def run_stage(
             )
     else:
         artifact = runner.run(what, config, inputs, home, campaign=campaign, tags=tags, spread=spread, check=check)
-    tracking.deliver(home)
+    if not dry:  # a plan leaves no run; what it had to read is sent with the next run
+        tracking.deliver(home)
     return artifact
 
 

@@ -8,6 +8,7 @@ from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
 from clapcur.store.home import Home
 from clapcur.tasks.common import run_stage, stage_task
+from clapcur.tasks.pages import show
 
 
 @stage_task("curate-{config.strategy}-seed{seed}")
@@ -27,4 +28,4 @@ def curate(
         Campaign that the MLflow run belongs to.
     """
     inputs = pools.with_earlier(Home.open(), STAGE, config, inputs)
-    return run_stage(STAGE, config, inputs, campaign, {"strategy": config.strategy, "seed": seed})
+    return show(run_stage(STAGE, config, inputs, campaign, {"strategy": config.strategy, "seed": seed}))

@@ -12,6 +12,7 @@ from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
 from clapcur.store.home import Home
 from clapcur.tasks.common import run_stage, stage_task
+from clapcur.tasks.pages import show
 
 
 @stage_task("gate-{config.dataset}")
@@ -48,4 +49,5 @@ def gate(config: GateConfig, inputs: Mapping[str, Artifact], campaign: Campaign 
             )
         if lease is not None:
             lease.check()
-        return run_stage(STAGE, config, inputs, campaign, {"role": "gate", "dataset": config.dataset})
+        decided = run_stage(STAGE, config, inputs, campaign, {"role": "gate", "dataset": config.dataset})
+    return show(decided)

@@ -7,6 +7,7 @@ from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
 from clapcur.store.home import Home
 from clapcur.tasks.common import run_stage, stage_task
+from clapcur.tasks.pages import show
 
 
 @stage_task("report")
@@ -27,4 +28,4 @@ def report(config: ReportConfig, inputs: Mapping[str, Artifact], campaign: Campa
         for role, scores in inputs.items()
         if scores.kind == "scores"
     }
-    return run_stage(STAGE, config, {**inputs, **checkpoints}, campaign, {"role": "report"})
+    return show(run_stage(STAGE, config, {**inputs, **checkpoints}, campaign, {"role": "report"}))

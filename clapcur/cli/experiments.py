@@ -344,11 +344,13 @@ def show_where_to_look(report: Artifact, home: Home) -> None:
     """Print commands to run next, with real ids."""
     from clapcur.data.improvement_set import ImprovementSet
     from clapcur.data.report_table import ReportTable
+    from clapcur.tracking import result_pages
 
     clapcur, verdict = command_line("clapcur", home), ReportTable.open(report).verdict
     if verdict is not None:
         place = home.store.folder("checkpoint", verdict.checkpoint)
         show(f"Model to use ({verdict.line.name}), for clapcur.load_model: {place}")
+        show(registered_as(verdict.checkpoint, report.record.experiment, home))
     students = [row for row in scored_rows(report, home) if row["improvement_set"]]
     if students:
         best = max(students, key=lambda row: row["accuracy"])
@@ -360,4 +362,30 @@ def show_where_to_look(report: Artifact, home: Home) -> None:
             f"  {clapcur} impact {clip[:12]}   everything derived from one of its clips",
             f"  {clapcur} audition {best['improvement_set']}    a page for listening to its pairs",
         )
-    show("Curves, sets and models are in MLflow, flows in Prefect:", f"  {clapcur} up")
+    if page := result_pages(home).get(report.record.experiment):
+        show(f"All models in MLflow, best first: {page}")
+    else:
+        show("Curves, sets and models are in MLflow, flows in Prefect; this prints the links:", f"  {clapcur} up")
+
+
+def registered_as(checkpoint: str, dataset: str, home: Home) -> str:
+    """Return a sentence with the name under which a checkpoint is registered in MLflow, or that it is not.
+
+    Parameters
+    ----------
+    checkpoint : str
+        Its id.
+    dataset : str
+        Name of the experiment.
+    home : Home
+    """
+    from clapcur.data import champions
+    from clapcur.store.readable import model_name
+
+    standing = champions.standing(home.store, dataset)
+    aliases = [alias for alias, artifact in standing.items() if artifact.id == checkpoint]
+    if aliases:
+        return f"It is registered in MLflow as {model_name(dataset)}@{aliases[0]}."
+    if "champion" in standing:
+        return f"Registered in MLflow as {model_name(dataset)}@champion is {standing['champion'].id}, by a decision."
+    return "Nothing is registered in MLflow: only a student that beats its teacher is."

@@ -11,6 +11,7 @@ import typer
 
 from clapcur.cli.console import HomeOption, columns_table, open_home, show
 
+NUM_PAGES = 5  # of the newest experiments
 log = logging.getLogger("clapcur")
 
 
@@ -44,6 +45,7 @@ def up(
     """
     from clapcur.servers import local as servers
     from clapcur.servers.supervisor import ProcessError
+    from clapcur.tracking import result_pages
 
     where = open_home(home)
     local = servers.LocalServers(
@@ -62,6 +64,8 @@ def up(
             show(columns_table(("", "address"), [("Prefect", local.prefect), ("MLflow", local.mlflow)]))
             user, _, password = where.login.partition(":")
             show(f"Log in to MLflow as {user} with {password}, to Prefect with {where.login}")
+            for name, page in list(result_pages(where).items())[:NUM_PAGES]:
+                show(f"Models of {name}, best first: {page}")
             show("Stop both with Ctrl-C.")
             sys.stdout.flush()
             processes.supervise(log.warning)

@@ -1,4 +1,7 @@
-"""The champion of a dataset, derived from the decisions in the store, so that no pointer can be lost.
+"""The models to use of a dataset, derived from decisions and reports in the store, so that no pointer can be lost.
+
+Where a gate decides, the champion is the model to use. Without decisions it is the student that won the newest
+comparison, under the alias ``recommended``; if no student beat the teacher, nothing is registered.
 
 A checkpoint whose lineage contains a clip that was taken down (`clapcur.data.takedowns`) gets no alias, whatever was
 decided before or after the take-down. MLflow shows the same aliases on a registered model (`clapcur.tracking`).
@@ -11,6 +14,7 @@ from contextlib import AbstractContextManager
 from clapcur.config import signature
 from clapcur.data.decision import Decision
 from clapcur.data.forgotten import forgotten_names
+from clapcur.data.report_table import ReportTable
 from clapcur.data.takedowns import why_tainted
 from clapcur.errors import ArtifactError
 from clapcur.store.artifacts import Artifact, Store
@@ -18,7 +22,8 @@ from clapcur.store.catalog import Catalog
 from clapcur.store.home import Home
 from clapcur.store.leases import Lease
 
-ALIASES = ("teacher", "champion", "challenger")
+ALIASES = ("teacher", "champion", "challenger")  # set by decisions
+RECOMMENDED = "recommended"  # set by comparisons
 
 log = logging.getLogger("clapcur")
 
@@ -29,8 +34,25 @@ def turn(home: Home, dataset: str) -> AbstractContextManager[Lease]:
 
 
 def datasets(store: Store) -> list[str]:
-    """Return the datasets for which there is a decision, sorted."""
-    return sorted({artifact.record.config["dataset"] for artifact in store.of_kind("decision")})
+    """Return the datasets for which there is a decision or a report, sorted."""
+    decided = {artifact.record.config["dataset"] for artifact in store.of_kind("decision")}
+    compared = {artifact.record.experiment for artifact in store.of_kind("report")}
+    return sorted((decided | compared) - {""})
+
+
+def newest_comparison(store: Store, dataset: str) -> tuple[Artifact, ReportTable] | None:
+    """Return the newest report about a dataset that has a verdict, with its table; None if there is none."""
+    for artifact in reversed(list(store.of_kind("report"))):
+        if artifact.record.experiment != dataset:
+            continue
+        try:
+            table = ReportTable.open(artifact)
+        except ArtifactError as error:
+            log.warning("skipping a damaged report: %s", error)
+            continue
+        if table.verdict is not None:
+            return artifact, table
+    return None
 
 
 def decisions(store: Store, dataset: str) -> list[tuple[Artifact, Decision]]:
@@ -66,11 +88,12 @@ def decision_that_holds(store: Store, dataset: str, champion: Artifact, challeng
 
 
 def standing(store: Store, dataset: str, names: Set[str] | None = None) -> dict[str, Artifact]:
-    """Return the checkpoints by alias: ``teacher``, ``champion`` and ``challenger`` (the newest one).
+    """Return the checkpoints by alias: ``teacher``, ``champion`` and ``challenger``, or ``recommended``.
 
-    The champion is the last promoted student, or the teacher until one was promoted. A checkpoint that is lost, or
-    whose lineage contains a forgotten clip, is skipped: the previously promoted one takes its place, then the teacher.
-    An alias without a clean checkpoint is left out; before the first decision, all are.
+    The champion is the last promoted student, or the teacher until one was promoted; the challenger is the newest
+    student. A checkpoint that is lost, or whose lineage contains a forgotten clip, is skipped: the previously promoted
+    one takes its place, then the teacher. An alias without a clean checkpoint is left out. Before the first decision
+    there is only ``recommended``, and only if a student beat the teacher in the newest comparison.
 
     Parameters
     ----------
@@ -79,7 +102,10 @@ def standing(store: Store, dataset: str, names: Set[str] | None = None) -> dict[
     names : set of str, optional
         What is forgotten (`clapcur.data.forgotten`); by default everything that has a tombstone now.
     """
+    names = forgotten_names(store) if names is None else names
     made = list(reversed(decisions(store, dataset)))
+    if not made:
+        return _recommended(store, dataset, names)
     promoted = [decision.challenger for _, decision in made if decision.promoted]
     before = [decision.champion for _, decision in made]
     teachers = [artifact.record.inputs["teacher"] for artifact, _ in made]
@@ -88,10 +114,18 @@ def standing(store: Store, dataset: str, names: Set[str] | None = None) -> dict[
         "champion": promoted + before[-1:] + teachers if promoted else before + teachers,
         "challenger": [decision.challenger for _, decision in made],
     }
-    names = forgotten_names(store) if names is None else names
     known: dict[str, Artifact | None] = {}
     found = {alias: _first_clean(store, candidates, names, known) for alias, candidates in wanted.items()}
     return {alias: artifact for alias, artifact in found.items() if artifact is not None}
+
+
+def _recommended(store: Store, dataset: str, names: Set[str]) -> dict[str, Artifact]:
+    compared = newest_comparison(store, dataset)
+    verdict = compared[1].verdict if compared else None
+    if verdict is None or not verdict.is_better:
+        return {}
+    chosen = _first_clean(store, [verdict.checkpoint], names, {})
+    return {} if chosen is None else {RECOMMENDED: chosen}
 
 
 def why_outdated(store: Store, dataset: str) -> str:

@@ -6,13 +6,14 @@ Beside it is ``predictions.parquet`` (zero-shot; one row per clip; read by `pred
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Self
 
 from clapcur.errors import ArtifactError
 from clapcur.store.artifacts import Artifact
 from clapcur.store.payloads import Payload
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PREDICTIONS = "predictions.parquet"
 RANKS = "ranks.parquet"
@@ -105,6 +106,8 @@ class RetrievalScores(Scores):
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-def predictions(scores: Artifact) -> pd.DataFrame:
+def predictions(scores: Artifact) -> "pd.DataFrame":
     """Return the table of a zero-shot evaluation by clip: clip_id, group, label, predicted, transductive, ..."""
+    import pandas as pd
+
     return pd.read_parquet(scores.path / PREDICTIONS).sort_values("clip_id", ignore_index=True)

@@ -88,8 +88,9 @@ def _registered(home: Home, name: str, alias: str | None, version: str | None) -
 def _models(home: Home) -> dict[str, dict[str, Artifact]]:
     """Return the checkpoints of every registered model, by model name and alias."""
     return {
-        readable.model_name(dataset): champions.standing(home.store, dataset)
+        readable.model_name(dataset): standing
         for dataset in champions.datasets(home.store)
+        if (standing := champions.standing(home.store, dataset))
     }
 
 

@@ -39,14 +39,14 @@ def count_name(count: str) -> str:
 
 
 def label(record: Record) -> str:
-    """Return a short name for an artifact, from its stage and tags: ``curate ads``, ``train ads+sl``."""
+    """Return a short name for an artifact, from its stage and tags: ``curate ads``, ``train ads+sl``, ``report``."""
     return label_of(record.stage, record.tags)
 
 
 def label_of(stage: str, tags: Mapping[str, Any]) -> str:
     """Return the label of an artifact of this stage with these tags."""
     named = next((str(tags[name]) for name in ("name", "row", "strategy", "role") if name in tags), "")
-    return f"{stage} {named}".rstrip()
+    return f"{stage} {named}".rstrip() if named != stage else named
 
 
 def summary(record: Record, reused: bool = False) -> str:
@@ -61,7 +61,7 @@ def summary(record: Record, reused: bool = False) -> str:
 
 
 def run_name(record: Record) -> str:
-    """Return a run name for people: the label of the record and, if it has one, the seed."""
+    """Return the name of a record in the lines of a command: its label and, if it has one, the seed."""
     seed = record.tags.get("seed")
     return label(record) if seed is None else f"{label(record)} seed {seed}"
 

@@ -18,6 +18,7 @@ from clapcur.store.record import RECORD, Record
 from clapcur.tracking.curves import Live, Point
 from clapcur.tracking.fields import ARTIFACT_TAG
 from clapcur.tracking.runs import MlflowPage, one_line
+from clapcur.tracking.views import VIEWS, address, link
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -84,6 +85,28 @@ def point_aliases(home: Home) -> None:
             page.tell_standings()
 
     _with_page(home, catalog, tell)
+
+
+def result_pages(home: Home) -> dict[str, str]:
+    """Return the URL of the models of every experiment, best first, by experiment; the newest experiment first.
+
+    Empty if no MLflow server is configured, or if it does not respond.
+    """
+    if (pages := address(home)) is None:
+        return {}
+    found: dict[str, str] = {}
+
+    def look(page: MlflowPage) -> None:
+        found.update({name: f"{pages}/{link(number, VIEWS[0].key)}" for name, number in page.experiments().items()})
+
+    _with_page(home, Catalog.open(home), look)
+    return found
+
+
+def run_page(home: Home, artifact_id: str) -> str | None:
+    """Return the URL of the page of an artifact's run; None without an MLflow server or a run."""
+    run, pages = Catalog.open(home).run_of(artifact_id), address(home)
+    return f"{pages}/#/runs/{run}" if run and pages else None
 
 
 def registered_version(home: Home, name: str, version: str) -> str:

@@ -2,7 +2,8 @@
 
 An artifact is one run, found by its tag, below the parent run of its campaign. A checkpoint is also a logged model;
 manifests, Improvement-Sets and compositions are datasets; checkpoints that a gate has compared are registered, with
-aliases. Sending the same message again changes nothing.
+aliases, and so is the student that won a comparison. The parent run of a comparison has its verdict, table and report.
+Sending the same message again changes nothing.
 """
 
 import json
@@ -16,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clapcur.data import champions
+from clapcur.data.report_table import ReportTable
 from clapcur.errors import ArtifactError
 from clapcur.store import readable
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign, Catalog, Message
 from clapcur.store.home import Home
 from clapcur.store.record import Record
-from clapcur.tracking import fields
+from clapcur.tracking import fields, results, views
 from clapcur.tracking.database import prepared
 from clapcur.tracking.dataset_source import ArtifactSource
 from clapcur.tracking.models import write_model
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
 
 EXPERIMENT = "clapcur"  # for artifacts that were made outside any campaign
+CAMPAIGN = {views.KIND_TAG: "campaign", views.DETAIL_TAG: "false"}  # tags of parent runs
 DATASETS = ("manifest", "improvement_set", "compositions")
 UPLOADED = (".png", ".html", ".csv", ".md")
 UPLOADED_NAMES = ("card.json", "scores.json", "config.json", "decision.json")
@@ -79,7 +82,7 @@ class MlflowPage:
             run = self.client.create_run(
                 parent.info.experiment_id if parent else self._experiment(EXPERIMENT),
                 start_time=_ms(record.started),
-                run_name=readable.run_name(record),
+                run_name=fields.run_name(record),
                 tags={fields.ARTIFACT_TAG: record.id} | ({"mlflow.parentRunId": parent.info.run_id} if parent else {}),
             )
         self._catalog.set_run(record.id, run.info.run_id)
@@ -128,6 +131,12 @@ class MlflowPage:
             run = self.client.get_run(run_id)
         return run
 
+    def experiments(self) -> dict[str, str]:
+        """Return the ids of the experiments with our views by name, the newest first."""
+        found = self.client.search_experiments(order_by=["creation_time DESC"])
+        ours = f"{views.VIEW_TAG}{views.VIEWS[0].key}"
+        return {experiment.name: str(experiment.experiment_id) for experiment in found if ours in experiment.tags}
+
     def add_points(self, run: "Run", points: Iterable[tuple[int, int, Mapping[str, float]]], **of: str | None) -> None:
         """Add points (step, time in ms, metrics); values that a step already has are skipped.
 
@@ -164,7 +173,10 @@ class MlflowPage:
         if artifact.kind == "decision":
             self._tell_standing(record.config["dataset"])
         if verdict := record.facts.get("verdict"):
-            self.client.set_tag(run_id, "mlflow.note.content", verdict)
+            self.client.set_tag(run_id, views.NOTE_TAG, verdict)
+        if artifact.kind == "report" and record.campaign:
+            self._tell_result(artifact, self._parent(Campaign(**record.campaign), record.started))
+            self._tell_standing(record.experiment)
         if artifact.kind == "tombstone":
             self.tell_standings()
         self._upload(artifact, run_id)
@@ -174,9 +186,23 @@ class MlflowPage:
 
     def _tell_use(self, artifact: Artifact, campaign: Campaign) -> None:
         """Tag an artifact that a later campaign reused; its run stays below the campaign that made it."""
-        run = self.open_run(artifact.record)
-        self._end(self._parent(campaign, time.time()), _ms(time.time()))
+        run, parent = self.open_run(artifact.record), self._parent(campaign, time.time())
+        if artifact.kind == "report":
+            self._tell_result(artifact, parent)
+        self._end(parent, _ms(time.time()))
         self.client.set_tag(run.info.run_id, f"clapcur.used_by.{campaign.key[:12]}", campaign.name)
+
+    def _tell_result(self, report: Artifact, parent: "Run") -> None:
+        """Add the verdict, the accuracy of every row, the table and the report to the run of a comparison."""
+        from mlflow.entities import RunTag
+
+        table, record, run_id = ReportTable.open(report), report.record, parent.info.run_id
+        self.add_points(parent, [(0, _ms(record.finished), results.metrics(table))])
+        run_of = {name: self._catalog.run_of(name) for name in results.shown(table)}
+        note = results.note(report, table, parent.info.experiment_id, run_id, run_of)
+        tags = {views.NOTE_TAG: note, "clapcur.report": report.id, **CAMPAIGN, **results.prefect_tags(record)}
+        self.client.log_batch(run_id, tags=[RunTag(*item) for item in tags.items()])
+        self._upload(report, run_id)
 
     def _tell_scores(self, record: Record) -> None:
         """Add scores to the checkpoint's run and model, so that runs can be sorted by them."""
@@ -202,36 +228,41 @@ class MlflowPage:
             self._tell_standing(dataset)
 
     def _tell_standing(self, dataset: str) -> None:
-        """Set the aliases of a dataset's registered model to the current teacher, champion and challenger."""
+        """Set the aliases of a dataset's registered model: teacher, champion and challenger, or the recommended one."""
         from mlflow.exceptions import MlflowException
 
-        name = readable.model_name(dataset)
+        name, standing = readable.model_name(dataset), champions.standing(self._store, dataset)
         try:
             model = self.client.get_registered_model(name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            told = f"Students of {dataset}. `clapcur trace ID` shows how one was made; the decisions are in their runs."
-            model = self.client.create_registered_model(name, {"clapcur.dataset": dataset}, told)
-        standing = champions.standing(self._store, dataset)
-        for alias in champions.ALIASES:
+            if not standing:
+                return
+            model = self.client.create_registered_model(name, {"clapcur.dataset": dataset})
+        told = results.model_note(self._store, dataset, standing)
+        written = model.description or ""
+        if told != written and (not written or written.startswith(results.model_head(dataset))):
+            self.client.update_registered_model(name, told)
+        for alias in (*champions.ALIASES, champions.RECOMMENDED):
             if alias in model.aliases and alias not in standing:
                 self.client.delete_registered_model_alias(name, alias)
         for alias, checkpoint in standing.items():
-            version = self._version(name, checkpoint)
+            version = self._version(name, dataset, checkpoint)
             if model.aliases.get(alias) != version:
                 self.client.set_registered_model_alias(name, alias, version)
 
-    def _version(self, name: str, checkpoint: Artifact) -> str:
+    def _version(self, name: str, dataset: str, checkpoint: Artifact) -> str:
         """Return the version under which a checkpoint is registered; register it if it is not."""
         for version in self.client.search_model_versions(f"name = '{name}'"):
             if version.tags.get(fields.ARTIFACT_TAG) == checkpoint.id:
                 return str(version.version)
         run = self.open_run(checkpoint.record)
         model = self.client.get_logged_model(self._model(checkpoint, run))
-        tags = fields.tags(checkpoint.record, checkpoint.uri)
+        note, scores = results.version_note(self._store, dataset, checkpoint)
+        tags = fields.tags(checkpoint.record, checkpoint.uri) | scores
         made = self.client.create_model_version(
-            name, model.artifact_location, run.info.run_id, tags, model_id=model.model_id
+            name, model.artifact_location, run.info.run_id, tags, description=note, model_id=model.model_id
         )
         return str(made.version)
 
@@ -244,7 +275,7 @@ class MlflowPage:
         found = self.client.search_logged_models([run.info.experiment_id], ours, max_results=1)
         model = found[0] if found else self.client.create_logged_model(
             run.info.experiment_id,
-            name=f"{readable.run_name(record)} {checkpoint.id}".translate(str.maketrans("/:.%\"'", "______")),
+            name=f"{fields.run_name(record)} {checkpoint.id}".translate(str.maketrans("/:.%\"'", "______")),
             source_run_id=run_id,
             params=fields.params(record),
             tags=fields.tags(record, checkpoint.uri),
@@ -321,10 +352,18 @@ class MlflowPage:
             if not self._home.mlflow_uri.startswith("http"):
                 here = (self._home.mlflow_artifacts / readable.folder_name(name)).as_uri()
             kind = {"mlflow.experimentKind": "custom_model_development"}  # opens on runs, not on chat traces
-            return str(self.client.create_experiment(name, artifact_location=here, tags=kind))
+            made = str(self.client.create_experiment(name, artifact_location=here, tags=kind))
+            return self._described(made, {})
         if experiment.lifecycle_stage != "active":
             self.client.restore_experiment(experiment.experiment_id)
-        return str(experiment.experiment_id)
+        return self._described(str(experiment.experiment_id), experiment.tags)
+
+    def _described(self, experiment_id: str, tags: Mapping[str, str]) -> str:
+        """Add the description and the views that an experiment lacks; those that people changed stay."""
+        for name, value in views.experiment_tags(experiment_id).items():
+            if name not in tags:
+                self.client.set_experiment_tag(experiment_id, name, value)
+        return experiment_id
 
     def _parent(self, campaign: Campaign, started: float) -> "Run":
         """Return the run of a campaign; it starts with the first of its artifacts."""
@@ -335,7 +374,7 @@ class MlflowPage:
                 experiment,
                 start_time=_ms(started),
                 run_name=campaign.name,
-                tags={fields.CAMPAIGN_TAG: campaign.key},
+                tags={fields.CAMPAIGN_TAG: campaign.key, **CAMPAIGN},
             )
         return self._parents[campaign]
 

@@ -116,34 +116,40 @@ def test_a_run_that_ends_early_says_why_in_one_line(monkeypatch, error, cancelli
 
 def test_the_card_of_an_improvement_set_is_a_page(home):
     """The card as the curation writes it, not as it once was."""
-    from clapcur.data.improvement_set import CaptionCount
-    from clapcur.tasks import publish
+    from clapcur.data.improvement_set import CaptionCount, Changes
+    from clapcur.tasks import pages
     from clapcur.testing import card, commit
 
     said = card(
         thresholds={"audio": 0.41}, counts={"pairs": 1200, "clips": 3}, exclusions={"held_out": 2},
         class_coverage={"dog bark": {"pairs": 1200, "clips": 3}},
         top_captions=[CaptionCount(caption="a dog | barks", pairs=7)],
+        changes=Changes(
+            parent="5eed5eed5eed", added=1100, removed=20, kept=100, clips_added=2, clips_removed=0,
+            pairs_per_class={"dog bark": {"before": 120, "after": 1200}, "rain": {"before": 3, "after": 3}},
+        ),
     )  # fmt: skip
     made = commit(home.store, "improvement_set", "ads", lambda work: said.write(work.path))
-    page = publish.card_page(made, home)
+    page = pages.card_page(made, home)
     for line in ("| pairs | 1,200 |", "| audio | 0.4100 |", "| held out | 2 |", "| dog bark | 1,200 | 3 |"):
         assert line in page
     assert "| a dog \\| barks | 7 |" in page
+    assert "`5eed5eed5eed`" in page and "| pairs | 1,100 | 20 | 100 |" in page
+    assert "| dog bark | 120 | 1,200 |" in page and "rain" not in page
 
 
 def test_a_link_leads_to_the_run_where_mlflow_has_a_page(home, monkeypatch):
     from clapcur.store.catalog import Catalog
-    from clapcur.tasks.publish import mlflow_link
     from clapcur.testing import commit
+    from clapcur.tracking import run_page
 
     made = commit(home.store, "scores", "scores", lambda work: None)
     catalog = Catalog.open(home)
     catalog.rebuild(home.store)
     catalog.set_run(made.id, "5eed" * 8)
-    assert mlflow_link(made.id, home) is None
+    assert run_page(home, made.id) is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5001")
-    assert mlflow_link(made.id, home) == f"http://127.0.0.1:5001/#/runs/{'5eed' * 8}"
+    assert run_page(home, made.id) == f"http://127.0.0.1:5001/#/runs/{'5eed' * 8}"
 
 
 @pytest.mark.parametrize(
@@ -159,7 +165,7 @@ def test_a_link_leads_to_the_run_where_mlflow_has_a_page(home, monkeypatch):
 )
 def test_pages_have_names_that_prefect_takes(record, name):
     """Prefect refuses a key with anything but small letters, digits and dashes: the whole run would fail at its end."""
-    from clapcur.tasks.publish import key
+    from clapcur.tasks.pages import key
 
     assert key(testing.record(**record)) == name
 

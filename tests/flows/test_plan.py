@@ -125,3 +125,12 @@ def test_every_command_that_trains_can_be_tried(config):
     shown = CliRunner().invoke(app, ["improve", str(config), "--dry-run"]).stdout
     assert "0 of " in shown and "no time estimate: no similar step has run" in shown
     assert "pl+sl" in shown
+
+
+def test_a_plan_leaves_no_run(config):
+    """A comparison that was only planned would stand in MLflow as one that has no result."""
+    for command in (["plan"], ["compare", "--dry-run"]):
+        assert CliRunner().invoke(app, [command[0], str(config), *command[1:]]).exit_code == 0
+    home = Home.open()
+    assert stages(home), "what a plan reads is made"
+    assert not list(home.root.rglob("mlflow.db")) and not list(home.root.rglob("prefect.db"))

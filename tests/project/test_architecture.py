@@ -12,7 +12,7 @@ import pytest
 from layer_tools import FOLDERS, LAYERS, layer_of
 from source_tree import ROOT, Import, Module, longest_prefix, read_modules
 
-SHARED_BY_TASKS = ("clapcur.tasks.common", "clapcur.tasks.fan_out")
+SHARED_BY_TASKS = ("clapcur.tasks.common", "clapcur.tasks.fan_out", "clapcur.tasks.pages")
 
 STRANGERS = {"stages", "tasks"}  # stages meet in artifacts, tasks are called from flows: these never import each other
 THIRD_PARTY = {

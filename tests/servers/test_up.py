@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from browser import chromium
 from running_servers import (
     experiment,  # noqa: F401  # a fixture
     outside_of_tests,
@@ -18,6 +19,7 @@ from running_servers import (
 )
 
 from clapcur.testing import write_tone
+from clapcur.tracking import result_pages
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -50,8 +52,10 @@ def test_a_deployment_goes_through_the_worker_and_leaves_its_pages(up, prefect):
 
     pages = prefect.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id])))
     published = {page.key: page.data for page in pages if page.key}
-    assert set(published) == {"tiny-report", "tiny-curate-ads-seed-1", "tiny-report-mlflow"}
+    results = {"tiny-report", "tiny-curate-ads-seed-1"}
+    assert set(published) == results | {f"{name}-mlflow" for name in results}
     assert "| ADS+SL |" in published["tiny-report"]
+    assert published["tiny-report-mlflow"].endswith(f"({result_pages(home)['tiny']})")
     assert "Improvement-Set" in published["tiny-curate-ads-seed-1"]
 
     client = MlflowClient(home.servers()["MLFLOW_TRACKING_URI"])
@@ -63,6 +67,32 @@ def test_a_deployment_goes_through_the_worker_and_leaves_its_pages(up, prefect):
     assert maker.name in (run.name, "compare-tiny")
     assert shown.data.tags["prefect.flow_run_url"].endswith(f"/runs/flow-run/{maker.id}")
     assert shown.info.artifact_uri.startswith(home.mlflow_artifacts.as_uri())  # found without the server too
+    comparison = client.get_run(shown.data.tags["mlflow.parentRunId"])
+    assert f"/runs/flow-run/{run_id})" in comparison.data.tags["mlflow.note.content"]
+
+
+def test_one_link_opens_all_models_best_first_with_their_accuracy(up):
+    """A page that must be filtered and sorted by hand first is one that nobody reads."""
+    from mlflow import MlflowClient
+
+    _, home = up
+    mlflow, page = home.servers()["MLFLOW_TRACKING_URI"], result_pages(home)["tiny"]
+    client = MlflowClient(mlflow)
+    (experiment,) = [one.experiment_id for one in client.search_experiments() if one.name == "tiny"]
+    models = client.search_runs([experiment], "tags.`clapcur.kind` = 'checkpoint'", order_by=["metrics.accuracy DESC"])
+    assert {run.info.run_name for run in models} == {"teacher seed 1", "continued seed 1", "ADS+SL seed 1"}
+    with chromium("--window-size=1600,1000") as browser:
+        browser.open(mlflow.replace("//", f"//{home.login}@") + "/health")  # as typed into the browser's own box
+        browser.open(page)
+        browser.wait(
+            f"{len(models)} === document.querySelectorAll('.ag-row [col-id*=accuracy]').length || "
+            f"/{len(models)} matching runs/.test(document.body.innerText)"
+        )
+        text = browser.run("document.body.innerText")
+    places = [text.index(run.info.run_name) for run in models]
+    assert places == sorted(places)
+    for run in models:
+        assert f"{run.data.metrics['accuracy']:.3f}".rstrip("0").rstrip(".") in text
 
 
 def label(home, name):

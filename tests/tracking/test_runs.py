@@ -142,7 +142,7 @@ def test_the_run_of_a_student_holds_config_curve_tags_and_inputs(delivered):
     """Whatever is missing here is looked up by hand in folders, for every comparison."""
     _, made, client = delivered
     run = run_of(client, made["student"])
-    assert run.info.run_name == "train ads+sl seed 0"
+    assert run.info.run_name == "ADS+SL seed 0"
     assert run.data.params == {"name": "ads+sl", "beta": "0.5", "towers.text": "minilm"}
     tags = run.data.tags
     assert (tags["strategy"], tags["soft_labels"], tags["seed"], tags["role"]) == ("ads", "true", "0", "student")
