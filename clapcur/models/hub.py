@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -97,7 +98,7 @@ def download(name: str) -> Path | None:
     from huggingface_hub import hf_hub_download, snapshot_download
 
     check_source(name, "model")
-    options = {"endpoint": _endpoint(), "local_files_only": not _answers(_endpoint())}
+    options: dict[str, Any] = {"endpoint": _endpoint(), "local_files_only": not _answers(_endpoint())}
     with _explained(name):
         config = Path(hf_hub_download(name, "config.json", **options))
         if not _is_ours(config):
@@ -138,16 +139,9 @@ def upload(folder: Path, name: str, *, private: bool = False, update: bool = Fal
     CheckpointError
         The name is invalid or taken, there is no token or it does not allow this, or the Hub cannot be reached.
     """
-    from huggingface_hub import HfApi, get_token
+    from huggingface_hub import HfApi
 
-    if not NAME.fullmatch(name):
-        raise CheckpointError(
-            f"{name!r} is not a valid name on the Hub; expected ORG/NAME of letters, digits, -, _ and ."
-        )
-    if get_token() is None:
-        raise CheckpointError(f"there is no token for {_endpoint()}: {LOG_IN}")
-    if not _answers(_endpoint()):
-        raise CheckpointError(f"nothing was uploaded: {_endpoint()} cannot be reached")
+    check_upload(name)
     api = HfApi(endpoint=_endpoint())
     with _explained(name):
         made = api.create_repo(name, private=private or None, exist_ok=update)
@@ -157,6 +151,20 @@ def upload(folder: Path, name: str, *, private: bool = False, update: bool = Fal
             delete_patterns=list(OURS) if update else None,
         )  # fmt: skip
     return str(made)
+
+
+def check_upload(name: str) -> None:
+    """Raise CheckpointError if a name is invalid, there is no token, or the Hub cannot be reached."""
+    from huggingface_hub import get_token
+
+    if not NAME.fullmatch(name):
+        raise CheckpointError(
+            f"{name!r} is not a valid name on the Hub, which is ORG/NAME of letters, digits, -, _ and ."
+        )
+    if get_token() is None:
+        raise CheckpointError(f"there is no token for {_endpoint()}: {LOG_IN}")
+    if not _answers(_endpoint()):
+        raise CheckpointError(f"{_endpoint()} cannot be reached")
 
 
 @contextmanager
