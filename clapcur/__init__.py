@@ -11,23 +11,33 @@ it, so that caching, resuming and lineage share one mechanism::
     evaluate  embeddings x prompts   -> scores             zero-shot accuracy with its interval
 
 Source of the method: Wang et al. 2023, "Unsupervised Improvement of Audio-Text Cross-Modal Representations",
-arXiv 2305.01864. From Python, ``clapcur.load_model(folder)`` returns a model with ``embed_audio``, ``embed_text`` and
+arXiv 2305.01864. From Python, ``clapcur.load(name)`` returns a model with ``embed_audio``, ``embed_text`` and
 ``classify``.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clapcur.api import load as load
     from clapcur.models.clap import load_model as load_model
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_model"]
+__all__ = ["__version__", "load", "load_model"]
 
 
 def __getattr__(name: str) -> Any:
     """Import torch only when a model is requested: the command line must respond at once."""
+    if name == "load":
+        from clapcur.api import load
+
+        return load
     if name == "load_model":
         from clapcur.models.clap import load_model
 
         return load_model
     raise AttributeError(f"module 'clapcur' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the names in the module, with those that are imported at their first use."""
+    return sorted({*globals(), *__all__})

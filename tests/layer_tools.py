@@ -22,7 +22,11 @@ FOLDERS = (
 
 
 SHIMS = ("contamination", "serving")  # old names that outlive a release: what was saved with them finds what has moved
-ABOVE = (*SHIMS, "testing")  # modules above all folders; testing makes small artifacts for the tests of any of them
+ABOVE = (
+    *SHIMS,
+    "api",  # what `import clapcur` offers
+    "testing",  # makes small artifacts for the tests of any folder
+)  # modules above all folders
 
 
 BASE = tuple(sorted({path.stem for path in (ROOT / "clapcur").glob("[!_]*.py")} - {*ABOVE}))  # below every folder

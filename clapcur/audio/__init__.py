@@ -12,6 +12,7 @@ long signal)::
     containers    detection of truncated files, where libsndfile does not report them
         decoding      file -> mono blocks, or an error
         loading       file -> waveform or crops; a cache; rejection of files that changed
+        arrays        waveform in memory -> crops, as from a file
         probing       file -> hashes and facts, or the problem with the file
 """
 

@@ -46,6 +46,7 @@ from clapcur.cli import (
     planning,
     searching,
     servers,
+    sharing,
     stages,
     tracing,
 )
@@ -65,7 +66,7 @@ SECTIONS = {
         "pseudo-label",
         "curate", "audition", "train-student", "evaluate", "post-train", "zste", "report",
     ),
-    "Use a model": ("classify", "search", "export"),
+    "Use a model": ("classify", "search", "export", "push", "pull"),
     "Lineage": ("ls", "show", "trace", "impact", "pairs", "why"),
     "New audio": ("up", "land", "watch", "recurate", "forget"),
     "Maintenance": ("doctor", "gc", "verify", "sync", "catalog"),
@@ -157,6 +158,8 @@ COMMANDS = (
     ),
     ("report", stages.report, "clapcur report teacher=d3a1 continued=0c77 ads+sl=b2f9\n  clapcur report 6e5f0b"),
     ("export", checkpoints.export, "clapcur export 5be7d1 my-clap/ --format hf"),
+    ("push", sharing.push, "clapcur push 5be7d1 my-org/my-clap --license cc-by-4.0"),
+    ("pull", sharing.pull, "clapcur pull my-org/my-clap"),
     (
         "classify",
         looking.classify,
@@ -191,7 +194,12 @@ COMMANDS = (
     ),
     ("trace", tracing.trace, "clapcur trace 5be7d1\n  clapcur trace 5be7d1 --pairs --json > pairs.jsonl"),
     ("impact", tracing.impact, "clapcur impact recordings/dog.wav"),
-    ("pairs", tracing.pairs, 'clapcur pairs c4e6f0 --class "dog bark" --sort similarity --limit 10'),
+    (
+        "pairs",
+        tracing.pairs,
+        'clapcur pairs c4e6f0 --class "dog bark" --sort similarity --limit 10\n  '
+        "clapcur pairs c4e6f0 --to webdataset --output my-pairs",
+    ),
     ("why", tracing.why, "clapcur why 5be7d1 41c09e"),
     ("sync", tracing.sync, "clapcur sync"),
     ("gc", collecting.gc, "clapcur gc\n  clapcur gc --reports 3 --keep 5be7d1 --delete"),

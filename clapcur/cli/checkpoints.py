@@ -20,6 +20,7 @@ from clapcur.errors import DataError
 
 FrontEnd = Literal["from_config", "from_checkpoint"]
 Form = Literal["clapcur", "msclap", "laion", "hf", "onnx", "adapter"]
+FILES = ("msclap", "laion", "adapter")  # formats of a single file
 
 
 def adopt(
@@ -93,17 +94,26 @@ def export(
     ignore_int16: Annotated[
         bool, typer.Option("--ignore-int16", help="Ignore whether the front end rounds waveforms to 16 bits.")
     ] = False,
+    license: Annotated[
+        str | None,
+        typer.Option(help="Licence of the weights for the card, such as cc-by-4.0.", show_default=False),
+    ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a checkpoint in another project's format.
+    """Write a checkpoint in another project's format, with a card.
 
-    Fails if the format cannot represent the model; the message lists the formats that can.
+    Fails if the format cannot represent the model; the message lists the formats that can. The card says what the model
+    was trained on and its scores: README.md in a folder, or a file with the suffix .md beside a file.
     """
-    if path.exists():
-        raise DataError(f"{path} already exists; choose another path")
-    found = find(open_home(home), checkpoint, "checkpoint")
+    card = path.with_suffix(".md") if form in FILES else path / "README.md"
+    for one in (path, card):
+        if one.exists():
+            raise DataError(f"{one} already exists; choose another path")
+    where = open_home(home)
+    found = find(where, checkpoint, "checkpoint")
     with working():
+        from clapcur.lineage.cards import model_card
         from clapcur.models.adapters import copy_adapter
         from clapcur.models.checkpoints import save_checkpoint
         from clapcur.models.clap import load_model
@@ -112,6 +122,7 @@ def export(
             copy_adapter(found.path, path)
         else:
             save_checkpoint(load_model(found.path, device="cpu"), path, form, ignore_int16=ignore_int16)
+        card.write_text(model_card(where, found, form, path.name, license), encoding="utf-8")
     if as_json:
         print_json({"path": str(path), "format": form, "checkpoint": found.id})
     else:

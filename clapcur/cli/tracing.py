@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from clapcur.cli.completion import artifacts
-from clapcur.cli.console import HomeOption, JsonOption, columns_table, open_home, print_json, show
+from clapcur.cli.console import HomeOption, JsonOption, columns_table, facts_table, open_home, print_json, show
 from clapcur.errors import ArtifactError, DataError
 from clapcur.store.artifacts import Artifact, explain_difference
 from clapcur.store.home import Home
@@ -142,32 +142,66 @@ def pairs(
     ] = "",
     clip: Annotated[str, typer.Option(help="Show only pairs of this clip: an id or its first digits.")] = "",
     sort: Annotated[
-        Literal["similarity", "class_similarity", "none"],
-        typer.Option(help="Score to sort by, best first; none: stored order, streamed."),
-    ] = "similarity",
+        Literal["similarity", "class_similarity", "none"] | None,
+        typer.Option(
+            help="Score to sort by, best first; none: stored order, streamed. Default: similarity; none with --to.",
+            show_default=False,
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help=f"Maximum number of pairs; default: {SHOWN} in a table, otherwise all.")
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
+    to: Annotated[
+        Literal["csv", "hf", "webdataset"] | None,
+        typer.Option(
+            help="Write a data set instead: a table with audio files, Parquet for Hugging Face's datasets, or tar "
+            "shards. A card describes it.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="With --to: folder to create.", show_default=False)] = None,
+    audio: Annotated[
+        Literal["copy", "link", "none"],
+        typer.Option(help="With --to csv: copy the audio files, link to them, or write only their paths."),
+    ] = "copy",
     home: HomeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per pair.")] = False,
 ) -> None:
-    """List the pairs of a set, a student or a manifest.
+    """List the pairs of a set, a student or a manifest, or write them.
 
-    The pairs with the highest similarity come first.
+    The pairs with the highest similarity come first. A data set (--to) has the pairs with their audio, similarity,
+    class, source recording and set, without clips that were taken down. `clapcur ingest` of it gives the same pairs.
     """
     from clapcur.data.class_names import readable
     from clapcur.lineage import queries as lineage
 
     if as_csv and as_json:
         raise typer.BadParameter("give --csv or --json, not both")
-    rows = lineage.trace_pairs(open_home(home, must_exist=True), artifact)
+    if (to is None) != (output is None):
+        raise typer.BadParameter("give --to and --output together")
+    if to and as_csv:
+        raise typer.BadParameter("give --to or --csv, not both")
+    if audio != "copy" and to != "csv":
+        raise typer.BadParameter(f"--audio {audio} applies to --to csv only")
+    where = open_home(home, must_exist=True)
+    rows = lineage.trace_pairs(where, artifact)
     if clip:
         rows = (row for row in rows if row["clip_id"].startswith(clip))
     if class_name:
         rows = _of_class(rows, readable(class_name))
-    form: Form = "csv" if as_csv else "json" if as_json else "table"
-    _show_pairs(rows if sort == "none" else _best_first(rows, sort), form, limit)
+    if (by := sort or ("none" if to else "similarity")) != "none":
+        rows = _best_first(rows, by)
+    if to is None or output is None:
+        _show_pairs(rows, "csv" if as_csv else "json" if as_json else "table", limit)
+        return
+    from clapcur.lineage.shared_sets import write_shared_set
+
+    made = write_shared_set(where, lineage.find(where, artifact), islice(rows, limit), to, output, audio)
+    if as_json:
+        print_json({"path": str(made.path), "format": to, **made.counts})
+    else:
+        show(facts_table({"wrote": made.path, "format": to} | {name: f"{n:,}" for name, n in made.counts.items()}))
 
 
 def _of_class(rows: Iterable[dict[str, Any]], name: str) -> Iterator[dict[str, Any]]:

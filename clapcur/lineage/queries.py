@@ -156,7 +156,8 @@ def trace_pairs(home: Home, name: str) -> Iterator[dict[str, Any]]:
     ------
     dict
         ``clip_id``, ``caption_id``, ``caption``, ``path`` (None if unknown on this machine), ``similarity``, ``class``
-        and ``class_similarity`` (None for given pairs, which have no scores), ``source`` (artifact id) and ``role``.
+        and ``class_similarity`` (None for given pairs, which have no scores), ``recording_id`` (empty if unknown),
+        ``source`` (artifact id) and ``role``.
 
     Raises
     ------
@@ -216,6 +217,7 @@ def _pairs_of(home: Home, source: Artifact, role: str, held_out: frozenset[str])
     for artifact in {source, *manifests}:
         check_payload(artifact.path)
     captions = _lookup(manifests, "captions.parquet", "caption_id", "caption")
+    recordings = _lookup(manifests, "clips.parquet", "clip_id", "recording_id")
     written = _written(manifests)
     paths: dict[str, str] = {}
     for manifest in manifests:
@@ -234,6 +236,7 @@ def _pairs_of(home: Home, source: Artifact, role: str, held_out: frozenset[str])
                         "similarity": pair.get("similarity"),
                         "class": pair.get("class"),
                         "class_similarity": pair.get("class_similarity"),
+                        "recording_id": recordings.get(pair["clip_id"], ""),
                         "source": source.id,
                         "role": role,
                         **written.get((pair["clip_id"], pair["caption_id"]), {}),

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from clapcur.audio.arrays import list_of_clips
 from clapcur.audio.throughput import Pace
 from clapcur.config import check_seed
 from clapcur.data.class_names import PROMPT, alike, prompts, readable
@@ -33,13 +34,14 @@ from clapcur.models.prefetch import OnBad, Window, on_device, read_ahead, to_hos
 from clapcur.models.projections import build_projection
 from clapcur.models.text import TextTower, build_text_tower, load_text_tower
 from clapcur.models.towers import build_audio_tower, for_inference
-from clapcur.sequences import list_of_paths, list_of_texts
+from clapcur.sequences import list_of_texts
 from clapcur.store.artifacts import check_payload
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Precision = Literal["float32", "bfloat16"]
+AudioClip = Path | str | ArrayLike | tuple[ArrayLike, int]
 MANY_CLIPS = 16  # ours: from here on the faster form of the tower repays its making
 
 
@@ -62,18 +64,31 @@ class Clap(nn.Module):
         Captions to features to embedding.
     logit_scale : Parameter, shape ()
         Logarithm of what similarities are multiplied with before a softmax.
+    id : str or None
+        Id of the artifact that it was loaded from.
     """
 
     def __init__(self, config: ClapConfig, text: TextTower) -> None:
         super().__init__()
         self.config = config
         self.precision: Precision = "float32"
+        self.id: str | None = None
         self.front_end = LogMel(config.audio.front_end)
         self.audio = build_audio_tower(config.audio)
         self.audio_projection = build_projection(config, self.audio.num_features)
         self.text = text
         self.text_projection = build_projection(config, text.num_features)
         self.logit_scale = nn.Parameter(torch.tensor(-math.log(config.initial_temperature)))
+
+    def __repr__(self) -> str:
+        """Return one line; the modules have their own: ``model.audio``, ``model.text``."""
+        audio = self.config.audio
+        tower = "HTSAT" if audio.htsat else "YAMNet" if audio.yamnet else f"Cnn14 {audio.width}"
+        said = {
+            "id": self.id, "audio": tower, "text": self.config.text.source, "embedding_dim": self.config.embedding_dim,
+            "sample_rate": audio.front_end.sample_rate, "window_s": self.config.window_s,
+        }  # fmt: skip
+        return f"Clap({', '.join(f'{name}={value!r}' for name, value in said.items() if value is not None)})"
 
     @classmethod
     def create(cls, config: ClapConfig, captions: Iterable[str] | None = None, seed: int = 0) -> "Clap":
@@ -167,20 +182,26 @@ class Clap(nn.Module):
         """
         self.logit_scale.clamp_(max=math.log(MAX_SCALE))
 
-    # -- files and captions in, arrays out: for use
+    # -- files, waveforms and captions in, arrays out: for use
 
-    def embed_audio(self, paths: Iterable[Path | str], num_crops: int = 1, batch_size: int = 32) -> NDArray[np.float32]:
-        """Embed audio files; the same file gives the same row, whatever is beside it.
+    def embed_audio(
+        self, clips: Iterable[AudioClip], num_crops: int = 1, batch_size: int = 32, *, sample_rate: int | None = None
+    ) -> NDArray[np.float32]:
+        """Embed audio files and waveforms; the same sound gives the same row, whatever is beside it.
 
         Parameters
         ----------
-        paths : sequence of path
-            A list, an array, a Series or whatever can be iterated; rows come in its order.
+        clips : sequence of path, array or (array, int)
+            Anything that can be iterated; rows come in its order. An array has shape (T,), or (T, C) with C channels
+            as `soundfile.read` returns it, and is float (full scale 1), int16 or int32; a pair also has its sample
+            rate. Arrays are averaged to mono and resampled like files.
         num_crops : int
             Windows of `config.window_s` per clip. 1 is its centre; more are spread evenly from
             its start to its end, averaged and made unit again. `config.short` says how a shorter clip fills one.
         batch_size : int
             Windows at a time; no part of the result beyond rounding.
+        sample_rate : int, optional
+            Sample rate of the arrays that have none of their own, in Hz. Files have theirs.
 
         Returns
         -------
@@ -190,10 +211,12 @@ class Clap(nn.Module):
         Raises
         ------
         clapcur.errors.DataError
-            A file is missing or cannot be used.
+            A file is missing or cannot be used; an array is empty or has samples that are not finite.
+        TypeError, ValueError
+            An array has another type or shape, or no sample rate.
         """
-        files = list_of_paths("paths", paths)
-        return next(self.embed_each([files], num_crops, batch_size, fold=len(files) >= MANY_CLIPS))
+        listed = list_of_clips("clips", clips, sample_rate)
+        return next(self.embed_each([listed], num_crops, batch_size, fold=len(listed) >= MANY_CLIPS))
 
     def embed_each(
         self, groups: Iterable[Iterable[Any]], num_crops: int = 1, batch_size: int = 32, num_workers: int = 0,
@@ -204,7 +227,7 @@ class Clap(nn.Module):
 
         Parameters
         ----------
-        groups : sequence of sequences of path
+        groups : sequence of sequences of path or Sound
         num_crops, batch_size : int
             As in `embed_audio`; no batch reaches over two groups, so that a group's rows are the same alone.
         num_workers : int
@@ -229,7 +252,7 @@ class Clap(nn.Module):
         """
         if num_crops < 1 or batch_size < 1:
             raise ValueError(f"num_crops and batch_size must be at least 1, got {num_crops} and {batch_size}")
-        listed = [list_of_paths("paths", paths) for paths in groups]
+        listed = [list_of_clips("clips", paths) for paths in groups]
         offsets = [0.5] if num_crops == 1 else np.linspace(0, 1, num_crops).tolist()
         front_end, device = self.config.audio.front_end, self.logit_scale.device
         window = Window(front_end.sample_rate, self.config.num_samples, offsets, self.config.short)
@@ -286,48 +309,53 @@ class Clap(nn.Module):
 
     def classify(
         self,
-        paths: Iterable[Path | str],
+        clips: Iterable[AudioClip],
         class_names: Iterable[str],
         prompt: str = PROMPT,
         transductive: bool = False,
         num_crops: int = 1,
+        *,
+        sample_rate: int | None = None,
     ) -> "pd.DataFrame":
-        """Return which class each file sounds like, among classes given by name alone.
+        """Return which class each clip sounds like, among classes given by name alone.
 
         Parameters
         ----------
-        paths : sequence of path
+        clips : sequence of path, array or (array, int)
+            As in `embed_audio`.
         class_names : sequence of str
             `_` and `/` are read as spaces.
         prompt : str
             The caption of a class; ``{}`` is the place of its name.
         transductive : bool
-            Let the files help each other: probabilities from `metrics.transductive_posteriors`,
-            which needs some clips of most classes and depends on which files are given together.
+            Let the clips help each other: probabilities from `metrics.transductive_posteriors`,
+            which needs some clips of most classes and depends on which clips are given together.
         num_crops : int
+            As in `embed_audio`.
+        sample_rate : int, optional
             As in `embed_audio`.
 
         Returns
         -------
-        DataFrame, one row a file
-            ``path``; ``class``, the most probable, as given; its cosine ``similarity`` and
-            ``probability``; then the probability of each class, in a column of its readable name.
+        DataFrame, one row a clip
+            ``path``, for an array its place, such as ``clips[3]``; ``class``, the most probable, as given; its cosine
+            ``similarity`` and ``probability``; then the probability of each class, in a column of its readable name.
 
         Raises
         ------
         ValueError
             No class, the same class twice, or a prompt without ``{}``.
         clapcur.errors.DataError
-            A file is missing or cannot be used.
+            As in `embed_audio`.
         """
         import pandas as pd
         from scipy.special import softmax
 
-        paths, class_names = list_of_paths("paths", paths), list_of_texts("class_names", class_names)
+        listed, class_names = list_of_clips("clips", clips, sample_rate), list_of_texts("class_names", class_names)
         columns = [readable(name) for name in class_names]
         if not columns or alike(columns):
             raise ValueError(f"class names must be distinct, ignoring case, got {class_names}")
-        audio_ND = self.embed_audio(paths, num_crops)
+        audio_ND = self.embed_audio(listed, num_crops)
         text_KD = self.embed_text(prompts(class_names, prompt))
         scale, similarity_NK = self.scale().item(), audio_ND @ text_KD.T
         if transductive:
@@ -339,7 +367,7 @@ class Clap(nn.Module):
         best_N = probability_NK.argmax(axis=1)
         each = np.arange(len(best_N))
         answer = {
-            "path": [str(path) for path in paths],
+            "path": [str(clip) for clip in listed],
             "class": [class_names[best] for best in best_N],
             "similarity": similarity_NK[each, best_N],
             "probability": probability_NK[each, best_N],

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from clapcur.audio import UnusableAudio, load_crops
+from clapcur.audio.arrays import Sound
 from clapcur.audio.throughput import Pace
 
 AHEAD = 3  # batches decoded while one is computed: enough to wait for a long file, with little memory
@@ -44,7 +45,7 @@ def read_ahead(
 
     Parameters
     ----------
-    batches : iterable of sequences of paths
+    batches : iterable of sequences of paths and sounds
         Read one by one as they are needed.
     window : Window
     num_workers : int
@@ -105,10 +106,10 @@ def read_ahead(
 
 
 def _decode(path: Any, window: Window, crops_CT: Tensor, clip_id: str | None) -> int:
-    """Write the crops of one file; return its length in samples at the window's sample rate."""
-    crops_CT.numpy()[:], num_samples = load_crops(
-        path, window.sample_rate, window.num_samples, window.offsets, window.short, clip_id
-    )
+    """Write the crops of one file or sound; return its length in samples at the window's sample rate."""
+    wanted = window.sample_rate, window.num_samples, window.offsets, window.short
+    found = path.crops(*wanted) if isinstance(path, Sound) else load_crops(path, *wanted, clip_id)
+    crops_CT.numpy()[:], num_samples = found
     return num_samples
 
 

@@ -39,7 +39,8 @@ NETWORK, SERVER, DOCKER = "it needs a network", "it runs until somebody ends it"
 MACHINES, LONG, DATA = "it needs several machines or GPUs", "it takes minutes", "it needs data that are not here"
 NOT_RUN = [  # (what a line begins with, why)
     ("make ", LONG), ("clapcur up", SERVER), ("clapcur watch", SERVER), ("mlflow models serve", SERVER),
-    ("clapcur ingest s3://", NETWORK), ("clapcur compare --recipe", DATA),
+    ("clapcur push", NETWORK), ("clapcur pull", NETWORK), ("clapcur ingest s3://", NETWORK),
+    ("clapcur compare --recipe", DATA),
     ("clapcur init table2.yaml", DATA), ("python benchmarks/", DATA), ("docker ", DOCKER), ("cp .env.example", DOCKER),
     ("for name in", DOCKER), ("editor .env", DOCKER), ("mkdir -p /srv", DOCKER), ("mkdir -p backup", DOCKER),
     ("git pull", DOCKER), ("done", DOCKER), ("torchrun ", MACHINES), ("ray start", MACHINES),
