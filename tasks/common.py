@@ -49,7 +49,8 @@ def may_pass(task: Task[..., Any], task_run: TaskRun, state: State) -> bool:
 def stage_task(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return the decorator of a function that runs one stage: a task inside a flow, a plain function outside.
 
-    So commands and flows share their steps. `name` is the name of the task run, with arguments in braces.
+    So commands and flows share their steps. In a dry run it is always a plain function. `name` is the name of the task
+    run, with arguments in braces.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -60,7 +61,8 @@ def stage_task(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
         @functools.wraps(function)
         def called(*args: P.args, **kwargs: P.kwargs) -> R:
-            return function(*args, **kwargs) if FlowRunContext.get() is None else in_flow(*args, **kwargs)
+            is_plain = FlowRunContext.get() is None or dry_run.current() is not None
+            return function(*args, **kwargs) if is_plain else in_flow(*args, **kwargs)
 
         called.task = in_flow  # type: ignore[attr-defined]  # for callers that need other options
         return called

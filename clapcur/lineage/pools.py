@@ -87,10 +87,10 @@ def earlier(home: Home, manifest: Artifact) -> list[Artifact]:
     if pool is None:
         return ancestors(home, manifest)
     made = [one for version in ancestors(home, home.store.find(pool)) for one in _made_from(home, version, "pool")]
-    return [one for one in made if one.kind == "manifest" and is_alike(home, one, manifest)]
+    return [one for one in made if one.kind == "manifest" and _is_alike(home, one, manifest)]
 
 
-def is_alike(home: Home, one: Artifact, other: Artifact) -> bool:
+def _is_alike(home: Home, one: Artifact, other: Artifact) -> bool:
     """Return whether two artifacts were made in the same way, if need be from different versions of one pool."""
     if one.id == other.id:
         return True
@@ -107,7 +107,7 @@ def is_alike(home: Home, one: Artifact, other: Artifact) -> bool:
     changed = [role for role, name in inputs[0].items() if inputs[1][role] != name]
     try:
         return all(
-            role in MADE_OF_POOL and is_alike(home, home.store.find(inputs[0][role]), home.store.find(inputs[1][role]))
+            role in MADE_OF_POOL and _is_alike(home, home.store.find(inputs[0][role]), home.store.find(inputs[1][role]))
             for role in changed
         )
     except ArtifactError:  # removed by `clapcur gc`, so that nothing is known of it
@@ -256,7 +256,7 @@ def _of_captions_alike(home: Home, record: Record, inputs: Mapping[str, Artifact
     if "generated" not in inputs:
         return True
     try:
-        return is_alike(home, home.store.find(record.inputs["generated"]), inputs["generated"])
+        return _is_alike(home, home.store.find(record.inputs["generated"]), inputs["generated"])
     except ArtifactError:
         return False
 

@@ -367,6 +367,27 @@ def test_a_task_is_tried_again_where_time_may_mend_it(prefect, monkeypatch, erro
     assert len(called) == tries
 
 
+def test_what_a_flow_only_plans_is_no_task_of_it(prefect):
+    """A re-curation plans the captions of the newest version of a pool; its page would show work that is never done."""
+    from prefect import flow
+    from prefect.context import TaskRunContext
+
+    from clapcur.store.dry_run import dry_run
+    from clapcur.tasks.common import stage_task
+
+    @stage_task("inside")
+    def is_task() -> bool:
+        return TaskRunContext.get() is not None
+
+    @flow
+    def planning() -> tuple[bool, bool]:
+        with dry_run():
+            planned = is_task()
+        return planned, is_task()
+
+    assert planning() == (False, True)
+
+
 def test_every_task_is_tried_again_where_time_may_mend_it():
     """A new task without it would be the one that a night's run fails at."""
     from prefect import Task
