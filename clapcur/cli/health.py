@@ -508,7 +508,7 @@ def _same_version(name: str, where: str, server: str, client: str) -> Line:
 def environment() -> Iterator[Line]:
     """List the variables that affect clapcur, with secrets hidden."""
     for name, value in sorted(os.environ.items()):
-        if not name.startswith(("CLAPCUR_", *OTHERS)) or name.startswith("CLAPCUR_TEST_") or not value:
+        if not name.startswith(("CLAPCUR_", *OTHERS)) or not value:
             continue
         shown = HIDDEN if is_secret(name) else redacted(value)
         if name.startswith("CLAPCUR_") and name not in VARIABLES:
