@@ -12,25 +12,26 @@ it, so that caching, resuming and lineage share one mechanism::
 
 Source of the method: Wang et al. 2023, "Unsupervised Improvement of Audio-Text Cross-Modal Representations",
 arXiv 2305.01864. From Python, ``clapcur.load(name)`` returns a model with ``embed_audio``, ``embed_text`` and
-``classify``.
+``classify``, and ``clapcur.improve(...)`` trains a better one.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clapcur.api import improve as improve
     from clapcur.api import load as load
     from clapcur.models.clap import load_model as load_model
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load", "load_model"]
+__all__ = ["__version__", "improve", "load", "load_model"]
 
 
 def __getattr__(name: str) -> Any:
     """Import torch only when a model is requested: the command line must respond at once."""
-    if name == "load":
-        from clapcur.api import load
+    if name in ("improve", "load"):
+        from clapcur import api
 
-        return load
+        return getattr(api, name)
     if name == "load_model":
         from clapcur.models.clap import load_model
 

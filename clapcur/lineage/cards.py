@@ -144,8 +144,9 @@ def data_card(home: Home, artifact: Artifact, form: str, counts: Mapping[str, in
     metadata["tags"] = ["audio", "audio-text", "clapcur"]
     about = (
         f"{counts['pairs']:,} pairs of {counts['clips']:,} audio clips and captions, from the {kind} `{artifact.id}`, "
-        f"written by clapcur {__version__}. A model matched clips and captions; nobody has checked each pair. "
-        "`similarity` says how sure it was."
+        f"written by clapcur {__version__}. "
+        + ("" if artifact.kind == "manifest" else "A model chose the pairs; they were not checked one by one. ")
+        + "`similarity` is the cosine of clip and caption, if they have been compared."
     )
     if counts["forgotten"]:
         about += f" {counts['forgotten']:,} pairs were left out because their recordings were taken down."
