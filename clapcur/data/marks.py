@@ -8,7 +8,8 @@ similarity  of clip and caption in the set; may be empty
 class       of the caption in the set; may be empty
 ==========  ======================================================================================
 
-A pair without a line was not judged, which does not mean that it is right.
+The audition page adds the columns caption and path, for people. A pair without a line was not judged, which does not
+mean that it is right.
 """
 
 from pathlib import Path

@@ -257,4 +257,4 @@ def _embed_sounds(clips: dict[str, dict[str, str]], room: int, config: AuditionC
             advance()
 
 
-STAGE = Stage("audition", "1", "audition", audition)
+STAGE = Stage("audition", "2", "audition", audition)
