@@ -162,7 +162,8 @@ COMMANDS = (
         "search",
         searching.search,
         'clapcur search "glass breaking" recordings/ --model 5be7d1\n  '
-        "clapcur search dog.wav 9d02e7 --model clapcur-esc50@champion --json",
+        "clapcur search dog.wav 9d02e7 --model clapcur-esc50@champion --json\n  "
+        'clapcur search "glass breaking" recordings/ --model 5be7d1 --limit 50 --page hits.html',
     ),
     ("ls", looking.ls, "clapcur ls\n  clapcur ls checkpoint --limit 100"),
     ("show", looking.show_one, "clapcur show 5be7d1"),

@@ -20,13 +20,17 @@ def search(
     model: Annotated[str, typer.Option(help="Checkpoint: an id, or a file or folder.")],
     limit: Annotated[int, typer.Option(min=1, help="Number of clips to show.")] = 10,
     num_crops: Annotated[int, typer.Option(min=1, help="Number of windows per clip to average.")] = 1,
+    page: Annotated[
+        Path | None, typer.Option("--page", metavar="FILE", help="Write an HTML page for listening to the clips.")
+    ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the clips that are most similar to words or to a sound.
 
     The search is exact; similarity is the cosine of the two embeddings. The embeddings of the clips are kept, so that
-    the next search in them takes seconds.
+    the next search in them takes seconds. With --page, the clips can be played: the page is one HTML file that needs no
+    server.
     """
     if not query.strip():
         raise typer.BadParameter("the query is empty; give words such as 'glass breaking', or an audio file")
@@ -36,10 +40,12 @@ def search(
         from clapcur.data.embeddings import EmbeddingTable
         from clapcur.data.manifest import Manifest
         from clapcur.flows.given import checkpoint_of, clips_of
+        from clapcur.listening.hits_page import as_html
         from clapcur.methods.similarity import top_k
         from clapcur.models.clap import load_model
         from clapcur.stages.embed import EmbedConfig
         from clapcur.stages.ingest.rows import AUDIO_SUFFIXES
+        from clapcur.store.artifacts import write_atomic
         from clapcur.tasks.embed import embed
 
         if sound.suffix.lower() in AUDIO_SUFFIXES and not sound.is_file():
@@ -53,8 +59,11 @@ def search(
         loaded = load_model(checkpoint.path)
         wanted = loaded.embed_audio([sound], num_crops) if sound.is_file() else loaded.embed_text([query])
         similarity_1K, index_1K = top_k(wanted, table.rows_ND, min(limit, len(table.ids)))
-    paths = Manifest.open(manifest).paths
-    found = [(float(cosine), table.ids[index]) for cosine, index in zip(similarity_1K[0], index_1K[0], strict=True)]
+        searched = Manifest.open(manifest)
+        found = [(float(cosine), table.ids[index]) for cosine, index in zip(similarity_1K[0], index_1K[0], strict=True)]
+        if page is not None:
+            write_atomic(page.absolute(), as_html(query, found, searched, model=checkpoint.id))
+    paths = searched.paths
     if as_json:
         for cosine, clip in found:
             print_json({"clip_id": clip, "path": paths[clip], "similarity": cosine})
@@ -64,3 +73,5 @@ def search(
             ("similarity", "clip", "path"), [(f"{cosine:.3f}", clip[:12], paths[clip]) for cosine, clip in found]
         )
     )
+    if page is not None:
+        show(f"open {page.absolute().as_uri()}")
