@@ -58,7 +58,7 @@ SECTIONS = {
     "Stages": (
         "download", "captions", "ingest", "adopt", "train-teacher", "embed", "tag", "train-captioner", "caption",
         "pseudo-label",
-        "curate", "audition", "train-student", "evaluate", "post-train", "zste", "report",
+        "curate", "audition", "map", "train-student", "evaluate", "post-train", "zste", "report",
     ),
     "Use a model": ("classify", "search", "export"),
     "Lineage": ("ls", "show", "trace", "impact", "pairs", "why"),
@@ -133,6 +133,7 @@ COMMANDS = (
         "      --classes classes.txt --evaluation 90aa41 --audio-threshold count:2000 --caption-threshold 0.7",
     ),
     ("audition", auditioning.audition, "clapcur audition c4e6f0 --num-pairs 300"),
+    ("map", auditioning.map_page, "clapcur map c4e6f0 map.html"),
     (
         "train-student",
         stages.train_student,
