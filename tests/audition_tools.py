@@ -57,9 +57,13 @@ class Audition:
 
 def improvement_set(
     store: Store, sounds: Path, num_clips: int = 12, missing: int = 0, strategy: str = "ads", classes=CLASSES,
-    card: Mapping | None = None,
+    card: Mapping | None = None, rows_ND: np.ndarray | None = None, num_unchosen: int = 0,
 ) -> Artifact:  # fmt: skip
-    """Make a set in which each clip has two captions, of its own class and of the next; clips are in `sounds`."""
+    """Make a set in which each clip has two captions, of its own class and of the next; clips are in `sounds`.
+
+    The last `num_unchosen` clips have no pair. With `rows_ND`, the embeddings of the clips and then of the prompts, the
+    set has embeddings among its inputs.
+    """
     names, texts = list(classes), list(classes.values())
     clips = [f"clip{index:060x}" for index in range(0xA1, 0xA1 + num_clips)]
     paths = {clip: sounds / f"{clip[-4:]}.wav" for clip in clips}
@@ -69,7 +73,7 @@ def improvement_set(
     pool = manifest(store, "pool", clips_table(clips, duration_s=[SECONDS] * num_clips), paths=paths)
     teacher_pairs = manifest(store, "pairs", pairs=(), captions=texts)
     rows = []
-    for index, clip in enumerate(clips):
+    for index, clip in enumerate(clips[: num_clips - num_unchosen]):
         for rank in range(2):
             which = (index + rank) % len(names)
             similarity = np.float32(0.9 - 0.017 * index - 0.21 * rank)
@@ -91,7 +95,15 @@ def improvement_set(
 
     stage = Stage("curate", "1", "improvement_set", compute)
     inputs = {"teacher_pairs": teacher_pairs, "pool": pool}
-    config = {"strategy": strategy, "even_classes": False, "caption_threshold": {"count": None, "similarity": 0.7}}
+    if rows_ND is not None:
+        inputs["pool_embeddings"] = building.embeddings(store, "p", clips, rows_ND[:num_clips])
+        inputs["prompt_embeddings"] = building.embeddings(store, "k", names, rows_ND[num_clips:])
+    config = {
+        "strategy": strategy,
+        "class_names": names,
+        "even_classes": False,
+        "caption_threshold": {"count": None, "similarity": 0.7},
+    }
     work = store.open(stage.key(config, inputs))
     return store.commit(work, compute(inputs, config, work), time.time())
 

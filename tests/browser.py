@@ -21,6 +21,10 @@ OPTIONS = (
     "--disable-dev-shm-usage", "--remote-debugging-pipe",
 )  # fmt: skip
 WITHIN_S = 30.0
+CONTROLS = {
+    "button", "checkbox", "combobox", "link", "radio", "searchbox", "slider", "spinbutton", "textbox", "region",
+    "image", "DisclosureTriangle", "dialog",
+}  # fmt: skip
 LEFT = ("navigated", "context was destroyed", "Cannot find context")  # what Chromium says of a page that was left
 
 
@@ -110,6 +114,33 @@ class Browser:
         text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, text=text)
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    def size(self, width: int, height: int = 900, scheme: str = "light") -> None:
+        """Give the page a width and height in px and light or dark surroundings; `open` undoes it."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    def cut_off(self) -> list[str]:
+        """Return what sticks out of the page to the right, where only what scrolls inside itself may."""
+        cut: list[str] = self.run(
+            "(() => { const scrolls = (node) => node && (['auto', 'scroll', 'hidden'].includes("
+            "getComputedStyle(node).overflowX) || scrolls(node.parentElement));"
+            "const wide = [...document.body.querySelectorAll('*')].filter((node) => node.getClientRects().length"
+            " && node.getBoundingClientRect().right > document.documentElement.clientWidth + 1"
+            " && !scrolls(node.parentElement));"
+            "return wide.map((node) => node.tagName + ' ' + node.className + ' ' + node.textContent.slice(0, 40)); })()"
+        )
+        return cut
+
+    def controls(self) -> list[tuple[str, str]]:
+        """Return role and name of every control, as a screen reader is told them."""
+        self.call("Accessibility.enable")
+        nodes = self.call("Accessibility.getFullAXTree")["nodes"]
+        shown = [node for node in nodes if not node.get("ignored")]
+        spoken = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in shown]
+        return [(role, name) for role, name in spoken if role in CONTROLS]
 
     @contextmanager
     def inside_frame(self) -> Iterator[None]:

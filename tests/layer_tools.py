@@ -11,6 +11,7 @@ FOLDERS = (
     "methods",  # pure functions: losses, metrics, similarity, thresholds, contamination, plots
     "models",  # CLAP: audio towers, text encoders, checkpoint formats
     "stages",  # one folder or file for each stage; stages never import each other
+    "listening",  # pages for listening to the hits of a search and to the clips of a set
     "experiments",  # the config of an experiment, its defaults, its checks before the first training
     "tracking",  # MLflow
     "lineage",  # trace, impact, pools, collection, verification, the graph page

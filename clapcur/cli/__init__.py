@@ -64,7 +64,7 @@ SECTIONS = {
     "Stages": (
         "download", "captions", "ingest", "adopt", "train-teacher", "embed", "tag", "train-captioner", "caption",
         "pseudo-label",
-        "curate", "audition", "train-student", "evaluate", "post-train", "zste", "report",
+        "curate", "audition", "marks", "map", "train-student", "evaluate", "post-train", "zste", "report",
     ),
     "Use a model": ("classify", "search", "export", "push", "pull"),
     "Lineage": ("ls", "show", "trace", "impact", "pairs", "why"),
@@ -138,7 +138,13 @@ COMMANDS = (
         "clapcur curate --strategy ads --checkpoint 81d0e4 --pairs 3f2a9c --pool 77b1c2 \\\n"
         "      --classes classes.txt --evaluation 90aa41 --audio-threshold count:2000 --caption-threshold 0.7",
     ),
-    ("audition", auditioning.audition, "clapcur audition c4e6f0 --num-pairs 300"),
+    (
+        "audition",
+        auditioning.audition,
+        "clapcur audition c4e6f0 --num-pairs 300\n  clapcur audition c4e6f0 --label-studio tasks/",
+    ),
+    ("marks", auditioning.marks, "clapcur marks anna.csv ben.csv --output marks.csv"),
+    ("map", auditioning.map_page, "clapcur map c4e6f0 map.html"),
     (
         "train-student",
         stages.train_student,
@@ -170,7 +176,8 @@ COMMANDS = (
         "search",
         searching.search,
         'clapcur search "glass breaking" recordings/ --model 5be7d1\n  '
-        "clapcur search dog.wav 9d02e7 --model clapcur-esc50@champion --json",
+        "clapcur search dog.wav 9d02e7 --model clapcur-esc50@champion --json\n  "
+        'clapcur search "glass breaking" recordings/ --model 5be7d1 --limit 50 --page hits.html',
     ),
     ("ls", looking.ls, "clapcur ls\n  clapcur ls checkpoint --limit 100"),
     ("show", looking.show_one, "clapcur show 5be7d1"),

@@ -8,9 +8,12 @@ similarity  of clip and caption in the set; may be empty
 class       of the caption in the set; may be empty
 ==========  ======================================================================================
 
-A pair without a line was not judged, which does not mean that it is right.
+The audition page adds the columns caption and path, for people. A pair without a line was not judged, which does not
+mean that it is right.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -20,12 +23,20 @@ from clapcur.data.tables import cell_text, read_table
 from clapcur.errors import DataError
 
 COLUMNS = ("clip_id", "caption_id", "mark", "similarity", "class")
+TEXTS = ("caption", "path")  # columns for people, which need not be there
+PAIR = ["clip_id", "caption_id"]
 MARKS = ("wrong", "right")
 Mark = tuple[str, str, Literal["wrong", "right"]]  # clip_id, caption_id, mark
 
 
-def read_marks(path: Path | str) -> pd.DataFrame:
+def read_marks(path: Path | str, with_texts: bool = False) -> pd.DataFrame:
     """Read a table of marks, as the audition page exports it.
+
+    Parameters
+    ----------
+    path : Path or str
+    with_texts : bool
+        Whether to read the columns `TEXTS` too; they are empty if the table does not have them.
 
     Returns
     -------
@@ -39,7 +50,7 @@ def read_marks(path: Path | str) -> pd.DataFrame:
         The file does not exist or is not a table, a column is missing, a mark is unknown, an id is empty, a similarity
         is not in [-1, 1], or a pair is marked both wrong and right.
     """
-    table = _read_text(Path(path))
+    table = _read_text(Path(path), TEXTS if with_texts else ())
     for name in ("clip_id", "caption_id"):
         if len(empty := table.index[table[name] == ""]):
             raise DataError(f"{path}, line {empty[0]}: {name} is empty; a mark needs a clip and a caption")
@@ -54,15 +65,75 @@ def read_marks(path: Path | str) -> pd.DataFrame:
             f"{table['similarity'][bad[0]]!r}"
         )
     table = table.assign(similarity=similarity.astype("float64"))
-    table = table.sort_values(["clip_id", "caption_id", "mark"], ignore_index=True)
-    pairs = table.drop_duplicates(["clip_id", "caption_id", "mark"], ignore_index=True)
-    if len(torn := pairs.index[pairs.duplicated(["clip_id", "caption_id"])]):
-        clip, caption = pairs["clip_id"][torn[0]], pairs["caption_id"][torn[0]]
+    table = table.sort_values([*PAIR, "mark"], kind="stable")
+    pairs = table.drop_duplicates([*PAIR, "mark"])
+    if len(torn := pairs[pairs.duplicated(PAIR, keep=False)]):
+        first, second = sorted(torn.index[:2].tolist())
+        one = torn.iloc[0]
         raise DataError(
-            f"{path} marks {len(torn)} pairs both wrong and right, such as clip {clip[:12]} with "
-            f"caption {caption[:12]}; keep one line of each"
+            f"{path} marks {len(torn) // 2} pairs both wrong and right, such as clip {one['clip_id'][:12]} with "
+            f"caption {one['caption_id'][:12]} (lines {first} and {second}); keep one "
+            "line of each"
         )
-    return pairs
+    return pairs.reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The marks of several people.
+
+    Attributes
+    ----------
+    votes : DataFrame
+        One row per pair that somebody marked, indexed by clip_id and caption_id; one column per person with ``right``,
+        ``wrong`` or None (not marked).
+    about : DataFrame
+        Similarity, class, caption and path of the same pairs, each from the first person whose table has it.
+    """
+
+    votes: pd.DataFrame
+    about: pd.DataFrame
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """`COLUMNS`, `TEXTS`, num_right and num_wrong of every pair with a majority, for `read_marks`."""
+        counts = self.counts
+        counts = counts[counts.num_right != counts.num_wrong]
+        mark = (counts.num_right > counts.num_wrong).map({True: "right", False: "wrong"})
+        table = self.about.loc[counts.index].assign(mark=mark).join(counts).reset_index()
+        return table[[*COLUMNS, *TEXTS, "num_right", "num_wrong"]]
+
+    @property
+    def counts(self) -> pd.DataFrame:
+        """How many people marked each pair right and wrong."""
+        return pd.DataFrame({f"num_{mark}": (self.votes == mark).sum(axis=1) for mark in MARKS})
+
+    @property
+    def disagreements(self) -> pd.DataFrame:
+        """The votes on the pairs that are right to some and wrong to others."""
+        return self.votes[(self.counts > 0).all(axis=1)]
+
+    @property
+    def ties(self) -> pd.DataFrame:
+        """The votes on the pairs that are right to as many as they are wrong to; `table` leaves them out."""
+        counts = self.counts
+        return self.votes[counts.num_right == counts.num_wrong]
+
+
+def merge_marks(tables: Mapping[str, pd.DataFrame]) -> Merged:
+    """Merge the marks of several people.
+
+    Parameters
+    ----------
+    tables : mapping of str to DataFrame
+        The marks of each person by name, as `read_marks` returns them with texts.
+    """
+    votes = pd.DataFrame({name: table.set_index(PAIR)["mark"] for name, table in tables.items()}, dtype=object)
+    votes = votes.sort_index()
+    known = pd.concat(list(tables.values()))[[*PAIR, "similarity", "class", *TEXTS]]
+    about = known.replace("", None).groupby(PAIR, sort=True).first().reindex(votes.index)
+    texts = ["class", *TEXTS]
+    return Merged(votes.where(votes.notna(), None), about.assign(**{name: about[name].fillna("") for name in texts}))
 
 
 def marks_from_file(path: Path | str) -> tuple[Mark, ...]:
@@ -71,8 +142,8 @@ def marks_from_file(path: Path | str) -> tuple[Mark, ...]:
     return tuple(zip(table.clip_id, table.caption_id, table["mark"], strict=True))
 
 
-def _read_text(path: Path) -> pd.DataFrame:
-    """Read the known columns as stripped text, indexed by line number."""
+def _read_text(path: Path, texts: tuple[str, ...]) -> pd.DataFrame:
+    """Read the known columns as stripped text, indexed by line number; those in `texts` may be missing."""
     if not path.is_file():
         raise DataError(f"the table of marks {path} does not exist; export it from the audition page")
     header, rows = read_table(path)
@@ -81,10 +152,11 @@ def _read_text(path: Path) -> pd.DataFrame:
             f"{path} has no column {', '.join(missing)}; a table of marks has {', '.join(COLUMNS)}, "
             f"got {', '.join(header)}"
         )
+    names = [*COLUMNS, *texts]
     cells = {
-        line: [cell_text(row.get(name), f"{path}, line {line}, column {name!r}") for name in COLUMNS]
+        line: [cell_text(row.get(name), f"{path}, line {line}, column {name!r}") for name in names]
         for line, row in rows
     }
-    table = pd.DataFrame.from_dict(cells, orient="index", columns=list(COLUMNS), dtype="str")
+    table = pd.DataFrame.from_dict(cells, orient="index", columns=names, dtype="str")
     ids = ["clip_id", "caption_id", "mark"]
     return table.assign(**{name: table[name].str.lower() for name in ids})  # ids are hexadecimal digits

@@ -17,8 +17,8 @@ from clapcur.store.artifacts import write_atomic
 from clapcur.store.catalog import Catalog
 from clapcur.store.home import Home
 
-NODE = (214, 70)  # px, width and height of a closed node
-GAP = (92, 18)  # px, between columns and between nodes
+NODE = (200, 74)  # px, width and height of a closed node
+GAP = (60, 16)  # px, between columns and between nodes
 EDGE_HEIGHT = 16  # px, height of an edge that passes a column
 MARGIN = 12  # px, around the graph
 COLOURS = {  # on a light and on a dark background
@@ -144,7 +144,7 @@ def _node(graph: Graph, name: str, placed: Layout, run: str | None, is_root: boo
 
 def _name(node: Mapping[str, Any]) -> str:
     """Return the label of a node without repeated words."""
-    return " ".join(dict.fromkeys(str(node.get("label") or _spoken(node["kind"])).split()))
+    return " ".join(dict.fromkeys(str(node.get("label") or _spoken(node["kind"])).replace("_", " ").split()))
 
 
 def _figures(node: Mapping[str, Any]) -> dict[str, dict[str, str]]:

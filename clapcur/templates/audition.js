@@ -25,9 +25,10 @@ function setMark(pair, mark) {
 }
 const cell = (value) => /[",\r\n]/.test(value) ? '"' + String(value).replaceAll('"', '""') + '"' : String(value);
 function marksAsCsv() {
-  const columns = ["clip_id", "caption_id", "mark", "similarity", "class"];
+  const columns = ["clip_id", "caption_id", "mark", "similarity", "class", "caption", "path"];
   const lines = data.pairs.filter((pair) => marks[keyOf(pair)])
-    .map((pair) => columns.map((name) => cell(name === "mark" ? marks[keyOf(pair)] : pair[name])).join(","));
+    .map((pair) => ({ ...pair, mark: marks[keyOf(pair)], path: data.clips[pair.clip_id].path }))
+    .map((row) => columns.map((name) => cell(row[name])).join(","));
   return [columns.join(","), ...lines].join("\n") + "\n";
 }
 
@@ -59,7 +60,7 @@ function makeRow(pair) {
   if (clip.audio) {
     const image = add(scope, "img");
     image.src = "data:image/png;base64," + clip.image;
-    image.alt = "spectrogram";
+    image.alt = "spectrogram of “" + pair.caption + "”";
     image.decoding = "async";
     add(scope, "i");
     scope.title = "click to play from here";
@@ -92,11 +93,12 @@ function makeRow(pair) {
   if (data.cut === "caption") margin.before(toClass);  // the threshold is that of the score above it
   const judge = add(row, "div", "marks");
   judge.setAttribute("role", "group");
-  judge.setAttribute("aria-label", "does the caption describe the sound?");
+  judge.setAttribute("aria-label", "does “" + pair.caption + "” describe the sound?");
   for (const mark of ["right", "wrong"]) {
     const button = add(judge, "button", "", mark);
     button.type = "button";
     button.dataset.mark = mark;
+    button.setAttribute("aria-label", mark + ": “" + pair.caption + "”");
     button.onclick = () => { select(pair); setMark(pair, mark); };
   }
   row.addEventListener("focusin", () => select(pair));
@@ -199,7 +201,7 @@ function showPlaying() {
   for (const pair of data.pairs) {
     const isPlaying = pair === loaded && !player.paused;
     pair.row.classList.toggle("playing", isPlaying);
-    pair.row.querySelector(".play").setAttribute("aria-label", isPlaying ? "pause" : "play");
+    pair.row.querySelector(".play").setAttribute("aria-label", (isPlaying ? "pause" : "play") + " “" + pair.caption + "”");
   }
   if (loaded) loaded.row.classList.add("begun");
   follow();

@@ -28,10 +28,13 @@ for (const node of nodes) {
 const show = () => { const node = document.getElementById(location.hash.slice(1)); if (node) node.open = true; };
 addEventListener('hashchange', show);
 addEventListener('keydown', event => { if (event.key === 'Escape') for (const node of nodes) node.open = false; });
-const fit = () => {
-  const room = document.querySelector('main').clientWidth - 26;
-  graph.style.zoom = Math.max(.55, Math.min(1, room / graph.offsetWidth));
+const main = document.querySelector('main');
+const fit = () => {  // smaller than this, the text is illegible: the graph scrolls instead, with its result in view
+  graph.style.zoom = 1;
+  if (getComputedStyle(graph).display === 'grid') return;
+  graph.style.zoom = Math.max(.7, Math.min(1, (main.clientWidth - 26) / graph.offsetWidth));
+  main.scrollLeft = main.scrollWidth;
 };
 fit();
-addEventListener('resize', () => { graph.style.zoom = 1; fit(); });
+addEventListener('resize', fit);
 show();

@@ -1,13 +1,19 @@
 """search: the clips that are most similar to words or to a sound."""
 
+import hashlib
 import json
+from pathlib import Path
 
+import pandas as pd
 import pytest
+from browser import chromium
 from tiny_clap import CONFIG
 
-from clapcur.data.manifest import caption_id
+from clapcur.data.manifest import Manifest, caption_id, captions_table
+from clapcur.listening.hits_page import as_html
 from clapcur.models.clap import Clap
-from clapcur.testing import write_tone
+from clapcur.stages.audition import AuditionConfig
+from clapcur.testing import clips_table, write_tone
 
 FREQUENCIES_HZ = (300, 500, 900, 1600, 2500, 4000)
 
@@ -95,3 +101,65 @@ def test_a_sound_that_is_not_there_is_no_text(answer, home, model, sounds):
     assert code == 2 and "the query is empty" in err
     code, _, err = answer("search", "dog", "nowhere", "--model", model)
     assert code == 1 and "nowhere" in err
+
+
+# -- the page
+
+
+@pytest.fixture
+def page(answer, home, model, sounds, tmp_path):
+    """Search for one of the sounds, and write the page."""
+    path = tmp_path / "hits.html"
+    code, out, err = answer("search", sounds / "3.wav", sounds, "--model", model, "--limit", 5, "--page", path)
+    assert code == 0 and path.as_uri() in out, err
+    return path
+
+
+def test_the_hits_are_heard_on_a_page_that_needs_nothing_else(page, sounds):
+    """A page that loses a sound, or that asks somebody else for one, fails in front of the people it was sent to."""
+    with chromium() as browser:
+        browser.open(page.as_uri())
+        scores = browser.run("[...document.querySelectorAll('.scores strong')].map(cell => Number(cell.textContent))")
+        names = browser.run("[...document.querySelectorAll('li .caption')].map(cell => cell.textContent)")
+        assert scores == sorted(scores, reverse=True) and len(scores) == 5 and scores[0] == 1.0
+        assert names[0] == "3.wav" and len(set(names)) == 5
+        assert browser.run("document.querySelectorAll('.silent').length") == 0
+        for index in (0, 1, 5):  # the query, then the hits
+            browser.run(f"document.querySelectorAll('.play')[{index}].click()")
+            browser.wait("document.getElementById('player').readyState >= 2")
+            browser.wait(f"document.querySelectorAll('.pair')[{index}].matches('.playing')")
+            assert browser.run("document.getElementById('player').duration") == pytest.approx(0.6, abs=0.12)
+            assert browser.run("document.querySelectorAll('.playing').length") == 1
+            label = browser.run(f"document.querySelectorAll('.play')[{index}].getAttribute('aria-label')")
+            assert label.startswith("pause ")
+        browser.run("document.querySelectorAll('.play')[5].click()")
+        browser.wait("document.getElementById('player').paused && !document.querySelector('.playing')")
+        assert {url for url in browser.requested() if not url.startswith("data:")} == {page.as_uri()}
+        assert browser.complaints() == []
+        assert [role for role, name in browser.controls() if not name] == []
+        for width in (1280, 390):
+            browser.size(width)
+            assert browser.cut_off() == []
+
+
+def test_the_page_keeps_its_size_and_says_which_clips_cannot_be_played(sounds):
+    """A page of thousands of hits must open, and a dead button reads as a broken page."""
+    write_tone(sounds / "<b>bold & low.wav", 200, seed=9)
+    paths = [str(path) for path in sorted(sounds.iterdir())]
+    clips = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths]
+    manifest = Manifest(
+        clips=clips_table(clips, duration_s=[0.6] * len(clips)),
+        captions=captions_table([]),
+        pairs=pd.DataFrame({"clip_id": [], "caption_id": []}, dtype="str"),
+        locations=pd.DataFrame({"clip_id": clips, "path": paths}),
+    )
+    hits = [(0.9 - 0.1 * index, clip) for index, clip in enumerate(clips)]
+    whole = as_html("<i>rain</i>", hits, manifest, model="m")
+    assert whole.count("data:image/png") == len(clips) and "cannot be played here" not in whole
+    assert "&lt;b&gt;bold &amp; low.wav" in whole and "<b>bold" not in whole and "<i>rain" not in whole
+    limit = len(whole.encode()) * 2 // 3
+    less = as_html("rain", hits, manifest, model="m", config=AuditionConfig(max_bytes=limit))
+    assert len(less.encode()) <= limit and 0 < less.count("data:image/png") < len(clips)
+    assert f"{less.count('size limit')} of {len(clips)} clips cannot be played here" in less
+    with pytest.raises(ValueError, match="give a lower --limit"):
+        as_html("rain", hits, manifest, model="m", config=AuditionConfig(max_bytes=5000))

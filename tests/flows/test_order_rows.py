@@ -90,7 +90,7 @@ def test_a_comparison_shows_order_beside_accuracy_and_leads_to_the_sounds(tones,
 
     page, table = ((made.path / name).read_text() for name in ("report.html", "table.md"))
     assert "order, %" in page and "post-trained on composed sounds, to learn their order" in page
-    assert "| order | vs teacher |" in table and "order: how often the caption" in table
+    assert "| order | order vs teacher |" in table and "order: how often the caption" in table
     assert (made.path / "table.csv").read_text().splitlines()[0].endswith("order_vs_teacher_high")
 
     others = dataclasses.replace(experiment_from_file(tones).order, num_groups=1)

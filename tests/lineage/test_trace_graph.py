@@ -125,7 +125,7 @@ def test_every_artifact_of_the_tree_is_on_the_page_once_with_its_figures(home, m
     inputs = {(below, name) for name in expected for below in home.store.find(name).record.inputs.values()}
     assert sorted(edges) == sorted(inputs)
     of_set = text.partition(f'id="a{made["set"].id}"')[2].partition("</details>")[0]
-    assert "<th>threshold.audio<td>0.41" in of_set and "<th>pairs<td>3" in of_set
+    assert "<th scope=row>threshold.audio<td>0.41" in of_set and "<th scope=row>pairs<td>3" in of_set
     assert of_set.count("threshold.audio<td>") == 1  # a threshold is not told again as a metric
     assert f'href="{made["set"].path.as_uri()}"' in of_set
     assert f"<code>{RUN}</code>" in text.partition(f'id="a{made["student"].id}"')[2].partition("</details>")[0]
@@ -190,3 +190,9 @@ def test_people_open_a_node_and_see_what_made_it(page, made):
             " && a.top < b.bottom && b.top < a.bottom)); })()"
         )
         assert overlaps is False
+        browser.size(390)
+        browser.run("dispatchEvent(new Event('resize'))")
+        assert browser.cut_off() == []
+        lefts = browser.run("[...document.querySelectorAll('.node')].map(node => node.getBoundingClientRect().left)")
+        assert len(set(lefts)) == 1  # on a phone a list
+        assert [role for role, name in browser.controls() if not name] == []

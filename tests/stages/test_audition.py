@@ -359,7 +359,10 @@ def test_a_table_without_marks_is_empty(tmp_path):
         (HEADER + "a,,wrong,0.5,x\n", "line 2: caption_id is empty"),
         (HEADER + "a,b,wrong,70,x\n", r"line 2: similarity must be a cosine in \[-1, 1\] or empty, got '70'"),
         (HEADER + "a,b,wrong,high,x\n", "got 'high'"),
-        (HEADER + "a,b,wrong,0.5,x\na,b,right,0.5,x\n", "marks 1 pairs both wrong and right, such as clip a with cap"),
+        (
+            HEADER + "a,b,wrong,0.5,x\na,b,right,0.5,x\n",
+            r"marks 1 pairs both wrong and right, such as clip a with caption b \(lines 2 and 3\)",
+        ),
         (HEADER + "a,b,wrong,0.5,x\n\n\n\na,b,bad,0.5,x\n", "line 6: mark must be wrong or right"),
         ("", "is empty: the first line must name the columns"),
     ],

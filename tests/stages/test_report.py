@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
+from browser import chromium
 
 from clapcur.data.report_table import Change, ReportTable
 from clapcur.data.scores import Contamination
@@ -336,6 +337,33 @@ def test_the_same_scores_make_the_same_bytes(tmp_path):
     assert set(digests[0]) == {
         "table.json", "table.csv", "table.md", "accuracy.png", "per_class.png", "report.html"
     }  # fmt: skip
+
+
+def test_no_two_columns_have_one_name(report):
+    """Two columns "vs teacher" look as if one number stood in the table twice."""
+    for text, cell in (
+        ((report.path / "table.md").read_text().splitlines()[2].strip("| "), r"\s*\|\s*"),
+        (re.findall(r"<thead>(.*?)</thead>", (report.path / "report.html").read_text(), re.S)[0], r"<[^>]+>+\s*"),
+    ):
+        names = [name for name in re.split(cell, text) if name]
+        assert len(names) == len(set(names)) >= 6 and "transductive vs teacher" in names
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_width_hides_a_number_of_the_page(report, width):
+    """On a phone, the columns to the right are never seen: each row becomes a block that names its numbers."""
+    with chromium() as browser:
+        browser.open((report.path / "report.html").as_uri())
+        browser.size(width)
+        assert browser.cut_off() == []
+        hidden = browser.run(
+            "[...document.querySelectorAll('td')].filter((cell) => {const box = cell.getBoundingClientRect();"
+            "return box.width < 1 || box.right > document.documentElement.clientWidth}).length"
+        )
+        assert hidden == 0
+        unnamed = "[...document.querySelectorAll('td')].filter((cell) => !cell.dataset.column).length"
+        assert browser.run(unnamed) == 0
+        assert [role for role, name in browser.controls() if not name] == []
 
 
 @pytest.mark.parametrize("width", [80, 120])

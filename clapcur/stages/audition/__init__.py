@@ -133,7 +133,7 @@ def audition(inputs: Mapping[str, Artifact], config: AuditionConfig, work: Works
             f"a page of {config.num_pairs} pairs needs {config.max_bytes - room:,} bytes even without audio, but "
             f"max_bytes is {config.max_bytes:,}; raise it, or lower num_pairs"
         )
-    _embed_sounds(clips, room, config)
+    embed_sounds(clips, room, config)
     write_atomic(work.path / "audition.html", as_html(facts, records, clips))
     kinds = {clip: entry.get("kind", "embedded") for clip, entry in clips.items()}
     table = pairs.assign(sound=pairs["clip_id"].map(kinds))
@@ -219,22 +219,45 @@ def _silent_clips(
     table = pd.concat([manifest.clips for manifest in manifests])
     durations = dict(zip(table["clip_id"], table["duration_s"], strict=True))
     recordings = dict(zip(table["clip_id"], table["recording_id"], strict=True))
-    clips = {}
-    for clip, path in paths.items():
-        duration_s = durations[clip]
-        is_cut = duration_s > config.max_seconds
-        clips[clip] = {
-            "path": path,
-            "recording_id": recordings[clip],
-            "excerpt": f"{'middle ' + format(config.max_seconds, 'g') + ' of ' if is_cut else ''}{duration_s:.1f} s",
-            "kind": "left out",
-            "note": PAGE_FULL,
-        }
-    return clips
+    return {clip: silent_clip(path, durations[clip], recordings[clip], config) for clip, path in paths.items()}
 
 
-def _embed_sounds(clips: dict[str, dict[str, str]], room: int, config: AuditionConfig) -> None:
-    """Add audio and spectrogram to the clips, one by one, until the next does not fit on the page."""
+def silent_clip(path: str, duration_s: float, recording_id: str, config: AuditionConfig) -> dict[str, str]:
+    """Return a page's entry for a clip without audio: ``path``, ``recording_id``, ``excerpt``, ``kind``, ``note``.
+
+    Parameters
+    ----------
+    path : str
+    duration_s : float
+        Duration of the whole clip, in s.
+    recording_id : str
+        The recording that the clip was cut from; may be empty.
+    config : AuditionConfig
+    """
+    is_cut = duration_s > config.max_seconds
+    return {
+        "path": path,
+        "recording_id": recording_id,
+        "excerpt": f"{'middle ' + format(config.max_seconds, 'g') + ' of ' if is_cut else ''}{duration_s:.1f} s",
+        "kind": "left out",
+        "note": PAGE_FULL,
+    }
+
+
+def embed_sounds(clips: dict[str, dict[str, str]], room: int, config: AuditionConfig, with_images: bool = True) -> None:
+    """Add audio and spectrogram to the clips, one by one, until the next does not fit on the page.
+
+    Parameters
+    ----------
+    clips : dict of str to dict
+        Entries by clip id, as `silent_clip` returns them. Those that get audio have ``audio`` and ``image`` (base64)
+        instead of ``kind`` and ``note``; for those that cannot be decoded, these two give the reason.
+    room : int
+        Maximum number of bytes to add to the page.
+    config : AuditionConfig
+    with_images : bool
+        Whether to add spectrograms.
+    """
     with progress("audition", len(clips), "clips") as advance:
         for name, silent in clips.items():
             try:
@@ -244,10 +267,9 @@ def _embed_sounds(clips: dict[str, dict[str, str]], room: int, config: AuditionC
                 note = "file not found" if is_missing else f"{problem.reason}: {problem.detail}"
                 entry = silent | {"kind": problem.reason.replace("_", " "), "note": note}
             else:
-                media = {
-                    "audio": as_mp3(waveform, config.sample_rate),
-                    "image": as_spectrogram(waveform, config.sample_rate),
-                }
+                media = {"audio": as_mp3(waveform, config.sample_rate)}
+                if with_images:
+                    media["image"] = as_spectrogram(waveform, config.sample_rate)
                 entry = {part: text for part, text in silent.items() if part not in ("kind", "note")}
                 entry |= {part: base64.b64encode(content).decode() for part, content in media.items()}
             room -= size_of(entry) - size_of(silent)
@@ -257,4 +279,4 @@ def _embed_sounds(clips: dict[str, dict[str, str]], room: int, config: AuditionC
             advance()
 
 
-STAGE = Stage("audition", "1", "audition", audition)
+STAGE = Stage("audition", "2", "audition", audition)

@@ -387,4 +387,4 @@ def render(rows: Sequence[ReportLine]) -> "Table":
     return table
 
 
-STAGE = Stage("report", "3", "report", report)
+STAGE = Stage("report", "4", "report", report)

@@ -46,6 +46,10 @@ KNOWN_BY = {
     "near_duplicate": "a near duplicate",
 }
 CHANGES = ("vs_teacher", "vs_continued", "transductive_vs_teacher")
+COLUMNS = (
+    "accuracy, %", "95 % interval", "vs teacher", "vs continued", "transductive, %", "transductive vs teacher",
+    "order, %", "order vs teacher",
+)  # of the page; the last two only if a row was scored on order  # fmt: skip
 
 
 def as_csv(rows: Sequence[ReportLine]) -> str:
@@ -80,9 +84,9 @@ def as_csv(rows: Sequence[ReportLine]) -> str:
 
 def as_markdown(table: ReportTable) -> str:
     """Return the table as Markdown, in per cent; changes whose interval excludes zero are bold."""
-    head = "| | accuracy | 95 % interval | vs teacher | vs continued | transductive | vs teacher |"
+    head = "| | accuracy | 95 % interval | vs teacher | vs continued | transductive | transductive vs teacher |"
     has_order = any(row.order for row in table.rows)
-    lines = [head + " order | vs teacher |" * has_order, "|---|--:|:-:|--:|--:|--:|--:|" + "--:|--:|" * has_order]
+    lines = [head + " order | order vs teacher |" * has_order, "|---|--:|:-:|--:|--:|--:|--:|" + "--:|--:|" * has_order]
     for row in table.rows:
         heard = row.order.vs_teacher if row.order else None
         shown = (change_text(change) for change in (*(getattr(row, name) for name in CHANGES), heard))
@@ -302,6 +306,7 @@ def as_html(table: ReportTable, folder: Path) -> str:
         note=table.note,
         verdict=table.verdict.text if table.verdict else "",
         rows=[_shown(row, row.accuracy == best) for row in rows],
+        columns=COLUMNS,
         meanings=MEANING,
         has_order=any(row.order for row in rows),
         figures=[
