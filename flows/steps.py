@@ -92,7 +92,7 @@ def first_captions(experiment: Experiment, manifests: Manifests, campaign: Campa
     experiment : Experiment
         An experiment with `captioning`.
     manifests : mapping of str to Artifact
-        By role: ``pool`` and ``evaluation``.
+        By role: ``pool`` and, if any, ``evaluation``, whose clips get no captions.
     campaign : Campaign, optional
     """
     settings, pool = experiment.captioning, manifests["pool"]
@@ -109,7 +109,7 @@ def first_captions(experiment: Experiment, manifests: Manifests, campaign: Campa
             "prompt_embeddings": embed_prompts(teacher, prompts(experiment.class_names, experiment.prompt), campaign),
         }
     tags = tagged(experiment, pool, campaign, heard)
-    given = {"pool": pool, "tags": tags, "evaluation": manifests["evaluation"]}
+    given = {"pool": pool, "tags": tags} | {role: manifests[role] for role in ("evaluation",) if role in manifests}
     return caption(settings.without_model(), given, "pairs", campaign)
 
 

@@ -106,7 +106,11 @@ def improve(
     ] = None,
     classes: ClassFile = None,
     evaluation: Annotated[
-        Path | None, typer.Option(help="Clips with labels: a table with columns path and label.")
+        Path | None,
+        typer.Option(
+            help="Clips with labels: a table with columns path and label, which `clapcur label` makes; default: "
+            "nothing is measured."
+        ),
     ] = None,
     captions: Annotated[
         Path | None, typer.Option(help="More captions, without audio: a table with a caption column.")
@@ -137,8 +141,9 @@ def improve(
     """Train a student that improves on its teacher, from your recordings.
 
     Compares the student with its teacher and with the control: the teacher, trained further for the same budget.
-    Give an experiment file, or the four paths --pairs, --pool, --classes and --evaluation. With --tagger, or with a
-    --checkpoint that tags the pool, you can omit --pairs: captions are generated for the pool.
+    Give an experiment file, or the paths --pairs, --pool, --classes and --evaluation. With --tagger, or with a
+    --checkpoint that tags the pool, you can omit --pairs: captions are generated for the pool. Without --evaluation a
+    student is trained, but nothing shows whether it is better: `clapcur label` makes such a table from the pool.
     """
     given = {
         "--pairs": pairs, "--pool": pool, "--evaluation": evaluation, "--captions": captions, "--tagger": tagger
@@ -147,7 +152,7 @@ def improve(
         raise typer.BadParameter("give an experiment file or the paths, not both; the file holds the paths")
     generated = pairs is None and (tagger is not None or checkpoint is not None)
     first = {"--pool": pool} if generated else {"--pairs": pairs}
-    needed = {**first, "--classes": classes, "--evaluation": evaluation}
+    needed = {**first, "--classes": classes}
     if config is None and (missing := [flag for flag, value in needed.items() if not value]):
         raise typer.BadParameter(f"give an experiment file, or {', '.join(missing)} as well")
     from clapcur.audio.addresses import is_url
@@ -160,7 +165,7 @@ def improve(
     if config is not None:
         experiment = recipes.experiment_from_file(config)
     else:
-        assert classes and evaluation
+        assert classes
         experiment = recipes.starter(
             name=name, pairs=pairs, pool=pool, class_names=classes, evaluation=evaluation, captions=captions,
             checkpoint=checkpoint, tagger=str(tagger) if tagger else None, rows=(Row.parse(strategy),),
@@ -223,7 +228,8 @@ def compare(
     if show_report(report, where, as_json):
         from clapcur.data.report_table import ReportTable
 
-        found = {line.row.name: (line.accuracy, line.sd) for line in ReportTable.open(report).rows}
+        rows = ReportTable.open(report).rows
+        found = {line.row.name: (line.accuracy, line.sd) for line in rows if line.accuracy is not None}
         if lines := wang2023.beside(experiment.name, found):
             show(columns_table(("", "here", "Wang et al. 2023"), lines, right=("here", "Wang et al. 2023")), "")
         show_where_to_look(report, where)
@@ -287,7 +293,7 @@ def run_flow(flow: Callable[..., T], *arguments: Any, **options: Any) -> T:
 
 
 def scored_rows(report: Artifact, home: Home) -> list[dict[str, Any]]:
-    """Return one entry per row and seed of a report, in the form that programs rely on."""
+    """Return one entry per row and seed of a report, in the form that programs rely on; null: not measured."""
     from clapcur.data.report_table import ReportTable
     from clapcur.store.catalog import Catalog
 
@@ -328,12 +334,13 @@ def show_report(report: Artifact, home: Home, as_json: bool) -> bool:
 
     table = ReportTable.open(report)
     if as_json:
-        print_json({"home": str(home.root), "rows": scored_rows(report, home)})
+        print_json({"home": str(home.root), "verdict": table.conclusion, "rows": scored_rows(report, home)})
         return False
     show(render(table.rows))
-    if table.verdict is not None:
-        show(f"{table.verdict.text}\n")
-    show(f"Changes are in points, with paired 95 % intervals. Full report: {report.path / 'report.html'}\n")
+    if table.conclusion:
+        show(f"{table.conclusion}\n")
+    changes = "Changes are in points, with paired 95 % intervals. " if table.is_measured else ""
+    show(f"{changes}Full report: {report.path / 'report.html'}\n")
     return True
 
 
@@ -347,8 +354,11 @@ def show_where_to_look(report: Artifact, home: Home) -> None:
         place = home.store.folder("checkpoint", verdict.checkpoint)
         show(f"Model to use ({verdict.line.name}), for clapcur.load_model: {place}")
     students = [row for row in scored_rows(report, home) if row["improvement_set"]]
+    if students and verdict is None:
+        place = home.store.folder("checkpoint", students[0]["checkpoint"])
+        show(f"Student, for clapcur.load_model: {place}")
     if students:
-        best = max(students, key=lambda row: row["accuracy"])
+        best = max(students, key=lambda row: row["accuracy"] or 0.0)
         chosen = ImprovementSet(home.store.folder("improvement_set", best["improvement_set"]))
         clip = next(chosen.blocks(["clip_id"]))["clip_id"][0].as_py()
         show(
