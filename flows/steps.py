@@ -8,7 +8,8 @@ Inside a flow every stage of a step is a task of that flow; outside a flow the s
 from collections.abc import Mapping
 
 from clapcur.config import from_dict
-from clapcur.data.class_names import prompts
+from clapcur.data.class_names import PROMPT, prompts
+from clapcur.data.embeddings import EmbeddingTable
 from clapcur.data.rows import GENERATED, TAGGED, Row
 from clapcur.experiments import preflight
 from clapcur.experiments.config import Experiment
@@ -299,6 +300,27 @@ def embed_prompts(checkpoint: Artifact, class_prompts: tuple[str, ...], campaign
     campaign : Campaign, optional
     """
     return embed(EmbedConfig(what="prompts", prompts=class_prompts), {"checkpoint": checkpoint}, "prompts", campaign)
+
+
+def predicted_classes(
+    checkpoint: Artifact, clips: Artifact, class_names: tuple[str, ...], num_crops: int = 1
+) -> dict[str, str]:
+    """Embed clips and class prompts, and return the class of the nearest prompt of each embedded clip.
+
+    Parameters
+    ----------
+    checkpoint : Artifact
+    clips : Artifact
+        Manifest of the clips.
+    class_names : tuple of str
+    num_crops : int
+        Number of crops per clip whose embeddings are averaged.
+    """
+    inputs = {"checkpoint": checkpoint, "manifest": clips}
+    audio = EmbeddingTable.open(embed(EmbedConfig(what="audio", num_crops=num_crops), inputs, "pool"))
+    prompts_KD = EmbeddingTable.open(embed_prompts(checkpoint, prompts(class_names, PROMPT))).rows_ND
+    best_N = (audio.rows_ND @ prompts_KD.T).argmax(axis=1)
+    return {clip: class_names[index] for clip, index in zip(audio.ids, best_N, strict=True)}
 
 
 def improvement_sets(

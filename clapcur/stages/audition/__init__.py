@@ -126,14 +126,14 @@ def audition(inputs: Mapping[str, Artifact], config: AuditionConfig, work: Works
     facts = _facts(source, card, thresholds, pairs, config)
     shown = pairs[[name for name in TABLE_COLUMNS if name in pairs and name not in ("rank", "weight", "path")]]
     records = json.loads(shown.to_json(orient="records", double_precision=6))
-    clips = _silent_clips(pairs, manifests, config)
+    clips = silent_clips(pairs, manifests, config)
     room = config.max_bytes - HEAD_ROOM - len(as_html(facts, records, clips).encode())
     if room < 0:
         raise ValueError(
             f"a page of {config.num_pairs} pairs needs {config.max_bytes - room:,} bytes even without audio, but "
             f"max_bytes is {config.max_bytes:,}; raise it, or lower num_pairs"
         )
-    _embed_sounds(clips, room, config)
+    embed_sounds(clips, room, config)
     write_atomic(work.path / "audition.html", as_html(facts, records, clips))
     kinds = {clip: entry.get("kind", "embedded") for clip, entry in clips.items()}
     table = pairs.assign(sound=pairs["clip_id"].map(kinds))
@@ -211,10 +211,19 @@ def _facts(
     }  # fmt: skip
 
 
-def _silent_clips(
+def silent_clips(
     pairs: pd.DataFrame, manifests: Iterable[Manifest], config: AuditionConfig
 ) -> dict[str, dict[str, str]]:
-    """Return the page's entry for each clip, in the order of the pairs, without audio."""
+    """Return the page's entry for each clip, in the order of the pairs, without audio.
+
+    Parameters
+    ----------
+    pairs : DataFrame
+        With columns ``clip_id`` and ``path``.
+    manifests : iterable of Manifest
+        Manifests that describe the clips.
+    config : AuditionConfig
+    """
     paths = dict(zip(pairs["clip_id"], pairs["path"], strict=True))
     table = pd.concat([manifest.clips for manifest in manifests])
     durations = dict(zip(table["clip_id"], table["duration_s"], strict=True))
@@ -233,8 +242,17 @@ def _silent_clips(
     return clips
 
 
-def _embed_sounds(clips: dict[str, dict[str, str]], room: int, config: AuditionConfig) -> None:
-    """Add audio and spectrogram to the clips, one by one, until the next does not fit on the page."""
+def embed_sounds(clips: dict[str, dict[str, str]], room: int, config: AuditionConfig) -> None:
+    """Add audio and spectrogram to the clips, one by one, until the next does not fit on the page.
+
+    Parameters
+    ----------
+    clips : dict
+        Entries of the page by clip id, as `silent_clips` returns them; they are replaced.
+    room : int
+        Characters left on the page.
+    config : AuditionConfig
+    """
     with progress("audition", len(clips), "clips") as advance:
         for name, silent in clips.items():
             try:
