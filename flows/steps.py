@@ -53,13 +53,12 @@ CANDIDATES = (  # embeddings that a curation compares: role of the table, what i
 )
 
 
-def ingest_all(experiment: Experiment, campaign: Campaign) -> dict[str, Artifact]:
-    """Ingest everything that an experiment names, check that it fits, and return the manifests by role.
+def manifests_of(experiment: Experiment, campaign: Campaign | None = None) -> dict[str, Artifact]:
+    """Ingest what an experiment trains and evaluates on, and return the manifests by the roles of `Manifests`.
 
-    In addition to the roles of `Manifests` there are ``single_sounds`` and ``order``, if the experiment sets them. For
-    a named pool, the manifest is its newest version.
+    For a named pool, the manifest is its newest version. Nothing is checked.
     """
-    manifests = {}
+    manifests: dict[str, Artifact] = {}
     for role in ("pairs", "pool", "captions", "evaluation"):
         config: IngestConfig | None = getattr(experiment, role)
         if config is not None:
@@ -72,6 +71,15 @@ def ingest_all(experiment: Experiment, campaign: Campaign) -> dict[str, Artifact
     if experiment.more_pairs or experiment.share_of_pairs < 1:
         parts = [manifests["pairs"], *(ingest(config, "pairs", campaign) for config in experiment.more_pairs)]
         manifests["pairs"] = merge(MergeConfig(share=experiment.share_of_pairs), parts, "pairs", campaign)
+    return manifests
+
+
+def ingest_all(experiment: Experiment, campaign: Campaign) -> dict[str, Artifact]:
+    """Ingest everything that an experiment names, check that it fits, and return the manifests by role.
+
+    In addition to the roles of `Manifests` there are ``single_sounds`` and ``order``, if the experiment sets them.
+    """
+    manifests = manifests_of(experiment, campaign)
     if manifests["pairs"].is_made:
         preflight.check_manifests(experiment, manifests)
     if experiment.single_sounds is not None:

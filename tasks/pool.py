@@ -5,6 +5,7 @@ from prefect.settings import PREFECT_API_URL
 
 from clapcur.lineage import pools
 from clapcur.stages.pool import STAGE
+from clapcur.store import dry_run
 from clapcur.store.artifacts import Artifact
 from clapcur.store.catalog import Campaign
 from clapcur.store.home import Home
@@ -38,7 +39,7 @@ def grow(name: str, landing: Artifact | None = None, campaign: Campaign | None =
         tags = {"role": "pool", "pool": name, "name": f"{name} v{config.version}"}
         lease.check()  # raises if another process took over; its version is then the parent of the next
         version = run_stage(STAGE, config, inputs, campaign, tags)
-    if PREFECT_API_URL.value():
+    if PREFECT_API_URL.value() and dry_run.current() is None:
         counts = version.record.counts
         payload = {"pool": name, "version": config.version, "id": version.id, "added": counts["added"]}
         emit_event(LANDED, {"prefect.resource.id": f"clapcur.pool.{name}"}, payload=payload)

@@ -1,6 +1,8 @@
 """The commands for the full pipeline: demo, init, improve and compare. They run the flows."""
 
+import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -134,6 +136,14 @@ def improve(
         ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds such as 0,1,2; default: from the config, or 0.")] = "",
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="Choose the numbers of training examples so that the command takes about this long; prints them as "
+            "lines for the config.",
+        ),
+    ] = None,
     dry_run: DryRunOption = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -172,6 +182,8 @@ def improve(
         )  # fmt: skip
     experiment = with_seeds(experiment, seeds)
     where = open_home(home)
+    if minutes is not None:
+        experiment = within_minutes(experiment, minutes, strategy=strategy, soft_labels=soft_labels)
     if dry_run:
         return show_dry_run("improve", experiment, as_json, strategy=strategy, soft_labels=soft_labels)
     with working():
@@ -180,6 +192,30 @@ def improve(
         report = run_flow(flow, experiment, strategy=strategy, soft_labels=soft_labels)
     if show_report(report, where, as_json):
         show_where_to_look(report, where)
+
+
+def within_minutes(experiment: "Experiment", minutes: float, **options: Any) -> "Experiment":
+    """Return the experiment with trainings that fit a time limit, and log what was chosen.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    minutes : float
+    **options
+        Further arguments of the flow.
+    """
+    with working():
+        from clapcur.flows import budget
+        from clapcur.flows.improve import improve as flow
+
+        chosen = budget.within(experiment, partial(flow.fn, **options), minutes)
+    by = "a short measurement" if chosen.is_measured else "earlier runs in this home"
+    uncounted = f", not counting {', '.join(chosen.unknown)}" if chosen.unknown else ""
+    logging.getLogger("clapcur").info(
+        "--minutes %g chose the numbers of training examples, for about %.1f min going by %s%s; in a config:\n%s",
+        minutes, chosen.seconds / 60, by, uncounted, chosen.lines,
+    )  # fmt: skip
+    return chosen.experiment
 
 
 def compare(
