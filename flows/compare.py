@@ -19,21 +19,24 @@ def compare(experiment: Experiment) -> Artifact:
     Returns
     -------
     Artifact
-        The report; its inputs are the scores, from which every checkpoint, Improvement-Set and pair can be traced.
+        The report; its inputs are the scores and checkpoints, from which every Improvement-Set and pair can be traced.
+        Without an evaluation set there are no scores, and the report says that nothing was measured.
     """
     preflight.check_config(experiment)
     campaign = Campaign(experiment.name, f"compare {experiment.name}", signature(experiment))
     manifests = ingest_all(experiment, campaign)
-    rows, scores = [], {}
+    rows, inputs = [], {}
     for seed in experiment.seeds:
         teacher = teacher_of(experiment, seed, manifests, campaign)
         sets = improvement_sets(experiment, manifests, teacher, seed, campaign)
         for row in experiment.rows:
             checkpoint = checkpoint_of(experiment, row, seed, manifests, teacher, sets, campaign)
             line = ReportRow.of(row, seed)
-            scores[line.scores] = score(experiment, row, seed, manifests, checkpoint, campaign)
+            inputs[line.checkpoint] = checkpoint
+            if experiment.evaluation is not None:
+                inputs[line.scores] = score(experiment, row, seed, manifests, checkpoint, campaign)
             if experiment.order is not None:
                 heard = order_scores(experiment.order, checkpoint, manifests["order"], row, seed, campaign)
-                scores[line.order_scores] = heard
+                inputs[line.order_scores] = heard
             rows.append(line)
-    return report(ReportConfig(title=experiment.name, rows=tuple(rows), note=experiment.note), scores, campaign)
+    return report(ReportConfig(title=experiment.name, rows=tuple(rows), note=experiment.note), inputs, campaign)

@@ -296,6 +296,8 @@ def evaluate(
 ) -> State:
     """Score a checkpoint zero-shot on the labelled clips of an experiment."""
     experiment = load(config)
+    if experiment.evaluation is None:
+        raise DataError(f"{config} has no evaluation set; add `evaluation`, a table of labelled clips")
     scored = artifact(checkpoint, "checkpoint")
     row, seed = Row.of(scored.record), int(scored.record.tags.get("seed", 0))
     manifests = {"evaluation": ingest(experiment.evaluation, "evaluation", campaign(experiment))}

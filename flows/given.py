@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+from clapcur.audio.addresses import absolute, is_url
 from clapcur.lineage.queries import find
 from clapcur.stages.adopt import AdoptConfig
-from clapcur.stages.ingest import IngestConfig
+from clapcur.stages.ingest import POOL, IngestConfig
 from clapcur.store.artifacts import Artifact
 from clapcur.store.home import Home
 from clapcur.tasks.adopt import adopt
 from clapcur.tasks.ingest import ingest
+from clapcur.tasks.pool import grow
 
 
 def checkpoint_of(home: Home, name: str) -> Artifact:
@@ -23,3 +25,12 @@ def clips_of(home: Home, name: str) -> Artifact:
     if not Path(name).exists():
         return find(home, name, "manifest")
     return ingest(IngestConfig(source=str(Path(name).absolute())), "clips")
+
+
+def pool_of(home: Home, name: str) -> Artifact:
+    """Return the manifest that an id or ``pool:NAME`` means, or a folder, table, shard or URL, which is ingested."""
+    if name.startswith(POOL):
+        return grow(name.removeprefix(POOL))
+    if not is_url(name) and not Path(name).exists():
+        return find(home, name, "manifest")
+    return ingest(IngestConfig(source=absolute(str(Path.cwd()), name)), "pool")

@@ -1,6 +1,9 @@
 """Plan a flow: take its own steps in a dry run, to see what it would compute."""
 
-from collections.abc import Callable
+import functools
+import math
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,10 +11,13 @@ from clapcur.data import champions
 from clapcur.data.manifest import Manifest
 from clapcur.data.rows import SEARCHED
 from clapcur.experiments.config import Experiment
+from clapcur.experiments.findings import Finding, findings
 from clapcur.flows.recurate import bring_up_to_date, pool_name
+from clapcur.flows.steps import manifests_of, model_of
 from clapcur.lineage import pools
+from clapcur.models.config import ClapConfig
 from clapcur.store.artifacts import Artifact
-from clapcur.store.dry_run import dry_run
+from clapcur.store.dry_run import DryRun, dry_run
 from clapcur.store.home import Home
 from clapcur.store.readable import label
 from clapcur.store.record import Record
@@ -56,12 +62,32 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Disk:
+    """The disk space that a flow would take, in bytes."""
+
+    written: int
+    """Estimated size of new checkpoints, imported models and embeddings."""
+    meanwhile: int
+    """Estimated size of the state of one training, which is deleted at its end."""
+    free: int
+    """Free space on the disk of the home."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the free space is enough."""
+        return self.written + self.meanwhile <= self.free
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a flow would do."""
 
     steps: tuple[Step, ...]
     num_results: int
     num_reused: int
+    disk: Disk
+    findings: tuple[Finding, ...]
+    """What looks wrong with the inputs."""
     due: str | None = None
     """For a re-curation: why it is due, empty if it is not; None for any other flow."""
     missing: str = ""
@@ -80,27 +106,35 @@ class Plan:
         return tuple(step.what for step in self.steps if step.seconds is None)
 
 
-def plan(experiment: Experiment, flow: Callable[[Experiment], Any]) -> Plan:
-    """Return what a flow would compute for an experiment, and how long that takes.
+def plan(
+    experiment: Experiment, flow: Callable[[Experiment], Any], measured: Mapping[str, float] | None = None
+) -> Plan:
+    """Return what a flow would compute for an experiment, how long that takes, how large it is, and what looks wrong.
 
-    Tables, sounds and checkpoints are read, so errors in them are reported; nothing is trained, embedded or scored.
+    Tables, sounds and checkpoints are read, so errors in them are reported; nothing is trained, embedded or scored, and
+    no artifact is written.
 
     Parameters
     ----------
     experiment : Experiment
     flow : callable
         Function of a flow, such as ``clapcur.flows.compare.compare.fn``.
+    measured : mapping of str to float, optional
+        Seconds per item by stage, for stages that have never run in this home.
     """
     home, found = Home.open(), dict[str, list[Step]]()
     with dry_run() as run:
         flow(experiment)
-        rates = _Rates(home, experiment.name)
+        rates = _Rates(home, experiment.name, measured or {})
         for artifact in run.asked.values():
             step = _step(home, artifact, rates)
             found.setdefault(step.what, []).append(step)
+        disk = _disk(home, run)
+        with dry_run():  # of its own, as it may ask for other artifacts than the flow
+            doubts = tuple(findings(experiment, manifests_of(experiment), _sample_rate(run)))
     steps = tuple(_together(parts) for parts in found.values())
     reused = sum(artifact.is_made for artifact in run.asked.values())
-    return Plan(steps, len(run.asked), reused)
+    return Plan(steps, len(run.asked), reused, disk, doubts)
 
 
 def plan_recuration(experiment: Experiment, force: bool = False) -> Plan:
@@ -115,7 +149,7 @@ def plan_recuration(experiment: Experiment, force: bool = False) -> Plan:
         Whether the flow would be forced, and so is due in any case.
     """
     home, rules = Home.open(), experiment.on_landing
-    with dry_run(writes=False):
+    with dry_run():
         news = pools.news(home, grow(pool_name(experiment)), experiment.curate(rules.strategy))
         outdated = champions.why_outdated(home.store, experiment.name)
         due = news.due(rules.min_new_clips, rules.max_wait_hours) or outdated or ("it is forced" if force else "")
@@ -185,11 +219,62 @@ def _ids(home: Home, manifest: str, what: str) -> set[str]:
     return set(opened.captions.caption_id if what == "captions" else opened.clips.clip_id)
 
 
+BYTES = 4  # of a weight and of a value of an embedding
+STATES = 4  # of a training, each the size of the model: weights, two moments of Adam, best weights
+
+
+def _disk(home: Home, run: DryRun) -> Disk:
+    """Return the space that the unmade artifacts of a dry run take."""
+    read = [
+        one for one in run.known.values() if one.id not in run.asked and not one.path.is_relative_to(home.store.root)
+    ]
+    written = sum(file.stat().st_size for one in read for file in one.path.rglob("*") if file.is_file())
+    largest = 0
+    for artifact in (one for one in run.asked.values() if not one.is_made):
+        record = artifact.record
+        if record.stage == "train":
+            size = BYTES * _num_weights(home, artifact)
+            written, largest = written + size, max(largest, size)
+        if record.stage == "embed":
+            rows, _ = _size(home, record)
+            model = model_of(home.store.find(record.inputs["checkpoint"]))
+            written += BYTES * model.embedding_dim * (rows - _taken_over(home, record))
+    return Disk(written, STATES * largest, shutil.disk_usage(home.root).free)
+
+
+def _num_weights(home: Home, checkpoint: Artifact) -> int:
+    """Return the number of weights of a checkpoint, by the model that its training starts from."""
+    from safetensors import safe_open
+
+    while not checkpoint.is_made and "init" in checkpoint.record.inputs:
+        checkpoint = home.store.find(checkpoint.record.inputs["init"])
+    if not checkpoint.is_made:
+        return _num_fresh_weights(model_of(checkpoint))
+    with safe_open(checkpoint.path / "model.safetensors", "numpy") as tensors:
+        shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]
+    return sum(math.prod(shape) for shape in shapes)
+
+
+@functools.lru_cache
+def _num_fresh_weights(model: ClapConfig) -> int:
+    from clapcur.models.clap import Clap
+
+    return sum(weight.numel() for weight in Clap.create(model, captions=["a"]).state_dict().values())
+
+
+def _sample_rate(run: DryRun) -> int | None:
+    """Return the sample rate of the models of a dry run, in Hz; None if it has no model."""
+    checkpoints = (one for one in run.known.values() if one.kind == "checkpoint")
+    first = next(checkpoints, None)
+    return None if first is None else model_of(first).audio.front_end.sample_rate
+
+
 class _Rates:
     """Time per item of each stage, from the last runs in this home; runs of the same experiment take precedence."""
 
-    def __init__(self, home: Home, experiment: str) -> None:
+    def __init__(self, home: Home, experiment: str, measured: Mapping[str, float]) -> None:
         self._last: dict[tuple[Any, ...], float] = {}
+        self._measured = measured
         for artifact in home.store:
             record = artifact.record
             done = _amount_done(record)
@@ -202,7 +287,7 @@ class _Rates:
     def seconds(self, record: Record, size: int) -> float | None:
         """Return the estimated time of a stage for this many items; None if no similar stage has run here."""
         kind = self._kind(record)
-        rate = self._last.get(("own", *kind), self._last.get(kind))
+        rate = self._last.get(("own", *kind), self._last.get(kind, self._measured.get(record.stage)))
         return 0.0 if size == 0 else None if rate is None else rate * size
 
     @staticmethod

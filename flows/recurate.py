@@ -56,7 +56,7 @@ def recurate(experiment: Experiment, force: bool = False) -> Artifact:
     Raises
     ------
     DataError
-        The pool of the experiment is not a named pool, or nothing has landed in it.
+        The experiment has no evaluation set, its pool is not a named pool, or nothing has landed in it.
     """
     for _ in range(MAX_TRIES - 1):
         try:
@@ -134,7 +134,18 @@ def bring_up_to_date(experiment: Experiment, force: bool) -> Artifact:
 
 
 def pool_name(experiment: Experiment) -> str:
-    """Return the name of an experiment's pool; raise DataError if the pool is a path or missing."""
+    """Return the name of an experiment's pool.
+
+    Raises
+    ------
+    DataError
+        The pool is a path or missing, or there is no evaluation set to choose a champion with.
+    """
+    if experiment.evaluation is None:
+        raise DataError(
+            f"{experiment.name} has no evaluation set, but a champion is chosen by its accuracy: label a sample with "
+            "`clapcur label POOL --classes classes.txt`, and add `evaluation` to the config"
+        )
     name = experiment.pool.landed_in if experiment.pool else None
     if name is None:
         source = experiment.pool.source if experiment.pool else "none"

@@ -8,7 +8,8 @@ Inside a flow every stage of a step is a task of that flow; outside a flow the s
 from collections.abc import Mapping
 
 from clapcur.config import from_dict
-from clapcur.data.class_names import prompts
+from clapcur.data.class_names import PROMPT, prompts
+from clapcur.data.embeddings import EmbeddingTable
 from clapcur.data.forgotten import are_forgotten
 from clapcur.data.generated import refresh_locations
 from clapcur.data.manifest import Manifest
@@ -57,21 +58,22 @@ CANDIDATES = (  # embeddings that a curation compares: role of the table, what i
 )
 
 
-def ingest_all(experiment: Experiment, campaign: Campaign, keep_pairs: bool = False) -> dict[str, Artifact]:
-    """Ingest everything that an experiment names, check that it fits, and return the manifests by role.
+def manifests_of(
+    experiment: Experiment, campaign: Campaign | None = None, keep_pairs: bool = False
+) -> dict[str, Artifact]:
+    """Ingest what an experiment trains and evaluates on, and return the manifests by the roles of `Manifests`.
 
-    In addition to the roles of `Manifests` there are ``single_sounds`` and ``order``, if the experiment sets them. For
-    a named pool, the manifest is its newest version.
+    For a named pool, the manifest is its newest version. Nothing is checked.
 
     Parameters
     ----------
     experiment : Experiment
-    campaign : Campaign
+    campaign : Campaign, optional
     keep_pairs : bool
         For an experiment without pairs: whether to keep the pairs that were first generated for the pool, instead of
         generating them for its newest version; see `kept_captions`.
     """
-    manifests = {}
+    manifests: dict[str, Artifact] = {}
     for role in ("pairs", "pool", "captions", "evaluation"):
         config: IngestConfig | None = getattr(experiment, role)
         if config is not None:
@@ -85,6 +87,22 @@ def ingest_all(experiment: Experiment, campaign: Campaign, keep_pairs: bool = Fa
     if experiment.more_pairs or experiment.share_of_pairs < 1:
         parts = [manifests["pairs"], *(ingest(config, "pairs", campaign) for config in experiment.more_pairs)]
         manifests["pairs"] = merge(MergeConfig(share=experiment.share_of_pairs), parts, "pairs", campaign)
+    return manifests
+
+
+def ingest_all(experiment: Experiment, campaign: Campaign, keep_pairs: bool = False) -> dict[str, Artifact]:
+    """Ingest everything that an experiment names, check that it fits, and return the manifests by role.
+
+    In addition to the roles of `Manifests` there are ``single_sounds`` and ``order``, if the experiment sets them.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    campaign : Campaign
+    keep_pairs : bool
+        As in `manifests_of`.
+    """
+    manifests = manifests_of(experiment, campaign, keep_pairs)
     if manifests["pairs"].is_made:
         preflight.check_manifests(experiment, manifests)
     if experiment.single_sounds is not None:
@@ -106,7 +124,7 @@ def first_captions(experiment: Experiment, manifests: Manifests, campaign: Campa
     experiment : Experiment
         An experiment with `captioning`.
     manifests : mapping of str to Artifact
-        By role: ``pool`` and ``evaluation``.
+        By role: ``pool`` and, if any, ``evaluation``, whose clips get no captions.
     campaign : Campaign, optional
     """
     settings, pool = experiment.captioning, manifests["pool"]
@@ -118,7 +136,7 @@ def first_captions(experiment: Experiment, manifests: Manifests, campaign: Campa
         teacher = adopt(adopted, {}, campaign)
         heard = heard_by(experiment, teacher, pool, "pool", campaign)
     tags = tagged(experiment, pool, campaign, heard)
-    given = {"pool": pool, "tags": tags, "evaluation": manifests["evaluation"]}
+    given = {"pool": pool, "tags": tags} | {role: manifests[role] for role in ("evaluation",) if role in manifests}
     return caption(settings.without_model(), given, "pairs", campaign)
 
 
@@ -134,7 +152,7 @@ def kept_captions(experiment: Experiment, manifests: Manifests) -> Artifact | No
     experiment : Experiment
         An experiment with `captioning`.
     manifests : mapping of str to Artifact
-        By role: ``pool`` and ``evaluation``.
+        By role: ``pool`` and, if any, ``evaluation``.
     """
     home = Home.open()
     with dry_run.dry_run():
@@ -143,7 +161,7 @@ def kept_captions(experiment: Experiment, manifests: Manifests) -> Artifact | No
     for kept in reversed(found):
         pool = Manifest.open(home.store.find(kept.record.inputs["pool"]))
         if not are_forgotten(pool.clips, taken_down).any():
-            if not dry_run.is_read_only():
+            if dry_run.current() is None:
                 refresh_locations(kept, manifests["pool"])
             return kept
     return None
@@ -355,6 +373,27 @@ def embed_prompts(checkpoint: Artifact, class_prompts: tuple[str, ...], campaign
     campaign : Campaign, optional
     """
     return embed(EmbedConfig(what="prompts", prompts=class_prompts), {"checkpoint": checkpoint}, "prompts", campaign)
+
+
+def predicted_classes(
+    checkpoint: Artifact, clips: Artifact, class_names: tuple[str, ...], num_crops: int = 1
+) -> dict[str, str]:
+    """Embed clips and class prompts, and return the class of the nearest prompt of each embedded clip.
+
+    Parameters
+    ----------
+    checkpoint : Artifact
+    clips : Artifact
+        Manifest of the clips.
+    class_names : tuple of str
+    num_crops : int
+        Number of crops per clip whose embeddings are averaged.
+    """
+    inputs = {"checkpoint": checkpoint, "manifest": clips}
+    audio = EmbeddingTable.open(embed(EmbedConfig(what="audio", num_crops=num_crops), inputs, "pool"))
+    prompts_KD = EmbeddingTable.open(embed_prompts(checkpoint, prompts(class_names, PROMPT))).rows_ND
+    best_N = (audio.rows_ND @ prompts_KD.T).argmax(axis=1)
+    return {clip: class_names[index] for clip, index in zip(audio.ids, best_N, strict=True)}
 
 
 def improvement_sets(

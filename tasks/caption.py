@@ -36,6 +36,6 @@ def caption(
     if config.way == "captioner":
         inputs = pools.with_earlier_captions(Home.open(), stage, identity, inputs)
     artifact = run_stage(stage, identity, inputs, campaign, {"role": role})
-    if artifact.is_made and not dry_run.is_read_only():
+    if artifact.is_made and dry_run.current() is None:
         refresh_locations(artifact, inputs["pool"])
     return artifact

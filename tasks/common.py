@@ -25,7 +25,7 @@ R = TypeVar("R")
 SHAPED_BY_CLIPS = ("improvement_set", "compositions", "checkpoint", "captioner")
 # kinds that are rebuilt without a clip that was taken down
 READS = ("ingest", "pool", "merge", "adopt", "tagger")
-# stages that run even in a dry run: they only read, and the plan depends on what they find
+# stages that run even in a dry run, without a trace: they only read, and the plan depends on what they find
 WAITS_S = (5, 30, 120)  # together longer than a database takes to restart
 AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, ConnectionError)  # errors of a server that is down
 
@@ -76,7 +76,8 @@ def run_stage(
 ) -> Artifact:  # fmt: skip
     """Run a stage in the home of this process, and send its record to MLflow.
 
-    In a dry run, a stage is only added to the plan, unless it only reads and its inputs exist.
+    In a dry run, a stage is only added to the plan, unless it only reads and its inputs exist: what it reads then lasts
+    until the end of the dry run.
 
     Parameters
     ----------
@@ -104,8 +105,7 @@ def run_stage(
     if dry := dry_run.current():
         if what.name not in READS or not all(artifact.is_made for artifact in inputs.values()):
             return dry.ask(home.store, key, tags)
-        if dry.temporary is not None:
-            return dry.read(home.store, what, config, inputs)
+        return dry.read(home.store, what, config, inputs, tags)
 
     def check(is_written: bool) -> None:
         if what.kind in SHAPED_BY_CLIPS:
@@ -118,8 +118,7 @@ def run_stage(
             )
     else:
         artifact = runner.run(what, config, inputs, home, campaign=campaign, tags=tags, spread=spread, check=check)
-    if not dry:  # a plan leaves no run; what it had to read is sent with the next run
-        tracking.deliver(home)
+    tracking.deliver(home)
     return artifact
 
 

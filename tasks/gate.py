@@ -35,7 +35,7 @@ def gate(config: GateConfig, inputs: Mapping[str, Artifact], campaign: Campaign 
         other scores must be compared.
     """
     home = Home.open()
-    with nullcontext() if dry_run.is_read_only() else champions.turn(home, config.dataset) as lease:
+    with nullcontext() if dry_run.current() else champions.turn(home, config.dataset) as lease:
         for role in ("teacher", "champion", "challenger"):
             if inputs[role].is_made and (why := why_tainted(home.store, inputs[role])):
                 raise OutdatedError(

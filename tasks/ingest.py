@@ -26,11 +26,11 @@ def ingest(config: IngestConfig, role: str, campaign: Campaign | None = None) ->
     """
     home, dry = Home.open(), dry_run.current()
     cache = home.root / "probes.db"
-    if dry and dry.temporary:
+    if dry:
         cache = dry.copy(cache)
     scan = stage_module.scan(config, probe_cache=cache, forgotten=pools.forgotten(home))
     stage, identity = stage_module.stage_for(scan)
     artifact = run_stage(stage, identity, {}, campaign, {"role": role})
-    if not dry_run.is_read_only():
+    if dry_run.current() is None:
         stage_module.refresh_locations(artifact, scan)
     return artifact

@@ -33,7 +33,7 @@ def grow(name: str, landing: Artifact | None = None, campaign: Campaign | None =
         Campaign that the MLflow run belongs to.
     """
     home = Home.open()
-    with nullcontext() if dry_run.is_read_only() else pools.turn(home, name) as lease:
+    with nullcontext() if dry_run.current() else pools.turn(home, name) as lease:
         following = pools.next_version(home, name, landing)
         if following is None:
             return pools.head(home, name)
@@ -42,7 +42,7 @@ def grow(name: str, landing: Artifact | None = None, campaign: Campaign | None =
         if lease is not None:
             lease.check()  # raises if another process took over; its version is then the parent of the next
         version = run_stage(STAGE, config, inputs, campaign, tags)
-    if PREFECT_API_URL.value() and not dry_run.is_read_only():
+    if PREFECT_API_URL.value() and dry_run.current() is None:
         counts = version.record.counts
         payload = {"pool": name, "version": config.version, "id": version.id, "added": counts["added"]}
         emit_event(LANDED, {"prefect.resource.id": f"clapcur.pool.{name}"}, payload=payload)

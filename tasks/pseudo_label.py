@@ -25,6 +25,6 @@ def pseudo_label(
         Campaign that the MLflow run belongs to.
     """
     artifact = run_stage(STAGE, config, inputs, campaign, {"role": "pseudo-labels"})
-    if artifact.is_made and not dry_run.is_read_only():
+    if artifact.is_made and dry_run.current() is None:
         refresh_locations(artifact, inputs["pool"])
     return artifact

@@ -18,7 +18,8 @@ def report(config: ReportConfig, inputs: Mapping[str, Artifact], campaign: Campa
     ----------
     config : ReportConfig
     inputs : mapping of str to Artifact
-        Scores, by the roles that the rows name; the records of the scores name the checkpoints.
+        Scores, by the roles that the rows name; the records of the scores name the checkpoints. Without an evaluation
+        set: the checkpoints, by their roles.
     campaign : Campaign, optional
         Campaign that the MLflow run belongs to.
     """

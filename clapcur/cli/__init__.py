@@ -39,6 +39,7 @@ from clapcur.cli import (
     corpora,
     doctor,
     experiments,
+    labelling,
     landing,
     logs,
     looking,
@@ -60,7 +61,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OURS = tuple(str(ROOT / package) + os.sep for package in ("clapcur", "flows", "tasks"))
 
 SECTIONS = {
-    "Full pipeline": ("demo", "init", "plan", "improve", "compare"),
+    "Full pipeline": ("demo", "init", "label", "plan", "improve", "compare"),
     "Stages": (
         "download", "captions", "ingest", "adopt", "train-teacher", "embed", "tag", "train-captioner", "caption",
         "pseudo-label",
@@ -119,6 +120,7 @@ COMMANDS = (
         "clapcur compare my-sounds.yaml --seeds 0,1,2 --strategies du,ads\n  "
         "clapcur compare --recipe wang2023/table2 --dataset esc50 --data /data",
     ),
+    ("label", labelling.label, "clapcur label recordings/ --classes classes.txt --num-clips 100"),
     ("download", corpora.download, "clapcur download esc50 data/"),
     (
         "ingest",

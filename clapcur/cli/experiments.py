@@ -1,6 +1,8 @@
 """The commands for the full pipeline: demo, init, improve and compare. They run the flows."""
 
+import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -109,7 +111,11 @@ def improve(
     ] = None,
     classes: ClassFile = None,
     evaluation: Annotated[
-        Path | None, typer.Option(help="Clips with labels: a table with columns path and label.")
+        Path | None,
+        typer.Option(
+            help="Clips with labels: a table with columns path and label, which `clapcur label` makes; default: "
+            "nothing is measured."
+        ),
     ] = None,
     captions: Annotated[
         Path | None, typer.Option(help="More captions, without audio: a table with a caption column.")
@@ -133,6 +139,14 @@ def improve(
         ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds such as 0,1,2; default: from the config, or 0.")] = "",
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="Choose the numbers of training examples so that the command takes about this long; prints them as "
+            "lines for the config.",
+        ),
+    ] = None,
     dry_run: DryRunOption = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -140,8 +154,9 @@ def improve(
     """Train a student on your recordings to improve a teacher.
 
     Compares the student with its teacher and with the control: the teacher, trained further for the same budget.
-    Give an experiment file, or the four paths --pairs, --pool, --classes and --evaluation. With --tagger, or with a
-    --checkpoint that tags the pool, you can omit --pairs: captions are generated for the pool.
+    Give an experiment file, or the paths --pairs, --pool, --classes and --evaluation. With --tagger, or with a
+    --checkpoint that tags the pool, you can omit --pairs: captions are generated for the pool. Without --evaluation a
+    student is trained, but nothing shows whether it is better: `clapcur label` makes such a table from the pool.
     """
     given = {
         "--pairs": pairs, "--pool": pool, "--evaluation": evaluation, "--captions": captions, "--tagger": tagger
@@ -150,7 +165,7 @@ def improve(
         raise typer.BadParameter("give an experiment file or the paths, not both; the file holds the paths")
     generated = pairs is None and (tagger is not None or checkpoint is not None)
     first = {"--pool": pool} if generated else {"--pairs": pairs}
-    needed = {**first, "--classes": classes, "--evaluation": evaluation}
+    needed = {**first, "--classes": classes}
     if config is None and (missing := [flag for flag, value in needed.items() if not value]):
         raise typer.BadParameter(f"give an experiment file, or {', '.join(missing)} as well")
     from clapcur.audio.addresses import is_url
@@ -163,13 +178,15 @@ def improve(
     if config is not None:
         experiment = recipes.experiment_from_file(config)
     else:
-        assert classes and evaluation
+        assert classes
         experiment = recipes.starter(
             name=name, pairs=pairs, pool=pool, class_names=classes, evaluation=evaluation, captions=captions,
             checkpoint=checkpoint, tagger=str(tagger) if tagger else None, rows=(Row.parse(strategy),),
         )  # fmt: skip
     experiment = with_seeds(experiment, seeds)
     where = open_home(home)
+    if minutes is not None:
+        experiment = within_minutes(experiment, minutes, strategy=strategy, soft_labels=soft_labels)
     if dry_run:
         return show_dry_run("improve", experiment, as_json, strategy=strategy, soft_labels=soft_labels)
     with working():
@@ -178,6 +195,30 @@ def improve(
         report = run_flow(flow, experiment, strategy=strategy, soft_labels=soft_labels)
     if show_report(report, where, as_json):
         show_where_to_look(report, where)
+
+
+def within_minutes(experiment: "Experiment", minutes: float, **options: Any) -> "Experiment":
+    """Return the experiment with trainings that fit a time limit, and log what was chosen.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    minutes : float
+    **options
+        Further arguments of the flow.
+    """
+    with working():
+        from clapcur.flows import budget
+        from clapcur.flows.improve import improve as flow
+
+        chosen = budget.within(experiment, partial(flow.fn, **options), minutes)
+    by = "a short measurement" if chosen.is_measured else "earlier runs in this home"
+    uncounted = f", not counting {', '.join(chosen.unknown)}" if chosen.unknown else ""
+    logging.getLogger("clapcur").info(
+        "--minutes %g chose the numbers of training examples, for about %.1f min going by %s%s; in a config:\n%s",
+        minutes, chosen.seconds / 60, by, uncounted, chosen.lines,
+    )  # fmt: skip
+    return chosen.experiment
 
 
 def compare(
@@ -226,7 +267,8 @@ def compare(
     if show_report(report, where, as_json):
         from clapcur.data.report_table import ReportTable
 
-        found = {line.row.name: (line.accuracy, line.sd) for line in ReportTable.open(report).rows}
+        rows = ReportTable.open(report).rows
+        found = {line.row.name: (line.accuracy, line.sd) for line in rows if line.accuracy is not None}
         if lines := wang2023.beside(experiment.name, found):
             show(columns_table(("", "here", "Wang et al. 2023"), lines, right=("here", "Wang et al. 2023")), "")
         show_where_to_look(report, where)
@@ -290,7 +332,7 @@ def run_flow(flow: Callable[..., T], *arguments: Any, **options: Any) -> T:
 
 
 def scored_rows(report: Artifact, home: Home) -> list[dict[str, Any]]:
-    """Return one entry per row and seed of a report, in the form that programs rely on."""
+    """Return one entry per row and seed of a report, in the form that programs rely on; null: not measured."""
     from clapcur.data.report_table import ReportTable
     from clapcur.store.catalog import Catalog
 
@@ -331,12 +373,13 @@ def show_report(report: Artifact, home: Home, as_json: bool) -> bool:
 
     table = ReportTable.open(report)
     if as_json:
-        print_json({"home": str(home.root), "rows": scored_rows(report, home)})
+        print_json({"home": str(home.root), "verdict": table.conclusion, "rows": scored_rows(report, home)})
         return False
     show(render(table.rows))
-    if table.verdict is not None:
-        show(f"{table.verdict.text}\n")
-    show(f"Changes are in points, with paired 95 % intervals. Full report: {report.path / 'report.html'}\n")
+    if table.conclusion:
+        show(f"{table.conclusion}\n")
+    changes = "Changes are in points, with paired 95 % intervals. " if table.is_measured else ""
+    show(f"{changes}Full report: {report.path / 'report.html'}\n")
     return True
 
 
@@ -352,8 +395,11 @@ def show_where_to_look(report: Artifact, home: Home) -> None:
         show(f"Model to use ({verdict.line.name}), for clapcur.load_model: {place}")
         show(registered_as(verdict.checkpoint, report.record.experiment, home))
     students = [row for row in scored_rows(report, home) if row["improvement_set"]]
+    if students and verdict is None:
+        place = home.store.folder("checkpoint", students[0]["checkpoint"])
+        show(f"Student, for clapcur.load_model: {place}")
     if students:
-        best = max(students, key=lambda row: row["accuracy"])
+        best = max(students, key=lambda row: row["accuracy"] or 0.0)
         chosen = ImprovementSet(home.store.folder("improvement_set", best["improvement_set"]))
         clip = next(chosen.blocks(["clip_id"]))["clip_id"][0].as_py()
         show(

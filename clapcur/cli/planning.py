@@ -12,7 +12,7 @@ from clapcur.cli.console import HomeOption, JsonOption, columns_table, open_home
 
 if TYPE_CHECKING:
     from clapcur.experiments.config import Experiment
-    from clapcur.flows.plan import Plan
+    from clapcur.flows.plan import Disk, Plan
 
 DryRunOption = Annotated[
     bool,
@@ -27,10 +27,12 @@ def plan(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what an experiment would compute and cost.
+    """Show what an experiment would compute and cost, and what looks wrong with its inputs.
 
-    Shows what would be trained, embedded, tagged and curated, what can be reused, and an estimate of the remaining time
-    from earlier runs on this machine. Reads tables, audio and checkpoints, so that errors in them are reported early.
+    Shows what would be trained, embedded, tagged and curated, what can be reused, the disk space, and an estimate of
+    the remaining time from earlier runs on this machine. Reads tables, audio and checkpoints, so that errors in them
+    are reported early; writes no artifact. Also lists what may be a mistake: clips in several tables, classes that no
+    caption names, too few pairs or clips, labels without a clip, low sample rates.
     Plans the rows of `compare`; for a named pool (`pool: pool:NAME`), plans the next re-curation.
     """
     from clapcur.experiments.config import experiment_from_file
@@ -66,14 +68,15 @@ def show_dry_run(name: str, experiment: "Experiment", as_json: bool, **options: 
 
 
 def show_plan(made: "Plan", as_json: bool) -> None:
-    """Print the steps of a plan and their estimated time, or one line of JSON."""
+    """Print the steps of a plan, their estimated time and size, and what looks wrong, or one line of JSON."""
     if as_json:
         facts = {"results": made.num_results, "reused": made.num_reused, "seconds": made.seconds, "due": made.due}
+        found = {"disk": asdict(made.disk), "findings": [asdict(one) for one in made.findings]}
         if made.news is not None:
             news = made.news
             facts |= {"missing": made.missing, "new_clips": news.new_clips, "gone_clips": news.gone_clips}
             facts |= {"hours_waited": news.hours, "version": news.version.id}
-        print_json({**facts, "unknown": made.unknown, "steps": [asdict(step) for step in made.steps]})
+        print_json({**facts, **found, "unknown": made.unknown, "steps": [asdict(step) for step in made.steps]})
         return
     rows = [
         (step.what, f"{step.new:,}" if step.new else "-", f"{step.reused:,}" if step.reused else "-", step.unit,
@@ -82,9 +85,25 @@ def show_plan(made: "Plan", as_json: bool) -> None:
     ]  # fmt: skip
     show(columns_table(("", "new", "reused", "of", "about"), rows, right=("new", "reused", "about")))
     show(f"{made.num_reused:,} of {made.num_results:,} results already exist.{_time_left(made)}")
+    show(_disk_text(made.disk))
+    if made.findings:
+        show("Before you start:", *(f"- {finding.text}." for finding in made.findings), "")
     if made.due is not None:
         not_yet = f"Not due yet: {made.missing}. `clapcur recurate --force` runs it anyway."
         show(f"Due: {made.due}." if made.due else not_yet)
+
+
+def _disk_text(disk: "Disk") -> str:
+    """Return a sentence with the estimated size of new models and embeddings and the free space."""
+    text = (
+        f"New models and embeddings take about {_bytes(disk.written)}, and a training up to {_bytes(disk.meanwhile)} "
+        f"while it runs; {_bytes(disk.free)} are free."
+    )
+    return text if disk.fits else f"NOT ENOUGH SPACE: {text} Free some with `clapcur gc`, or use another --home."
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
 
 
 def _time_left(made: "Plan") -> str:

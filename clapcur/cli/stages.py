@@ -443,7 +443,10 @@ def report(
     if as_json:
         print_json({"home": str(where.root), "report": made.id, "rows": scored_rows(made, where)})
         return
-    show(render(ReportTable.open(made).rows))
+    table = ReportTable.open(made)
+    show(render(table.rows))
+    if not table.is_measured:
+        show(table.conclusion)
     show(f"report {made.id}: {made.path / 'report.html'}")
 
 

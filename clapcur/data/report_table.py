@@ -24,13 +24,13 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedScores:
-    """The scores of one seed of a row, and the ids of its artifacts."""
+    """The scores of one seed of a row, None if nothing was measured, and the ids of its artifacts."""
 
     seed: int
-    accuracy: float
-    interval: tuple[float, float]
-    transductive: float
-    scores: str
+    accuracy: float | None
+    interval: tuple[float, float] | None
+    transductive: float | None
+    scores: str | None
     checkpoint: str
     improvement_set: str | None
     contamination: Contamination
@@ -51,21 +51,24 @@ class OrderLine:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportLine:
-    """One line of the table: a strategy, with or without soft labels, over its seeds. Accuracies are 0 to 1."""
+    """One line of the table: a strategy, with or without soft labels, over its seeds.
+
+    Accuracies are 0 to 1, and None if there was no evaluation set.
+    """
 
     name: str
     strategy: Strategy
     soft_labels: bool
     num_seeds: int
-    accuracy: float
+    accuracy: float | None
     # mean over seeds
     sd: float | None
     # over seeds; None for a single seed
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     vs_teacher: Change | None
     vs_continued: Change | None
-    transductive: float
-    transductive_interval: tuple[float, float]
+    transductive: float | None
+    transductive_interval: tuple[float, float] | None
     transductive_vs_teacher: Change | None
     contamination: Contamination
     # of the worst seed
@@ -105,10 +108,20 @@ class ReportTable(Payload):
     rows: list[ReportLine]
 
     @property
+    def is_measured(self) -> bool:
+        """Whether there was an evaluation set; if not, no row has an accuracy."""
+        return all(line.accuracy is not None for line in self.rows)
+
+    @property
     def best(self) -> ReportLine | None:
         """The most accurate row that is neither teacher nor control; None without a teacher to compare with."""
         students = [line for line in self.rows if line.row.is_student and line.vs_teacher]
-        return max(students, key=lambda line: line.accuracy, default=None)
+        return max(students, key=lambda line: line.accuracy or 0.0, default=None)
+
+    @property
+    def conclusion(self) -> str:
+        """The verdict in words, or that nothing was measured; empty if there is nothing to compare."""
+        return NOT_MEASURED if not self.is_measured else self.verdict.text if self.verdict else ""
 
     @property
     def verdict(self) -> "Verdict | None":
@@ -180,6 +193,10 @@ class Verdict:
         return " ".join(sentences)
 
 
+NOT_MEASURED = (
+    "No evaluation set: nothing was measured. Label a sample: `clapcur label POOL --classes classes.txt`, then run "
+    "again with --evaluation, or with `evaluation` in the experiment file."
+)
 WIDE = 0.1  # accuracy, 0 to 1: a wider interval can hide a gain that people would want; ours
 
 

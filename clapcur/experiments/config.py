@@ -88,8 +88,8 @@ class Experiment:
     """Further tables and corpora of captioned clips."""
     share_of_pairs: float = 1.0
     """Fraction of the pairs' source recordings to train the teacher on; less than 1 gives a weaker teacher."""
-    evaluation: IngestConfig
-    """Labelled clips, used for evaluation only."""
+    evaluation: IngestConfig | None = None
+    """Labelled clips, used for evaluation only; null: nothing is measured (`clapcur label` makes such a table)."""
     class_names: tuple[str, ...]
     """Class names: a list, a file with one name per line, or a built-in list such as esc50."""
     pool: IngestConfig | None = None
@@ -155,6 +155,8 @@ class Experiment:
             )
         if self.pairs is None:
             self._check_without_pairs()
+        if self.evaluation is None:
+            self._check_without_evaluation()
         if self.teacher is None and self.checkpoint is None:
             raise ValueError("no teacher: give `checkpoint`, or `teacher` to train one")
         if self.teacher is not None and self.teacher.adapt == "lora" and self.checkpoint is None:
@@ -165,6 +167,15 @@ class Experiment:
             raise ValueError(
                 "teacher and student must have the same held_out, or a student trains on pairs that select its weights"
             )
+
+    def _check_without_evaluation(self) -> None:
+        if self.order is not None:
+            raise ValueError(
+                "order is scored next to accuracy: give `evaluation`; without it, `clapcur zste` scores one checkpoint"
+            )
+        trainings = [training for training in (self.teacher, self.student) if training is not None]
+        if any(training.selection == "reference" for training in trainings):
+            raise ValueError("selection: reference selects weights on the evaluation set: give `evaluation`")
 
     def _check_without_pairs(self) -> None:
         if self.pool is None or self.captioning is None:
@@ -256,7 +267,7 @@ def experiment_from_file(path: Path | str) -> Experiment:
     path = Path(path)
     values = read_mapping(path)
     folder = path.absolute().parent
-    needed = ("evaluation", "class_names") if values.get("captioning") else ("pairs", "evaluation", "class_names")
+    needed = ("class_names",) if values.get("captioning") else ("pairs", "class_names")
     if missing := [name for name in needed if name not in values]:
         raise ValueError(f"{path}: missing {', '.join(missing)}")
     for name in SOURCES:
@@ -286,7 +297,7 @@ def starter(
     *,
     name: str,
     pairs: Path | None = None,
-    evaluation: Path,
+    evaluation: Path | None = None,
     class_names: Path | str,
     pool: Path | str | None = None,
     captions: Path | None = None,
@@ -307,8 +318,8 @@ def starter(
         Name of the dataset, and of the MLflow experiment.
     pairs : Path, optional
         Table or folder of captioned clips; None: generate captions for the pool.
-    evaluation : Path
-        Table of labelled clips, used for evaluation only.
+    evaluation : Path, optional
+        Table of labelled clips, used for evaluation only; None: nothing is measured.
     class_names : Path or str
         File with one class name per line, or the name of a built-in list such as ``esc50``.
     pool : Path or str, optional
@@ -343,7 +354,7 @@ def starter(
         name=name,
         pairs=IngestConfig(source=str(Path(pairs).absolute())) if pairs else None,
         captioning=captioning,
-        evaluation=IngestConfig(source=str(Path(evaluation).absolute())),
+        evaluation=IngestConfig(source=str(Path(evaluation).absolute())) if evaluation else None,
         pool=IngestConfig(source=absolute(os.getcwd(), str(pool))) if pool else None,
         captions=IngestConfig(source=str(Path(captions).absolute())) if captions else None,
         class_names=find_class_names(str(class_names), Path.cwd()),
@@ -403,7 +414,6 @@ def defaults() -> Experiment:
     return Experiment(
         name="my-sounds",
         pairs=placeholder,
-        evaluation=placeholder,
         pool=placeholder,
         class_names=("one", "other"),
         teacher=dataclasses.replace(training, model=model, num_examples=64 * 400, selection="last"),

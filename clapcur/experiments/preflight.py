@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from clapcur.data.class_names import check_class_names
 from clapcur.data.manifest import Manifest
+from clapcur.data.report_table import NOT_MEASURED
 from clapcur.data.rows import FROM_POOL, SEARCHED, ImprovementSetName
 from clapcur.errors import EmptySetError, ManifestError
 from clapcur.experiments.captioning import Captioning
@@ -41,6 +42,8 @@ def check_config(experiment: Experiment) -> None:
     """
     from clapcur.methods.devices import pick_device
 
+    if experiment.evaluation is None:
+        log.warning(NOT_MEASURED.replace("was measured", "will be measured"))
     rows = tuple(ReportRow.of(row, seed) for row in experiment.rows for seed in experiment.seeds)
     ReportConfig(title=experiment.name, rows=rows, note=experiment.note)
     experiment.evaluate()
@@ -78,7 +81,7 @@ def check_manifests(experiment: Experiment, manifests: Mapping[str, Artifact]) -
     ----------
     experiment : Experiment
     manifests : mapping
-        By role: ``pairs``, ``evaluation`` and, if any, ``pool`` and ``captions``.
+        By role: ``pairs`` and, if any, ``evaluation``, ``pool`` and ``captions``.
 
     Raises
     ------
@@ -89,7 +92,8 @@ def check_manifests(experiment: Experiment, manifests: Mapping[str, Artifact]) -
     """
     opened = {role: Manifest.open(artifact) for role, artifact in manifests.items()}
     _check_contents(experiment, opened)
-    _check_evaluation(experiment, opened["evaluation"])
+    if "evaluation" in opened:
+        _check_evaluation(experiment, opened["evaluation"])
     _check_held_out(experiment, opened["pairs"])
     if wanted := set(experiment.improvement_sets):
         _check_candidates(experiment, opened, wanted)
@@ -144,7 +148,7 @@ def _check_candidates(experiment: Experiment, opened: Mapping[str, Manifest], wa
         if not strategies:
             continue
         clips = opened[role].clips
-        known = set(overlap(clips, opened["evaluation"].clips).reason_of())
+        known = set(overlap(clips, opened["evaluation"].clips).reason_of()) if "evaluation" in opened else set()
         if not set(clips.clip_id) - known - held_out:
             raise EmptySetError(
                 f"none of the {len(clips)} clips of {role} may enter a set: {len(known)} are evaluation clips or share "

@@ -12,7 +12,7 @@ from clapcur.experiments.order import PostTraining
 from clapcur.stages.ingest import IngestConfig
 from clapcur.stages.train import TrainConfig
 
-GIVEN = ("pairs", "evaluation", "class_names")  # fields without a meaningful default
+GIVEN = ("pairs", "class_names")  # fields without a meaningful default
 
 HEAD = """# Every field of an experiment's config
 

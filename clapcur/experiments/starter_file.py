@@ -16,7 +16,7 @@ FORMS = {  # forms that a source may have, added to the description of its field
     "pairs": "A table (CSV, TSV, JSONL, Parquet) with the columns path and caption.",
     "pool": "A folder, or a table with the column path.",
     "evaluation": "A table with the columns path and label.",
-    "class_names": "The labels above are among them.",
+    "class_names": "Labels of the evaluation clips are among them.",
     "captions": "A table with the column caption.",
     "checkpoint": "A file, a folder or a name on the Hub.",
 }

@@ -3,8 +3,8 @@
 The id of an artifact follows from its key, before it is computed. A flow can therefore run to its end with ids alone:
 a finished artifact is reused, and any other is replaced by a `Planned` artifact, whose id the next stages use.
 
-Stages that only read, such as an ingest, run for real. Their results are kept for the next run or, if the dry run must
-write nothing, are in a temporary store that is deleted with it.
+Stages that only read, such as an ingest, do run, because the plan depends on what they find. Their artifacts are in a
+temporary store that is deleted at the end: a dry run writes nothing to the home.
 """
 
 import shutil
@@ -43,11 +43,11 @@ class Planned(Artifact):
 class DryRun:
     """The artifacts that a flow requests, each once, in the order of the requests."""
 
+    temporary: Store
+    # for the results of stages that only read
     asked: dict[str, Artifact] = field(default_factory=dict)
     known: dict[str, Artifact] = field(default_factory=dict)
-    # these and the results of stages that ran, by id
-    temporary: Store | None = None
-    # where these results are, if the dry run writes nothing to the home
+    # the artifacts asked for and those that were read, by id
 
     def ask(self, store: Store, key: Key, tags: Mapping[str, Any]) -> Artifact:
         """Return the artifact of this key, or a `Planned` one if it does not exist.
@@ -65,7 +65,9 @@ class DryRun:
             self.known[key.id] = self.asked[key.id]
         return self.asked[key.id]
 
-    def read(self, store: Store, stage: Stage, config: Any, inputs: Mapping[str, Artifact]) -> Artifact:
+    def read(
+        self, store: Store, stage: Stage, config: Any, inputs: Mapping[str, Artifact], tags: Mapping[str, Any]
+    ) -> Artifact:
         """Return the artifact of a stage that only reads; run the stage in the temporary store if it does not exist.
 
         Parameters
@@ -73,22 +75,23 @@ class DryRun:
         store : Store
         stage : Stage
         config : object
-        inputs : mapping
-            Artifacts by role.
+            Config of the stage.
+        inputs : mapping of str to Artifact
+            By role.
+        tags : mapping
+            Tags of the artifact.
         """
-        assert self.temporary is not None
         key = stage.key(config, inputs)
         if key.id not in self.known:
             made = store.get(key, discard=False)
             if made is None:
                 started, work = time.time(), self.temporary.open(key)
-                made = self.temporary.commit(work, stage.compute(inputs, config, work), started)
+                made = self.temporary.commit(work, stage.compute(inputs, config, work), started, tags=dict(tags))
             self.known[key.id] = made
         return self.known[key.id]
 
     def copy(self, file: Path) -> Path:
         """Return a copy of a file that may be changed, or a path without a file if there is none."""
-        assert self.temporary is not None
         copied = self.temporary.root / file.name
         if file.exists() and not copied.exists():
             shutil.copyfile(file, copied)
@@ -103,27 +106,18 @@ def current() -> DryRun | None:
     return _current.get()
 
 
-def is_read_only() -> bool:
-    """Return whether nothing may be written to the home, because the current dry run promises that."""
-    run = current()
-    return run is not None and run.temporary is not None
-
-
 @contextmanager
-def dry_run(writes: bool = True) -> Iterator[DryRun]:
+def dry_run() -> Iterator[DryRun]:
     """Run a block in which stages compute nothing; `Store.find` also returns planned artifacts.
 
-    Parameters
-    ----------
-    writes : bool
-        Whether results of stages that only read may be added to the home. Inside a dry run that writes nothing, nothing
-        is written either.
+    A dry run inside another one knows what the outer one has read.
     """
     outer = current()
-    run = DryRun() if outer is None else DryRun(known=outer.known, temporary=outer.temporary)
     with ExitStack() as stack:
-        if not writes and run.temporary is None:
-            run.temporary = Store(Path(stack.enter_context(TemporaryDirectory(prefix="clapcur-dry-run-"))))
+        if outer is None:
+            run = DryRun(Store(Path(stack.enter_context(TemporaryDirectory(prefix="clapcur-dry-run-")))))
+        else:
+            run = DryRun(outer.temporary, known=outer.known)
         stack.callback(_current.reset, _current.set(run))
         stack.callback(PLANNED.reset, PLANNED.set(run.known))
         yield run

@@ -126,7 +126,7 @@ def audition(inputs: Mapping[str, Artifact], config: AuditionConfig, work: Works
     facts = _facts(source, card, thresholds, pairs, config)
     shown = pairs[[name for name in TABLE_COLUMNS if name in pairs and name not in ("rank", "weight", "path")]]
     records = json.loads(shown.to_json(orient="records", double_precision=6))
-    clips = _silent_clips(pairs, manifests, config)
+    clips = silent_clips(pairs, manifests, config)
     room = config.max_bytes - HEAD_ROOM - len(as_html(facts, records, clips).encode())
     if room < 0:
         raise ValueError(
@@ -211,10 +211,19 @@ def _facts(
     }  # fmt: skip
 
 
-def _silent_clips(
+def silent_clips(
     pairs: pd.DataFrame, manifests: Iterable[Manifest], config: AuditionConfig
 ) -> dict[str, dict[str, str]]:
-    """Return the page's entry for each clip, in the order of the pairs, without audio."""
+    """Return the page's entry for each clip, in the order of the pairs, without audio.
+
+    Parameters
+    ----------
+    pairs : DataFrame
+        With columns ``clip_id`` and ``path``.
+    manifests : iterable of Manifest
+        Manifests that describe the clips.
+    config : AuditionConfig
+    """
     paths = dict(zip(pairs["clip_id"], pairs["path"], strict=True))
     table = pd.concat([manifest.clips for manifest in manifests])
     durations = dict(zip(table["clip_id"], table["duration_s"], strict=True))

@@ -7,7 +7,8 @@ over clips, while ``sd`` shows the variation over seeds.
 
 Payload: ``table.json`` (everything), ``table.csv``, ``table.md``, ``accuracy.png``, ``per_class.png`` and
 ``report.html``. Inputs: ``scores`` artifacts by the roles that the rows name; the checkpoint of each, with the prefix
-``checkpoint.`` before its role; and, if order was scored, the order scores of each, with the prefix ``order.``.
+``checkpoint.`` before its role; and, if order was scored, the order scores of each, with the prefix ``order.``. Without
+an evaluation set there are only the checkpoints: the report then lists them and says that nothing was measured.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from clapcur.config import added, frozen
 from clapcur.data.order_scores import OrderScores, items_of
 from clapcur.data.report_table import Change, OrderLine, ReportLine, ReportProtocol, ReportTable, SeedScores
 from clapcur.data.rows import STRATEGIES, Row, Strategy
-from clapcur.data.scores import Contamination, ZeroShotScores, predictions
+from clapcur.data.scores import NOT_ON_RECORD, Contamination, ZeroShotScores, predictions
 from clapcur.errors import DataError
 from clapcur.methods.metrics import bootstrap_interval, paired_change
 from clapcur.methods.zste import pigeonhole_interval
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 NUM_RESAMPLES = 2000
 LEVEL = 0.95
+NOTHING: dict[str, Any] = {"task": "none", "crops": 0, "num_clips": 0, "num_recordings": 0}  # without an evaluation set
+TRAINING_FACTS = (("budget", "num_examples"), ("selection", "selection"))  # field of the protocol, and of the config
 
 
 @frozen
@@ -71,6 +74,11 @@ class ReportRow:
     def row(self) -> Row:
         """The row of the comparison."""
         return Row(strategy=self.strategy, soft_labels=self.soft_labels, teminal=self.teminal)
+
+    @property
+    def checkpoint(self) -> str:
+        """Role of its checkpoint."""
+        return f"checkpoint.{self.scores}"
 
     @property
     def order_scores(self) -> str:
@@ -112,7 +120,7 @@ class Scored:
     @classmethod
     def open(cls, line: ReportRow, inputs: Mapping[str, Artifact]) -> "Scored":
         """Read finished scores, and the record of their checkpoint."""
-        artifact, checkpoint = inputs[line.scores], inputs[f"checkpoint.{line.scores}"]
+        artifact, checkpoint = inputs[line.scores], inputs[line.checkpoint]
         scores = ZeroShotScores.open(artifact)
         heard = inputs.get(line.order_scores)
         return cls(line, artifact, scores, predictions(artifact), checkpoint.record, heard)
@@ -158,25 +166,30 @@ def report(inputs: Mapping[str, Artifact], config: ReportConfig, work: Workspace
     ValueError
         A row names an input that is missing.
     """
-    wanted = {role for line in config.rows for role in (line.scores, f"checkpoint.{line.scores}")}
+    is_measured = any(line.scores in inputs for line in config.rows)
+    wanted = {line.checkpoint for line in config.rows} | {line.scores for line in config.rows if is_measured}
     if missing := sorted(wanted - set(inputs)):
         raise ValueError(f"missing inputs of the report: {', '.join(missing)}")
-    scored = [Scored.open(line, inputs) for line in config.rows]
-    protocol = common_protocol(scored)
-    rows = summarise(scored)
+    scored = [Scored.open(line, inputs) for line in config.rows] if is_measured else []
+    checkpoints = {line: inputs[line.checkpoint].record for line in config.rows}
+    protocol = common_protocol(scored) if is_measured else ReportProtocol(**NOTHING, **trainings(checkpoints))
+    rows = summarise(scored) if is_measured else unmeasured(checkpoints)
     table = ReportTable(title=config.title, note=config.note, protocol=protocol, rows=rows)
     table.write(work.path)
     write_atomic(work.path / "table.csv", as_csv(rows))
     write_atomic(work.path / "table.md", as_markdown(table))
-    accuracy_figure(rows, work.path / "accuracy.png")
+    if is_measured:
+        accuracy_figure(rows, work.path / "accuracy.png")
     if (best := table.best) is not None:
         per_class_figure(best.name, class_changes(scored, best.row), work.path / "per_class.png")
     write_atomic(work.path / "report.html", as_html(table, work.path))
     return Outcome(
         counts={"rows": len(rows), "scores": len(scored), "clips": protocol.num_clips},
         # MLflow does not allow + in a name
-        metrics={f"accuracy.{line.row.name.replace('+', '_')}": line.accuracy for line in rows},
-        facts={"verdict": table.verdict.text if table.verdict else ""},
+        metrics={
+            f"accuracy.{line.row.name.replace('+', '_')}": line.accuracy for line in rows if line.accuracy is not None
+        },
+        facts={"verdict": table.conclusion},
     )
 
 
@@ -200,13 +213,45 @@ def common_protocol(scored: Sequence[Scored]) -> ReportProtocol:
                 )
         if not first.clips[["clip_id", "group", "label"]].equals(other.clips[["clip_id", "group", "label"]]):
             raise DataError(f"{both} were scored on different clips or labels; evaluate them on the same manifest")
-    students = [item.checkpoint.config for item in scored if item.line.strategy != "teacher" and not item.line.teminal]
     return ReportProtocol(
         **vars(first.scores.protocol),
         order=common_order([item.heard for item in scored if item.heard is not None]),
-        budget=sorted({config["num_examples"] for config in students if "num_examples" in config}),
-        selection=sorted({config["selection"] for config in students if "selection" in config}),
+        **trainings({item.line: item.checkpoint for item in scored}),
     )
+
+
+def trainings(checkpoints: Mapping[ReportRow, Record]) -> dict[str, Any]:
+    """Return the sample budgets of the students and how their weights were selected, as fields of the protocol."""
+    students = [
+        record.config for line, record in checkpoints.items() if line.strategy != "teacher" and not line.teminal
+    ]
+    return {name: sorted({config[key] for config in students if key in config}) for name, key in TRAINING_FACTS}
+
+
+def unmeasured(checkpoints: Mapping[ReportRow, Record]) -> list[ReportLine]:
+    """Return one line per row without any number, for an experiment without an evaluation set."""
+    by_row: dict[Row, list[SeedScores]] = {}
+    for line, record in sorted(checkpoints.items(), key=lambda item: item[0].seed):
+        by_row.setdefault(line.row, []).append(
+            SeedScores(
+                seed=line.seed, accuracy=None, interval=None, transductive=None, scores=None, checkpoint=record.id,
+                improvement_set=record.inputs.get("improvement_set"), contamination=NOT_ON_RECORD,
+            )
+        )  # fmt: skip
+    return [
+        ReportLine(
+            name=row.label, strategy=row.strategy, soft_labels=row.soft_labels, teminal=row.teminal,
+            num_seeds=len(by_row[row]), accuracy=None, sd=None, interval=None, vs_teacher=None, vs_continued=None,
+            transductive=None, transductive_interval=None, transductive_vs_teacher=None, contamination=NOT_ON_RECORD,
+            by_seed=by_row[row],
+        )
+        for row in sorted(by_row, key=in_order)
+    ]  # fmt: skip
+
+
+def in_order(row: Row) -> tuple[bool, int, bool]:
+    """Return the sort key that puts rows in the paper's order."""
+    return row.teminal, STRATEGIES.index(row.strategy), row.soft_labels
 
 
 def summarise(scored: Sequence[Scored]) -> list[ReportLine]:
@@ -216,7 +261,7 @@ def summarise(scored: Sequence[Scored]) -> list[ReportLine]:
         by_row.setdefault(item.line.row, {})[item.line.seed] = item
     teacher, continued = (by_row.get(Row(strategy=base)) for base in ("teacher", "continued"))
     lines = []
-    for row in sorted(by_row, key=lambda row: (row.teminal, STRATEGIES.index(row.strategy), row.soft_labels)):
+    for row in sorted(by_row, key=in_order):
         seeds = dict(sorted(by_row[row].items()))
         items = list(seeds.values())
         correct_SN = np.stack([item.correct_N for item in items])
@@ -357,6 +402,11 @@ def render(rows: Sequence[ReportLine]) -> "Table":
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("")
+    if any(row.accuracy is None for row in rows):
+        table.add_column("checkpoint")
+        for row in rows:
+            table.add_row(name_text(row), ", ".join(seed.checkpoint for seed in row.by_seed))
+        return table
     for name in ("accuracy %", "95 %"):
         table.add_column(name, justify="right", no_wrap=True)
     has_order = any(row.order for row in rows)
@@ -371,6 +421,7 @@ def render(rows: Sequence[ReportLine]) -> "Table":
         return Text(f"{100 * of.change:+.1f} [{100 * low:+.1f},{100 * high:+.1f}]", style=style)
 
     for row in rows:
+        assert row.accuracy is not None and row.interval is not None and row.transductive is not None
         spread = f" ±{100 * row.sd:.1f}" if row.sd is not None else ""
         low, high = row.interval
         table.add_row(

@@ -50,15 +50,21 @@ COLUMNS = (
     "accuracy, %", "95 % interval", "vs teacher", "vs continued", "transductive, %", "transductive vs teacher",
     "order, %", "order vs teacher",
 )  # of the page; the last two only if a row was scored on order  # fmt: skip
+KNOWN_WITHOUT_SCORES = ("name", "strategy", "soft_labels", "num_seeds")  # columns of table.csv
 
 
 def as_csv(rows: Sequence[ReportLine]) -> str:
-    """Return the table as CSV: fractions from 0 to 1, one column per number, missing numbers empty."""
-    columns = ["name", "strategy", "soft_labels", "num_seeds", "accuracy", "sd", "interval_low", "interval_high"]
+    """Return the table as CSV: fractions from 0 to 1, one column per number, missing numbers empty.
+
+    If nothing was measured, there are no columns of numbers.
+    """
+    columns = [*KNOWN_WITHOUT_SCORES, "accuracy", "sd", "interval_low", "interval_high"]
     columns += ["transductive", "transductive_interval_low", "transductive_interval_high"]
     columns += [f"{name}{part}" for name in CHANGES for part in ("", "_low", "_high")]
     columns += ["contamination", "contaminated_clips"]
     columns += ["order", "order_low", "order_high", "order_vs_teacher", "order_vs_teacher_low", "order_vs_teacher_high"]
+    if any(row.accuracy is None for row in rows):
+        columns = list(KNOWN_WITHOUT_SCORES)
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -67,7 +73,7 @@ def as_csv(rows: Sequence[ReportLine]) -> str:
         flat["contamination"] = row.contamination.status
         flat["contaminated_clips"] = row.contamination.num_clips
         for name in ("interval", "transductive_interval"):
-            flat[f"{name}_low"], flat[f"{name}_high"] = getattr(row, name)
+            flat[f"{name}_low"], flat[f"{name}_high"] = getattr(row, name) or (None, None)
         for name in CHANGES:
             change: Change | None = getattr(row, name)
             values = (change.change, *change.interval) if change else (None, None, None)
@@ -84,6 +90,10 @@ def as_csv(rows: Sequence[ReportLine]) -> str:
 
 def as_markdown(table: ReportTable) -> str:
     """Return the table as Markdown, in per cent; changes whose interval excludes zero are bold."""
+    if not table.is_measured:
+        checkpoints = [f"| {cell_text(line.name)} | {seed.seed} | `{seed.checkpoint}` |" for line, seed in table.seeds]
+        lines = [f"**{table.conclusion}**", "", "| | seed | checkpoint |", "|---|--:|---|", *checkpoints, ""]
+        return "\n".join([*lines, *(f"- {line}" for line in protocol_lines(table))]) + "\n"
     head = "| | accuracy | 95 % interval | vs teacher | vs continued | transductive | transductive vs teacher |"
     has_order = any(row.order for row in table.rows)
     lines = [head + " order | order vs teacher |" * has_order, "|---|--:|:-:|--:|--:|--:|--:|" + "--:|--:|" * has_order]
@@ -92,11 +102,11 @@ def as_markdown(table: ReportTable) -> str:
         shown = (change_text(change) for change in (*(getattr(row, name) for name in CHANGES), heard))
         changes = [f"**{text}**" if is_clear else text for text, is_clear in shown]
         cells = [cell_text(name_text(row)), accuracy_text(row), interval_text(row.interval), *changes[:2]]
-        cells += [f"{100 * row.transductive:.1f}", changes[2]]
+        cells += [percent(row.transductive), changes[2]]
         cells += [f"{100 * row.order.score:.1f}" if row.order else "-", changes[3]] if has_order else []
         lines.append("| " + " | ".join(cells) + " |")
-    if table.verdict is not None:
-        lines = [f"**{cell_text(table.verdict.text)}**", "", *lines]
+    if table.conclusion:
+        lines = [f"**{cell_text(table.conclusion)}**", "", *lines]
     return "\n".join(lines + ["", *(f"- {' '.join(line.split())}" for line in protocol_lines(table))]) + "\n"
 
 
@@ -133,12 +143,25 @@ def contamination_lines(rows: Sequence[ReportLine]) -> list[str]:
 
 def accuracy_text(row: ReportLine) -> str:
     """Return the accuracy in per cent, with the standard deviation over seeds if there are several."""
-    return f"{100 * row.accuracy:.1f}" + (f" ± {100 * row.sd:.1f}" if row.sd is not None else "")
+    return percent(row.accuracy) + (f" ± {100 * row.sd:.1f}" if row.sd is not None else "")
 
 
-def interval_text(interval: Sequence[float], sign: str = "") -> str:
-    """Return an interval in per cent."""
-    return " to ".join(f"{100 * limit:{sign}.1f}" for limit in interval)
+def percent(value: float | None) -> str:
+    """Return a fraction in per cent, or a dash if it was not measured."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def interval_text(interval: Sequence[float] | None, sign: str = "") -> str:
+    """Return an interval in per cent, or a dash if nothing was measured.
+
+    Parameters
+    ----------
+    interval : sequence of float or None
+        Its ends, as fractions.
+    sign : str
+        Format of the sign: ``+`` shows that of a positive number too.
+    """
+    return "-" if interval is None else " to ".join(f"{100 * limit:{sign}.1f}" for limit in interval)
 
 
 def change_text(change: Change | None) -> tuple[str, bool]:
@@ -154,7 +177,7 @@ def protocol_lines(table: ReportTable) -> list[str]:
     facts, rows = table.protocol, table.rows
     seeds = sorted({seed.seed for row in rows for seed in row.by_seed})
     budget = facts.budget
-    lines = [
+    lines = [] if not table.is_measured else [
         f"{facts.num_clips:,} clips of {facts.num_recordings:,} recordings, {facts.num_classes} classes "
         f"(names {(facts.class_names_sha256 or '')[:12]}), prompt “{facts.prompt}”, {facts.crops} "
         f"crop{'s' if facts.crops > 1 else ''} per clip",
@@ -163,7 +186,7 @@ def protocol_lines(table: ReportTable) -> list[str]:
         f"seeds {', '.join(map(str, seeds))}; ± is the standard deviation over seeds"
         if len(seeds) > 1
         else f"seed {seeds[0]}; a single seed does not show the spread over seeds",
-    ]
+    ]  # fmt: skip
     if len(budget) == 1:
         lines.append(
             f"equal sample budgets: every row except the teacher saw {budget[0]:,} more pairs, including replay"
@@ -172,9 +195,14 @@ def protocol_lines(table: ReportTable) -> list[str]:
         sizes = ", ".join(f"{size:,}" for size in budget)
         lines.append(f"UNEQUAL sample budgets ({sizes} pairs): the comparison is not fair")
     if facts.selection == ["held_out"]:
-        lines.append("checkpoints were selected by their loss on held-out training pairs, not on these clips")
+        lines.append(
+            "checkpoints were selected by their loss on held-out training pairs"
+            + (", not on these clips" if table.is_measured else "")
+        )
     elif facts.selection == ["last"]:
         lines.append("every student is the last step of its training: no checkpoint was selected on any clips")
+    if not table.is_measured:
+        return lines
     lines += contamination_lines(rows)
     if facts.order is not None:
         lines.append(
@@ -197,6 +225,7 @@ def accuracy_figure(rows: Sequence[ReportLine], path: Path) -> None:
     axes = figure.subplots()
     has_seeds = any(row.num_seeds > 1 for row in rows)
     for place, row in enumerate(rows):
+        assert row.accuracy is not None and row.interval is not None and row.transductive is not None
         low, high = (100 * limit for limit in row.interval)
         colour = ACCENT if row.row.is_student else INK
         axes.plot([low, high], [place, place], color=colour, linewidth=2.2, solid_capstyle="round", zorder=2)
@@ -204,9 +233,9 @@ def accuracy_figure(rows: Sequence[ReportLine], path: Path) -> None:
         (hollow,) = axes.plot(100 * row.transductive, place, "o", markeredgecolor=colour, markersize=6, zorder=3)
         hollow.set_markerfacecolor("white")
         if has_seeds:
-            single = [100 * seed.accuracy for seed in row.by_seed]
+            single = [100 * seed.accuracy for seed in row.by_seed if seed.accuracy is not None]
             axes.plot(single, [place + 0.27] * len(single), ".", color=colour, markersize=5, alpha=0.6, zorder=3)
-    teacher = next((100 * row.accuracy for row in rows if row.row.is_teacher), None)
+    teacher = next((100 * row.accuracy for row in rows if row.row.is_teacher and row.accuracy is not None), None)
     if teacher is not None:
         axes.axvline(teacher, color=MUTED, linewidth=1.2, zorder=1)
     axes.set_yticks(range(len(rows)), label_texts(row.name for row in rows), parse_math=False)
@@ -290,7 +319,7 @@ def _save(figure: "Figure", path: Path) -> None:
 def as_html(table: ReportTable, folder: Path) -> str:
     """Return the page as HTML, including the plots in `folder`."""
     rows = table.rows
-    best = max(row.accuracy for row in rows)
+    best = max((row.accuracy for row in rows if row.accuracy is not None), default=None)
     best_name = table.best.name if table.best else ""
     figures = (
         ("accuracy.png", "accuracy of every row", "Every row; the line marks the teacher."),
@@ -304,7 +333,8 @@ def as_html(table: ReportTable, folder: Path) -> str:
         "report.html",
         title=table.title,
         note=table.note,
-        verdict=table.verdict.text if table.verdict else "",
+        verdict=table.conclusion,
+        is_measured=table.is_measured,
         rows=[_shown(row, row.accuracy == best) for row in rows],
         columns=COLUMNS,
         meanings=MEANING,
@@ -315,9 +345,7 @@ def as_html(table: ReportTable, folder: Path) -> str:
             if (folder / name).exists()
         ],
         protocol=protocol_lines(table),
-        lineage=[
-            {**vars(seed), "name": line.name, "accuracy": f"{100 * seed.accuracy:.1f}"} for line, seed in table.seeds
-        ],
+        lineage=[{**vars(seed), "name": line.name, "accuracy": percent(seed.accuracy)} for line, seed in table.seeds],
     )
 
 
@@ -326,10 +354,10 @@ def _shown(row: ReportLine, is_best: bool) -> dict[str, Any]:
     return {
         "name": name_text(row),
         "is_best": is_best,
-        "accuracy": f"{100 * row.accuracy:.1f}",
+        "accuracy": percent(row.accuracy),
         "spread": f"{100 * row.sd:.1f}" if row.sd is not None else "",
         "interval": interval_text(row.interval),
-        "transductive": f"{100 * row.transductive:.1f}",
+        "transductive": percent(row.transductive),
         "order": f"{100 * row.order.score:.1f}" if row.order else "",
         "order_vs_teacher": _shown_change(row.order.vs_teacher if row.order else None),
         **{name: _shown_change(getattr(row, name)) for name in CHANGES},
