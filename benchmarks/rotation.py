@@ -159,7 +159,7 @@ def rows_of(experiment, tables, manifests, seed, fold, names, campaign) -> Itera
     inputs = steps.candidates(teacher, manifests, texts, experiment.num_crops, campaign)
 
     captioning = experiment.captioning
-    training = dataclasses.replace(captioning.captioner, num_examples=32 * 1500, final_learning_rate=5e-5)
+    training = dataclasses.replace(captioning.captioner, num_examples=32 * 1500)
     written_by = dataclasses.replace(captioning.captions, way="captioner")
     with_captioner = dataclasses.replace(
         experiment, captioning=dataclasses.replace(captioning, captions=written_by, captioner=training)

@@ -14,8 +14,9 @@ Payload: the folder of `clapcur.models.captioner.Captioner.save`, ``history.json
 
 Notes
 -----
-From wsntxxn/AudioCaption: label smoothing, optimiser, learning rates, clipping. Left out: scheduled sampling, weight
-averaging and the recurrent layers over the frames. Added: a warm-up.
+From wsntxxn/AudioCaption: label smoothing, optimiser, peak learning rate, clipping. Left out: scheduled sampling,
+weight averaging and the recurrent layers over the frames. Added: a warm-up. The learning rate ends at a tenth of its
+peak, there at a thousandth.
 """
 
 import logging
@@ -61,8 +62,9 @@ class CaptionerTraining:
     """Pairs per step; as in wsntxxn/AudioCaption."""
     learning_rate: float = 5e-4
     """Peak learning rate of Adam; as in wsntxxn/AudioCaption."""
-    final_learning_rate: float = 5e-7
-    """Learning rate at the end of its exponential decay; as in wsntxxn/AudioCaption."""
+    final_learning_rate: float = 5e-5
+    """Learning rate at the end of its exponential decay. wsntxxn/AudioCaption ends at 5e-7, which decays too fast for
+    short budgets."""
     warmup: float = 0.05
     """Fraction of the steps used for linear warm-up."""
     weight_decay: float = 1e-6

@@ -19,11 +19,12 @@ MAX_NOTE = 8000  # characters of a tag
 
 
 def metrics(table: ReportTable) -> dict[str, float]:
-    """Return the accuracy of every row, and its change from the teacher, in sections of their own."""
+    """Return the accuracy of every row, if it was measured, and its change from the teacher, in sections."""
     found = {}
     for line in table.rows:
         name = spelled(line.row.name)
-        found[f"accuracy/{name}"] = line.accuracy
+        if line.accuracy is not None:
+            found[f"accuracy/{name}"] = line.accuracy
         if line.vs_teacher is not None:
             found[f"vs_teacher/{name}"] = line.vs_teacher.change
     return found
@@ -133,7 +134,7 @@ def version_note(store: Store, dataset: str, checkpoint: Artifact) -> tuple[str,
             return f"{text}As {role}: {decided.why}.", {"accuracy": f"{decided.accuracy[role]:.4f}"}
     if compared := champions.newest_comparison(store, dataset):
         for line, seed in compared[1].seeds:
-            if seed.checkpoint == checkpoint.id:
+            if seed.checkpoint == checkpoint.id and seed.accuracy is not None and seed.interval is not None:
                 low, high = seed.interval
                 verdict = compared[1].verdict
                 told = f"{line.name}, seed {seed.seed}: {_percent(seed.accuracy)} [{_percent(low)}, {_percent(high)}]"
@@ -155,6 +156,7 @@ def _scores(verdict: Verdict) -> str:
     return "| | accuracy | 95 % interval |\n|---|--:|--:|\n" + "".join(
         f"| {name} | {_percent(line.accuracy)} | {' to '.join(map(_percent, line.interval))} |\n"
         for name, line in rows.items()
+        if line.accuracy is not None and line.interval is not None
     )
 
 

@@ -133,8 +133,8 @@ def test_half_of_the_examples_are_without_tags():
 def test_the_learning_rate_rises_and_then_falls_by_the_same_factor_every_step():
     config = CaptionerTraining(num_examples=32 * 100, warmup=0.1)
     rates = [config.learning_rate_at(step) for step in range(100)]
-    assert rates[0] == pytest.approx(5e-5) and rates[9] == rates[10] == 5e-4 and rates[99] == pytest.approx(5e-7)
-    np.testing.assert_allclose(np.diff(np.log(rates[10:])), np.log(1e-3) / 89)
+    assert rates[0] == pytest.approx(5e-5) and rates[9] == rates[10] == 5e-4 and rates[99] == pytest.approx(5e-5)
+    np.testing.assert_allclose(np.diff(np.log(rates[10:])), np.log(1e-1) / 89)
 
 
 def bits(made) -> dict[str, bytes]:
