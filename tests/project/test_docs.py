@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 from doc_pages import TEXT
+from page_pictures import MOST_BYTES, NAMES, SCHEMES, SIZES
 from source_tree import ROOT
 from typer.core import TyperGroup
 
@@ -78,3 +79,12 @@ def test_the_page_of_commands_is_the_one_that_the_commands_make(tmp_path):
     made = [program, "clapcur.cli", "utils", "docs", "--name", "clapcur", "--title", "Every command"]
     subprocess.run([*made, "--output", tmp_path / "commands.md"], check=True, capture_output=True)
     assert (tmp_path / "commands.md").read_text() == TEXT[ROOT / "docs/commands.md"], "run make docs"
+
+
+def test_the_pictures_of_the_pages_are_there_and_small():
+    """A picture that was renamed leaves a hole in the page, and large ones make every clone slow."""
+    folder = ROOT / "docs/images/pages"
+    shown = set(re.findall(r"images/pages/([\w.-]+)", TEXT[ROOT / "docs/pages.md"]))
+    wanted = {f"{name}-{width}-{scheme}.png" for name in NAMES for width in SIZES for scheme in SCHEMES}
+    assert shown == wanted == {path.name for path in folder.iterdir()}
+    assert [path.name for path in folder.iterdir() if path.stat().st_size > MOST_BYTES] == []

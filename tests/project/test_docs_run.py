@@ -41,12 +41,13 @@ NOT_RUN = [  # (what a line begins with, why)
     ("make ", LONG), ("clapcur up", SERVER), ("clapcur watch", SERVER), ("mlflow models serve", SERVER),
     ("clapcur push", NETWORK), ("clapcur pull", NETWORK), ("clapcur ingest s3://", NETWORK),
     ("clapcur compare --recipe", DATA), ("clapcur init table2.yaml", DATA), ("python benchmarks/", DATA),
-    ("python tests/", LONG), ("docker ", DOCKER), ("cp .env.example", DOCKER),
+    ("docker ", DOCKER), ("cp .env.example", DOCKER),
     ("for name in", DOCKER), ("editor .env", DOCKER), ("mkdir -p /srv", DOCKER), ("mkdir -p backup", DOCKER),
     ("git pull", DOCKER), ("done", DOCKER), ("torchrun ", MACHINES), ("ray start", MACHINES),
     ("RAY_ADDRESS=", MACHINES), ("pip install", NETWORK), ("clapcur post-train", LONG),
     ("clapcur compare my-sounds.yaml --strategies", LONG), ("clapcur tag $PAIRS", LONG),
     ("clapcur train-captioner", LONG), ("clapcur caption $TAGS --way captioner", LONG),
+    ("python tests/", LONG),
     ("python -m flows.register", "it needs servers of your own; test_deployments calls it"),
 ]  # fmt: skip
 NOT_RUN_PYTHON = {"docs/corpora.md": NETWORK}  # it downloads
