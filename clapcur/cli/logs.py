@@ -143,7 +143,8 @@ class CommandLog:
             self._file.handle(logging.LogRecord("clapcur.command", level, __file__, 0, text, (), caught))
 
     def end(self, code: int) -> None:
-        """Write the exit code and close the file."""
+        """Write the exit code and close the file; nothing can be logged afterwards."""
+        self._command = None
         if self._file is not None:
             self.write(logging.INFO, f"exit code {code} after {time.monotonic() - self._started:.1f} s")
             log.removeHandler(self._file)

@@ -35,7 +35,8 @@ def in_words(count: str, number: float) -> str:
 
 def count_name(count: str) -> str:
     """Return what a count of a record counts: ``pairs``, not ``teacher_pairs_pairs``."""
-    return WORDS.get(count, count.replace("_", " "))
+    before, _, last = count.rpartition(".")  # seen.teacher_pairs: teacher pairs seen
+    return f"{WORDS.get(last, last)} {before}".replace("_", " ").strip()
 
 
 def label(record: Record) -> str:

@@ -14,6 +14,7 @@ from command_runs import run
 
 from clapcur import __version__, progress
 from clapcur.cli import logs
+from clapcur.cli.console import open_home
 from clapcur.redaction import is_secret, redacted
 from clapcur.store import runner
 from clapcur.store.artifacts import Stage
@@ -157,6 +158,13 @@ def test_a_new_home_has_the_log_of_the_command_that_made_it(answer, tmp_path, dr
     assert answer("land", drop, "--pool", "field", "--home", tmp_path / "new")[0] == 0
     (path,) = (tmp_path / "new" / "logs").glob("*-land.log")
     assert "$ clapcur land" in path.read_text()
+
+
+def test_a_home_opened_after_a_command_has_no_log(answer, home, tmp_path):
+    """A program that runs a command and then works on must not keep a file open."""
+    assert answer("verify")[0] == 0
+    open_home(tmp_path / "other")
+    assert not (tmp_path / "other" / "logs").exists()
 
 
 def test_a_log_that_cannot_be_written_changes_nothing(answer, home):

@@ -393,6 +393,7 @@ def test_the_commit_of_a_checkout_is_recorded_and_marked_where_files_differ(tmp_
         ("improvement_set_pairs", "189 pairs of the Improvement-Set"),
         ("training_groups", "189 training groups"),
         ("clips", "189 clips"),
+        ("seen.teacher_pairs", "189 teacher pairs seen"),
     ],
 )
 def test_counts_are_said_in_words(name, words):
