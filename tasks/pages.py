@@ -20,7 +20,7 @@ from clapcur.data.scores import Scores
 from clapcur.stages.report.html import cell_text
 from clapcur.store.artifacts import Artifact
 from clapcur.store.home import Home
-from clapcur.store.readable import label
+from clapcur.store.readable import in_words, label
 from clapcur.store.record import Record
 
 _shown: set[tuple[str, str]] = set()  # flow run and artifact
@@ -39,17 +39,25 @@ def show(made: Artifact) -> Artifact:
     page = {
         "report": report_page, "improvement_set": card_page, "scores": scores_page, "decision": decision_page
     }.get(made.kind, facts_page)  # fmt: skip
-    record, about = made.record, title(made.record)
+    name, text, link = key(made.record), page(made, home), models_link(made.record, home)
     try:
-        said = str(record.facts.get("verdict") or about)
-        create_markdown_artifact(page(made, home), key=key(record), description=said)
-        if made.kind == "report" and (link := models_link(record, home)):
-            create_link_artifact(link, "all models by accuracy", key=f"{key(record)}-mlflow", description=about)
-        elif link := tracking.run_page(home, made.id):
-            create_link_artifact(link, "its run in MLflow", key=f"{key(record)}-mlflow", description=about)
+        create_markdown_artifact(text, key=name, description=headline(made))
+        if made.kind == "report" and link:
+            about = f"MLflow's table of all models of {made.record.experiment}, best first"
+            create_link_artifact(link, "all models by accuracy", key=f"{name}-mlflow", description=about)
     except Exception as error:  # no error of Prefect may stop the pipeline; the artifact is in the store
         log.warning("%s %s has no page in Prefect: %s", made.kind, made.id, tracking.one_line(error))
     return made
+
+
+def headline(made: Artifact) -> str:
+    """Return an artifact in one sentence: a verdict, a decision, or what it has."""
+    record = made.record
+    if made.kind == "decision":
+        decided = Decision.open(made)
+        return f"{'Promoted' if decided.promoted else 'Not promoted'}: {decided.why}"
+    counts = ", ".join(in_words(name, count) for name, count in list(record.counts.items())[:2])
+    return str(record.facts.get("verdict") or (f"{title(record)}: {counts}" if counts else title(record)))
 
 
 def models_link(record: Record, home: Home) -> str | None:

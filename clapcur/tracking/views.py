@@ -60,11 +60,12 @@ VIEWS = (
 
 def experiment_tags(experiment_id: str) -> dict[str, str]:
     """Return the tags of an experiment that hold its description and its views."""
-    listed = "\n".join(f"- [{view.name}]({link(experiment_id, view.key)}): {view.what}" for view in VIEWS)
+    links = {view: f"[{view.name}]({link(experiment_id, view.key)})" for view in VIEWS}
+    listed = "\n".join(f"- {links[view]}: {view.what}" for view in VIEWS)
     note = (
-        f"Runs of clapcur. Start with a view:\n\n{listed}\n\nA comparison is one run, with its verdict, table and "
-        "report; the runs of its models, Improvement-Sets and other steps are below it. The tag `clapcur.artifact` is "
-        "an id for `clapcur trace ID`, which shows how it was made."
+        f"Start with {links[VIEWS[0]]}.\n\n{listed}\n\nA comparison is one run, with its verdict, table and report; "
+        "the runs of its models, Improvement-Sets and other steps are below it. The tag `clapcur.artifact` is an id "
+        "for `clapcur trace ID`, which shows how it was made."
     )
     return {NOTE_TAG: note} | {f"{VIEW_TAG}{view.key}": _stored(view) for view in VIEWS}
 
