@@ -87,7 +87,7 @@ class TagGuidedBert(BertLMHeadModel):
         )  # fmt: skip
 
 
-class GumbelNoise(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
+class GumbelNoise(LogitsProcessor):
     """Noise that makes the largest logit of a row a sample of its softmax (the Gumbel-max trick).
 
     The noise of a row depends on its name and the number of its tokens alone. The samplers of torch have one stream
