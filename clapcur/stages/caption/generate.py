@@ -120,7 +120,8 @@ def _said_before(
     said: dict[str, list[str]] = {}
     for clip, caption in zip(table.clip_id, table.caption, strict=True):
         said.setdefault(clip, []).append(caption)
-    known, found = [clip for clip in clips if clip in said], dict[str, list[str]]()
+    known = [clip for clip in clips if clip in said]
+    found: dict[str, list[str]] = {}
     for start in range(0, len(known), BLOCK):
         block = known[start : start + BLOCK]
         now_NK, then_NK = (each.vectors(block, model.class_names, model.config.tag_vector) for each in (tags, then))
