@@ -79,6 +79,7 @@ def refused(done, message):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_model_comes_back_from_the_hub_as_it_was(hub, home, student, tmp_path):
     """Another tokenizer or another front end would load just as well."""
     done = run("push", student.id, "my-org/barks", "--license", "cc-by-4.0", "--json")
@@ -157,6 +158,7 @@ def test_a_repository_without_a_model_is_refused(hub, here, home, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_model_of_another_project_is_pulled_too(hub, home, tmp_path):
     write_hugging_face(tmp_path / "clap")
     hub.commits["laion/tiny"] = ["initial commit"]
