@@ -30,7 +30,7 @@ CONFIG = """<View>
 
 
 def tasks(pairs: pd.DataFrame, audio: Mapping[str, str]) -> str:
-    """Return pairs as tasks in JSON. No task says how similar the model finds its pair in what `CONFIG` shows.
+    """Return pairs as tasks in JSON. `CONFIG` does not show the similarity, which would influence listeners.
 
     Parameters
     ----------
