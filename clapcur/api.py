@@ -151,7 +151,7 @@ class Improvement:
     """The result of `improve`."""
 
     verdict: str
-    # whether the student is better than its teacher, in words
+    # whether the student is better than its teacher, in words, or that nothing was measured
     is_better: bool
     # whether the interval of its change from the teacher is above zero
     table: "pd.DataFrame"
@@ -199,7 +199,7 @@ def improve(
     classes : path, str or list of str, optional
         Class names: a file, a built-in list such as ``esc50``, or the names.
     evaluation : path, DataFrame or list of (path, str), optional
-        Clips with labels, in the columns path and label.
+        Clips with labels, in the columns path and label. None: nothing is measured, and the verdict says so.
     captions : path or list of str, optional
         More captions, without audio.
     checkpoint : path or str, optional
@@ -234,7 +234,7 @@ def improve(
         raise ValueError("give an experiment file or the other arguments, not both; the file holds the paths")
     if config is None:
         generated = pairs is None and (tagger is not None or checkpoint is not None)
-        needed = ("pool" if generated else "pairs", "classes", "evaluation")
+        needed = ("pool" if generated else "pairs", "classes")
         if missing := [one for one in needed if from_paths[one] is None]:
             raise ValueError(f"give an experiment file, or {', '.join(missing)} as well")
     for one, value in given.items():
@@ -302,7 +302,7 @@ def _improvement(home: Home, report: Artifact) -> Improvement:
         for is_it in (lambda row: row.is_student, lambda row: row.is_teacher)
     )
     return Improvement(
-        verdict=verdict.text if verdict else "", is_better=verdict is not None and verdict.is_better,
+        verdict=read.conclusion, is_better=verdict is not None and verdict.is_better,
         table=pd.DataFrame(rows).set_index("row"), student=Trained(student, home.root),
         teacher=Trained(teacher, home.root), report=report.path / "report.html",
     )  # fmt: skip

@@ -17,7 +17,7 @@ from clapcur.flows.steps import manifests_of, selecting
 from clapcur.stages import embed as embed_stage
 from clapcur.stages import train as train_stage
 from clapcur.stages.embed import EmbedConfig
-from clapcur.store.artifacts import Artifact, Stage, Store
+from clapcur.store.artifacts import Artifact, Key, Stage, Store
 from clapcur.store.dry_run import dry_run
 from clapcur.store.record import Outcome
 from clapcur.tasks.adopt import adopt
@@ -141,7 +141,7 @@ def _some_clips(store: Store, manifest: Artifact) -> Artifact:
         whole, clips=clips, pairs=whole.pairs[whole.pairs.clip_id.isin(kept)].reset_index(drop=True),
         locations=whole.locations[whole.locations.clip_id.isin(kept)].reset_index(drop=True),
     )  # fmt: skip
-    work = store.open(Stage("some", "1", "manifest", lambda *_: Outcome()).key({"of": manifest.id}, {}))
+    work = store.open(Key("manifest", "some", "1", {"of": manifest.id}, {}))
     some.write(work.path)
     return store.commit(work, Outcome(counts={"clips": len(clips)}), time.time())
 

@@ -440,10 +440,11 @@ def report(
     else:
         where = open_home(home)
         made = _make_report(where, rows, title, note)
-    if as_json:
-        print_json({"home": str(where.root), "report": made.id, "rows": scored_rows(made, where)})
-        return
     table = ReportTable.open(made)
+    if as_json:
+        said = {"home": str(where.root), "report": made.id, "verdict": table.conclusion}
+        print_json(said | {"rows": scored_rows(made, where)})
+        return
     show(render(table.rows))
     if not table.is_measured:
         show(table.conclusion)

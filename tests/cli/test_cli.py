@@ -147,7 +147,7 @@ def test_version_and_no_arguments(answer):
         (["trace", "x", "--nope"], 2, "No such option: --nope"),
         (["bogus"], 2, "No such command 'bogus'"),
         (["curate", "--strategy", "all"], 2, "du"),
-        (["improve"], 2, "give an experiment file, or --pairs, --classes, --evaluation as well; see `clapcur improve"),
+        (["improve"], 2, "give an experiment file, or --pairs, --classes as well; see `clapcur improve"),
         (["improve", "a.yaml", "--pool", "b"], 2, "not both"),
         (["improve", "absent.yaml"], 1, "absent.yaml does not exist; create one with `clapcur init`"),
         (["compare", "absent.yaml", "--seeds", "0"], 1, "absent.yaml does not exist"),
@@ -586,7 +586,9 @@ def test_the_stages_by_hand_make_the_very_artifacts_of_the_flow(answer, home, so
 
     done = run("compare", "tones.yaml", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"home": str(home.root), "rows": report["rows"]}
+    assert json.loads(done.stdout) == {
+        "home": str(home.root), "verdict": report["verdict"], "rows": report["rows"],
+    }  # fmt: skip
     lines = [line for line in done.stderr.splitlines() if " -> " in line]
     assert len(lines) == 17 and [line for line in lines if "(reused" not in line] == []
     assert [row["checkpoint"] for row in report["rows"]] == [teacher, student["id"]]

@@ -166,7 +166,7 @@ def report(inputs: Mapping[str, Artifact], config: ReportConfig, work: Workspace
     ValueError
         A row names an input that is missing.
     """
-    is_measured = any(line.scores in inputs for line in config.rows)
+    is_measured = any(line.scores in inputs or line.checkpoint not in inputs for line in config.rows)
     wanted = {line.checkpoint for line in config.rows} | {line.scores for line in config.rows if is_measured}
     if missing := sorted(wanted - set(inputs)):
         raise ValueError(f"missing inputs of the report: {', '.join(missing)}")
