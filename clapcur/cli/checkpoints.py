@@ -101,7 +101,7 @@ def export(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a checkpoint in another project's format, with a card.
+    """Write a checkpoint in another project's format.
 
     Fails if the format cannot represent the model; the message lists the formats that can. The card says what the model
     was trained on and its scores: README.md in a folder, or a file with the suffix .md beside a file.

@@ -33,7 +33,7 @@ def label(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a page for labelling a sample of a pool, to evaluate on.
+    """Write a page to label a sample of a pool, by ear.
 
     The page is one HTML file that needs no server. Play each clip, choose its class by key or click, and export a table
     for `improve --evaluation`. The page does not show what a model predicts, which would bias the labels. Labelled

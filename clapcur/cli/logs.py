@@ -142,8 +142,16 @@ class CommandLog:
             caught = None if error is None else (type(error), error, error.__traceback__)
             self._file.handle(logging.LogRecord("clapcur.command", level, __file__, 0, text, (), caught))
 
+    @property
+    def has_owner(self) -> bool:
+        """Whether `new` made it, for a caller who ends it; else a command was called as a function of the app."""
+        return bool(self._arguments)
+
     def end(self, code: int) -> None:
-        """Write the exit code and close the file; nothing can be logged afterwards."""
+        """Write the exit code and close the file; the next command has a log of its own."""
+        global _current
+        if _current is self:
+            _current = CommandLog(())
         self._command = None
         if self._file is not None:
             self.write(logging.INFO, f"exit code {code} after {time.monotonic() - self._started:.1f} s")
@@ -226,9 +234,18 @@ def logged(name: str, command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def run(quiet: bool, verbose: bool, **values: Any) -> Any:
-        current().ask(quiet, verbose)
-        current().begin(name, chosen_home(values.get("home")))
-        return command(**values)
+        this = current()
+        this.ask(quiet, verbose)
+        this.begin(name, chosen_home(values.get("home")))
+        if this.has_owner:
+            return command(**values)
+        code = 1
+        try:
+            result = command(**values)
+            code = 0
+            return result
+        finally:
+            this.end(code)
 
     plain = inspect.signature(command)
     more = {"quiet": QuietOption, "verbose": VerboseOption}

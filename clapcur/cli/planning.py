@@ -27,7 +27,7 @@ def plan(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what an experiment would compute and cost, and what looks wrong with its inputs.
+    """Show what an experiment would compute and cost.
 
     Shows what would be trained, embedded, tagged and curated, what can be reused, the disk space, and an estimate of
     the remaining time from earlier runs on this machine. Reads tables, audio and checkpoints, so that errors in them

@@ -31,7 +31,7 @@ def search(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the clips or captions most similar to words or a sound.
+    """Find the clips or captions nearest to words or a sound.
 
     The search is exact; similarity is the cosine of the two embeddings. The embeddings of clips and captions are kept,
     so that the next search in them takes seconds. With --page, the clips can be played: the page is one HTML file that

@@ -168,7 +168,7 @@ def pairs(
     home: HomeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per pair.")] = False,
 ) -> None:
-    """List the pairs of a set, a student or a manifest, or write them.
+    """List or write the pairs of a set, student or manifest.
 
     The pairs with the highest similarity come first. A data set (--to) has the pairs with their audio, similarity,
     class, source recording and set, without clips that were taken down. `clapcur ingest` of it gives the same pairs.

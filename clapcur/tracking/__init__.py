@@ -30,6 +30,7 @@ REST_S = 60.0  # how long MLflow is left alone after a failure
 _rests_until: dict[str, float] = {}
 log = logging.getLogger("clapcur")
 logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)  # it logs every start and end
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it logs that it creates tables
 
 
 class Delivery(NamedTuple):

@@ -57,8 +57,8 @@ def test_lists_give_the_student_of_the_same_tables(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({}, ValueError, "give an experiment file, or pairs, classes, evaluation as well"),
-        ({"checkpoint": "a.pt"}, ValueError, "or pool, classes, evaluation as well"),
+        ({}, ValueError, "give an experiment file, or pairs, classes as well"),
+        ({"checkpoint": "a.pt"}, ValueError, "or pool, classes as well"),
         ({"config": "a.yaml", "classes": ["a", "b"]}, ValueError, "give an experiment file or the other arguments"),
         ({"pairs": "no.csv", "classes": "esc50", "evaluation": "no.csv"}, DataError, "pairs no.csv does not exist"),
         ({"pairs": [], "classes": "esc50", "evaluation": [("a", "b")]}, DataError, "pairs is empty"),

@@ -132,5 +132,5 @@ def test_a_plan_leaves_no_run(config):
     for command in (["plan"], ["compare", "--dry-run"]):
         assert CliRunner().invoke(app, [command[0], str(config), *command[1:]]).exit_code == 0
     home = Home.open()
-    assert stages(home), "what a plan reads is made"
+    assert not stages(home), "a plan writes no artifact"
     assert not list(home.root.rglob("mlflow.db")) and not list(home.root.rglob("prefect.db"))

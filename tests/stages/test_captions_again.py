@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ from captioning_corpus import THINGS, CaptionedTones
 from clapcur.data.generated import KEPT, read_generated
 from clapcur.data.manifest import Manifest
 from clapcur.data.tags import Tags
+from clapcur.experiments.config import starter
 from clapcur.flows.plan import plan
 from clapcur.models.captioner import Captioner
 from clapcur.models.clap import load_model
@@ -161,7 +161,10 @@ def test_the_task_finds_the_captions_of_the_version_before(corpus, captioner, he
     grown = grow("field", corpus.manifest_of("landed second", clips[8:]))
     tags_2 = tags_of(corpus, "tags 2", grown)
     inputs = {"pool": grown, "tags": tags_2, "captioner": captioner}
-    (step,) = plan(SimpleNamespace(name="any"), lambda _: caption_task(BEAM, inputs, "generated")).steps
+    table = root / "pairs.csv"
+    pd.DataFrame({"path": [*corpus.paths.values()][:4], "caption": "a tone"}).to_csv(table, index=False)
+    experiment = starter(name="any", pairs=table, pool=table, class_names="esc50")
+    (step,) = plan(experiment, lambda _: caption_task(BEAM, inputs, "generated")).steps
     assert (step.unit, step.new, step.reused) == ("clips", 4, 8)
     second, work = asked(grown, tags_2)
     assert work == 4 and second.record.inputs["previous"] == first.id
