@@ -8,9 +8,10 @@ tower; both stay frozen and the projections learn, so that each clip passes its 
 Settings are chosen on one half of the recordings of each fold (``--half development``), and scored once on the other
 (``--half final``). Every student has the budget of the row ``continued``. The row ``oracle`` learns the true labels of
 the pool in place of what curation chose, and exists here alone: it is what labels would be worth. The row ``no pairs``
-is a teacher without a captioned clip: it learned captions that were written from the tags of the pool. The row ``ads
-glosses`` searches WordNet's glosses in place of AudioCaps, and ``tagcap captioner`` has its captions from a captioner
-that was trained on the teacher's pairs.
+is a teacher without a captioned clip: it learned captions that were written from the tags of the pool; ``no pairs, pl``
+is its student of pseudo-labels, as ``clapcur improve`` makes it without pairs. The row ``ads glosses`` searches
+WordNet's glosses in place of AudioCaps, and ``tagcap captioner`` has its captions from a captioner that was trained on
+the teacher's pairs.
 
     python benchmarks/rotation.py --output rotation.jsonl           # three folds, three seeds, the rows of the table
     python benchmarks/rotation.py --output text.jsonl --rows teacher continued tagcap "ads+sl glosses"     # see --help
@@ -42,10 +43,10 @@ ROWS = (
     "teacher", "continued", "sl", "du", "du+sl", "ds", "ds+sl", "ads", "ads+sl", "pl alone", "pl", "pl+sl", "oracle",
 )  # fmt: skip
 OTHER_TEXT = (
-    "tagcap", "tagcap+sl", "tagcap-classes", "tagcap-classes+sl", "no pairs",
+    "tagcap", "tagcap+sl", "tagcap-classes", "tagcap-classes+sl", "no pairs", "no pairs, pl",
     "tagcap captioner", "tagcap+sl captioner", "ads glosses", "ads+sl glosses",
 )  # fmt: skip
-ALIAS = {"oracle": "pl", "pl alone": "pl", "no pairs": "teacher"}
+ALIAS = {"oracle": "pl", "pl alone": "pl", "no pairs": "teacher", "no pairs, pl": "pl"}
 STEPS = {"teacher": 400, "student": 300}
 
 
@@ -175,9 +176,16 @@ def rows_of(experiment, tables, manifests, seed, fold, names, campaign) -> Itera
 
     def learned(name: str, row: Row) -> tuple[Artifact, dict[str, Artifact]]:
         """Return the checkpoint of a row, and the set that it learned from, by its name."""
-        if name == "no pairs":
+        if name.startswith("no pairs"):
             without = dataclasses.replace(experiment, pairs=None)
-            return steps.teacher_of(without, seed, steps.ingest_all(without, campaign), campaign), {}
+            found = steps.ingest_all(without, campaign)
+            first = steps.teacher_of(without, seed, found, campaign)
+            if name == "no pairs":
+                return first, {}
+            given = steps.candidates(first, found, texts, experiment.num_crops, campaign)
+            given = steps.without_search(given) | steps.pseudo_labelled(without, first, given, campaign)
+            sets = {"pl": curate(without.curate("pl"), given, seed, campaign)}
+            return steps.checkpoint_of(without, row, seed, found, first, sets, campaign), sets
         sets, given, found = {}, inputs, manifests
         if row.strategy in GENERATED:
             settings = with_captioner if name.endswith(" captioner") else experiment
