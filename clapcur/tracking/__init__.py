@@ -30,7 +30,8 @@ REST_S = 60.0  # how long MLflow is left alone after a failure
 _rests_until: dict[str, float] = {}
 log = logging.getLogger("clapcur")
 logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)  # it logs every start and end
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it logs that it creates tables
+for _name in ("mlflow.store.db.utils", "mlflow.pyfunc"):  # they log that tables are created, and examples checked
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 class Delivery(NamedTuple):

@@ -10,11 +10,14 @@ from mlflow import MlflowClient
 from clapcur.data import champions
 from clapcur.data.report_table import Change, SeedScores
 from clapcur.lineage.queries import find
+from clapcur.stages.tombstone import STAGE as BURY
+from clapcur.stages.tombstone import Tombstone
+from clapcur.store import runner
 from clapcur.store.artifacts import Artifact
 from clapcur.store.home import Home
 from clapcur.store.record import Outcome
 from clapcur.testing import NOT_ON_RECORD, report_line, report_table
-from clapcur.tracking import deliver, result_pages, sync
+from clapcur.tracking import deliver, point_aliases, result_pages, sync
 from clapcur.tracking.runs import connect
 
 CLEARLY, HARDLY = Change(change=0.25, interval=(0.05, 0.4), num_seeds=1), Change(
@@ -198,6 +201,18 @@ def test_a_newer_comparison_without_a_winner_withdraws_the_recommendation(home, 
     model = client.get_registered_model("clapcur-esc50")
     assert model.aliases == {}
     assert "No version is recommended. ADS+SL is not better" in model.description
+
+
+def test_a_clip_that_is_taken_down_withdraws_the_recommendation(home, made, client):
+    """A model that learned from a forgotten clip would be deployed under the alias that everybody uses."""
+    report(home, made, CLEARLY)
+    deliver(home)
+    stone = Tombstone(clip_id=chain.clip("pool-1"), pcm_sha256="", recording_id="", reason="asked")
+    runner.run(BURY, stone, {}, home)
+    point_aliases(home)
+    model = client.get_registered_model("clapcur-esc50")
+    assert model.aliases == {} and champions.standing(home.store, "esc50") == {}
+    assert "was made from a clip that was taken down" in model.description
 
 
 def test_where_a_gate_decides_the_champion_is_the_model_to_use(home, made, client):
