@@ -216,6 +216,8 @@ def before(step: Step, folder: Path) -> None:
         config.write_text(f"{re.sub(r'count: [0-9]+', 'count: 12', config.read_text())}{rows}\n")
     if step.text == "clapcur recurate my-sounds.yaml":
         config.write_text(config.read_text().replace("pool: recordings/", "pool: pool:field"))
+    if step.text.endswith("clapcur label recordings/ --classes classes.txt"):  # two pages have it
+        (folder / "label.html").unlink(missing_ok=True)
     if step.text.startswith("clapcur marks anna.csv"):
         for name, mark in (("anna", "right"), ("ben", "wrong")):
             (folder / f"{name}.csv").write_text(
@@ -231,12 +233,15 @@ EFFECTS: dict[str, Callable[[Path, str], bool]] = {  # what is in a line: whethe
     "clapcur export $STUDENT my-clap/": lambda folder, out: (folder / "my-clap" / "preprocessor_config.json").is_file(),
     "clapcur export $STUDENT student.pth": lambda folder, out: (folder / "student.pth").is_file(),
     "clapcur recurate": lambda folder, out: "decision" in out and "champion" in out,
+    "clapcur recurate my-sounds.yaml --dry-run": lambda folder, out: "Due: " in out or "Not due yet: " in out,
+    "clapcur label": lambda folder, out: "at most one of each" in out,
     "clapcur plan": lambda folder, out: "embed pool" in out,
     "clapcur forget": lambda folder, out: "is forgotten" in out,
     "clapcur trace $STUDENT --html": lambda folder, out: (folder / "tree.html").is_file(),
     "clapcur trace clapcur-my-sounds@champion": lambda folder, out: re.match(r"[0-9a-f]{12}  train ", out) is not None,
     "clapcur map": lambda folder, out: (folder / "map.html").is_file(),
     "clapcur search": lambda folder, out: ".wav" in out,
+    "clapcur search dog.wav pairs.csv --captions": lambda folder, out: "similarity   caption" in out,
     "clapcur marks": lambda folder, out: "1 pairs with a majority" in out and "1 ties are left out" in out,
     "clapcur audition $SET --label-studio": lambda folder, out: (folder / "tasks" / "tasks.json").is_file(),
     "clapcur verify --all": lambda folder, out: "damaged" in out or "whole" in out,
@@ -282,8 +287,7 @@ def test_the_pages_run_as_they_are_written(project, hub):
             command, cwd=project, env=environment | ids(project), capture_output=True, text=True, timeout=180
         )
         assert done.returncode == 0, f"{page}: {step.text}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
-        for start, came in EFFECTS.items():
-            if start in step.text:
-                assert came(project, done.stdout), f"{page}: {step.text}\n{done.stdout}{done.stderr}"
+        if promised := max((part for part in EFFECTS if part in step.text), key=len, default=""):
+            assert EFFECTS[promised](project, done.stdout), f"{page}: {step.text}\n{done.stdout}{done.stderr}"
         stray = [name for name in ("mlflow.db", "mlruns", "mlartifacts", "prefect.db") if (project / name).exists()]
         assert stray == [], f"{page}: {step.text} left {stray}"
