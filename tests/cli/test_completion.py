@@ -85,15 +85,10 @@ def test_a_broken_home_completes_what_its_folders_say(made, home, tmp_path, monk
     assert sorted(home.root.rglob("*")) == before
 
 
-def test_completion_imports_nothing_heavy_and_is_fast(made):
+def test_completion_imports_nothing_heavy(made):
     """It runs at every press of a key."""
     code = f"import atexit; atexit.register(lambda: print(sorted(set({HEAVY}) & set(sys.modules)), file=sys.stderr)); "
-    before = os.times()
-    lines = completed("clapcur show ", "bash")
-    after = os.times()
-    assert made["checkpoint"] in lines
-    used = after.children_user + after.children_system - before.children_user - before.children_system
-    assert used < 0.75  # of a core; alone it is a third of that
+    assert made["checkpoint"] in completed("clapcur show ", "bash")
     environment = os.environ | {"_CLAPCUR_COMPLETE": "complete_bash", "COMP_WORDS": "clapcur show ", "COMP_CWORD": "2"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(code)], env=environment, capture_output=True, text=True, timeout=60
@@ -105,7 +100,7 @@ def test_the_table_of_verbs_names_commands_that_exist():
     """A verb that was renamed sends newcomers to an error."""
     page = TEXT[ROOT / "docs/verbs.md"]
     cells = [line.split(" | ")[1] for line in page.splitlines() if line.startswith("| ") and "clapcur |" not in line]
-    named = {part for cell in cells for part in cell.split("`")[1::2]}
+    named = {part.split(" ")[0] for cell in cells for part in cell.split("`")[1::2]}
     commands = {name for name, _, _ in cli.COMMANDS}
-    assert {name for name in named if not name.startswith("--")} - commands == {"export --format hf", "hf upload"}
+    assert {name for name in named if not name.startswith("--")} <= commands
     assert len(named) > 20
