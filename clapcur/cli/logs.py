@@ -253,6 +253,6 @@ def logged(name: str, command: Callable[..., Any]) -> Callable[..., Any]:
         inspect.Parameter(option, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=False, annotation=annotation)
         for option, annotation in more.items()
     ]
-    run.__signature__ = plain.replace(parameters=[*plain.parameters.values(), *added])  # type: ignore[attr-defined]
+    run.__signature__ = plain.replace(parameters=[*plain.parameters.values(), *added])  # type: ignore[attr-defined]  # what typer reads
     run.__annotations__ = {**command.__annotations__, **more}
     return run

@@ -81,12 +81,9 @@ def ask(url, body=None, login=None, **headers):
 
 def state_of(prefect, mlflow, home):
     """Return what an intruder could have made; the runs that Prefect's scheduler adds meanwhile do not count."""
-    scheduled = {"flow_runs": {"tags": {"all_": ["auto-scheduled"]}}}
-    runs = [
-        int(ask(f"{prefect}/api/{kind}/count", {}, home.login)[1])
-        - int(ask(f"{prefect}/api/{kind}/count", scheduled, home.login)[1]) * (kind == "flow_runs")
-        for kind in ("flow_runs", "deployments", "flows")
-    ]
+    runs = [ask(f"{prefect}/api/{kind}/count", {}, home.login)[1] for kind in ("deployments", "flows")]
+    found = ask(f"{prefect}/api/flow_runs/filter", {}, home.login)[1]
+    runs.append([run["id"] for run in found if "auto-scheduled" not in run["tags"]])
     found = ask(f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=100", login=home.login)[1]
     return runs, sorted(experiment["name"] for experiment in found["experiments"])
 
